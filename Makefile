@@ -1,0 +1,27 @@
+# make demo: the main job on this machine's CPU. make test: every test that needs no GPU.
+PYTHON ?= python3
+STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
+
+.PHONY: env demo test lint bench clean
+
+env: $(STAMP)
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'loadgen needs Python 3.11 or newer; name one with make PYTHON=…'; exit 2; }
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q --disable-pip-version-check -e '.[hf,triton,dev]'
+	@rm -f .venv/.installed-* && touch $@
+
+demo: env
+	.venv/bin/loadgen sweep profiles/quick.toml
+
+test: env
+	.venv/bin/python -m pytest
+
+lint: env
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,1 @@
+"""One file per wire protocol. Drivers stamp times; they never subtract them."""

@@ -1,0 +1,118 @@
+"""The seams between rooms: what a framework, a driver, a store and a watcher must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from loadgen.records import Reply, Request, Sample, ServerSpec, Timeouts, Trial, TrialResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """How to start a server, as data: nothing is spawned until ``process.py`` does.
+
+    ``env`` is laid over the parent's environment; a value of ``None`` removes a variable. ``files`` are written
+    (path relative to the server's run folder → text) before the start. ``ready_url`` answers 2xx once the server
+    takes work. ``base_url`` is what the driver is given. ``setup`` are commands run before the server, in order, into
+    the same log (a checkpoint conversion); each must exit 0. ``info_url`` and ``metrics_url`` may be ``None``.
+    ``oom_pattern`` is a regular expression that tells running out of device memory in the log.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    setup: tuple[tuple[str, ...], ...] = ()
+    ready_url: str
+    base_url: str
+    info_url: str | None = None
+    metrics_url: str | None = None
+    stop_timeout_s: float = 15.0
+    oom_pattern: str = r"CUDA out of memory|OutOfMemoryError"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """One thing that a framework needs of a machine, for ``loadgen doctor``: present or not, and the remedy."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+class Framework(Protocol):
+    """What a module ``servers/NAME.py`` binds to ``FRAMEWORK``.
+
+    ``protocol`` names the driver (``openai``, ``triton-grpc``, …). ``options`` maps each ``--option`` name to one
+    line of help, accepted values included. ``ports`` is how many free ports ``command`` is given. ``check`` raises
+    BadInput for a spec that cannot run, here or anywhere; ``command`` is pure. ``run_dir`` is an absolute path of an
+    empty folder that lives as long as the server. ``driver_options`` are what its driver must know of the spec.
+    ``needs`` looks at this machine without importing heavy libraries.
+    """
+
+    name: str
+    protocol: str
+    ports: int
+    options: Mapping[str, str]
+
+    def check(self, spec: ServerSpec) -> None: ...
+
+    def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command: ...
+
+    def driver_options(self, spec: ServerSpec) -> Mapping[str, Any]: ...
+
+    def needs(self) -> Sequence[Need]: ...
+
+
+class Driver(Protocol):
+    """One wire protocol. All methods run on one event loop; ``start`` never raises and never blocks.
+
+    ``prepare`` serialises a request ahead of its due time; ``start`` writes it and stamps the write; ``done`` is
+    called exactly once with something that ``decode`` turns into a Reply, later, off the hot path. A failed request
+    is a Reply with ``error`` set to ``ClassName: message`` of a DriverError.
+    """
+
+    name: str
+    stamps: str
+
+    async def open(self, connections: int) -> None: ...
+
+    def prepare(self, request: Request) -> Any: ...
+
+    def start(self, prepared: Any, done: Callable[[Any], None]) -> None: ...
+
+    def decode(self, raw: Any) -> Reply: ...
+
+    async def close(self) -> None: ...
+
+
+class DriverFactory(Protocol):
+    """Makes a driver for one endpoint."""
+
+    def __call__(
+        self, base_url: str, model: str, timeouts: Timeouts, options: Mapping[str, Any]
+    ) -> Driver: ...
+
+
+class Watcher(Protocol):
+    """What observes a sweep and never changes it (the live console, a plain log, the tests)."""
+
+    def plan(self, trials: Sequence[Trial], done: Sequence[TrialResult]) -> None: ...
+
+    def server(self, label: str, state: str) -> None: ...
+
+    def trial(self, trial: Trial) -> None: ...
+
+    def sample(self, sample: Sample, in_flight: int) -> None: ...
+
+    def result(self, result: TrialResult) -> None: ...
+
+    def note(self, message: str) -> None: ...
+
+
+class Clock(Protocol):
+    """A monotonic clock in nanoseconds."""
+
+    def __call__(self) -> int: ...

@@ -1,0 +1,298 @@
+"""Every record that crosses a module.
+
+Stored times are integer nanoseconds of one monotonic clock (``time.monotonic_ns`` of the host); computed
+times are float seconds. ``None`` means *not measured*; a zero is a measured zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+SCHEMA_VERSION = 1
+
+LoadKind = Literal["static", "closed", "constant", "poisson", "gamma", "ramp", "trace"]
+Phase = Literal["warmup", "measured"]
+OptionValue = str | int | float | bool
+OPEN_LOOP: frozenset[str] = frozenset({"constant", "poisson", "gamma", "ramp", "trace"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """The shape of a llama model.
+
+    ``checkpoint`` is a folder with ``config.json`` and safetensors, or ``None`` for a preset (random weights).
+    ``fingerprint`` identifies a checkpoint's content for trial ids; empty for presets.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    max_context: int
+    rope_theta: float = 10000.0
+    rms_eps: float = 1e-5
+    tied: bool = False
+    checkpoint: str | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSpec:
+    """What to stand up. ``gpus`` are device indices (empty: CPU); ``port`` 0 means pick a free one.
+
+    ``python`` is the interpreter of the server's own installation, ``None`` for loadgen's.
+    ``options`` belong to the framework, which names and checks them.
+    """
+
+    framework: str
+    model: ModelSpec
+    tp: int = 1
+    pp: int = 1
+    gpus: tuple[int, ...] = ()
+    dtype: str = "bfloat16"
+    max_batch: int | None = None
+    dummy_weights: bool = True
+    host: str = "127.0.0.1"
+    port: int = 0
+    python: str | None = None
+    ready_timeout_s: float = 600.0
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Limits of one request, in seconds."""
+
+    connect_s: float = 10.0
+    first_byte_s: float = 600.0
+    between_bytes_s: float = 120.0
+    total_s: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSpec:
+    """What to send.
+
+    ``static``: one wire call holds ``batch_size`` sequences, the next follows its completion.
+    ``closed``: ``concurrency`` requests in flight. The open-loop kinds send at seeded due times at ``rate``
+    requests per second: ``constant``, ``poisson``, ``gamma`` (``burstiness`` 1 is Poisson, smaller is burstier),
+    ``ramp`` (linear from ``rate`` to ``rate_end``), ``trace`` (a JSONL file of offset_s, input_tokens, output_tokens).
+    ``warmup`` requests of the same shape are drained before ``requests`` are measured.
+    ``max_rate`` caps the request rate of a closed loop. ``workers`` is the number of load generator processes.
+    """
+
+    kind: LoadKind
+    input_tokens: int
+    output_tokens: int
+    batch_size: int = 1
+    concurrency: int = 1
+    rate: float | None = None
+    rate_end: float | None = None
+    burstiness: float = 1.0
+    trace: str | None = None
+    requests: int = 1
+    warmup: int = 1
+    max_rate: float | None = None
+    stream: bool = True
+    seed: int = 0
+    workers: int = 1
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One cell of a sweep and one repeat of it. ``id`` is a hash of all that decides its result.
+
+    ``server`` is ``None`` when an endpoint that already runs is loaded; then ``url`` and ``model_name`` say which.
+    """
+
+    id: str
+    load: LoadSpec
+    server: ServerSpec | None = None
+    url: str | None = None
+    model_name: str | None = None
+    vocab: int | None = None
+    repeat: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One wire call: ``prompts`` holds ``batch_size`` lists of token ids, each asking for ``output_tokens``."""
+
+    seq: int
+    phase: Phase
+    prompts: tuple[tuple[int, ...], ...]
+    output_tokens: int
+    stream: bool = True
+    due_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a driver stamped of one request.
+
+    ``token_ns`` and ``tokens_per_arrival`` run in parallel: when output tokens came, and how many (over all
+    sequences). Without streaming both are empty. ``output_tokens`` counts per sequence, by token ids where the
+    server sends them (``counted_by`` = ``ids``), else by its usage figures, else ``None``: chunks are never counted
+    as tokens. ``coalesced`` counts reads that held more than one chunk, whose earlier arrival times are lost;
+    ``lag_ns`` is the largest gap between the kernel's stamp and the read, ``None`` with user-space stamps.
+    """
+
+    seq: int
+    sent_ns: int
+    end_ns: int
+    token_ns: tuple[int, ...] = ()
+    tokens_per_arrival: tuple[int, ...] = ()
+    output_tokens: tuple[int, ...] | None = None
+    counted_by: Literal["ids", "usage"] | None = None
+    usage_prompt_tokens: int | None = None
+    usage_output_tokens: int | None = None
+    first_tokens: tuple[int, ...] = ()
+    finish: str | None = None
+    reads: int = 0
+    coalesced: int = 0
+    lag_ns: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The measured record of one request: what was asked, and what its driver stamped."""
+
+    phase: Phase
+    batch_size: int
+    input_tokens: int
+    output_tokens_asked: int
+    due_ns: int | None
+    reply: Reply
+
+    @property
+    def seq(self) -> int:
+        return self.reply.seq
+
+    @property
+    def error(self) -> str | None:
+        return self.reply.error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dist:
+    """A distribution of one quantity over the samples of a trial; percentiles by linear interpolation."""
+
+    n: int
+    mean: float
+    stdev: float | None
+    min: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The figures of one trial over its valid measured samples. Times in seconds, rates per second.
+
+    ``output_tokens_per_s`` and ``total_tokens_per_s`` run over ``duration_s`` = first send → last end.
+    """
+
+    requests_ok: int
+    requests_failed: int
+    errors: Mapping[str, int]
+    duration_s: float | None
+    e2e_s: Dist | None
+    ttft_s: Dist | None
+    tpot_s: Dist | None
+    itl_s: Dist | None
+    latency_per_output_token_s: Dist | None
+    send_lag_s: Dist | None
+    output_tokens: int
+    input_tokens: int
+    output_tokens_per_s: float | None
+    total_tokens_per_s: float | None
+    requests_per_s: float | None
+    in_flight_mean: float | None
+    in_flight_max: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientQuality:
+    """The load generator's own figures during a trial: whether the client or the server was measured.
+
+    ``cpu_share`` is CPU seconds per wall second of the busiest client process; ``loop_lag_s`` how late its event
+    loop ran; ``stamp_lag_s`` kernel receive stamp → read; ``stamps`` where arrival times come from.
+    """
+
+    driver: str
+    stamps: Literal["kernel", "user"]
+    cpu_share: float | None = None
+    cpu_s: float | None = None
+    loop_lag_s: Dist | None = None
+    stamp_lag_s: Dist | None = None
+    send_lag_s: Dist | None = None
+    reads: int | None = None
+    coalesced_reads: int | None = None
+    in_flight_target: int | None = None
+    workers: int = 1
+    rss_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caveat:
+    """A doubt about a number, with what to do about it. ``client`` marks a trial that the client limited."""
+
+    kind: str
+    message: str
+    remedy: str
+    client: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a trial has no summary: the error's class, its words, and at which phase it struck."""
+
+    error: str
+    message: str
+    phase: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where a sweep ran. ``id`` is a hash of everything but ``argv`` and ``started``."""
+
+    id: str
+    host: str
+    os: str
+    cpu: str
+    cpus: int
+    memory_bytes: int
+    gpus: tuple[Mapping[str, object], ...]
+    driver: str | None
+    cuda: str | None
+    packages: Mapping[str, str]
+    commit: str | None
+    argv: tuple[str, ...]
+    started: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """One line of ``trials.jsonl``. ``engine`` is what really ran, in the server's own words."""
+
+    trial: Trial
+    environment: str
+    engine: Mapping[str, object]
+    started: str
+    wall_s: float
+    summary: Summary | None = None
+    client: ClientQuality | None = None
+    caveats: tuple[Caveat, ...] = ()
+    failure: Failure | None = None
+    schema_version: int = SCHEMA_VERSION

@@ -1,0 +1,72 @@
+"""Conversions at the edge, and the only place that turns quantities into text."""
+
+from __future__ import annotations
+
+NS_PER_S = 1_000_000_000
+
+
+def seconds(ns: int | float) -> float:
+    """Nanoseconds to seconds."""
+    return ns / NS_PER_S
+
+
+def nanoseconds(s: float) -> int:
+    """Seconds to whole nanoseconds."""
+    return round(s * NS_PER_S)
+
+
+def show_s(value: float | None) -> str:
+    """A duration with a unit that suits its size; a dash when it was not measured."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if size >= 100:
+        return f"{value:.0f} s"
+    if size >= 1:
+        return f"{value:.2f} s"
+    if size >= 1e-3:
+        return f"{value * 1e3:.{1 if size >= 0.1 else 2}f} ms"
+    return f"{value * 1e6:.1f} µs"
+
+
+def show_duration(value: float | None) -> str:
+    """A long duration as ``1h02m``, ``3m05s`` or ``12s``."""
+    if value is None:
+        return "–"
+    whole = round(value)
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    if whole >= 60:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole}s"
+
+
+def show_bytes(value: float | None) -> str:
+    """Bytes in binary units."""
+    if value is None:
+        return "–"
+    for unit in ("B", "KiB", "MiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
+
+
+def show_number(value: float | None) -> str:
+    """A plain figure with three or four significant digits."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if size >= 1000 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= 100 else f"{value:.3g}"
+
+
+def show_rate(value: float | None, unit: str) -> str:
+    """A rate such as ``1,234 tok/s``."""
+    return "–" if value is None else f"{show_number(value)} {unit}"
+
+
+def show_share(value: float | None) -> str:
+    """A share of one as a percentage."""
+    return "–" if value is None else f"{value * 100:.1f} %"
