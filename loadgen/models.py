@@ -1,0 +1,294 @@
+"""llama shapes: presets and Hugging Face checkpoint folders → ModelSpec, and what a shape weighs.
+
+Standard library only: server children run this module in interpreters that lack everything else of ours.
+
+Symbols of the formulas: L layers, h hidden size, f MLP intermediate size, V vocabulary, H query heads, K key/value
+heads, d head dimension, b bytes per element, p tensor-parallel degree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import os
+from typing import Any
+
+from loadgen.errors import BadInput
+from loadgen.records import ModelSpec
+
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+DTYPE_ALIASES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "float": "float32",
+}
+
+# The published shapes. Context lengths are those the models were trained for; LLaMA 1 stops at 2048.
+PRESETS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        ModelSpec(
+            name="tiny", layers=4, hidden=128, intermediate=352, heads=4, kv_heads=2, head_dim=32, vocab=1024,
+            max_context=4096,
+        ),
+        ModelSpec(
+            name="llama-7b", layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, head_dim=128,
+            vocab=32000, max_context=2048, rms_eps=1e-6,
+        ),
+        ModelSpec(
+            name="llama-13b", layers=40, hidden=5120, intermediate=13824, heads=40, kv_heads=40, head_dim=128,
+            vocab=32000, max_context=2048, rms_eps=1e-6,
+        ),
+        ModelSpec(
+            name="llama-30b", layers=60, hidden=6656, intermediate=17920, heads=52, kv_heads=52, head_dim=128,
+            vocab=32000, max_context=2048, rms_eps=1e-6,
+        ),
+        ModelSpec(
+            name="llama-65b", layers=80, hidden=8192, intermediate=22016, heads=64, kv_heads=64, head_dim=128,
+            vocab=32000, max_context=2048,
+        ),
+        ModelSpec(
+            name="llama-2-70b", layers=80, hidden=8192, intermediate=28672, heads=64, kv_heads=8, head_dim=128,
+            vocab=32000, max_context=4096,
+        ),
+        ModelSpec(
+            name="llama-3-8b", layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8, head_dim=128,
+            vocab=128256, max_context=8192, rope_theta=500000.0,
+        ),
+    )
+}  # fmt: skip
+
+
+def resolve(name_or_path: str, *, max_context: int | None = None) -> ModelSpec:
+    """The shape of a preset, or of a checkpoint folder (``config.json`` of a llama, safetensors).
+
+    ``max_context`` lets a preset go past its trained context, which random weights and rotary positions do not
+    mind; a checkpoint keeps its own. Raises BadInput for an unknown name and for a folder that cannot be served.
+    """
+    if name_or_path in PRESETS:
+        spec = PRESETS[name_or_path]
+        if max_context is None:
+            return spec
+        return dataclasses.replace(spec, max_context=_positive_int(max_context, "max_context", name_or_path))
+    if os.path.isdir(name_or_path) or os.sep in name_or_path:
+        spec = _from_folder(os.path.abspath(name_or_path))
+        if max_context is not None and max_context != spec.max_context:
+            raise BadInput(
+                f"max_context = {max_context}: checkpoint {name_or_path} was trained for {spec.max_context}; "
+                "only presets (random weights) can have another context"
+            )
+        return spec
+    near = difflib.get_close_matches(name_or_path, PRESETS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise BadInput(
+        f"unknown model {name_or_path!r}{hint} (accepted: {', '.join(PRESETS)}, "
+        "or a folder with config.json and safetensors)"
+    )
+
+
+def dtype_name(text: str) -> str:
+    """The full name of a dtype; raises BadInput for one that is not served."""
+    name = DTYPE_ALIASES.get(text, text)
+    if name not in DTYPE_BYTES:
+        raise BadInput(f"unknown dtype {text!r} (accepted: {', '.join([*DTYPE_BYTES, *DTYPE_ALIASES])})")
+    return name
+
+
+def parameters(spec: ModelSpec) -> int:
+    """Parameters P = 2·V·h (V·h when tied) + L·(2·h·H·d + 2·h·K·d + 3·h·f + 2·h) + h."""
+    embeddings = spec.vocab * spec.hidden * (1 if spec.tied else 2)
+    return embeddings + spec.layers * (_layer_matrices(spec) + 2 * spec.hidden) + spec.hidden
+
+
+def weight_bytes(
+    spec: ModelSpec, dtype: str, tp: int = 1, pp: int = 1, *, embeddings_replicated: bool = True
+) -> int:
+    """Weight bytes on the fullest GPU of ``tp`` × ``pp``.
+
+    Matrices are split over ``tp``; norms are replicated, and so is the input embedding by default (transformers,
+    DeepSpeed and FasterTransformer all split the output head but not the look-up table). Layers are split over
+    ``pp`` stages: the first also holds the embedding, the last the head.
+    """
+    embedding = spec.vocab * spec.hidden
+    lookup = embedding if embeddings_replicated else math.ceil(embedding / tp)
+    head = math.ceil(embedding / tp)
+    per_layer = math.ceil(_layer_matrices(spec) / tp) + 2 * spec.hidden
+    stage = math.ceil(spec.layers / pp) * per_layer
+    if pp == 1:
+        ends = lookup + spec.hidden if spec.tied else lookup + head + spec.hidden
+    else:
+        ends = max(lookup, head + spec.hidden)
+    return (stage + ends) * DTYPE_BYTES[dtype_name(dtype)]
+
+
+def kv_bytes_per_token(spec: ModelSpec, dtype: str, tp: int = 1, pp: int = 1) -> int:
+    """Key/value cache bytes of one token on the fullest GPU: 2·L·K·d·b, heads split over tp, layers over pp."""
+    heads = math.ceil(spec.kv_heads / tp)
+    return 2 * math.ceil(spec.layers / pp) * heads * spec.head_dim * DTYPE_BYTES[dtype_name(dtype)]
+
+
+def split_problem(spec: ModelSpec, tp: int, pp: int = 1) -> str | None:
+    """Why the model cannot be split so, in words, or ``None`` when it can."""
+    for what, count in (
+        ("heads", spec.heads),
+        ("key/value heads", spec.kv_heads),
+        ("intermediate size", spec.intermediate),
+    ):
+        if count % tp:
+            return f"{spec.name} has {count} {what}, which tp = {tp} does not divide"
+    if pp > spec.layers:
+        return f"{spec.name} has {spec.layers} layers, fewer than pp = {pp}"
+    return None
+
+
+def valid_tp(spec: ModelSpec) -> tuple[int, ...]:
+    """Every tensor-parallel degree that divides the model."""
+    return tuple(tp for tp in range(1, spec.heads + 1) if split_problem(spec, tp) is None)
+
+
+def to_json(spec: ModelSpec) -> str:
+    """One line that ``from_json`` reads back, for the command line of a server child."""
+    return json.dumps(dataclasses.asdict(spec), separators=(",", ":"))
+
+
+def from_json(text: str) -> ModelSpec:
+    return ModelSpec(**json.loads(text))
+
+
+def hf_config(spec: ModelSpec) -> dict[str, Any]:
+    """The keyword arguments of ``transformers.LlamaConfig`` for this shape (no special tokens: none may end a
+    sequence early)."""
+    return {
+        "hidden_size": spec.hidden,
+        "intermediate_size": spec.intermediate,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "head_dim": spec.head_dim,
+        "vocab_size": spec.vocab,
+        "max_position_embeddings": spec.max_context,
+        "rms_norm_eps": spec.rms_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": spec.rope_theta},
+        "tie_word_embeddings": spec.tied,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+
+
+def _layer_matrices(spec: ModelSpec) -> int:
+    attention = 2 * spec.hidden * (spec.heads + spec.kv_heads) * spec.head_dim
+    return attention + 3 * spec.hidden * spec.intermediate
+
+
+def _from_folder(folder: str) -> ModelSpec:
+    config = _read_config(folder)
+
+    def get(key: str, default: int | None = None) -> int:
+        value = config.get(key)
+        if value is None and default is not None:
+            return default
+        return _positive_int(value, key, os.path.join(folder, "config.json"))
+
+    heads, hidden = get("num_attention_heads"), get("hidden_size")
+    rope = config.get("rope_parameters") or {}  # transformers 5 moved rope_theta in here
+    return ModelSpec(
+        name=os.path.basename(folder),
+        layers=get("num_hidden_layers"),
+        hidden=hidden,
+        intermediate=get("intermediate_size"),
+        heads=heads,
+        kv_heads=get("num_key_value_heads", heads),
+        head_dim=get("head_dim", hidden // heads),
+        vocab=get("vocab_size"),
+        max_context=get("max_position_embeddings"),
+        rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
+        rms_eps=float(config.get("rms_norm_eps", 1e-6)),
+        tied=bool(config.get("tie_word_embeddings", False)),
+        checkpoint=folder,
+        fingerprint=_fingerprint(folder, config),
+    )
+
+
+def _read_config(folder: str) -> dict[str, Any]:
+    path = os.path.join(folder, "config.json")
+    if not os.path.isdir(folder):
+        raise BadInput(
+            f"model {folder}: no such folder (accepted: {', '.join(PRESETS)}, or a checkpoint folder)"
+        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+    except FileNotFoundError:
+        raise BadInput(f"model {folder}: no config.json in it, so it is no Hugging Face checkpoint") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"model {path}: not readable as JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise BadInput(f"model {path}: a JSON object was expected")
+    if config.get("model_type") != "llama":
+        raise BadInput(
+            f"model {path}: model_type = {config.get('model_type')!r} is not supported (accepted: 'llama')"
+        )
+    if config.get("quantization_config"):
+        raise BadInput(f"model {path}: quantised checkpoints are not supported (accepted: plain safetensors)")
+    return config
+
+
+def _positive_int(value: object, key: str, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadInput(f"model {where}: {key} = {value!r} must be a whole number of at least 1")
+    return value
+
+
+def _fingerprint(folder: str, config: dict[str, Any]) -> str:
+    """Identifies the content without reading all of it, and regardless of where and when it was copied.
+
+    Hashed: the configuration, and of each weight file its name, size, header and a few blocks spread over its
+    tensors (two fine-tunes of one model differ in nothing but those).
+    """
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in _weight_files(folder):
+        path = os.path.join(folder, name)
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(f"\n{name}\n{size}\n".encode())
+                digest.update(file.read(_header_size(file.read(8), path, size)))
+                for step in range(17):
+                    file.seek(max(0, size - 4096) * step // 16)
+                    digest.update(file.read(4096))
+        except OSError as error:
+            raise BadInput(f"model {path}: not readable: {error}") from None
+    return digest.hexdigest()[:16]
+
+
+def _header_size(start: bytes, path: str, size: int) -> int:
+    header = int.from_bytes(start, "little")  # safetensors: 8 bytes of length, a JSON header, the tensors
+    if len(start) < 8 or not 2 <= header <= size - 8:
+        raise BadInput(f"model {path}: not a safetensors file, or cut short")
+    return header
+
+
+def _weight_files(folder: str) -> list[str]:
+    index = os.path.join(folder, "model.safetensors.index.json")
+    if os.path.exists(index):
+        try:
+            with open(index, encoding="utf-8") as file:
+                names = sorted(set(json.load(file)["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise BadInput(f"model {index}: not a safetensors index: {error}") from None
+        missing = [name for name in names if not os.path.exists(os.path.join(folder, name))]
+        if missing:
+            raise BadInput(
+                f"model {folder}: its index names {len(missing)} missing files, first {missing[0]}"
+            )
+        return names
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
+    if not names:
+        raise BadInput(f"model {folder}: no *.safetensors in it (accepted: safetensors, whole or sharded)")
+    return names
