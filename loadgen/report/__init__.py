@@ -1,0 +1,1 @@
+"""Results folders → tables, never with a GPU, a server or the network."""
