@@ -17,6 +17,7 @@ class Command:
     (path relative to the server's run folder → text) before the start. ``ready_url`` answers 2xx once the server
     takes work. ``base_url`` is what the driver is given. ``setup`` are commands run before the server, in order, into
     the same log (a checkpoint conversion); each must exit 0. ``info_url`` and ``metrics_url`` may be ``None``.
+    ``cleanup`` are globs of the server's own leftovers (shared memory), removed after its stop.
     ``oom_pattern`` is a regular expression that tells running out of device memory in the log.
     """
 
@@ -29,6 +30,7 @@ class Command:
     info_url: str | None = None
     metrics_url: str | None = None
     stop_timeout_s: float = 15.0
+    cleanup: tuple[str, ...] = ()
     oom_pattern: str = r"CUDA out of memory|OutOfMemoryError"
 
 

@@ -1,0 +1,310 @@
+"""The results folder: every finished trial is on disk before the next begins.
+
+::
+
+    results/NAME/
+        sweep.json                 schema, profile text and overrides, environments by id, plan
+        trials.jsonl               one TrialResult a line, flushed and fsynced
+        samples/TRIAL_ID.parquet   one row per request, token times lossless (ns)
+        logs/                      one log per server start
+
+One sweep writes at a time (an advisory lock); any number may read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, TypeVar, cast
+
+import orjson
+
+from loadgen.errors import StoreError
+from loadgen.records import SCHEMA_VERSION, Environment, Reply, Sample, TrialResult
+
+T = TypeVar("T")
+ROW_GROUP = 8192  # rows kept in memory before they are written
+ROW_GROUP_ARRIVALS = 1 << 20
+
+
+def to_json(record: Any) -> bytes:
+    """A dataclass or plain value as one line of JSON."""
+    return orjson.dumps(record, default=_plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"not storable: {type(value).__name__}")
+
+
+@functools.cache
+def _validator(kind: Any) -> Any:
+    from pydantic import TypeAdapter  # slow to import, and only reading needs it
+
+    return TypeAdapter(kind)
+
+
+def from_json(kind: type[T], line: bytes) -> T:
+    """The dataclass that ``to_json`` wrote. Raises ValueError when the line is not one."""
+    return cast(T, _validator(cast(Any, kind)).validate_python(orjson.loads(line)))
+
+
+class Results:
+    """A results folder, opened for reading."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.sweep: dict[str, Any] = orjson.loads((path / "sweep.json").read_bytes())
+        except FileNotFoundError:
+            raise StoreError(f"{path}: not a results folder (it has no sweep.json)") from None
+        except ValueError as error:
+            raise StoreError(f"{path / 'sweep.json'}: not valid JSON: {error}") from None
+        version = self.sweep.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{path}: schema version {version!r}; this loadgen reads version {SCHEMA_VERSION}"
+            )
+
+    @property
+    def trials_path(self) -> Path:
+        return self.path / "trials.jsonl"
+
+    def samples_path(self, trial_id: str) -> Path:
+        return self.path / "samples" / f"{trial_id}.parquet"
+
+    def environments(self) -> dict[str, Environment]:
+        known = self.sweep.get("environments", {})
+        return {key: from_json(Environment, orjson.dumps(value)) for key, value in known.items()}
+
+    def results(self) -> list[TrialResult]:
+        """The newest result of every trial, in the order they finished. A torn last line is left out."""
+        newest: dict[str, TrialResult] = {}
+        for number, line, whole in _lines(self.trials_path):
+            try:
+                result = from_json(TrialResult, line)
+            except ValueError as error:
+                if not whole:
+                    break
+                raise StoreError(
+                    f"{self.trials_path}: line {number} is not a trial result: {error}"
+                ) from None
+            newest.pop(result.trial.id, None)
+            newest[result.trial.id] = result
+        return list(newest.values())
+
+
+def open_results(path: str | Path) -> Results:
+    """Open a results folder for reading. Raises StoreError when it is none."""
+    return Results(Path(path))
+
+
+class Store(Results):
+    """A results folder, opened by the one sweep that writes to it."""
+
+    def __init__(self, path: Path, lock: IO[bytes]) -> None:
+        super().__init__(path)
+        self._lock = lock
+        self.repaired = _repair(self.trials_path)
+        self._trials = self.trials_path.open("ab")
+
+    @classmethod
+    def create(cls, path: Path, sweep: Mapping[str, Any]) -> Store:
+        """Make the folder, or open it again, and put ``sweep`` (profile, plan, argv) into its ``sweep.json``.
+
+        Environments already recorded there are kept. Raises StoreError when another sweep writes to it.
+        """
+        for folder in (path, path / "samples", path / "logs"):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreError(f"{folder}: cannot be made: {error.strerror}") from None
+        lock = (path / ".lock").open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise StoreError(f"{path}: another sweep is writing to it") from None
+        known: dict[str, Any] = {}
+        if (path / "sweep.json").exists():
+            known = Results(path).sweep.get("environments", {})
+        _write_whole(
+            path / "sweep.json",
+            orjson.dumps(
+                {"schema_version": SCHEMA_VERSION, "environments": known, **sweep},
+                option=orjson.OPT_INDENT_2,
+                default=_plain,
+            ),
+        )
+        return cls(path, lock)
+
+    def add_environment(self, environment: Environment) -> None:
+        """Record where the coming trials run; results name it by its id."""
+        self.sweep["environments"][environment.id] = asdict(environment)
+        _write_whole(
+            self.path / "sweep.json",
+            orjson.dumps(self.sweep, option=orjson.OPT_INDENT_2, default=_plain),
+        )
+
+    def append(self, result: TrialResult) -> None:
+        """Write one finished trial and wait until it is on disk."""
+        self._trials.write(to_json(result) + b"\n")
+        self._trials.flush()
+        os.fsync(self._trials.fileno())
+
+    def sample_writer(self, trial_id: str) -> SampleWriter:
+        return SampleWriter(self.samples_path(trial_id))
+
+    def close(self) -> None:
+        self._trials.close()
+        self._lock.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Replace a file at once, so that no reader and no crash ever sees half of it."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+    """Each line with its number and whether it is whole (ends in a newline)."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, line, line.endswith(b"\n")
+
+
+def _repair(path: Path) -> bool:
+    """Cut off a last line that a crash tore in two. Says whether there was one."""
+    if not path.exists():
+        return False
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return False
+        file.seek(0)
+        end = file.read().rfind(b"\n") + 1
+        if end == size:
+            return False
+        file.truncate(end)
+        return True
+
+
+class SampleWriter:
+    """Spills samples to Parquet as they come; the file appears under its name only when whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._beside = path.with_name(path.name + ".part")
+        self._writer: Any = None
+        self._rows: list[Sample] = []
+        self._arrivals = 0
+
+    def add(self, sample: Sample) -> None:
+        self._rows.append(sample)
+        self._arrivals += len(sample.reply.token_ns)
+        if len(self._rows) >= ROW_GROUP or self._arrivals >= ROW_GROUP_ARRIVALS:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = _schema()
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lists = ["token_ns.list.element", "sent_ns", "end_ns", "due_ns"]
+            self._writer = pq.ParquetWriter(
+                self._beside,
+                schema,
+                compression="zstd",
+                use_dictionary=["phase", "counted_by", "finish", "error"],
+                column_encoding=dict.fromkeys(lists, "DELTA_BINARY_PACKED"),
+            )
+        columns = {name: [_cell(sample, name) for sample in self._rows] for name in schema.names}
+        self._writer.write_table(pa.table(columns, schema=schema))
+        self._rows.clear()
+        self._arrivals = 0
+
+    def close(self) -> None:
+        """Write the rest and give the file its name."""
+        self._flush()
+        self._writer.close()
+        self._beside.replace(self.path)
+
+    def abandon(self) -> None:
+        """Drop what was written: the trial did not end."""
+        if self._writer is not None:
+            self._writer.close()
+        self._beside.unlink(missing_ok=True)
+
+
+_SAMPLE_FIELDS = ("phase", "batch_size", "input_tokens", "output_tokens_asked", "due_ns")
+_REPLY_FIELDS = tuple(Reply.__dataclass_fields__)
+
+
+def _cell(sample: Sample, name: str) -> object:
+    return getattr(sample if name in _SAMPLE_FIELDS else sample.reply, name)
+
+
+@functools.cache
+def _schema() -> Any:
+    import pyarrow as pa
+
+    types = {
+        "phase": pa.string(),
+        "counted_by": pa.string(),
+        "finish": pa.string(),
+        "error": pa.string(),
+        "token_ns": pa.list_(pa.int64()),
+        "tokens_per_arrival": pa.list_(pa.int32()),
+        "output_tokens": pa.list_(pa.int32()),
+        "first_tokens": pa.list_(pa.int32()),
+    }
+    names = (*_SAMPLE_FIELDS, *_REPLY_FIELDS)
+    return pa.schema([(name, types.get(name, pa.int64())) for name in names])
+
+
+def read_samples(path: str | Path) -> Iterator[Sample]:
+    """The samples of one trial, in the order they were stored. Raises StoreError when there are none."""
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such samples file") from None
+    with file:
+        for batch in file.iter_batches(batch_size=ROW_GROUP):
+            for row in batch.to_pylist():
+                own = {name: row[name] for name in _SAMPLE_FIELDS}
+                reply = {name: row[name] for name in _REPLY_FIELDS}
+                for name in ("token_ns", "tokens_per_arrival", "first_tokens"):
+                    reply[name] = tuple(reply[name])
+                if reply["output_tokens"] is not None:
+                    reply["output_tokens"] = tuple(reply["output_tokens"])
+                yield Sample(**own, reply=Reply(**reply))
