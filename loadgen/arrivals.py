@@ -1,0 +1,170 @@
+"""When each request is due: seeded schedules of the open-loop kinds, as nanoseconds from the start.
+
+A schedule is computed from its first request on every worker, and each worker keeps its own stride of it: so the
+merged schedule of N workers is the schedule of one, to the nanosecond.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadgen.errors import BadInput
+from loadgen.records import OPEN_LOOP, LoadSpec
+from loadgen.units import NS_PER_S
+
+CHUNK = 65536  # due times computed at once: a schedule of any length takes the memory of one chunk
+_ARRIVALS_SEED = 0x61727276  # keeps due times independent of prompts that share the trial's seed
+
+T = TypeVar("T")
+Offsets = NDArray[np.int64]
+
+
+class Arrival(NamedTuple):
+    """One request of a schedule: its place, when it is due (ns from the start, None: at once), its lengths."""
+
+    number: int
+    offset_ns: int | None
+    input_tokens: int
+    output_tokens: int
+
+
+class TraceRow(NamedTuple):
+    """One line of a trace."""
+
+    offset_ns: int
+    input_tokens: int
+    output_tokens: int
+
+
+def schedule(load: LoadSpec, trace: Iterable[str] = ()) -> Iterator[Arrival]:
+    """The measured requests of a load, in order. ``trace`` are the lines of the trace file, where there is one.
+
+    Closed loops have no due times. Raises BadInput for a rate that is missing or not positive, and for a trace that
+    is malformed or shorter than ``requests`` (0 takes the whole trace).
+    """
+    if load.kind == "trace":
+        yield from _trace_arrivals(load, trace)
+        return
+    shape = (load.input_tokens, load.output_tokens)
+    if load.kind not in OPEN_LOOP:
+        for index in range(load.requests):
+            yield Arrival(index, None, *shape)
+        return
+    offsets = chain.from_iterable(chunk.tolist() for chunk in offset_chunks(load))
+    for index, offset_ns in enumerate(offsets):
+        yield Arrival(index, offset_ns, *shape)
+
+
+def share(items: Iterable[T], worker: int, workers: int) -> Iterator[T]:
+    """Worker ``worker``'s part of ``items``: every ``workers``-th, so that the load is even at every instant."""
+    return islice(items, worker, None, workers)
+
+
+def offset_chunks(load: LoadSpec) -> Iterator[Offsets]:
+    """Due times in ns from the start, never falling, a chunk at a time: ``load.requests`` in all."""
+    rate = _positive("rate", load.rate)
+    if load.kind == "constant":
+        return _constant(load.requests, rate)
+    if load.kind == "ramp":
+        return _ramp(load.requests, rate, _positive("rate_end", load.rate_end))
+    if load.kind == "poisson":
+        return _renewal(load, shape=1.0, rate=rate)
+    if load.kind == "gamma":
+        return _renewal(load, shape=_positive("burstiness", load.burstiness), rate=rate)
+    raise BadInput(f"load kind {load.kind!r} has no schedule (accepted: constant, poisson, gamma, ramp)")
+
+
+def _constant(requests: int, rate: float) -> Iterator[Offsets]:
+    """The i-th request is due at i/rate exactly: gaps are never added up, so no error does."""
+    for index in _indices(requests):
+        yield np.rint(index * (NS_PER_S / rate)).astype(np.int64)
+
+
+def _ramp(requests: int, first: float, last: float) -> Iterator[Offsets]:
+    """A rate that grows (or falls) linearly from ``first`` to ``last`` over the time that ``requests`` take.
+
+    The i-th request is due when the cumulative rate r₀t + kt²/2 reaches i; solved for t in the form that does not
+    cancel when k is small: t = 2i/(r₀ + √(r₀² + 2ki)).
+    """
+    duration_s = 2 * requests / (first + last)
+    slope = (last - first) / duration_s
+    for index in _indices(requests):
+        root = np.sqrt(first * first + 2 * slope * index)
+        yield np.rint(2 * index / (first + root) * NS_PER_S).astype(np.int64)
+
+
+def _renewal(load: LoadSpec, *, shape: float, rate: float) -> Iterator[Offsets]:
+    """Independent gamma-distributed gaps of mean 1/rate and coefficient of variation 1/√shape.
+
+    Shape 1 is the exponential distribution, so a Poisson process; smaller is burstier.
+    """
+    random = np.random.default_rng([_ARRIVALS_SEED, load.seed])
+    reached_s = 0.0
+    for index in _indices(load.requests):
+        gaps = random.standard_gamma(shape, len(index)) / (shape * rate)
+        due_s = reached_s + np.cumsum(gaps)
+        reached_s = float(due_s[-1])
+        yield np.rint(due_s * NS_PER_S).astype(np.int64)
+
+
+def _indices(requests: int) -> Iterator[NDArray[np.float64]]:
+    for first in range(0, requests, CHUNK):
+        yield np.arange(first, min(first + CHUNK, requests), dtype=np.float64)
+
+
+def _positive(name: str, value: float | None) -> float:
+    if value is None or not 0 < value < float("inf"):
+        raise BadInput(f"{name} = {value!r}: an open-loop load needs one (accepted: a number above 0)")
+    return value
+
+
+def _trace_arrivals(load: LoadSpec, lines: Iterable[str]) -> Iterator[Arrival]:
+    wanted = load.requests or None
+    count = 0
+    for count, row in enumerate(islice(parse_trace(lines, load.trace or "trace"), wanted), 1):
+        yield Arrival(count - 1, *row)
+    if wanted is not None and count < wanted:
+        raise BadInput(
+            f"{load.trace}: requests = {wanted}: the trace has {count} (accepted: up to {count}; 0 takes all)"
+        )
+
+
+def parse_trace(lines: Iterable[str], name: str) -> Iterator[TraceRow]:
+    """The rows of a JSONL trace: ``{"offset_s": 0.25, "input_tokens": 128, "output_tokens": 64}``.
+
+    Raises BadInput with the line's number for malformed rows and for offsets that fall.
+    """
+    last_ns = 0
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{name}: line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadInput(f"{where}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise BadInput(f"{where}: not an object (accepted: offset_s, input_tokens, output_tokens)")
+        offset_s = row.get("offset_s")
+        if isinstance(offset_s, bool) or not isinstance(offset_s, int | float) or not 0 <= offset_s < 1e9:
+            raise BadInput(f"{where}: offset_s = {offset_s!r} (accepted: seconds from the start, 0 or more)")
+        offset_ns = round(offset_s * NS_PER_S)
+        if offset_ns < last_ns:
+            raise BadInput(
+                f"{where}: offset_s = {offset_s!r} is before the line above it (accepted: in order)"
+            )
+        last_ns = offset_ns
+        yield TraceRow(offset_ns, _count(row, "input_tokens", where), _count(row, "output_tokens", where))
+
+
+def _count(row: dict[str, object], key: str, where: str) -> int:
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadInput(f"{where}: {key} = {value!r} (accepted: a whole number of 1 or more)")
+    return value
