@@ -64,31 +64,31 @@ PRESETS: dict[str, ModelSpec] = {
 }  # fmt: skip
 
 
-def resolve(name_or_path: str, *, max_context: int | None = None) -> ModelSpec:
+def resolve(name_or_path: str) -> ModelSpec:
     """The shape of a preset, or of a checkpoint folder (``config.json`` of a llama, safetensors).
 
-    ``max_context`` lets a preset go past its trained context, which random weights and rotary positions do not
-    mind; a checkpoint keeps its own. Raises BadInput for an unknown name and for a folder that cannot be served.
+    Raises BadInput for an unknown name and for a folder that cannot be served.
     """
     if name_or_path in PRESETS:
-        spec = PRESETS[name_or_path]
-        if max_context is None:
-            return spec
-        return dataclasses.replace(spec, max_context=_positive_int(max_context, "max_context", name_or_path))
+        return PRESETS[name_or_path]
     if os.path.isdir(name_or_path) or os.sep in name_or_path:
-        spec = _from_folder(os.path.abspath(name_or_path))
-        if max_context is not None and max_context != spec.max_context:
-            raise BadInput(
-                f"max_context = {max_context}: checkpoint {name_or_path} was trained for {spec.max_context}; "
-                "only presets (random weights) can have another context"
-            )
-        return spec
+        return _from_folder(os.path.abspath(name_or_path))
     near = difflib.get_close_matches(name_or_path, PRESETS, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise BadInput(
         f"unknown model {name_or_path!r}{hint} (accepted: {', '.join(PRESETS)}, "
         "or a folder with config.json and safetensors)"
     )
+
+
+def extend_context(spec: ModelSpec, tokens: int) -> ModelSpec:
+    """A preset whose context is at least ``tokens``; a checkpoint as it is.
+
+    Rotary positions have no end and random weights no training, so a preset can run past its trained context.
+    """
+    if spec.checkpoint is not None or tokens <= spec.max_context:
+        return spec
+    return dataclasses.replace(spec, max_context=tokens)
 
 
 def dtype_name(text: str) -> str:

@@ -97,10 +97,9 @@ def test_splits() -> None:
     assert models.valid_tp(resolve("llama-13b")) == (1, 2, 4, 8)
 
 
-def test_presets_take_another_context_but_not_nonsense() -> None:
-    assert resolve("llama-13b", max_context=4096).max_context == 4096
-    with pytest.raises(BadInput, match=r"max_context = 0 must be a whole number of at least 1"):
-        resolve("llama-13b", max_context=0)
+def test_a_preset_can_run_past_its_context() -> None:
+    assert models.extend_context(resolve("llama-13b"), 4096).max_context == 4096
+    assert models.extend_context(resolve("llama-3-8b"), 4096).max_context == 8192
 
 
 def test_unknown_model_says_what_is_accepted() -> None:
@@ -230,7 +229,5 @@ def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_keeps_its_context(tmp_path: Path) -> None:
-    folder = str(checkpoint(tmp_path / "m"))
-    assert resolve(folder, max_context=128).max_context == 128
-    with pytest.raises(BadInput, match="was trained for 128"):
-        resolve(folder, max_context=256)
+    spec = resolve(str(checkpoint(tmp_path / "m")))
+    assert models.extend_context(spec, 4096) == spec

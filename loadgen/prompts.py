@@ -1,0 +1,54 @@
+"""Seeded prompts as token ids: exact lengths, each unlike every other, the same again for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loadgen.errors import BadInput
+
+FIRST_ID = 3  # 0, 1 and 2 are <unk>, <s> and </s> in the tokenisers of LLaMA 1 and 2
+RESERVED_TOP = 256  # llama 3 keeps its special tokens in the last 256 ids
+LARGE_VOCAB = 100_000
+SAFE_VOCAB = 1000  # ids below this exist in every llama tokeniser: used where the vocabulary is not known
+NONCE_TOKENS = 2
+
+Prompts = tuple[tuple[int, ...], ...]
+
+
+def id_range(vocab: int | None) -> tuple[int, int]:
+    """The first id that prompts may use, and the first above it that they may not."""
+    size = SAFE_VOCAB if vocab is None else vocab
+    high = size - RESERVED_TOP if size > LARGE_VOCAB else size
+    if high - FIRST_ID < 2:
+        raise BadInput(f"vocab = {vocab}: too small to make prompts from (accepted: {FIRST_ID + 2} or more)")
+    return FIRST_ID, high
+
+
+class PromptSource:
+    """Prompts of a trial, by the number of the request.
+
+    A prompt depends on ``seed``, ``seq`` and its row in the batch alone, so requests may be made in any order and
+    by any worker. Its first tokens spell the prompt's number, starting at a seeded place and lowest digit first:
+    prompts that follow each other differ from their first token on, and no prefix cache finds a match. They are
+    unique for as many prompts as ``(high - low) ** 2`` (``(high - low)`` when they have one token only).
+    """
+
+    def __init__(self, seed: int, vocab: int | None, input_tokens: int, batch_size: int = 1) -> None:
+        self.low, self.high = id_range(vocab)
+        self.seed, self.input_tokens, self.batch_size = seed, input_tokens, batch_size
+        self._base = self.high - self.low
+        self._start = int(np.random.PCG64([seed, 0]).random_raw()) % self._base**NONCE_TOKENS
+
+    def prompts(self, seq: int, input_tokens: int | None = None) -> Prompts:
+        """``batch_size`` prompts of ``input_tokens`` ids each (the trial's own length when not given)."""
+        length = self.input_tokens if input_tokens is None else input_tokens
+        if length < 1:
+            raise BadInput(f"input_tokens = {length}: a prompt has at least one token")
+        # Raw bits: numpy promises their stream for good, and that of Generator.integers for one version only.
+        raw = np.random.PCG64([self.seed, 1, seq]).random_raw(self.batch_size * length)
+        ids = (raw % self._base).astype(np.int32).reshape(self.batch_size, length) + self.low
+        number = self._start + seq * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
+        for place in range(min(NONCE_TOKENS, length)):
+            ids[:, place] = self.low + number % self._base
+            number //= self._base
+        return tuple(map(tuple, ids.tolist()))
