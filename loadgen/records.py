@@ -228,6 +228,8 @@ class ClientQuality:
 
     ``cpu_share`` is CPU seconds per wall second of the busiest client process; ``loop_lag_s`` how late its event
     loop ran; ``stamp_lag_s`` kernel receive stamp → read; ``stamps`` where arrival times come from.
+    ``arrival_skew_s`` is first → last send of a static batch that the protocol made go out as single calls, ``None``
+    where a batch is one call. ``loop`` names the event loop and the timer that sends by.
     """
 
     driver: str
@@ -240,6 +242,8 @@ class ClientQuality:
     reads: int | None = None
     coalesced_reads: int | None = None
     in_flight_target: int | None = None
+    arrival_skew_s: Dist | None = None
+    loop: str | None = None
     workers: int = 1
     rss_bytes: int | None = None
 
