@@ -17,12 +17,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from loadgen.progress import Tally, clean, result_row, to_plain, trial_row
 from loadgen.protocols import Watcher
 from loadgen.records import Sample, Trial, TrialResult
 from loadgen.units import show_duration, show_rate, show_s
+
+if TYPE_CHECKING:
+    from loadgen.doctor import Section
 
 PERIOD_S = 0.25
 HEARTBEAT_S = 10.0
@@ -34,6 +37,13 @@ def console(*, live: bool = True, stream: TextIO | None = None) -> LiveConsole |
     stream = stream or sys.stderr
     able = stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
     return LiveConsole(stream) if live and able else PlainConsole(stream)
+
+
+def print_doctor(sections: Sequence[Section]) -> None:
+    """The doctor's list, on standard output."""
+    from loadgen import screen
+
+    screen.print_doctor(sections)
 
 
 class PlainConsole:

@@ -187,3 +187,31 @@ def _link(nvml: Any, one: Any, other: Any) -> str | None:
         nvml.NVML_TOPOLOGY_SYSTEM: "SYS",
     }
     return words.get(level)
+
+
+def gpu_memory_used() -> list[int | None]:
+    """Bytes in use on each GPU now, by whomever; empty without an NVIDIA driver."""
+    import pynvml as nvml
+
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return []
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        memory = [_ask(nvml, nvml.nvmlDeviceGetMemoryInfo, handle) for handle in handles]
+        return [None if figures is None else figures.used for figures in memory]
+    finally:
+        nvml.nvmlShutdown()
+
+
+def visible_gpus() -> tuple[int, ...]:
+    """Indices of the GPUs that a child process may be given: all of NVML's, or those of CUDA_VISIBLE_DEVICES."""
+    gpus, _, _ = read_gpus()
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return tuple(range(len(gpus)))
+    by_uuid = {str(gpu.get("uuid")): index for index, gpu in enumerate(gpus)}
+    named = (part.strip() for part in allowed.split(","))
+    indices = (by_uuid.get(part, int(part) if part.isdigit() else -1) for part in named)
+    return tuple(index for index in indices if 0 <= index < len(gpus))

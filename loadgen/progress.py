@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from loadgen.records import Dist, Sample, Trial, TrialResult
+from loadgen.records import Dist, Sample, ServerSpec, Trial, TrialResult
 from loadgen.units import seconds, show_number, show_rate, show_s
 
 RECENT = 64  # samples behind the live percentiles and bars
@@ -101,14 +101,11 @@ def load_label(trial: Trial) -> str:
     return f"{load.kind} {show_number(load.rate)}/s{each}" if load.rate else f"{load.kind}{each}"
 
 
-def server_label(trial: Trial) -> str:
-    """Which server a trial needs: framework, model and its spread over GPUs, or a URL."""
-    server = trial.server
-    if server is None:
-        return clean(f"{trial.model_name} at {trial.url}")
-    engine = server.options.get("engine")
-    spread = f" tp {server.tp}" + (f" pp {server.pp}" if server.pp > 1 else "")
-    return clean(f"{server.framework}{f'/{engine}' if engine else ''} {server.model.name}{spread}")
+def server_label(spec: ServerSpec) -> str:
+    """A short name of a server for people: ``hf/generate llama-13b tp2``."""
+    engine = spec.options.get("engine")
+    split = f" tp{spec.tp}" + (f" pp{spec.pp}" if spec.pp > 1 else "")
+    return f"{spec.framework}{f'/{engine}' if engine else ''} {spec.model.name}{split}"
 
 
 def trial_row(trial: Trial) -> TrialRow:
@@ -132,7 +129,7 @@ def trial_row(trial: Trial) -> TrialRow:
         repeat=trial.repeat,
         requests=load.requests,
         warmup=load.warmup,
-        server=server_label(trial),
+        server=clean(server_label(server) if server else f"{trial.model_name} at {trial.url}"),
         steps=-(-requests // at_once) * (load.output_tokens + load.batch_size * load.input_tokens / 300),
         known_s=requests / (sum(rates) / len(rates)) if open_loop else None,
     )

@@ -13,68 +13,24 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live as LiveDisplay
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from loadgen.progress import Live, ResultRow, TrialRow, time_left_s, to_result_row
+from loadgen.board import Board
+from loadgen.doctor import Section
+from loadgen.progress import ResultRow, clean
+from loadgen.report.tables import Table as PlainTable
+from loadgen.report.tables import holds_figures
 from loadgen.units import show_duration, show_number, show_rate, show_s
 
 PERIOD_S = 0.25
 BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-@dataclass(slots=True)
-class Board:
-    """What the live view shows, fed with a console's events. ``now_s`` is any steady clock's seconds."""
-
-    began_s: float
-    todo: dict[str, TrialRow] = field(default_factory=dict)
-    finished: list[ResultRow] = field(default_factory=list)
-    before: int = 0
-    server: tuple[str, str] = ("", "")
-    server_since_s: float = 0.0
-    trial: TrialRow | None = None
-    trial_since_s: float = 0.0
-    live: Live = field(default_factory=Live)
-    notes: list[str] = field(default_factory=list)
-
-    def feed(self, kind: str, payload: Any, now_s: float) -> None:
-        if kind == "plan":
-            trials, done = payload
-            self.finished = [to_result_row(plain) for plain in done]
-            self.before = len(self.finished)
-            known = {row.trial.id for row in self.finished}
-            self.todo = {plain["id"]: TrialRow(**plain) for plain in trials if plain["id"] not in known}
-        elif kind == "server":
-            if tuple(payload) != self.server:
-                self.server_since_s = now_s
-            self.server = (payload[0], payload[1])
-        elif kind == "trial":
-            self.trial, self.trial_since_s, self.live = TrialRow(**payload), now_s, Live()
-        elif kind == "live":
-            self.live = Live(**payload)
-        elif kind == "result":
-            row = to_result_row(payload)
-            self.finished.append(row)
-            self.todo.pop(row.trial.id, None)
-            self.trial = None
-        elif kind == "note":
-            self.notes.append(payload[0])
-
-    def left_s(self, now_s: float) -> float | None:
-        """Seconds until the plan is done, the running trial's share already spent taken off."""
-        left = time_left_s(list(self.todo.values()), self.finished)
-        if left is None or self.trial is None:
-            return left
-        spent = now_s - self.trial_since_s
-        own = time_left_s([self.trial], self.finished) or 0.0
-        return left - min(spent, own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +177,56 @@ def finished_table(rows: Sequence[ResultRow], width: int, room: int) -> Renderab
                 marks.append(f" {row.failed} failed", style="red")
         table.add_row(*(Text(column.text(row)) for column in columns), marks, style=style)
     return table
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Lines for people, on standard output."""
+    for line in lines:
+        Console().print(Text(clean(line)), soft_wrap=True)
+
+
+def print_tables(tables: Sequence[PlainTable], console: Console | None = None) -> None:
+    """Tables on standard output: folded to a terminal's width, as wide as they need elsewhere."""
+    console = console or Console()
+    for plain in tables:
+        table = Table(title=Text(clean(plain.title), style="bold"), title_justify="left", header_style="dim")
+        table.box, table.caption_justify = box.SIMPLE_HEAD, "left"
+        table.caption = Text(clean(plain.note)) if plain.note else None
+        for head, *column in zip(plain.head, *plain.rows, strict=True):
+            figures = holds_figures(column)
+            table.add_column(Text(clean(head)), justify="right" if figures else "left", overflow="fold")
+        for row in plain.rows:
+            table.add_row(*(_cell(cell) for cell in row))
+        if not console.is_terminal:
+            console.width = max(
+                console.width, console.measure(table, options=console.options.update(width=10_000)).maximum
+            )
+        console.print(table)
+
+
+def _cell(text: str) -> Text:
+    cell = Text(clean(text))
+    if text.startswith("failed:"):
+        cell.stylize("red")
+    elif "!client" in text:
+        cell.stylize("dim yellow")
+    return cell
+
+
+def print_doctor(sections: Sequence[Section], console: Console | None = None) -> None:
+    """What the machine has and lacks, each lack with its remedy below it."""
+    console = console or Console(highlight=False)
+    for section in sections:
+        lacks = sum(not need.ok for need in section.needs)
+        verdict = ("ready", "green") if not lacks else (f"{lacks} missing", "yellow")
+        console.print(Text.assemble((clean(section.title), "bold"), "  ", verdict))
+        for need in section.needs:
+            mark = ("  ✓ ", "green") if need.ok else ("  ✗ ", "red")
+            console.print(
+                Text.assemble(mark, clean(need.name), (f"  {clean(need.found)}", "dim")), soft_wrap=True
+            )
+            if not need.ok and need.remedy:
+                console.print(Text.assemble("      → ", (clean(need.remedy), "cyan")), soft_wrap=True)
 
 
 def draw(board: Board, display: LiveDisplay) -> None:

@@ -1,0 +1,122 @@
+"""A results folder as ``report.md`` and as tables on the terminal. Reads files only."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from loadgen.progress import clean
+from loadgen.records import Environment, Trial, TrialResult
+from loadgen.report import sections, tables
+from loadgen.report.tables import Table, holds_figures
+from loadgen.store import from_json, open_results
+
+SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What there is to say about a results folder."""
+
+    name: str
+    description: str
+    headline: str
+    fixed: str
+    missing: str
+    overview: tuple[Table, ...]
+    every_trial: Table | None
+    doubts: tuple[Table, ...]
+    background: tuple[Table, ...]
+
+
+def gather(results_dir: str | Path) -> Report:
+    """Read a results folder. Raises StoreError when it is none."""
+    folder = open_results(results_dir)
+    results, sweep = folder.results(), folder.sweep
+    planned = [from_json(Trial, orjson.dumps(plain)) for plain in sweep.get("plan", ())]
+    planned_ids = [trial.id for trial in planned] or [str(trial_id) for trial_id in sweep.get("trials", ())]
+    known = folder.environments()
+    used = dict.fromkeys(result.environment for result in results)
+    environments: list[Environment] = [known[key] for key in used if key in known]
+    return Report(
+        name=str(sweep.get("name") or Path(results_dir).resolve().name),
+        description=str(sweep.get("description") or ""),
+        headline=sections.headline(results),
+        fixed=tables.fixed_words([*planned, *(result.trial for result in results)]),
+        missing=sections.missing_words(results, planned_ids, planned),
+        overview=tuple(tables.pivot_tables(results, planned)),
+        every_trial=tables.full_table(results) if results else None,
+        doubts=_there(
+            sections.failure_table(results), sections.caveat_table(results), tables.unmeasured(results)
+        ),
+        background=_there(sections.engine_table(results), sections.environment_table(environments)),
+    )
+
+
+def _there(*found: Table | None) -> tuple[Table, ...]:
+    return tuple(table for table in found if table is not None)
+
+
+def terminal_tables(results_dir: str | Path) -> list[Table]:
+    """The tables for a terminal: pivots, all trials, doubts. Raises StoreError."""
+    report = gather(results_dir)
+    return [*report.overview, *_there(report.every_trial), *report.doubts]
+
+
+def print_tables(results_dir: str | Path) -> None:
+    """Print a results folder's tables. Raises StoreError."""
+    from loadgen import screen
+
+    report = gather(results_dir)
+    fixed = f"in every trial: {report.fixed}" if report.fixed else ""
+    screen.print_lines([f"{report.name}: {report.headline}", *filter(None, [fixed, report.missing])])
+    screen.print_tables([*report.overview, *_there(report.every_trial), *report.doubts])
+
+
+def print_result(result: TrialResult) -> None:
+    """Print one trial in full."""
+    from loadgen import screen
+
+    screen.print_tables(sections.result_tables(result))
+
+
+def write_report(results_dir: str | Path) -> Path:
+    """Write ``report.md`` into the results folder, replacing an older one at once. Raises StoreError."""
+    report = gather(results_dir)
+    path = Path(results_dir) / "report.md"
+    beside = path.with_name("report.md.new")
+    beside.write_text(to_markdown(report), encoding="utf-8")
+    os.replace(beside, path)
+    return path
+
+
+def to_markdown(report: Report) -> str:
+    """The report's text."""
+    parts = [f"# {escape(report.name)}", escape(report.description), f"{report.headline}."]
+    parts += [f"In every trial: {escape(report.fixed)}." if report.fixed else "", escape(report.missing)]
+    parts += [
+        f"Cells marked {escape(tables.CLIENT_MARK)} were limited by the load generator, those marked "
+        f"{escape(tables.CAVEAT_MARK)} carry another caveat (see below); – was not measured."
+    ]
+    for table in (*report.overview, *_there(report.every_trial), *report.doubts, *report.background):
+        parts += [f"## {escape(table.title)}", markdown_table(table), escape(table.note)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A pipe table; columns of figures are set to the right."""
+    ruler = ["---:" if holds_figures(column) else "---" for column in zip(*table.rows, strict=True)]
+    lines = [table.head, *table.rows]
+    text = ["| " + " | ".join(escape(cell) for cell in line) + " |" for line in lines]
+    text.insert(1, "| " + " | ".join(ruler or ["---"] * len(table.head)) + " |")
+    return "\n".join(text)
+
+
+def escape(text: str) -> str:
+    """Text on one line that Markdown and HTML leave as it is."""
+    flat = " ".join(clean(text).split())
+    return SPECIAL.sub(r"\\\1", flat.replace("&", "&amp;")).replace("\\<", "&lt;").replace("\\>", "&gt;")
