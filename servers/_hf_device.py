@@ -1,0 +1,195 @@
+"""The thread that owns the device: takes calls from a first-in-first-out queue and runs them one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from loadgen.servers._hf_ranks import Followers
+from loadgen.servers._hf_requests import Call
+from loadgen.servers._hf_run import Cancelled, Run, Step
+
+log = logging.getLogger("loadgen.hf")
+RECOVERY_S = 20.0  # to settle after running out of memory, all ranks together
+
+
+class Engine(Protocol):
+    """Generates one call after another. ``name`` is what results report."""
+
+    name: str
+    in_flight_batching: bool
+
+    def run(self, run: Run) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The end of a call: its Run, or why there is none (``kind`` as in OpenAI's errors)."""
+
+    run: Run | None = None
+    kind: str = ""
+    message: str = ""
+
+
+class Job:
+    """A call on its way through the queue; steps and the end arrive in ``events`` on the event loop."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.events: asyncio.Queue[Step | Done] = asyncio.Queue()
+        self.cancelled = False
+        self._loop = asyncio.get_running_loop()
+
+    def post(self, event: Step | Done) -> None:
+        """Called on the device's thread. The loop is gone when the server stops in the middle of a call."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+
+
+class Device:
+    """Runs jobs on an engine, one at a time. ``observe`` is told of each finished call, for the metrics."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        eos: frozenset[int],
+        followers: Followers | None = None,
+        observe: Callable[[Job, Done], None] = lambda job, done: None,
+        give_up: Callable[[int], None] = os._exit,
+    ) -> None:
+        self.engine, self.eos, self.followers, self.observe = engine, eos, followers, observe
+        self._give_up = give_up
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+        self.running: Job | None = None
+        self.served = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        self._jobs.put(job)
+
+    @property
+    def waiting(self) -> int:
+        return self._jobs.qsize()
+
+    @property
+    def running_sequences(self) -> int:
+        running = self.running
+        return len(running.call.prompts) if running is not None else 0
+
+    def stop(self, timeout_s: float) -> bool:
+        """Drop what waits, cancel what runs, close the engine; False when the thread did not end in time."""
+        while not self._jobs.empty():
+            if (job := self._jobs.get()) is not None:
+                job.post(Done(kind="cancelled", message="the server is stopping"))
+        if (running := self.running) is not None:
+            running.cancelled = True
+        self._jobs.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if job.cancelled:
+                continue
+            self.running = job
+            done = self._serve(job)
+            self.running = None
+            self.observe(job, done)
+            job.post(done)
+
+    def _serve(self, job: Job) -> Done:
+        self.served += 1
+        number = self.served
+        run = Run(
+            job.call,
+            self.eos,
+            number=number,
+            word=self.followers.word if self.followers else None,
+            cancelled=lambda: job.cancelled,
+            on_step=job.post if job.call.stream else lambda step: None,
+        )
+        if self.followers:
+            self.followers.send(number, job.call)
+        try:
+            self.engine.run(run)
+        except Cancelled:
+            done = Done(kind="cancelled", message="the client went away")
+        except torch.OutOfMemoryError as error:
+            done = Done(kind="out_of_memory", message=f"out of device memory: {first_line(error)}")
+        except Exception as error:  # any other fault leaves the device in an unknown state: say so, and end
+            log.exception("engine %s failed; this process is unusable and ends", self.engine.name)
+            job.post(Done(kind="server_error", message=f"{type(error).__name__}: {first_line(error)}"))
+            self._end_soon()
+            return Done(kind="server_error", message=f"{type(error).__name__}: {first_line(error)}")
+        else:
+            done = Done(run=run)
+        self._settle(number, done)
+        return done
+
+    def _settle(self, number: int, done: Done) -> None:
+        """Free memory after a fault, and hear from the other ranks that they ended the call the same way."""
+        if done.kind != "out_of_memory":
+            if self.followers:
+                self.followers.gather(number, "ok")
+            return
+        watchdog = threading.Timer(RECOVERY_S, self._lost)
+        watchdog.daemon = True
+        watchdog.start()
+        free_memory()
+        if self.followers and not self.followers.gather(number, "out_of_memory"):
+            self._lost()
+        watchdog.cancel()
+        log.warning("%s; memory freed, serving goes on", done.message)
+
+    def _lost(self) -> None:
+        log.error("ranks disagree after running out of device memory; this process is unusable and ends")
+        self._flush_and_give_up()
+
+    def _end_soon(self) -> None:
+        timer = threading.Timer(1.0, self._flush_and_give_up)  # time for the reply to leave
+        timer.daemon = True
+        timer.start()
+
+    def _flush_and_give_up(self) -> None:
+        sys.stderr.flush()
+        self._give_up(1)
+
+
+def free_memory() -> None:
+    """Give back what an unfinished call still holds, and wait for the device to be idle."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def cuda_memory() -> dict[str, int] | None:
+    """This process's CUDA memory in bytes: in use, held by the allocator, and the highest use; None without CUDA."""
+    if not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    devices: Any = range(torch.cuda.device_count())
+    return {
+        "allocated_bytes": sum(torch.cuda.memory_allocated(d) for d in devices),
+        "reserved_bytes": sum(torch.cuda.memory_reserved(d) for d in devices),
+        "peak_allocated_bytes": sum(torch.cuda.max_memory_allocated(d) for d in devices),
+    }

@@ -1,0 +1,112 @@
+"""Rank 0's serving part: the queue, the metrics, the application on uvicorn, and what ``/info`` tells."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import socket
+from importlib import metadata
+from typing import Any
+
+import torch
+import uvicorn
+
+from loadgen.records import ServerSpec
+from loadgen.servers._hf_app import build_app, prompt_tokens
+from loadgen.servers._hf_device import Device, Done, Job, cuda_memory
+from loadgen.servers._hf_metrics import Metrics, resident_bytes
+from loadgen.servers._hf_ranks import Followers
+from loadgen.servers._hf_requests import Limits
+from loadgen.servers._hf_stand_up import Stood
+from loadgen.servers._hf_text import Text, text_of
+
+log = logging.getLogger("loadgen.hf")
+LIBRARIES = ("torch", "transformers", "accelerate", "safetensors", "starlette", "uvicorn", "triton")
+DRAIN_S = 1  # for replies under way when told to stop
+STOP_S = 8.0
+
+
+def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener: socket.socket) -> bool:
+    """Serve until SIGTERM or SIGINT; True when the device is idle at the end."""
+
+    def memory() -> dict[str, dict[str, int]]:
+        mine = cuda_memory()
+        others = {str(rank): values for rank, values in followers.memory.items()} if followers else {}
+        return {"0": mine, **others} if mine else {}
+
+    text = text_of(spec.model.checkpoint)
+    metrics = Metrics(stood.engine.name, lambda: device.waiting, lambda: device.running_sequences, memory)
+
+    def observe(job: Job, done: Done) -> None:
+        generated = sum(map(len, done.run.tokens)) if done.run else 0
+        metrics.finished(done.kind or "ok", len(job.call.prompts), prompt_tokens(job.call), generated)
+
+    device = Device(stood.engine, stood.eos, followers, observe)
+    limits = Limits(
+        model=spec.model.name,
+        vocab=spec.model.vocab,
+        max_context=spec.model.max_context,
+        max_batch=spec.max_batch,
+        encode=text.encode,
+    )
+    facts = _facts(spec, stood, text)
+
+    def info() -> dict[str, Any]:
+        return {**facts, "memory": {"resident_bytes": resident_bytes(), "cuda": memory() or None}}
+
+    app = build_app(device, limits, text, metrics, info)
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_S)
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again once it has shut down; by then it has done its work.
+        signal.signal(number, lambda number, frame: None)
+    device.start()
+    host, port = listener.getsockname()[:2]
+    log.info("ready: %s serves %s on http://%s:%d", stood.engine.name, spec.model.name, host, port)
+    server.run(sockets=[listener])
+    return device.stop(STOP_S)
+
+
+def _facts(spec: ServerSpec, stood: Stood, text: Text) -> dict[str, Any]:
+    """What does not change while the server runs."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if spec.gpus else []
+    loaded = spec.model.checkpoint is not None and not spec.dummy_weights
+    return {
+        "engine": stood.engine.name,
+        "framework": "hf",
+        "options": dict(spec.options),
+        "model": spec.model.name,
+        "weights": "checkpoint" if loaded else "random",
+        "dtype": spec.dtype,
+        "tp": spec.tp,
+        "pp": spec.pp,
+        "gpus": gpus,
+        "device": "cuda" if spec.gpus else "cpu",
+        "cpu_threads": torch.get_num_threads(),
+        "versions": versions,
+        "cuda": torch.version.cuda if spec.gpus else None,
+        "weight_bytes": stood.weight_bytes,
+        "weight_bytes_note": "of rank 0" if spec.tp > 1 else "of all GPUs" if spec.pp > 1 else "",
+        "max_context": spec.model.max_context,
+        "max_batch": spec.max_batch,
+        "vocab": spec.model.vocab,
+        "eos": sorted(stood.eos) or None,
+        "text": text.name,
+        "temperature_default": 0.0,
+        "in_flight_batching": stood.engine.in_flight_batching,
+        "scheduling": "iteration level"
+        if stood.engine.in_flight_batching
+        else "one call at a time, first in first out",
+        "load_s": round(stood.load_s, 3),
+        "warmup_s": round(stood.warmup_s, 3),
+        "pid": os.getpid(),
+    }

@@ -1,0 +1,100 @@
+"""Text ↔ token ids: a checkpoint's own tokenizer, or UTF-8 bytes for presets, which have none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
+class Text(Protocol):
+    """Encoding of whole prompts, and decoding of single sequences as they grow."""
+
+    name: str
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def sequence(self) -> Growing: ...
+
+
+class Growing(Protocol):
+    """The text of one sequence under way: ``push`` returns what a new token adds, ``flush`` what was held back."""
+
+    def push(self, token: int) -> str: ...
+
+    def flush(self) -> str: ...
+
+
+class ByteText:
+    """Bytes as token ids. Ids that are no printable ASCII show as ``<id>``, so that every token has text."""
+
+    name = "utf-8 bytes as token ids (no tokenizer); other ids show as <id>"
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def sequence(self) -> Growing:
+        return self
+
+    def push(self, token: int) -> str:
+        return chr(token) if 32 <= token < 127 else f"<{token}>"
+
+    def flush(self) -> str:
+        return ""
+
+
+class TokenizerText:
+    """The tokenizer of a checkpoint folder."""
+
+    def __init__(self, folder: str) -> None:
+        from transformers import AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self.name = f"{type(self.tokenizer).__name__} of the checkpoint"
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text)["input_ids"])
+
+    def sequence(self) -> Growing:
+        return _GrowingText(self.tokenizer)
+
+
+class _GrowingText:
+    """Decodes the tail from the last clean cut: a token may be half a character, or change the space before it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.ids: list[int] = []
+        self.start = 0  # the tail that gives a new token its context
+        self.shown = 0  # tokens whose text has been returned
+
+    def push(self, token: int) -> str:
+        self.ids.append(token)
+        before, after = self._tail(self.shown), self._tail(len(self.ids))
+        if after.endswith("\ufffd") or len(after) <= len(before):
+            return ""
+        self.start, self.shown = self.shown, len(self.ids)
+        return after[len(before) :]
+
+    def flush(self) -> str:
+        before, after = self._tail(self.shown), self._tail(len(self.ids))
+        self.start = self.shown = len(self.ids)
+        return after[len(before) :]
+
+    def _tail(self, end: int) -> str:
+        return str(self.tokenizer.decode(self.ids[self.start : end], skip_special_tokens=False))
+
+
+def text_of(checkpoint: str | None) -> Text:
+    """The tokenizer of a checkpoint folder if it has one, else bytes."""
+    if checkpoint and any(os.path.exists(os.path.join(checkpoint, name)) for name in TOKENIZER_FILES):
+        return TokenizerText(checkpoint)
+    return ByteText()
+
+
+def whole(text: Text, tokens: Sequence[int]) -> str:
+    """The text of a finished sequence."""
+    growing = text.sequence()
+    return "".join([growing.push(token) for token in tokens]) + growing.flush()
