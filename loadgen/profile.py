@@ -1,0 +1,186 @@
+"""Profiles: TOML → a validated Profile. Every error names file, key, value and what is accepted.
+
+::
+
+    name = "exp1"                    # the results folder; the file's name when left out
+    description = "…"
+
+    [server]                         # what to stand up
+    framework = "hf"
+    model = "llama-13b"              # a preset, or a folder with config.json and safetensors
+    extend_context = 4096            # let a preset's random weights run past the context it was trained for
+    dtype = "bfloat16"               # or float16, float32
+    tp = 1                           # tensor parallel: every layer split over tp GPUs
+    pp = 1                           # pipeline: layers spread over pp GPUs
+    gpus = [0, 1]                    # device indices to use; [] is the CPU; all GPUs when left out
+    max_batch = 64                   # capacity that the server is started with, where it needs one
+    dummy_weights = true             # random weights: what presets have, and a checkpoint when asked
+    python = "…"                     # the interpreter of the server's own installation
+    ready_timeout_s = 600
+    [server.options]                 # what the framework itself offers: see loadgen serve --help
+    engine = "generate"
+
+    [frameworks.hf]                  # laid over [server] for one framework
+    python = "…"                     # also: dtype, max_batch, ready_timeout_s, options
+
+    [load]                           # what to send
+    mode = "static"                  # static closed constant poisson gamma ramp trace
+    batch_size = 8                   # static: sequences in one wire call
+    concurrency = 8                  # closed: requests in flight
+    max_rate = 50.0                  # closed: at most so many requests per second
+    rate = 5.0                       # constant poisson gamma ramp: requests per second; ramp also takes rate_end
+    burstiness = 1.0                 # gamma: 1 is Poisson, smaller is burstier
+    trace = "trace.jsonl"            # trace: lines of offset_s, input_tokens, output_tokens
+    input_tokens = 20
+    output_tokens = 100
+    requests = 5                     # measured wire calls of a trial
+    warmup = 1                       # wire calls of the same shape before them
+    repeat = 3                       # times that each trial is run, each time with other prompts
+    stream = true
+    seed = 0
+    workers = 1                      # load generator processes
+    [load.timeouts]                  # connect_s, first_byte_s, between_bytes_s, total_s
+    total_s = 1800
+
+    [sweep]                          # or several [[sweep]]: lists in place of the single values above
+    tp = [1, 2, 4]
+    batch_size = [1, 8, 64]
+    combine = "product"              # or "zip": first with first, second with second, …
+    exclude = [{ tp = 1, batch_size = 64 }]
+    [sweep.options]
+    engine = ["generate", "compiled"]
+
+    [target]                         # instead of [server]: an endpoint that already runs
+    url = "http://127.0.0.1:8000"
+    model = "llama-13b"              # what it calls its model
+    vocab = 32000                    # ids of prompts stay below it
+
+``--set KEY=VALUE`` lays a value over the file before it is checked. KEY is a dotted path (``load.timeouts.total_s``)
+or the bare name of a key above (``tp``), and a bare name replaces that key everywhere: a single value takes it out of
+the sweeps, a list (``tp=1,2,4`` or ``tp=[1,2,4]``) sweeps it. Paths of models and traces are relative to the
+working directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadgen.errors import ProfileError
+from loadgen.records import LoadSpec, ServerSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """An endpoint that already runs."""
+
+    url: str
+    model_name: str | None = None
+    vocab: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One point of a sweep: a server (or an endpoint) and a load, and which repeat of it this is.
+
+    ``load.seed`` is still the profile's own. ``trace_digest`` stands for the content of a trace file.
+    """
+
+    load: LoadSpec
+    server: ServerSpec | None = None
+    target: Target | None = None
+    repeat: int = 0
+    trace_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A checked profile. ``text`` is the file as it was read and ``sets`` what was laid over it: both are stored."""
+
+    name: str
+    description: str
+    file: str
+    text: str
+    sets: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+
+def load_profile(
+    path_or_name: str,
+    sets: Sequence[str] = (),
+    gpu_count: int | None = None,
+    frameworks: Sequence[str] | None = None,
+) -> Profile:
+    """Read and check a profile: a file, or by bare name one that loadgen ships.
+
+    ``gpu_count`` is how many GPUs the machine has (``None``: unknown, not checked); ``frameworks`` are the known
+    names (``None``: not checked). Raises ProfileError, one line for each problem.
+    """
+    file, text = _read(path_or_name)
+    import tomllib
+
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(file, "TOML", None, str(error)) from None
+    return build_profile(data, file=file, text=text, sets=sets, gpu_count=gpu_count, frameworks=frameworks)
+
+
+def build_profile(
+    data: Mapping[str, Any],
+    *,
+    file: str = "command line",
+    text: str = "",
+    sets: Sequence[str] = (),
+    gpu_count: int | None = None,
+    frameworks: Sequence[str] | None = None,
+) -> Profile:
+    """The same from tables at hand, such as those that command line flags make."""
+    # Imported here: pydantic takes time that a plain `loadgen run` does not have.
+    from loadgen.profile_cells import expand
+    from loadgen.profile_schema import parse
+    from loadgen.profile_sets import lay_over
+
+    merged, origins = lay_over(data, sets, file)
+    tables = parse(merged, origins)
+    return Profile(
+        name=tables.name or _name_from(file),
+        description=tables.description,
+        file=file,
+        text=text,
+        sets=tuple(sets),
+        cells=expand(tables, origins, gpu_count, frameworks),
+    )
+
+
+def shipped() -> dict[str, str]:
+    """The profiles that loadgen ships: bare name → TOML text."""
+    from importlib import resources
+
+    folder = resources.files("loadgen.profiles")
+    found = {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".toml")}
+    return {name.removesuffix(".toml"): found[name].read_text("utf-8") for name in sorted(found)}
+
+
+def _read(path_or_name: str) -> tuple[str, str]:
+    path = Path(path_or_name)
+    if not path.is_file():
+        ours = shipped()
+        if path_or_name in ours:
+            return f"{path_or_name}.toml", ours[path_or_name]
+        import difflib
+
+        near = difflib.get_close_matches(path.stem, ours, n=1)
+        why = "no such file or shipped profile" + (f"; did you mean {near[0]!r}?" if near else "")
+        raise ProfileError(path_or_name, "profile", None, why, f"a TOML file, or one of {', '.join(ours)}")
+    try:
+        return path_or_name, path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileError(path_or_name, "profile", None, f"cannot be read: {error}", "UTF-8 TOML") from None
+
+
+def _name_from(file: str) -> str:
+    stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(file).stem)
+    return stem.lstrip(".-_") or "profile"

@@ -1,0 +1,1 @@
+"""The profiles that loadgen ships, as data."""
