@@ -1,0 +1,226 @@
+"""What a completions answer says, read block by block as it arrived.
+
+Every driver of the OpenAI protocol hands the body's blocks with their arrival times to one ``Answer``, so that tokens
+are counted the same way whatever carried them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import orjson
+
+from loadgen.drivers.sse import EventStream
+from loadgen.errors import BadReply, DriverError, Refused
+from loadgen.records import Reply, Request
+
+FIRST_TOKENS = 16
+_NOT_THE_SHAPE = (KeyError, TypeError, AttributeError, IndexError)
+
+
+class Answer:
+    """Becomes a Reply. An arrival is one read that brought output tokens: its time goes to ``token_ns``.
+
+    ``tokens_per_arrival`` are the tokens of that read over all sequences, counted by the ids in the events. A server
+    that sends no ids is counted by its usage figures; ``tokens_per_arrival`` is then the number of non-empty texts,
+    which need not be tokens, so that its sum may differ from ``output_tokens``. Usage is one figure for all sequences
+    of a batch: it tells the count of each only if it is the greatest possible, since none may exceed what was asked.
+    ``coalesced`` counts reads that hold two arrivals of one sequence: the time of the earlier one is lost.
+    """
+
+    __slots__ = (
+        "_blocks",
+        "_by_ids",
+        "_coalesced",
+        "_counts",
+        "_done",
+        "_events",
+        "_finish",
+        "_first",
+        "_last_ns",
+        "_latest_read",
+        "_read",
+        "_request",
+        "_status",
+        "_text_only",
+        "_token_ns",
+        "_tokens",
+        "_usage",
+        "failed",
+    )
+
+    def __init__(self, request: Request, status: int, reason: str, content_type: str) -> None:
+        sequences = len(request.prompts)
+        self._request = request
+        self._status = None if status == 200 else f"{status} {reason}".strip()
+        streamed = status == 200 and content_type == "text/event-stream"
+        self._events = EventStream() if streamed else None
+        self._blocks: list[bytes] = []
+        self._counts = [0] * sequences
+        self._latest_read = [0] * sequences  # the read that last brought each sequence a token
+        self._finish: list[str | None] = [None] * sequences
+        self._by_ids = self._text_only = self._done = False
+        self._first: list[int] = []
+        self._usage: Mapping[str, Any] = {}
+        self._token_ns: list[int] = []
+        self._tokens: list[int] = []
+        self._coalesced = self._read = self._last_ns = 0
+        self.failed: DriverError | None = None
+
+    def feed(self, block: bytes, at_ns: int) -> None:
+        """Take what one read brought of the body. A fault is kept in ``failed``; nothing behind it is read."""
+        self._last_ns = at_ns
+        if self._events is None:
+            self._blocks.append(block)
+        elif self.failed is None:
+            self._take(self._events, self._events.feed(block), at_ns)
+
+    def reply(self, *, sent_ns: int, end_ns: int, reads: int, lag_ns: int | None, error: str | None) -> Reply:
+        """The Reply, once the transport saw the body's end or failed with ``error`` (``ClassName: message``)."""
+        if self._status is not None:
+            self.failed = Refused(f"{self._status}: {_words(b''.join(self._blocks))}")
+        elif error is None:
+            self._conclude()
+        if self.failed is not None:  # the server's own words say more than how the connection ended
+            error = f"{type(self.failed).__name__}: {self.failed}"
+        output_tokens, counted_by = self._output_tokens()
+        reasons = sorted({reason for reason in self._finish if reason is not None})
+        return Reply(
+            seq=self._request.seq,
+            sent_ns=sent_ns,
+            end_ns=end_ns,
+            token_ns=tuple(self._token_ns),
+            tokens_per_arrival=tuple(self._tokens),
+            output_tokens=output_tokens,
+            counted_by=counted_by,
+            usage_prompt_tokens=self._used("prompt_tokens"),
+            usage_output_tokens=self._used("completion_tokens"),
+            first_tokens=tuple(self._first[:FIRST_TOKENS]),
+            finish=",".join(reasons) or None,
+            reads=reads,
+            coalesced=self._coalesced,
+            lag_ns=lag_ns,
+            error=error,
+        )
+
+    def _conclude(self) -> None:
+        """The body is whole: take what is left of it, and doubt it if it is not an answer."""
+        if self._events is None:
+            body = b"".join(self._blocks)
+            try:
+                self._meaning(body)
+            except DriverError as error:
+                self.failed = error
+            return
+        self._take(self._events, self._events.finish(), self._last_ns)
+        if self.failed is None and not self._done and None in self._finish:
+            self.failed = BadReply("the stream ended without [DONE] and without a finish reason")
+
+    def _take(self, stream: EventStream, events: list[bytes], at_ns: int) -> None:
+        self._read += 1
+        tokens = 0
+        lost = False
+        try:
+            for data in events:
+                if data == b"[DONE]":
+                    self._done = True
+                    continue
+                new, again = self._meaning(data)
+                tokens += new
+                lost |= again
+        except DriverError as error:
+            self.failed = error
+        if tokens:
+            self._token_ns.append(at_ns)
+            self._tokens.append(tokens)
+            self._coalesced += lost
+        if stream.failed is not None and self.failed is None:
+            self.failed = Refused(_words(stream.failed))
+
+    def _meaning(self, data: bytes) -> tuple[int, bool]:
+        """Count the output tokens in one event or body; also whether a sequence had some in this read before.
+
+        Raises Refused for an error in the server's words and BadReply for what is no completion.
+        """
+        try:
+            event = orjson.loads(data)
+            choices = event["choices"]
+            usage = event.get("usage")
+        except (ValueError, *_NOT_THE_SHAPE):
+            raise _fault_of(data) from None
+        tokens = 0
+        again = False
+        try:
+            if usage:
+                self._usage = {**usage}
+            for choice in choices:
+                index = choice.get("index", 0)
+                if index < 0:
+                    raise IndexError(index)
+                ids = choice.get("token_ids")
+                if ids is not None:
+                    if ids.__class__ is not list:
+                        raise TypeError("token_ids is no list")
+                    new = len(ids)
+                    self._by_ids = True
+                    self._counts[index] += new
+                    if index == 0 and len(self._first) < FIRST_TOKENS:
+                        self._first += ids
+                elif choice.get("text"):
+                    self._text_only = True
+                    new = 1
+                else:
+                    new = 0
+                if new:
+                    tokens += new
+                    again |= self._latest_read[index] == self._read
+                    self._latest_read[index] = self._read
+                if choice.get("finish_reason") is not None:
+                    self._finish[index] = str(choice["finish_reason"])
+        except _NOT_THE_SHAPE as error:
+            raise BadReply(f"not a completion ({type(error).__name__}: {error}): {_show(data)}") from None
+        return tokens, again
+
+    def _output_tokens(self) -> tuple[tuple[int, ...] | None, Literal["ids", "usage"] | None]:
+        if self._by_ids and not self._text_only:
+            return tuple(self._counts), "ids"
+        used = self._used("completion_tokens")
+        sequences, asked = len(self._counts), self._request.output_tokens
+        if used is not None and sequences == 1:
+            return (used,), "usage"
+        if used is not None and used == sequences * asked:
+            return (asked,) * sequences, "usage"
+        return None, None
+
+    def _used(self, key: str) -> int | None:
+        value = self._usage.get(key)
+        return value if isinstance(value, int) else None
+
+
+def _fault_of(data: bytes) -> DriverError:
+    """Why an event without choices came: an error of the server, or something that is no completion."""
+    try:
+        event = orjson.loads(data)
+    except ValueError:
+        return BadReply(f"not JSON: {_show(data)}")
+    if isinstance(event, dict) and (event.get("error") or event.get("object") == "error"):
+        return Refused(_words(data))
+    return BadReply(f"no choices: {_show(data)}")
+
+
+def _words(body: bytes) -> str:
+    """The message in an error body of the common shapes, else the body itself."""
+    try:
+        found = orjson.loads(body)
+    except ValueError:
+        return _show(body)
+    for key in ("error", "message", "detail"):
+        if isinstance(found, dict) and found.get(key):
+            found = found[key]
+    return found[:500] if isinstance(found, str) else _show(body)
+
+
+def _show(body: bytes) -> str:
+    text = " ".join(body.decode("utf-8", "replace").split())
+    return (text[:300] + "…" if len(text) > 300 else text) or "(nothing)"

@@ -1,0 +1,328 @@
+"""The hot path: OpenAI completions over plain HTTP/1.1 on sockets of our own.
+
+One epoll object holds every connection and is itself one file in asyncio's loop, so that a read costs a system
+call and a few list operations: no task, future, transport or parser per event. The kernel stamps arrivals
+(``SO_TIMESTAMPNS``), which takes the lag of this loop out of the times. ``decode`` makes sense of it all later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from loadgen.drivers import pool, stamps
+from loadgen.drivers.exchange import Exchange, Prepared
+from loadgen.drivers.http1 import HEAD_END, Chunked, take_head
+from loadgen.drivers.openai import Endpoint
+from loadgen.drivers.pool import CHUNKED, CONNECTING, HEAD, IDLE, LENGTH, UNTIL_CLOSE, Connection, Pool
+from loadgen.errors import BadReply, ConnectFailed, DriverError, TimedOut
+from loadgen.records import Reply, Request, Timeouts
+from loadgen.units import nanoseconds
+
+READ_SIZE = 256 * 1024
+EVENTS_PER_WAKE = (
+    64  # then the loop gets its turn: a request that falls due must not wait for a thousand reads
+)
+FOLD_READS = (
+    192  # reads kept unread per exchange; up to 128 more, by its number, so that not all fold at once
+)
+
+
+class RawDriver:
+    """Speaks to one ``http://`` endpoint; see ``loadgen.protocols.Driver``.
+
+    ``stamps`` is ``kernel`` once ``open`` found that this machine stamps arrivals, else ``user``.
+    """
+
+    name = "openai-raw"
+
+    def __init__(self, endpoint: Endpoint, timeouts: Timeouts, *, kernel_stamps: bool = True) -> None:
+        self.stamps = "user"
+        self._endpoint = endpoint
+        self._timeouts = timeouts
+        self._connect_ns = nanoseconds(timeouts.connect_s)
+        self._first_byte_ns = nanoseconds(timeouts.first_byte_s)
+        self._between_ns = nanoseconds(timeouts.between_bytes_s)
+        self._total_ns = nanoseconds(timeouts.total_s)
+        shortest = min(timeouts.connect_s, timeouts.first_byte_s, timeouts.between_bytes_s, timeouts.total_s)
+        self._tick_s = min(0.25, max(0.005, shortest / 8))
+        self._kernel_stamps = kernel_stamps
+        self._clock = stamps.StampClock()
+        headers = {"host": endpoint.url.netloc} | endpoint.headers()
+        lines = [
+            f"POST {endpoint.target} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in headers.items()),
+            "",
+        ]
+        self._head = "\r\n".join(lines).encode("ascii")
+        self._pool = Pool(endpoint.host, endpoint.port, connected=self._send, failed=self._fail)
+        self._loop: asyncio.AbstractEventLoop
+        self._opened = False
+        self._ticking = False
+        self._buffer = memoryview(bytearray(READ_SIZE))
+        self._into = [self._buffer]
+
+    @property
+    def counters(self) -> pool.Counters:
+        return self._pool.counters
+
+    @property
+    def clock_steps(self) -> int:
+        """How often the time of day was set while arrivals were stamped."""
+        return self._clock.steps
+
+    async def open(self, connections: int) -> None:
+        """Bring up ``connections`` before the schedule starts. Raises ConnectFailed or TimedOut."""
+        if not self._opened:
+            self._opened = True
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._pool.epoll.fileno(), self._on_ready)
+            if self._kernel_stamps and stamps.kernel_stamps_work():
+                self.stamps = "kernel"
+        await self._pool.open(connections, stamped=self.stamps == "kernel", limit_s=self._timeouts.connect_s)
+
+    async def close(self) -> None:
+        """Close every connection. An exchange still under way ends with an error."""
+        for connection in list(self._pool.connections.values()):
+            if connection.exchange is not None:
+                self._fail(connection, ConnectFailed("the driver was closed"), replace=False)
+        if self._opened:
+            self._loop.remove_reader(self._pool.epoll.fileno())
+        self._pool.close()
+
+    def prepare(self, request: Request) -> Prepared:
+        """Serialise a request, ahead of its due time."""
+        body = self._endpoint.body(request)
+        extra = f"x-request-id: {request.phase}-{request.seq}\r\n" if self._endpoint.request_ids else ""
+        return Prepared(
+            request, b"%s%scontent-length: %d\r\n\r\n%s" % (self._head, extra.encode(), len(body), body)
+        )
+
+    def start(self, prepared: Prepared, done: Callable[[Exchange], None]) -> None:
+        """Write a request now, or as soon as a connection is up if none is idle."""
+        exchange = Exchange(prepared, done, time.monotonic_ns())
+        self._begin(exchange, self._pool.take)
+        if not self._ticking:
+            self._ticking = True
+            self._loop.call_later(self._tick_s, self._tick)
+
+    def decode(self, raw: Exchange) -> Reply:
+        """Make sense of a finished exchange."""
+        return raw.reply(self._clock)
+
+    def _begin(self, exchange: Exchange, take: Callable[[], Connection]) -> None:
+        try:
+            connection = take()
+        except OSError as error:
+            exchange.fail(ConnectFailed(f"{self._pool.where}: {error.strerror}"), time.monotonic_ns())
+            # Not now: ``done`` starts the next request, and would do so from within ever deeper calls.
+            self._loop.call_soon(exchange.done, exchange)
+            return
+        connection.exchange = exchange
+        if connection.phase == IDLE:
+            self._send(connection, exchange)
+
+    def _send(self, connection: Connection, exchange: Exchange) -> None:
+        connection.phase = HEAD
+        connection.walked = 0
+        connection.fold_at = 3 * (FOLD_READS + exchange.prepared.request.seq * 37 % 128)
+        wire = exchange.prepared.wire
+        exchange.sent_ns = time.monotonic_ns()
+        try:
+            sent = connection.sock.send(wire)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._loop.call_soon(self._lost, connection, exchange, error)
+            return
+        if sent < len(wire):
+            connection.unsent = memoryview(wire)[sent:]
+            self._pool.epoll.modify(connection.fd, pool.READABLE | pool.WRITABLE)
+
+    def _on_ready(self) -> None:
+        """Receive and stamp. This is the loop that must stay cheap."""
+        connections = self._pool.connections
+        into, buffer, clock, readable = self._into, self._buffer, time.monotonic_ns, pool.READABLE
+        for fd, mask in self._pool.epoll.poll(0, EVENTS_PER_WAKE):
+            connection = connections.get(fd)
+            if connection is None:
+                continue  # closed by an earlier event of this wake
+            if mask != readable and not self._is_readable(connection, mask):
+                continue
+            exchange = connection.exchange
+            try:
+                size, extra, _, _ = connection.receive(into, stamps.STAMP_SPACE)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                self._lost(connection, exchange, error)
+                continue
+            now = clock()
+            if not size or exchange is None:
+                self._lost(connection, exchange, None)
+                continue
+            data = buffer[:size].tobytes()
+            reads = exchange.reads
+            reads.append(data)
+            reads.append(extra[0][2] if extra else None)
+            reads.append(now)
+            if connection.phase != CHUNKED:
+                self._advance(connection, exchange, size)
+            elif size < 4 or data.endswith(HEAD_END):
+                # Every chunked body ends in a blank line, so only now can it have ended; whether it has,
+                # or whether these four bytes are data, the chunk sizes tell.
+                self._walk(connection, exchange)
+            elif len(reads) > connection.fold_at:
+                self._fold(connection, exchange)
+
+    def _is_readable(self, connection: Connection, mask: int) -> bool:
+        """See to everything but reading."""
+        if connection.phase == CONNECTING:
+            self._pool.on_connecting(connection, mask)
+            return False
+        if mask & pool.WRITABLE and connection.unsent is not None:
+            try:
+                connection.unsent = connection.unsent[connection.sock.send(connection.unsent) :]
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._lost(connection, connection.exchange, error)
+                return False
+            if not connection.unsent:
+                connection.unsent = None
+                self._pool.epoll.modify(connection.fd, pool.READABLE)
+        return bool(mask & ~pool.WRITABLE)
+
+    def _advance(self, connection: Connection, exchange: Exchange, size: int) -> None:
+        """Note a read outside of a chunked body."""
+        if connection.phase == LENGTH:
+            connection.left -= size
+            if connection.left <= 0:
+                self._finish(connection, exchange, surplus=connection.left < 0)
+        elif connection.phase == HEAD:
+            data = b"".join(exchange.reads[0::3])
+            try:
+                found = take_head(data)
+                if found is None:
+                    return
+                head, body_at = found
+                connection.keep = head.keep
+                if head.chunked:
+                    connection.phase = CHUNKED
+                    connection.walked = len(exchange.reads)
+                    connection.chunked = Chunked()
+                    if connection.chunked.feed(data[body_at:]):
+                        self._finish(connection, exchange, surplus=connection.chunked.surplus > 0)
+                    return
+            except BadReply as error:
+                self._fail(connection, error)
+                return
+            if head.length is None:
+                connection.phase = UNTIL_CLOSE
+                return
+            connection.phase = LENGTH
+            connection.left = head.length
+            self._advance(connection, exchange, len(data) - body_at)
+
+    def _walk(self, connection: Connection, exchange: Exchange) -> bool:
+        """Step over the chunks that came since the last walk; finishes the exchange if they are the last."""
+        reads = exchange.reads
+        data = b"".join(reads[connection.walked :: 3])
+        connection.walked = len(reads)
+        try:
+            ended = connection.chunked.feed(data)
+        except BadReply as error:
+            self._fail(connection, error)
+            return True
+        if ended:
+            self._finish(connection, exchange, surplus=connection.chunked.surplus > 0)
+        return ended
+
+    def _fold(self, connection: Connection, exchange: Exchange) -> None:
+        if not self._walk(connection, exchange):
+            connection.since_ns = exchange.reads[-1]
+            exchange.fold(self._clock)
+            connection.walked = 0
+
+    def _finish(self, connection: Connection, exchange: Exchange, *, surplus: bool) -> None:
+        """The answer is whole. The connection goes back first, so that the next request can take it."""
+        connection.exchange = None
+        connection.served += 1
+        if connection.keep and not surplus and connection.unsent is None:
+            self._pool.give(connection)
+        else:
+            self._pool.discard(connection)
+        exchange.done(exchange)
+
+    def _fail(self, connection: Connection, error: DriverError, *, replace: bool = True) -> None:
+        exchange = connection.exchange
+        self._pool.discard(connection, replace=replace and connection.phase != CONNECTING)
+        if exchange is not None:
+            exchange.fail(error, time.monotonic_ns())
+            exchange.done(exchange)
+
+    def _lost(self, connection: Connection, exchange: Exchange | None, error: OSError | None) -> None:
+        """The connection is no more: closed by the server (``error`` is None) or broken."""
+        if connection.exchange is not exchange:
+            return  # that exchange has ended otherwise meanwhile
+        if exchange is None:
+            self._pool.discard(connection)
+            return
+        how = "closed" if error is None else f"lost ({error.strerror})"
+        if connection.phase == UNTIL_CLOSE and error is None:
+            self._finish(connection, exchange, surplus=False)
+        elif connection.phase == CHUNKED and self._walk(connection, exchange):
+            return
+        elif exchange.reads or connection.phase != HEAD:
+            self._fail(connection, BadReply(f"the connection was {how} before the end of the answer"))
+        elif connection.served and not exchange.resent:
+            # The server closed an idle connection just as it was used again: it never saw this request.
+            exchange.resent = True
+            self.counters.resent += 1
+            self._pool.discard(connection, replace=False)
+            self._begin(exchange, self._pool.connect)
+        else:
+            self._fail(
+                connection, ConnectFailed(f"the connection was {how} before the first byte of the answer")
+            )
+
+    def _tick(self) -> None:
+        """The one timer: limits are checked a few times a second, and cost nothing while they hold."""
+        now = time.monotonic_ns()
+        self._clock.sample()
+        self._pool.expire(now, self._connect_ns)
+        overdue = []
+        busy = False
+        for connection in self._pool.connections.values():
+            exchange = connection.exchange
+            if exchange is not None:
+                busy = True
+                late = self._overrun(connection, exchange, now)
+                if late is not None:
+                    overdue.append((connection, exchange, late))
+        self._ticking = busy
+        if busy:
+            self._loop.call_later(self._tick_s, self._tick)
+        for connection, exchange, late in overdue:
+            if connection.exchange is not exchange:
+                continue
+            # A body that ended with bytes behind its end is whole, though no read looked like it.
+            if connection.phase != CHUNKED or not self._walk(connection, exchange):
+                self._fail(connection, TimedOut(late))
+
+    def _overrun(self, connection: Connection, exchange: Exchange, now: int) -> str | None:
+        """Which limit the exchange has passed."""
+        limits = self._timeouts
+        if now - exchange.started_ns > self._total_ns:
+            return f"total after {limits.total_s:g} s"
+        if connection.phase == CONNECTING:
+            late = now - exchange.started_ns > self._connect_ns
+            return f"connect after {limits.connect_s:g} s" if late else None
+        if not exchange.reads and connection.phase == HEAD:
+            late = now - exchange.sent_ns > self._first_byte_ns
+            return f"first byte after {limits.first_byte_s:g} s" if late else None
+        last_ns = exchange.reads[-1] if exchange.reads else connection.since_ns
+        return (
+            f"between bytes after {limits.between_bytes_s:g} s" if now - last_ns > self._between_ns else None
+        )

@@ -1,0 +1,76 @@
+"""Server-sent events out of a byte stream that may be cut anywhere (WHATWG HTML, section 9.2)."""
+
+from __future__ import annotations
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventStream:
+    """Splits a stream into the data of its events.
+
+    ``feed`` returns the data of every event that the block completes; an event is complete at the blank line behind
+    it. Lines end in LF, CRLF or CR; comments, ``id`` and ``retry`` are dropped; several data lines are joined by LF.
+    ``failed`` is the data of the first event whose type is ``error``.
+    """
+
+    __slots__ = ("_after_cr", "_first", "_rest", "failed")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._after_cr = False
+        self._first = True
+        self.failed: bytes | None = None
+
+    def feed(self, block: bytes) -> list[bytes]:
+        """The data of the events that end in ``block``."""
+        if self._after_cr or b"\r" in block:
+            block = self._line_feeds(block)
+        pieces = (self._rest + block).split(b"\n\n")
+        self._rest = pieces.pop()
+        events = []
+        for piece in pieces:
+            if piece.startswith(b"data: ") and b"\n" not in piece:
+                events.append(piece[6:])
+                self._first = False
+            else:
+                data = self._parse(piece)
+                if data is not None:
+                    events.append(data)
+        return events
+
+    def finish(self) -> list[bytes]:
+        """The data of a last event that lacks its blank line, once the whole body has come.
+
+        The standard drops such an event. Its tokens were received all the same, and servers exist that forget the
+        last blank line, so here it counts.
+        """
+        rest, self._rest = self._rest, b""
+        data = self._parse(rest) if rest else None
+        return [] if data is None else [data]
+
+    def _line_feeds(self, block: bytes) -> bytes:
+        """Turn CRLF and CR into LF. A CR ends its line at once; an LF that follows in the next block is skipped."""
+        if self._after_cr and block:
+            block = block.removeprefix(b"\n")
+            self._after_cr = False
+        if block.endswith(b"\r"):
+            self._after_cr = True
+        return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _parse(self, piece: bytes) -> bytes | None:
+        """The data of one event given as its lines; ``None`` when it has none."""
+        if self._first:
+            piece = piece.removeprefix(_BOM)
+            self._first = False
+        lines = []
+        kind = b""
+        for line in piece.split(b"\n"):
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                lines.append(value.removeprefix(b" "))
+            elif name == b"event":
+                kind = value.removeprefix(b" ")
+        data = b"\n".join(lines) if lines else None
+        if kind == b"error" and self.failed is None:
+            self.failed = data or b""
+        return data or None
