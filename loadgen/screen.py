@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -23,11 +24,13 @@ from rich.table import Table
 from rich.text import Text
 
 from loadgen.board import Board
-from loadgen.doctor import Section
 from loadgen.progress import ResultRow, clean
 from loadgen.report.tables import Table as PlainTable
 from loadgen.report.tables import holds_figures
 from loadgen.units import show_duration, show_number, show_rate, show_s
+
+if TYPE_CHECKING:
+    from loadgen.doctor import Section
 
 PERIOD_S = 0.25
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -1,0 +1,159 @@
+"""GPU tests run where there is a GPU; builders of the records that many tests need."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from loadgen.environment import visible_gpus
+from loadgen.models import PRESETS
+from loadgen.records import (
+    Caveat,
+    Dist,
+    Failure,
+    LoadSpec,
+    Reply,
+    Sample,
+    ServerSpec,
+    Summary,
+    Trial,
+    TrialResult,
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what needs a GPU on a machine that has none."""
+    if not any(item.get_closest_marker("gpu") for item in items) or visible_gpus():
+        return
+    without = [item for item in items if item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=without)
+    items[:] = [item for item in items if item not in without]
+
+
+class Build:
+    """Records with plausible values; whatever a test is about is given by name."""
+
+    client = Caveat(
+        kind="client-limited", message="event loop 12 ms late at p99", remedy="use --workers 4", client=True
+    )
+    spread = Caveat(kind="spread", message="stdev is 12 % of the mean", remedy="measure more requests")
+    out_of_memory = Failure(
+        error="ServerOutOfMemory", message="CUDA out of memory\n  | the log's tail", phase="load"
+    )
+
+    def trial(
+        self,
+        batch: int = 1,
+        input_tokens: int = 20,
+        output_tokens: int = 20,
+        *,
+        tp: int = 1,
+        framework: str = "hf",
+        repeat: int = 0,
+        server: ServerSpec | None = None,
+        **load: Any,
+    ) -> Trial:
+        spec = server or ServerSpec(
+            framework=framework, model=PRESETS["llama-13b"], tp=tp, gpus=tuple(range(tp)), options={"engine": "generate"}
+        )  # fmt: skip
+        shape = {"kind": "static", "batch_size": batch, "requests": 20, "warmup": 2} | load
+        sent = LoadSpec(input_tokens=input_tokens, output_tokens=output_tokens, **shape)  # type: ignore[arg-type]
+        name = f"{spec.framework}-{spec.tp}-{shape}-{input_tokens}-{output_tokens}-{repeat}"
+        return Trial(id=name, load=sent, server=spec, repeat=repeat)
+
+    def endpoint_trial(self, **load: Any) -> Trial:
+        trial = self.trial(**load)
+        return replace(
+            trial, id="endpoint", server=None, url="http://127.0.0.1:8000", model_name="some-llama"
+        )
+
+    def dist(self, value: float, n: int = 20) -> Dist:
+        return Dist(
+            n=n, mean=value, stdev=value / 100, min=value * 0.9, p50=value, p90=value * 1.1, p95=value * 1.15,
+            p99=value * 1.2, max=value * 1.3,
+        )  # fmt: skip
+
+    def summary(self, trial: Trial, e2e_s: float = 1.0, **changes: Any) -> Summary:
+        load = trial.load
+        out = load.batch_size * load.output_tokens
+        summary = Summary(
+            requests_ok=load.requests,
+            requests_failed=0,
+            errors={},
+            duration_s=load.requests * e2e_s,
+            e2e_s=self.dist(e2e_s),
+            ttft_s=self.dist(e2e_s / 10),
+            tpot_s=self.dist(e2e_s / load.output_tokens),
+            itl_s=self.dist(e2e_s / load.output_tokens),
+            latency_per_output_token_s=self.dist(e2e_s / load.output_tokens),
+            send_lag_s=None,
+            output_tokens=load.requests * out,
+            input_tokens=load.requests * load.batch_size * load.input_tokens,
+            output_tokens_per_s=out / e2e_s,
+            total_tokens_per_s=(out + load.batch_size * load.input_tokens) / e2e_s,
+            requests_per_s=1 / e2e_s,
+            in_flight_mean=0.99,
+            in_flight_max=1,
+        )
+        return replace(summary, **changes)
+
+    def result(
+        self,
+        trial: Trial,
+        e2e_s: float = 1.0,
+        *,
+        caveats: tuple[Caveat, ...] = (),
+        failure: Failure | None = None,
+        wall_s: float = 10.0,
+        environment: str = "",
+        **summary: Any,
+    ) -> TrialResult:
+        return TrialResult(
+            trial=trial,
+            environment=environment,
+            engine={} if failure else {"engine": "transformers/generate", "torch": "2.13.0", "pid": 1},
+            started="2024-01-01T00:00:00+00:00",
+            wall_s=wall_s,
+            summary=None if failure else self.summary(trial, e2e_s, **summary),
+            caveats=caveats,
+            failure=failure,
+        )
+
+    def sample(
+        self,
+        seq: int = 0,
+        *,
+        sent_ms: float = 0,
+        e2e_ms: float = 100,
+        ttft_ms: float | None = 10,
+        due_ms: float | None = None,
+        tokens: tuple[int, ...] = (20,),
+        error: str | None = None,
+        phase: str = "measured",
+    ) -> Sample:
+        sent_ns, end_ns = int(sent_ms * 1e6), int((sent_ms + e2e_ms) * 1e6)
+        arrivals = () if ttft_ms is None else (int((sent_ms + ttft_ms) * 1e6), end_ns)
+        reply = Reply(
+            seq=seq,
+            sent_ns=sent_ns,
+            end_ns=end_ns,
+            token_ns=arrivals,
+            tokens_per_arrival=(1, sum(tokens) - 1) if arrivals else (),
+            output_tokens=None if error else tokens,
+            error=error,
+        )
+        return Sample(
+            phase=phase,  # type: ignore[arg-type]
+            batch_size=len(tokens),
+            input_tokens=20,
+            output_tokens_asked=tokens[0],
+            due_ns=None if due_ms is None else int(due_ms * 1e6),
+            reply=reply,
+        )
+
+
+@pytest.fixture(scope="session")
+def build() -> Build:
+    return Build()
