@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadgen.distribution import EXACT_VALUES, Values, dist
 from loadgen.metrics import (
-    EXACT_VALUES,
     Accumulator,
-    Values,
-    dist,
+    FlightTime,
     in_flight,
     summarise,
     token_gaps_ns,
@@ -229,5 +228,10 @@ def test_in_flight_equals_a_step_by_step_count(spans: list[tuple[int, int]]) -> 
     depth = [sum(s <= at < e for s, e in zip(sent, end, strict=True)) for at in range(min(sent), until)]
     average, most = in_flight(sent, end)
     assert average == pytest.approx(sum(depth) / len(depth))
+    fed = FlightTime()
+    last = max(sent)
+    for start, stop in zip(sent, end, strict=True):
+        fed.add(start, stop, more=stop <= last)
+    assert fed.mean() == pytest.approx(average)
     at_sends = [sum(s <= at < e for s, e in zip(sent, end, strict=True)) for at in sent]
     assert most == max(at_sends)

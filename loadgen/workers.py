@@ -1,0 +1,299 @@
+"""Load from several processes, where one core is not enough.
+
+Each worker is a fresh interpreter with its own connections, event loop and share of the schedule; nothing is said
+per request. Talk with the parent is one line of JSON each: job → worker, ``ready`` → parent (connections open,
+warm-up drained), start instant → worker (the monotonic clock is one for all processes of a host), outcome → parent.
+Samples go to a part file per worker, and are merged by the time they ended.
+
+A worker dies with its parent: its standard input closes, and the kernel kills it besides. A worker that dies early
+fails the trial: a load that silently got lower would look like a faster server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import heapq
+import importlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, cast
+
+import orjson
+
+from loadgen.errors import BadInput, LoadgenError, WorkerDied
+from loadgen.flight import OnSample
+from loadgen.load import LoadOutcome, places_of, run_here
+from loadgen.metrics import in_flight
+from loadgen.protocols import DriverFactory
+from loadgen.quality import Figures, ReplyFigures, client_quality
+from loadgen.records import OPEN_LOOP, Sample, Trial
+from loadgen.store import SampleWriter, from_json, read_samples
+from loadgen.units import nanoseconds
+
+START_IN_S = 0.1  # every worker must have read the start instant before it comes
+STOP_S = 15.0  # for a worker to write what has come, once told to stop
+PR_SET_PDEATHSIG = 1
+
+
+def run_workers(
+    trial: Trial,
+    base_url: str,
+    make_driver: DriverFactory,
+    driver_options: Mapping[str, Any],
+    on_sample: OnSample,
+    *,
+    workers: int,
+) -> LoadOutcome:
+    """Send a trial's load from ``workers`` processes; raises WorkerDied when one fails, as soon as it does.
+
+    Interrupted, it hands out the samples that every worker had, and raises on.
+    """
+    places_of(trial.load, (0, workers))  # says so here and now when there is not a request for each
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loadgen-workers-")))
+        job = {
+            "trial": asdict(trial),
+            "base_url": base_url,
+            "make_driver": _import_name(make_driver),
+            "driver_options": dict(driver_options),
+            "workers": workers,
+        }
+        crew = [stack.enter_context(_Worker(number, folder, job)) for number in range(workers)]
+        try:
+            _wait_for_all(crew, "ready")
+            start_ns = time.monotonic_ns() + nanoseconds(START_IN_S)
+            for worker in crew:
+                worker.tell({"start_ns": start_ns})
+            outcomes = [answer["outcome"] for answer in _wait_for_all(crew, "outcome")]
+        except KeyboardInterrupt:
+            for worker in crew:
+                worker.stop()
+            _merge([worker.part for worker in crew if worker.part.exists()], on_sample)
+            raise
+        for worker in crew:
+            worker.finish()
+        return _joined(trial, outcomes, start_ns, _merge([worker.part for worker in crew], on_sample))
+
+
+def _import_name(make_driver: DriverFactory) -> str:
+    name = f"{make_driver.__module__}:{getattr(make_driver, '__qualname__', '?')}"
+    try:
+        found: object = _imported(name)
+    except (ImportError, AttributeError):
+        found = None
+    if found is not make_driver:
+        raise BadInput(f"make_driver = {name}: workers cannot import it (accepted: a module's own function)")
+    return name
+
+
+def _imported(name: str) -> DriverFactory:
+    module, _, attribute = name.partition(":")
+    return cast(DriverFactory, getattr(importlib.import_module(module), attribute))
+
+
+class _Worker:
+    """One child process, as its parent sees it."""
+
+    def __init__(self, number: int, folder: Path, job: Mapping[str, Any]) -> None:
+        self.number, self.part = number, folder / f"{number}.parquet"
+        self._log = folder / f"{number}.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "loadgen.workers"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C goes to the parent, which stops its workers in order
+                env={**os.environ, "LOADGEN_PARENT": str(os.getpid())},
+            )
+        assert self.process.stdout is not None
+        self.output = self.process.stdout.fileno()
+        self._said = b""
+        self.tell({**job, "number": number, "part": str(self.part)})
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        assert self.process.stdin is not None
+        line = memoryview(orjson.dumps(message) + b"\n")
+        try:
+            while line:
+                line = line[self.process.stdin.write(line) or 0 :]
+        except BrokenPipeError:
+            self.died()
+
+    def hear(self) -> dict[str, Any] | None:
+        """What it says, once a whole line is there. Raises WorkerDied at the end of its output."""
+        got = os.read(self.output, 1 << 20)
+        if not got:
+            self.died()
+        self._said += got
+        if not self._said.endswith(b"\n"):
+            return None
+        line, self._said = self._said, b""
+        return cast(dict[str, Any], orjson.loads(line))
+
+    def died(self) -> None:
+        code = self.process.wait(STOP_S)
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        tail = "".join(f"\n  | {line}" for line in self._log.read_text(errors="replace").splitlines()[-12:])
+        raise WorkerDied(f"load generator worker {self.number} ended early ({how}){tail}")
+
+    def stop(self) -> None:
+        """Have it write what it has, and wait for that."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def finish(self) -> None:
+        if self.process.wait(STOP_S) != 0:
+            self.died()
+
+
+def _wait_for_all(crew: list[_Worker], key: str) -> list[dict[str, Any]]:
+    """The next message of each worker. Raises WorkerDied as soon as one ends instead, LoadgenError for its fault."""
+    waiting = {worker.output: worker for worker in crew}
+    heard: dict[int, dict[str, Any]] = {}
+    while waiting:
+        for pipe in select.select(list(waiting), [], [])[0]:
+            worker = waiting[pipe]
+            message = worker.hear()
+            if message is None:
+                continue
+            if "error" in message:
+                kind = BadInput if message["bad_input"] else LoadgenError
+                raise kind(f"load generator worker {worker.number}: {message['error']}")
+            assert key in message
+            heard[worker.number] = message
+            del waiting[pipe]
+    return [heard[worker.number] for worker in crew]
+
+
+class _Merged:
+    """What the merged samples say, besides being handed on."""
+
+    def __init__(self) -> None:
+        self.replies = ReplyFigures()
+        self.sent_ns, self.end_ns = array("q"), array("q")
+
+
+def _merge(parts: list[Path], on_sample: OnSample) -> _Merged:
+    merged = _Merged()
+    samples: Iterator[Sample] = heapq.merge(*map(read_samples, parts), key=lambda sample: sample.reply.end_ns)
+    for sample in samples:
+        if sample.phase == "measured":
+            merged.replies.add(sample.reply, sample.due_ns)
+            merged.sent_ns.append(sample.reply.sent_ns)
+            merged.end_ns.append(sample.reply.end_ns)
+        on_sample(sample, 0)
+    return merged
+
+
+def _joined(trial: Trial, outcomes: list[dict[str, Any]], start_ns: int, merged: _Merged) -> LoadOutcome:
+    target = None if trial.load.kind in OPEN_LOOP else trial.load.concurrency
+    figures = tuple(Figures(**one) for outcome in outcomes for one in outcome["processes"])
+    mean, most = in_flight(merged.sent_ns, merged.end_ns)
+
+    def total(key: str) -> int:
+        return sum(outcome[key] for outcome in outcomes)
+
+    return LoadOutcome(
+        quality=client_quality(figures, merged.replies, target),
+        in_flight_mean=mean,
+        in_flight_max=most,
+        in_flight_target=target,
+        start_ns=start_ns,
+        requests_sent=total("requests_sent"),
+        requests_failed=total("requests_failed"),
+        warmup_sent=total("warmup_sent"),
+        warmup_failed=total("warmup_failed"),
+        processes=figures,
+    )
+
+
+# The child's side.
+
+
+def main() -> int:
+    """One worker: its job on standard input, its outcome on standard output."""
+    _die_with(int(os.environ.pop("LOADGEN_PARENT")))
+    stdout = sys.stdout.buffer
+    job = orjson.loads(sys.stdin.buffer.readline())
+    trial = from_json(Trial, orjson.dumps(job["trial"]))
+    part = SampleWriter(Path(job["part"]))
+    try:
+        outcome = run_here(
+            trial,
+            job["base_url"],
+            _imported(job["make_driver"]),
+            job["driver_options"],
+            lambda sample, _: part.add(sample),
+            share=(job["number"], job["workers"]),
+            agree_start=lambda: _agree(stdout),
+        )
+    except LoadgenError as error:
+        _say(stdout, {"error": str(error), "bad_input": isinstance(error, BadInput)})
+        return 1
+    finally:
+        part.close()
+    _say(stdout, {"outcome": asdict(outcome)})
+    return 0
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however it ends."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the parent of this worker has ended already")
+
+
+async def _agree(stdout: IO[bytes]) -> int:
+    """Report ready, and wait for the start instant. From then on a closed input means that the parent has gone."""
+    loop, me = asyncio.get_running_loop(), asyncio.current_task()
+    assert me is not None
+    start: asyncio.Future[int] = loop.create_future()
+
+    def heard() -> None:
+        line = os.read(0, 4096)
+        if line and not start.done():
+            start.set_result(int(orjson.loads(line)["start_ns"]))
+        elif not line:
+            loop.remove_reader(0)
+            me.cancel()
+
+    loop.add_reader(0, heard)
+    _say(stdout, {"ready": True})
+    return await start
+
+
+def _say(stdout: IO[bytes], message: Mapping[str, Any]) -> None:
+    stdout.write(orjson.dumps(message) + b"\n")
+    stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
