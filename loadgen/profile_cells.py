@@ -47,7 +47,7 @@ def _check_sections(tables: Tables, problems: Problems) -> None:
         for key in (*SERVER_AXES, "options"):
             if key in block.model_fields_set:
                 why = "has no effect: [target] already runs"
-                problems.add(("sweep", number, key), None, why, "keys of [load]")
+                problems.add(("sweep", number, key), getattr(block, key), why, "keys of [load]")
 
 
 def _check_modes(tables: Tables, number: int, block: SweepTable, problems: Problems) -> None:
