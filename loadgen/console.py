@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PERIOD_S = 0.25
 HEARTBEAT_S = 10.0
 BACKLOG_LIMIT = 1 << 16
+HELD_LINES = 12
 
 
 def console(*, live: bool = True, stream: TextIO | None = None) -> LiveConsole | PlainConsole:
@@ -56,11 +57,27 @@ class PlainConsole:
         self._beat_s = clock()
         self._total = self._done = 0
         self._requests = 0
-        self.muted = False
+        self._held: deque[str] | None = None
+
+    def mute(self) -> None:
+        """Follow along in silence, keeping the last lines in case they are needed."""
+        self._held = deque(maxlen=HELD_LINES)
+
+    def unmute(self) -> None:
+        """Tell the last lines, and from now on every one."""
+        held, self._held = self._held or (), None
+        for line in held:
+            self._say(line)
+
+    @property
+    def muted(self) -> bool:
+        return self._held is not None
 
     def _say(self, line: str) -> None:
-        if not self.muted:
-            print(clean(line), file=self._stream, flush=True)
+        if self._held is not None:
+            self._held.append(line)
+            return
+        print(clean(line), file=self._stream, flush=True)
 
     def plan(self, trials: Sequence[Trial], done: Sequence[TrialResult]) -> None:
         finished = {result.trial.id for result in done}
@@ -120,7 +137,7 @@ class LiveConsole:
         self._thread = threading.Thread(target=self._run, name="live-view", daemon=True)
         self._unsent = bytearray()
         self._plain = PlainConsole(self._stream)  # follows along, to take over when the view fails
-        self._plain.muted = True
+        self._plain.mute()
         self._screen: subprocess.Popen[bytes] | None = None
 
     def plan(self, trials: Sequence[Trial], done: Sequence[TrialResult]) -> None:
@@ -160,10 +177,10 @@ class LiveConsole:
         assert self._screen is not None
         assert self._screen.stdin is not None
         if self._plain.muted:
-            self._deliver(deadline_s=time.monotonic() + 2)
+            self._deliver(deadline_s=time.monotonic() + 1)
         try:
             self._screen.stdin.close()
-            self._screen.wait(timeout=3)
+            self._screen.wait(timeout=2)
         except (BrokenPipeError, subprocess.TimeoutExpired):  # dead, or stopped by a paused terminal
             self._screen.kill()
             self._screen.wait()
@@ -210,9 +227,9 @@ class LiveConsole:
                     time.sleep(0.02)
         except BrokenPipeError:
             self._unsent.clear()
-            self._plain.muted = False
-            self._stream.write("\x1b[?25h")  # the view hid the cursor
-            self._plain.note("\nthe live view ended early; going on in plain lines")
+            self._stream.write("\x1b[?25h\n")  # the view hid the cursor
+            self._plain.unmute()
+            self._plain.note("the live view ended early: its last news again above, from here on plain lines")
 
 
 def _payload(kind: str, args: tuple[Any, ...]) -> Any:

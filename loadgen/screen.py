@@ -75,7 +75,7 @@ def frame(board: Board, width: int, height: int, now_s: float) -> RenderableType
     room = height - len(parts) - 2  # a blank line and the table's head
     if room > 0 and board.finished:
         parts += [Text(), finished_table(board.finished, width, room)]
-    return Group(*parts)
+    return Group(*parts[:height])
 
 
 def _line(*parts: str | tuple[str, str]) -> Text:

@@ -56,8 +56,12 @@ class Build:
         **load: Any,
     ) -> Trial:
         spec = server or ServerSpec(
-            framework=framework, model=PRESETS["llama-13b"], tp=tp, gpus=tuple(range(tp)), options={"engine": "generate"}
-        )  # fmt: skip
+            framework=framework,
+            model=PRESETS["llama-13b"],
+            tp=tp,
+            gpus=tuple(range(tp)),
+            options={"engine": "generate"},
+        )
         shape = {"kind": "static", "batch_size": batch, "requests": 20, "warmup": 2} | load
         sent = LoadSpec(input_tokens=input_tokens, output_tokens=output_tokens, **shape)  # type: ignore[arg-type]
         name = f"{spec.framework}-{spec.tp}-{shape}-{input_tokens}-{output_tokens}-{repeat}"
