@@ -1,0 +1,101 @@
+"""Framework ``null``: no model at all. Tokens come at set times, so that the client itself can be measured.
+
+It answers like an engine over the same protocol, with a made-up token at every step of an absolute schedule, and logs
+when each was really sent. Whatever differs in the client's figures is the client's error (``loadgen calibrate``).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import loadgen
+from loadgen.errors import BadInput
+from loadgen.protocols import Command, Need
+from loadgen.records import ServerSpec
+
+ENGINE = "null (no model)"
+NUMBERS = ("ttft_ms", "itl_ms")
+LONGEST_MS = 3_600_000.0
+
+
+class Null:
+    """See protocols.Framework."""
+
+    name = "null"
+    protocol = "openai"
+    ports = 1
+    options: Mapping[str, str] = {
+        "ttft_ms": "milliseconds from a request to its first token, from 0. Default 0",
+        "itl_ms": "milliseconds from token to token, from 0 (0: as fast as possible). Default 0",
+        "coalesce": "true: tokens that are due together leave in one write; false: one write each. Default false",
+        "log": "file for the true send times, relative to the server's run folder. Default none",
+    }
+
+    def check(self, spec: ServerSpec) -> None:
+        """Raise BadInput for options it does not have, and for a model split over devices: there is no model."""
+        for key, value in spec.options.items():
+            if key not in self.options:
+                raise BadInput(f"null: unknown option {key!r} (accepted: {', '.join(self.options)})")
+            if key in NUMBERS and not _is_duration(value):
+                raise BadInput(f"null: option {key} = {value!r} (accepted: 0 to {LONGEST_MS:.0f})")
+            if key == "coalesce" and not isinstance(value, bool):
+                raise BadInput(f"null: option coalesce = {value!r} (accepted: true, false)")
+            if key == "log" and not isinstance(value, str):
+                raise BadInput(f"null: option log = {value!r} (accepted: a file name)")
+        if spec.tp != 1 or spec.pp != 1:
+            raise BadInput(f"null: tp = {spec.tp}, pp = {spec.pp}: there is no model to split (accepted: 1)")
+        if spec.gpus:
+            raise BadInput(f"null: gpus = {list(spec.gpus)}: there is no model to place (accepted: none)")
+
+    def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
+        """How to start the child: the standard library is all it needs."""
+        port = spec.port or ports[0]
+        base = f"http://{_url_host(spec.host)}:{port}"
+        options = spec.options
+        log = str(options.get("log", ""))
+        argv = [
+            spec.python or sys.executable,
+            os.path.join(os.path.dirname(os.path.abspath(loadgen.__file__)), "_child.py"),
+            os.path.dirname(os.path.abspath(__file__)),
+            "loadgen.servers._null_server",
+            *("--host", spec.host, "--port", str(port), "--model", spec.model.name),
+            *("--ttft-ms", str(options.get("ttft_ms", 0)), "--itl-ms", str(options.get("itl_ms", 0))),
+        ]
+        if options.get("coalesce", False):
+            argv.append("--coalesce")
+        if log:
+            argv += ["--log", os.path.join(run_dir, log)]
+        return Command(
+            argv=tuple(argv),
+            ready_url=f"{base}/health",
+            base_url=base,
+            info_url=f"{base}/info",
+            stop_timeout_s=10.0,
+        )
+
+    def driver_options(self, spec: ServerSpec) -> Mapping[str, Any]:
+        """Requests carry their number, under which the log keeps their send times."""
+        return {"request_ids": True}
+
+    def needs(self) -> Sequence[Need]:
+        """Nothing but Python on Linux."""
+        ok = sys.platform == "linux"
+        return [Need(name="linux", ok=ok, found=sys.platform, remedy="" if ok else "run it on Linux (epoll)")]
+
+
+def _is_duration(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(float(str(value))) and 0 <= float(str(value)) <= LONGEST_MS
+
+
+def _url_host(host: str) -> str:
+    if host in ("0.0.0.0", "::"):  # a wildcard is where to listen, not where to connect
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
+    return f"[{host}]" if ":" in host else host
+
+
+FRAMEWORK = Null()
