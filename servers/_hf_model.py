@@ -111,7 +111,7 @@ def _random(
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     stages = layer_devices(spec.model, spec.pp) if spec.pp > 1 else None
-    dims = tensor_parallel.split_dims(model) if spec.tp > 1 else {}
+    dims = tensor_parallel.split_dims(model)  # for one rank too: the cut decides the values
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if spec.model.tied and name == "lm_head.weight":
             continue

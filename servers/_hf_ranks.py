@@ -113,9 +113,11 @@ class Followers:
 
 def rank_environment(rank: int, size: int) -> dict[str, str]:
     """What torch.distributed and transformers read. All ranks are of one host: loopback is enough, and private."""
+    cores = len(os.sched_getaffinity(0))
     return {
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": str(max(1, cores // size)),  # ranks that each use every core starve one another
         **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
