@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from loadgen import frameworks
-from loadgen.environment import gpu_memory_used, read_gpus, source_commit
+from loadgen.environment import gpu_memory_used, package_versions, read_gpus, source_commit
 from loadgen.errors import LoadgenError
 from loadgen.process import free_ports
 from loadgen.protocols import Need
@@ -84,8 +84,7 @@ def _group(distribution: str, extra: str, names: Sequence[str]) -> Need:
         except metadata.PackageNotFoundError:
             lacking.append(name)
     wanted = f"[{extra}]" if extra else ""
-    source = source_commit() is not None
-    target = f"-e '.{wanted}'" if source else f"'{distribution}{wanted}'"
+    target = f"-e '.{wanted}'" if checkout() else f"'{distribution}{wanted}'"
     return Need(
         name=f"libraries of {distribution}{wanted}",
         ok=not lacking,
@@ -121,6 +120,16 @@ def gpus() -> list[Need]:
                 ok=not busy,
                 found=words,
                 remedy="end what uses it: nvidia-smi lists it",
+            )
+        )
+    torch = package_versions(["torch"]).get("torch", "")
+    if "+cpu" in torch:
+        needs.append(
+            Need(
+                name="torch for CUDA",
+                ok=False,
+                found=f"torch {torch} cannot use these GPUs",
+                remedy=f"{sys.executable} -m pip install --force-reinstall 'torch=={torch.partition('+')[0]}'",
             )
         )
     return needs
@@ -180,17 +189,22 @@ def disk(results: Path, least: int = DISK_BYTES) -> Need:
     return Need(name=name, ok=free >= least, found=f"{show_bytes(free)} free", remedy=remedy)
 
 
+def checkout() -> Path | None:
+    """The checkout that loadgen runs from, if it is one."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / ".git").exists() else None
+
+
 def git() -> Need:
     """Results name the commit they were measured with; an installed release needs no git."""
-    commit = source_commit()
+    commit, root = source_commit(), checkout()
     if commit is not None:
         return Need(name="git", ok=True, found=f"commit {commit}")
-    if not (Path(__file__).resolve().parents[1] / ".git").exists():
+    if root is None:
         return Need(
             name="git", ok=True, found=f"not a checkout: version {metadata.version('loadgen')} is recorded"
         )
     if shutil.which("git") is None:
         return Need(name="git", ok=False, found="no git program", remedy="apt-get install git")
-    root = Path(__file__).resolve().parents[1]
     remedy = f"git config --global --add safe.directory {root}"
     return Need(name="git", ok=False, found="git does not read this checkout", remedy=remedy)

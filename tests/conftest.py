@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -79,25 +80,25 @@ class Build:
             p99=value * 1.2, max=value * 1.3,
         )  # fmt: skip
 
-    def summary(self, trial: Trial, e2e_s: float = 1.0, **changes: Any) -> Summary:
+    def summary(self, trial: Trial, latency_s: float, changes: Mapping[str, Any]) -> Summary:
         load = trial.load
         out = load.batch_size * load.output_tokens
         summary = Summary(
             requests_ok=load.requests,
             requests_failed=0,
             errors={},
-            duration_s=load.requests * e2e_s,
-            e2e_s=self.dist(e2e_s),
-            ttft_s=self.dist(e2e_s / 10),
-            tpot_s=self.dist(e2e_s / load.output_tokens),
-            itl_s=self.dist(e2e_s / load.output_tokens),
-            latency_per_output_token_s=self.dist(e2e_s / load.output_tokens),
+            duration_s=load.requests * latency_s,
+            e2e_s=self.dist(latency_s),
+            ttft_s=self.dist(latency_s / 10),
+            tpot_s=self.dist(latency_s / load.output_tokens),
+            itl_s=self.dist(latency_s / load.output_tokens),
+            latency_per_output_token_s=self.dist(latency_s / load.output_tokens),
             send_lag_s=None,
             output_tokens=load.requests * out,
             input_tokens=load.requests * load.batch_size * load.input_tokens,
-            output_tokens_per_s=out / e2e_s,
-            total_tokens_per_s=(out + load.batch_size * load.input_tokens) / e2e_s,
-            requests_per_s=1 / e2e_s,
+            output_tokens_per_s=out / latency_s,
+            total_tokens_per_s=(out + load.batch_size * load.input_tokens) / latency_s,
+            requests_per_s=1 / latency_s,
             in_flight_mean=0.99,
             in_flight_max=1,
         )
@@ -106,7 +107,7 @@ class Build:
     def result(
         self,
         trial: Trial,
-        e2e_s: float = 1.0,
+        latency_s: float = 1.0,
         *,
         caveats: tuple[Caveat, ...] = (),
         failure: Failure | None = None,
@@ -120,7 +121,7 @@ class Build:
             engine={} if failure else {"engine": "transformers/generate", "torch": "2.13.0", "pid": 1},
             started="2024-01-01T00:00:00+00:00",
             wall_s=wall_s,
-            summary=None if failure else self.summary(trial, e2e_s, **summary),
+            summary=None if failure else self.summary(trial, latency_s, summary),
             caveats=caveats,
             failure=failure,
         )
