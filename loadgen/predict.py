@@ -1,7 +1,6 @@
 """What a plan will need before anything runs: memory per GPU, and time by the ceilings of the device.
 
-Formulas of the roofline, symbols as in ``models``: B sequences, S input and n output tokens of each, P' the
-parameters without the embedding look-up. Communication between GPUs is left out, so every floor is a true floor.
+Communication between GPUs is left out of the times, so every floor is a true floor.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadgen.devices import Device, device_named
-from loadgen.models import DTYPE_BYTES, PRESETS, kv_bytes_per_token, parameters, weight_bytes
-from loadgen.records import OPEN_LOOP, LoadSpec, ModelSpec, ServerSpec, Trial
+from loadgen.ceilings import Ceilings, datasheet
+from loadgen.models import PRESETS, kv_bytes_per_token, weight_bytes
+from loadgen.physics import request_floor
+from loadgen.records import OPEN_LOOP, LoadSpec, ServerSpec, Trial
 from loadgen.units import show_bytes
 
 REACHED = 0.5  # of the ceilings, what serving engines commonly reach
@@ -50,34 +50,34 @@ class Outlook:
     estimate_s: float | None
 
 
-def outlook(trials: Sequence[Trial], server_starts: int, device: Device | None) -> Outlook:
+def outlook(trials: Sequence[Trial], server_starts: int, ceilings: Ceilings | None) -> Outlook:
     """Predictions for every trial, and their sums; a sum is ``None`` when any part of it is."""
-    predictions = tuple(predict(trial, device) for trial in trials)
+    predictions = tuple(predict(trial, ceilings) for trial in trials)
     estimate = _sum([p.estimate_s for p in predictions])
     return Outlook(
         predictions=predictions,
         server_starts=server_starts,
-        device=f"{device.name}, {device.source}" if device else None,
+        device=f"{ceilings.device}, {ceilings.source}" if ceilings else None,
         at_least_s=_sum([p.at_least_s for p in predictions]),
         estimate_s=None if estimate is None else estimate + server_starts * SERVER_START_S,
     )
 
 
-def predict(trial: Trial, device: Device | None) -> Prediction:
-    """What one trial needs; ``device`` is one of the server's GPUs, ``None`` when unknown."""
+def predict(trial: Trial, ceilings: Ceilings | None) -> Prediction:
+    """What one trial needs; ``ceilings`` are those of one of the server's devices, ``None`` when unknown."""
     server, load = trial.server, trial.load
     if server is None:
         return Prediction(trial_id=trial.id)
     batch = _sequences(load)
-    tokens = batch * (load.input_tokens + load.output_tokens) if batch is not None else None
+    length = load.input_tokens + load.output_tokens
     per_token = kv_bytes_per_token(server.model, server.dtype, server.tp, server.pp)
-    known = device is not None and server.gpus and server.dtype in device.flops_per_s
-    floor = _call_s(server, load, batch or 1, device) if known and device else None
-    guess = _call_s(server, load, batch or 1, device, engine=True) if known and device else None
+    # A GPU's ceilings say nothing of a server on the CPU.
+    here = ceilings is not None and ceilings.shared != bool(server.gpus)
+    floor, guess = _call_s(server, load, batch or 1, ceilings) if here and ceilings else (None, None)
     return Prediction(
         trial_id=trial.id,
         weight_bytes=weight_bytes(server.model, server.dtype, server.tp, server.pp),
-        kv_bytes=None if tokens is None else tokens * per_token,
+        kv_bytes=None if batch is None else batch * length * per_token,
         floor_s=floor,
         at_least_s=_trial_s(load, floor),
         estimate_s=_trial_s(load, guess),
@@ -86,39 +86,34 @@ def predict(trial: Trial, device: Device | None) -> Prediction:
 
 def check_fit(trials: Sequence[Trial], memory_bytes: int) -> list[str]:
     """A warning for each server of which some trials are predicted not to fit into a GPU of ``memory_bytes``."""
-    over: dict[str, list[tuple[int, Trial]]] = {}
-    total: dict[str, int] = {}
+    needs: dict[str, list[tuple[int, LoadSpec]]] = {}
     for trial in trials:
-        if trial.server is None or not trial.server.gpus:
-            continue
-        label = (
-            f"{trial.server.framework} {trial.server.model.name} tp={trial.server.tp} pp={trial.server.pp}"
-        )
-        total[label] = total.get(label, 0) + 1
-        need = predict(trial, None)
-        if (need.weight_bytes or 0) + (need.kv_bytes or 0) > memory_bytes:
-            over.setdefault(label, []).append(((need.weight_bytes or 0) + (need.kv_bytes or 0), trial))
+        server, found = trial.server, predict(trial, None)
+        if server is not None and server.gpus:
+            label = f"{server.framework} {server.model.name} tp={server.tp} pp={server.pp}"
+            need = (found.weight_bytes or 0) + (found.kv_bytes or 0)
+            needs.setdefault(label, []).append((need, trial.load))
     warnings = []
-    for label, misfits in over.items():
-        need_bytes, least = min(misfits, key=lambda misfit: misfit[0])
-        load = least.load
+    for label, every in needs.items():
+        misfits = [(need, load) for need, load in every if need > memory_bytes]
+        if not misfits:
+            continue
+        need, load = min(misfits, key=lambda misfit: misfit[0])
         warnings.append(
-            f"{label}: {len(misfits)} of {total[label]} trials are predicted not to fit; the smallest of them "
+            f"{label}: {len(misfits)} of {len(every)} trials are predicted not to fit; the smallest of them "
             f"(batch {_sequences(load) or 1}, {load.input_tokens} in, {load.output_tokens} out) needs "
-            f"{show_bytes(need_bytes)} for weights and KV cache, a GPU has {show_bytes(memory_bytes)}"
+            f"{show_bytes(need)} for weights and KV cache, a GPU has {show_bytes(memory_bytes)}"
         )
     return warnings
 
 
 def relative_cost(trial: Trial) -> float:
     """A number that is larger for trials that take longer, comparable among trials of one server."""
-    device = device_named("H200")
-    assert device is not None
+    nominal = datasheet("H200")
     model = trial.server.model if trial.server else PRESETS["llama-7b"]
-    server = ServerSpec(
-        framework="", model=model, tp=trial.server.tp if trial.server else 1, dtype="bfloat16", gpus=(0,)
-    )
-    return _trial_s(trial.load, _call_s(server, trial.load, _sequences(trial.load) or 1, device)) or 0.0
+    server = ServerSpec(framework="", model=model, tp=trial.server.tp if trial.server else 1)
+    floor, _ = _call_s(server, trial.load, _sequences(trial.load) or 1, nominal) if nominal else (None, None)
+    return _trial_s(trial.load, floor) or 0.0
 
 
 def _sequences(load: LoadSpec) -> int | None:
@@ -128,28 +123,19 @@ def _sequences(load: LoadSpec) -> int | None:
     return load.batch_size if load.kind == "static" else load.concurrency
 
 
-def _call_s(server: ServerSpec, load: LoadSpec, batch: int, device: Device, *, engine: bool = False) -> float:
-    """Prefill and the n − 1 decode steps that follow it: the floor, or a guess for an engine."""
-    model, width = server.model, DTYPE_BYTES[server.dtype]
-    flops_per_s = device.flops_per_s[server.dtype] * server.tp
-    bytes_per_s = device.bytes_per_s * server.tp
-    weights = _weights_read(model)
+def _call_s(
+    server: ServerSpec, load: LoadSpec, batch: int, ceilings: Ceilings
+) -> tuple[float | None, float | None]:
+    """The floor of one wire call, and a guess for an engine; both ``None`` where the dtype has no ceiling."""
+    floor = request_floor(
+        server.model, server.dtype, batch, load.input_tokens, load.output_tokens, ceilings, tp=server.tp
+    )
+    if floor is None:
+        return None, None
+    prefill, decode = (phase.ideal_s / REACHED for phase in floor.phases)
+    launches = LAUNCH_S_PER_LAYER * server.model.layers
     steps = load.output_tokens - 1
-    context = (
-        load.input_tokens + (1 + steps) / 2
-    )  # mean over the steps; both sides of the roof are linear in it
-    kv = kv_bytes_per_token(model, server.dtype)
-    prefill = max(
-        _prefill_flops(model, batch, load.input_tokens) / flops_per_s, weights * width / bytes_per_s
-    )
-    step = max(
-        _decode_flops(model, batch, context) / flops_per_s,
-        (weights * width + batch * context * kv) / bytes_per_s,
-    )
-    if engine:
-        launches = LAUNCH_S_PER_LAYER * model.layers
-        prefill, step = max(prefill / REACHED, launches), max(step / REACHED, launches)
-    return prefill + steps * step
+    return floor.ideal_s, max(prefill, launches) + max(decode, steps * launches)
 
 
 def _trial_s(load: LoadSpec, call_s: float | None) -> float | None:
@@ -165,26 +151,6 @@ def _trial_s(load: LoadSpec, call_s: float | None) -> float | None:
         return None
     mean_rate = load.rate if load.rate_end is None else (load.rate + load.rate_end) / 2
     return load.requests / mean_rate + call_s
-
-
-def _weights_read(model: ModelSpec) -> int:
-    """P': a step reads every parameter but the look-up table, of which it reads one row."""
-    return parameters(model) - (0 if model.tied else model.vocab * model.hidden)
-
-
-def _prefill_flops(model: ModelSpec, batch: int, tokens: int) -> float:
-    """2·(P' − head)·B·S + 2·head·B + 2·L·B·S²·H·d: the head for the last position only, attention causal."""
-    head = model.vocab * model.hidden
-    body = _weights_read(model) - head
-    attention = 2 * model.layers * batch * tokens**2 * model.heads * model.head_dim
-    return 2 * body * batch * tokens + 2 * head * batch + attention
-
-
-def _decode_flops(model: ModelSpec, batch: int, context: float) -> float:
-    """2·P'·B + 4·L·B·s·H·d."""
-    return (
-        2 * _weights_read(model) * batch + 4 * model.layers * batch * context * model.heads * model.head_dim
-    )
 
 
 def _sum(parts: Sequence[float | None]) -> float | None:
