@@ -48,11 +48,12 @@ class Plan:
 def make_plan(profile: Profile) -> Plan:
     """Every cell as a trial, once. Servers come in the order in which the profile first asks for them."""
     trials = {trial.id: trial for trial in map(trial_of, profile.cells)}
-    servers = {key: place for place, key in enumerate(dict.fromkeys(map(_server_key, trials.values())))}
+    keys = {trial.id: _server_key(trial) for trial in trials.values()}
+    servers = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
     places = {id_: place for place, id_ in enumerate(trials)}
 
     def order(trial: Trial) -> tuple[int, int, float, int]:
-        return servers[_server_key(trial)], trial.repeat, relative_cost(trial), places[trial.id]
+        return servers[keys[trial.id]], trial.repeat, relative_cost(trial), places[trial.id]
 
     return Plan(trials=tuple(sorted(trials.values(), key=order)))
 

@@ -53,7 +53,7 @@ def _assignments(tables: dict[str, Any], text: str, file: str) -> list[tuple[Pat
     if not (key and equals and raw):
         raise ProfileError(file, f"--set {text}", None, "is not KEY=VALUE", "tp=4, tp=1,2,4, load.seed=7, …")
     parts = tuple(key.split("."))
-    value = _value(raw, listable=parts[-1] in LISTS or "options" in parts)
+    value = value_of(raw, listable=parts[-1] in LISTS or "options" in parts)
     blocks = [i for i, block in enumerate(_list(tables["sweep"])) if isinstance(block, dict)]
     if parts[0] == "sweep":
         return [(("sweep", i, *parts[1:]), value) for i in blocks]
@@ -84,7 +84,7 @@ def _home(tables: dict[str, Any], name: str, file: str, text: str) -> Path:
     return homes[name]
 
 
-def _value(raw: str, *, listable: bool) -> Any:
+def value_of(raw: str, *, listable: bool) -> Any:
     """TOML where it is TOML, else a list where commas make one, else the bare text."""
     try:
         parsed = tomllib.loads(f"value = {raw}")
@@ -93,7 +93,7 @@ def _value(raw: str, *, listable: bool) -> Any:
     if parsed.keys() == {"value"}:  # a line break in the text could smuggle in others
         return parsed["value"]
     if listable and "," in raw and not raw.startswith("["):
-        return [_value(part.strip(), listable=False) for part in raw.split(",") if part.strip()]
+        return [value_of(part.strip(), listable=False) for part in raw.split(",") if part.strip()]
     return raw
 
 
