@@ -254,8 +254,8 @@ class Flight:
         reply = self._driver.decode(self._raws.popleft())
         due_ns, arrival = self._pending.pop(reply.seq)
         batch = self._load.batch_size
-        if reply.error is None and reply.output_tokens is not None:
-            wrong = length_error(reply.output_tokens, batch, arrival.output_tokens)
+        if reply.error is None:
+            wrong = length_error(reply, batch, arrival.output_tokens)
             if wrong is not None:
                 reply = replace(reply, error=wrong)
         if reply.error is not None:
@@ -289,11 +289,20 @@ class Flight:
                 )
 
 
-def length_error(received: tuple[int, ...], batch_size: int, asked: int) -> str | None:
-    """What ``Sample.error`` says of a reply with another number of sequences or tokens than asked for."""
+def length_error(reply: Reply, batch_size: int, asked: int) -> str | None:
+    """What ``Sample.error`` says of a reply with another number of sequences or tokens than asked for.
+
+    Where tokens are known of the batch as a whole only, that must be right; a reply nobody counted passes.
+    """
+    name, received = WrongLength.__name__, reply.output_tokens
+    if received is None:
+        total = reply.usage_output_tokens
+        if total is not None and total != batch_size * asked:
+            return f"{name}: asked {batch_size} × {asked} tokens, usage says {total} in all"
+        return None
     if len(received) != batch_size:
-        return f"{WrongLength.__name__}: asked {batch_size} sequences, got {len(received)}"
+        return f"{name}: asked {batch_size} sequences, got {len(received)}"
     for place, count in enumerate(received):
         if count != asked:
-            return f"{WrongLength.__name__}: asked {asked}, got {count} (sequence {place})"
+            return f"{name}: asked {asked}, got {count} (sequence {place})"
     return None

@@ -7,7 +7,7 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
@@ -26,7 +26,9 @@ from loadgen.units import nanoseconds
 CLOSE_S = 10.0
 START_LEAD_S = 0.01  # the loop is awake and its alarm set half of this before the first due time
 OPEN_AHEAD = 256  # connections opened before an open loop starts; a driver opens more when it needs them
+STOP_PERIOD_S = 0.25
 Agree = Callable[[], Awaitable[int]]
+Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +146,12 @@ def run_trial_load(
     on_sample: OnSample,
     *,
     workers: int | None = None,
-) -> LoadOutcome:
+    stop: Stop = lambda: False,
+) -> LoadOutcome | None:
     """Send a trial's load to ``base_url`` from this process, or from ``workers`` of its own (the trial's number).
+
+    ``stop`` is asked a few times a second; once it says true, sending ends and the result is None (a server that
+    died needs no million failed requests).
 
     Owns the event loop. Workers hand their samples over at the end, in the order the requests ended; they import
     ``make_driver`` by its name. Raises WorkerDied when one ends early, and what ``run_load`` raises.
@@ -154,8 +160,8 @@ def run_trial_load(
     if count > 1:
         from loadgen.workers import run_workers
 
-        return run_workers(trial, base_url, make_driver, driver_options, on_sample, workers=count)
-    return run_here(trial, base_url, make_driver, driver_options, on_sample)
+        return run_workers(trial, base_url, make_driver, driver_options, on_sample, workers=count, stop=stop)
+    return run_here(trial, base_url, make_driver, driver_options, on_sample, stop=stop)
 
 
 def run_here(
@@ -167,7 +173,8 @@ def run_here(
     *,
     share: tuple[int, int] = (0, 1),
     agree_start: Agree | None = None,
-) -> LoadOutcome:
+    stop: Stop = lambda: False,
+) -> LoadOutcome | None:
     """Send one share of a trial's load from this process."""
     from loadgen.prompts import PromptSource
 
@@ -178,9 +185,10 @@ def run_here(
     source = PromptSource(load.seed, vocab, load.input_tokens, load.batch_size)
     model = trial.model_name or (trial.server.model.name if trial.server else "")
 
-    async def main() -> LoadOutcome:
+    async def main() -> LoadOutcome | None:
         driver = make_driver(base_url, model, load.timeouts, driver_options)
-        return await run_load(load, driver, source.prompts, on_sample, share=share, agree_start=agree_start)
+        work = run_load(load, driver, source.prompts, on_sample, share=share, agree_start=agree_start)
+        return await _unless_stopped(work, stop)
 
     gc.collect()
     gc.freeze()  # what lives already need not be looked at while requests are timed
@@ -189,6 +197,21 @@ def run_here(
             return runner.run(main())
     finally:
         gc.unfreeze()
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, LoadOutcome], stop: Stop) -> LoadOutcome | None:
+    task = asyncio.ensure_future(work)
+    try:
+        while not stop():
+            done, _ = await asyncio.wait({task}, timeout=STOP_PERIOD_S)
+            if done:
+                return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+    return None
 
 
 def places_of(load: LoadSpec, share: tuple[int, int]) -> int | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from loadgen.distribution import Values
 from loadgen.distribution import dist as dist  # a figure of its own, for callers of this module
+from loadgen.evidence import Evidence
 from loadgen.records import Sample, Summary
 from loadgen.units import NS_PER_S, seconds
 
@@ -62,9 +63,13 @@ def error_class(error: str) -> str:
 
 
 class Accumulator:
-    """Takes samples one by one and forgets them; ``summary`` may be asked for at any time."""
+    """Takes samples one by one and forgets them; ``summary`` may be asked for at any time.
+
+    ``evidence`` is what ``checks`` needs besides.
+    """
 
     def __init__(self) -> None:
+        self.evidence = Evidence()
         self._ok = 0
         self._errors: Counter[str] = Counter()
         self._first_sent_ns: int | None = None
@@ -89,6 +94,7 @@ class Accumulator:
         self._input_tokens += sample.input_tokens * sample.batch_size
         start, e2e = start_ns(sample), e2e_ns(sample)
         self._e2e.add(e2e)
+        self.evidence.add(sample, start, e2e)
         if sample.due_ns is not None:
             self._send_lag.add(reply.sent_ns - sample.due_ns)
         tokens = tokens_per_sequence(sample)

@@ -33,7 +33,7 @@ import orjson
 
 from loadgen.errors import BadInput, LoadgenError, WorkerDied
 from loadgen.flight import OnSample
-from loadgen.load import LoadOutcome, places_of, run_here
+from loadgen.load import STOP_PERIOD_S, LoadOutcome, Stop, places_of, run_here
 from loadgen.metrics import in_flight
 from loadgen.protocols import DriverFactory
 from loadgen.quality import Figures, ReplyFigures, client_quality
@@ -54,10 +54,12 @@ def run_workers(
     on_sample: OnSample,
     *,
     workers: int,
-) -> LoadOutcome:
+    stop: Stop = lambda: False,
+) -> LoadOutcome | None:
     """Send a trial's load from ``workers`` processes; raises WorkerDied when one fails, as soon as it does.
 
-    Interrupted, it hands out the samples that every worker had, and raises on.
+    Interrupted, or once ``stop`` says true, it hands out the samples that every worker had, and raises on, or
+    returns None.
     """
     places_of(trial.load, (0, workers))  # says so here and now when there is not a request for each
     with ExitStack() as stack:
@@ -71,19 +73,25 @@ def run_workers(
         }
         crew = [stack.enter_context(_Worker(number, folder, job)) for number in range(workers)]
         try:
-            _wait_for_all(crew, "ready")
+            _wait_for_all(crew, "ready", stop)
             start_ns = time.monotonic_ns() + nanoseconds(START_IN_S)
             for worker in crew:
                 worker.tell({"start_ns": start_ns})
-            outcomes = [answer["outcome"] for answer in _wait_for_all(crew, "outcome")]
-        except KeyboardInterrupt:
+            outcomes = [answer["outcome"] for answer in _wait_for_all(crew, "outcome", stop)]
+        except (KeyboardInterrupt, _Stopped) as why:
             for worker in crew:
                 worker.stop()
             _merge([worker.part for worker in crew if worker.part.exists()], on_sample)
+            if isinstance(why, _Stopped):
+                return None
             raise
         for worker in crew:
             worker.finish()
         return _joined(trial, outcomes, start_ns, _merge([worker.part for worker in crew], on_sample))
+
+
+class _Stopped(Exception):
+    """The load is no longer wanted."""
 
 
 def _import_name(make_driver: DriverFactory) -> str:
@@ -172,12 +180,14 @@ class _Worker:
             self.died()
 
 
-def _wait_for_all(crew: list[_Worker], key: str) -> list[dict[str, Any]]:
+def _wait_for_all(crew: list[_Worker], key: str, stop: Stop) -> list[dict[str, Any]]:
     """The next message of each worker. Raises WorkerDied as soon as one ends instead, LoadgenError for its fault."""
     waiting = {worker.output: worker for worker in crew}
     heard: dict[int, dict[str, Any]] = {}
     while waiting:
-        for pipe in select.select(list(waiting), [], [])[0]:
+        if stop():
+            raise _Stopped
+        for pipe in select.select(list(waiting), [], [], STOP_PERIOD_S)[0]:
             worker = waiting[pipe]
             message = worker.hear()
             if message is None:
@@ -258,6 +268,7 @@ def main() -> int:
         return 1
     finally:
         part.close()
+    assert outcome is not None, "only a stopped load has no outcome"
     _say(stdout, {"outcome": asdict(outcome)})
     return 0
 

@@ -335,10 +335,11 @@ def test_wrong_lengths_are_errors_and_name_the_sequence() -> None:
             3: {"output_tokens": (4, 3)},
             4: {"output_tokens": None, "counted_by": None},
             5: {"output_tokens": (0, 0), "error": "TimedOut: total"},
+            6: {"output_tokens": None, "counted_by": None, "usage_output_tokens": 5},
         }.get(request.seq, {})
 
     driver = FakeDriver(World(), spoil=spoil)
-    outcome, samples = play(load(batch_size=2, requests=6, warmup=0), driver)
+    outcome, samples = play(load(batch_size=2, requests=7, warmup=0), driver)
     assert [sample.error for sample in samples] == [
         None,
         "WrongLength: asked 3, got 2 (sequence 1)",
@@ -346,10 +347,11 @@ def test_wrong_lengths_are_errors_and_name_the_sequence() -> None:
         "WrongLength: asked 3, got 4 (sequence 0)",
         None,
         "TimedOut: total",
+        "WrongLength: asked 2 × 3 tokens, usage says 5 in all",
     ]
-    assert outcome.requests_failed == 4
+    assert outcome.requests_failed == 5
     summary = summarise(samples)
-    assert summary.errors == {"WrongLength": 3, "TimedOut": 1}
+    assert summary.errors == {"WrongLength": 4, "TimedOut": 1}
     assert summary.output_tokens_per_s is None  # nobody counted sequence 4's
 
 
