@@ -26,7 +26,7 @@ class GenerateEngine:
     def run(self, run: Run) -> None:
         """Generate; every step goes to ``run``. Raises Cancelled, torch.OutOfMemoryError."""
         call = run.call
-        ids, mask = padded(call, self.device)
+        ids, mask = padded_ids(call).to(self.device), padding_mask(call).to(self.device)
         if call.temperature > 0:
             torch.manual_seed(call.seed)
         self.model.generate(
@@ -54,12 +54,16 @@ def settings(call: Call, eos: frozenset[int]) -> Any:
     )
 
 
-def padded(call: Call, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts [batch, longest] padded on the left, and the mask that hides the padding."""
+def padded_ids(call: Call) -> torch.Tensor:
+    """Prompts [batch, longest], padded on the left."""
     longest = call.longest
-    ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in call.prompts], dtype=torch.long)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in call.prompts], dtype=torch.long)
-    return ids.to(device), mask.to(device)
+    return torch.tensor([[0] * (longest - len(p)) + list(p) for p in call.prompts], dtype=torch.long)
+
+
+def padding_mask(call: Call) -> torch.Tensor:
+    """[batch, longest]: 0 where a prompt is padded, else 1."""
+    longest = call.longest
+    return torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in call.prompts], dtype=torch.long)
 
 
 class _Steps:

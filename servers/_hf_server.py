@@ -76,7 +76,9 @@ def _lead(spec: ServerSpec, run_dir: str) -> None:
 
 def _bind(host: str, port: int) -> socket.socket:
     """Take the port before the slow part, so that a clash shows at once; nothing listens before the server is ready."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # asyncio sets TCP_NODELAY only on sockets that name their protocol; without it tokens wait for ACKs.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -81,4 +81,10 @@ def _engine(spec: ServerSpec, model: Any, eos: frozenset[int], device: torch.dev
         from loadgen.servers._hf_generate import GenerateEngine
 
         return GenerateEngine(model, eos, device)
+    if kind == "compiled":
+        from loadgen.servers._hf_compiled import CompiledEngine
+
+        return CompiledEngine(
+            model, eos, device, compile_mode=str(spec.options.get("compile", "default")), tp=spec.tp
+        )
     raise ValueError(f"unknown engine {kind!r}")

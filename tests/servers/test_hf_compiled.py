@@ -1,0 +1,140 @@
+"""The compiled engine's logic on CPU: the same steps, run directly, give the tokens of transformers' generate."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from loadgen.models import PRESETS
+from loadgen.records import ServerSpec
+from loadgen.servers import _hf_decode, _hf_model, _hf_static
+from loadgen.servers._hf_compiled import SLOT_STEP, CompiledEngine, shape_of
+from loadgen.servers._hf_generate import GenerateEngine
+from loadgen.servers._hf_requests import Call
+from loadgen.servers._hf_run import Cancelled, Run, Step
+
+SPEC = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32")
+CPU = torch.device("cpu")
+RAGGED = ((1, 2, 3, 4, 5, 6, 7), (900, 31), (5,) * 12)
+
+
+def build() -> Any:
+    return _hf_model.build(SPEC, CPU, 0, seed=0, attention="sdpa")
+
+
+@pytest.fixture(scope="module")
+def engine() -> CompiledEngine:
+    return CompiledEngine(build(), frozenset(), CPU, compile_mode="off", tp=1)
+
+
+@pytest.fixture(scope="module")
+def generate() -> GenerateEngine:
+    return GenerateEngine(build(), frozenset(), CPU)
+
+
+def tokens(engine: Any, call: Call, eos: Sequence[int] = ()) -> list[list[int]]:
+    run = Run(call, frozenset(eos))
+    engine.eos = frozenset(eos)
+    engine.run(run)
+    assert None not in run.finish
+    return run.tokens
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [((7,),), ((1, 2, 3),), RAGGED, tuple((i, i + 1) for i in range(5))],
+    ids=["1", "one", "ragged", "even"],
+)
+@pytest.mark.parametrize("new", [1, 2, 90])
+def test_greedy_tokens_equal_generate(engine: Any, generate: Any, prompts: Any, new: int) -> None:
+    call = Call(prompts=prompts, max_tokens=new)
+    answer = tokens(engine, call)
+    assert [len(sequence) for sequence in answer] == [new] * len(prompts)
+    assert answer == tokens(generate, call)
+
+
+def test_a_call_leaves_nothing_behind_for_the_next_of_its_shape(engine: Any, generate: Any) -> None:
+    for call in (
+        Call(prompts=((9,) * 30, (8,)), max_tokens=20),
+        Call(prompts=((3, 4), (5, 6)), max_tokens=20),
+    ):
+        assert tokens(engine, call) == tokens(generate, call)
+
+
+def test_ends_of_sequence_and_the_minimum_agree_with_generate(engine: Any, generate: Any) -> None:
+    free = tokens(generate, Call(prompts=RAGGED, max_tokens=30))
+    eos = (free[0][4], free[1][11])
+    for minimum in (0, 1, 8):
+        call = Call(prompts=RAGGED, max_tokens=30, min_tokens=minimum)
+        wanted = tokens(generate, call, eos)
+        assert min(map(len, wanted)) > minimum or minimum == 0
+        assert min(map(len, wanted)) < 30
+        assert tokens(engine, call, eos) == wanted
+    ignoring = dataclasses.replace(call, ignore_eos=True)
+    assert tokens(engine, ignoring, eos) == free
+
+
+def test_grouped_heads_attend_as_with_repeated_keys() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 8, 1, 16), torch.randn(3, 2, 10, 16), torch.randn(3, 2, 10, 16)
+    mask = torch.where(torch.rand(3, 1, 1, 10) < 0.7, 0.0, float("-inf"))
+    mask[..., 0] = 0
+    grouped, _ = _hf_static.static_attention(torch.nn.Identity(), query, key, value, mask, scaling=0.25)
+    repeated = torch.nn.functional.scaled_dot_product_attention(
+        query, key.repeat_interleave(4, 1), value.repeat_interleave(4, 1), attn_mask=mask, scale=0.25
+    )
+    torch.testing.assert_close(grouped, repeated.transpose(1, 2))
+
+
+def test_sampling_follows_the_distribution_and_the_seed(engine: Any) -> None:
+    call = Call(prompts=((1, 2, 3),), max_tokens=12, temperature=1.0, seed=5)
+    assert tokens(engine, call) == tokens(engine, call)
+    assert tokens(engine, call) != tokens(engine, dataclasses.replace(call, seed=6))
+    torch.manual_seed(0)
+    logits = torch.tensor([0.0, 1.0, 2.0]).expand(20000, 3)
+    drawn = _hf_decode.choose(logits, torch.tensor(2.0))
+    share = torch.bincount(drawn, minlength=3) / 20000
+    torch.testing.assert_close(share, torch.softmax(logits[0] / 2, 0), atol=0.015, rtol=0)
+
+
+def test_a_cancelled_call_stops_early_and_the_next_is_right(engine: Any, generate: Any) -> None:
+    steps: list[Step] = []
+    call = Call(prompts=((1, 2),), max_tokens=500)
+    run = Run(call, frozenset(), cancelled=lambda: len(steps) == 3, on_step=steps.append)
+    with pytest.raises(Cancelled):
+        engine.run(run)
+    assert len(steps) == 3
+    call = Call(prompts=((1, 2),), max_tokens=498)
+    assert tokens(engine, call) == tokens(generate, call)
+
+
+def test_one_layer_is_compiled_for_all_layers() -> None:
+    compiled: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(len(inputs))
+        return graph.forward
+
+    torch._dynamo.reset()
+    model = build()
+    _hf_static.use_static_attention(model)
+    layer = torch.compile(_hf_decode.layer, backend=backend, fullgraph=True, dynamic=False)
+    functions = _hf_decode.Functions(before=_hf_decode.before, layer=layer, after=_hf_decode.after)
+    with torch.no_grad():
+        for batch in (1, 3):
+            buffers = _hf_decode.Buffers(model, functions, _hf_decode.Shape(batch, 64), CPU)
+            buffers.step(sampled=False)
+            buffers.step(sampled=False)
+    assert SPEC.model.layers == 4
+    assert len(compiled) == 2  # one per batch size, whatever the number of layers
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "new", "slots"), [(1, 1, 64), (20, 44, 64), (20, 45, 128), (2000, 48, 2048)]
+)
+def test_cache_slots_are_rounded_up(prompt: int, new: int, slots: int) -> None:
+    assert shape_of(Call(prompts=((1,) * prompt,), max_tokens=new)).slots == slots
+    assert slots % SLOT_STEP == 0

@@ -1,0 +1,141 @@
+"""Tensor parallelism over two CPU processes: the same tokens, one fate."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import torch
+
+from loadgen.errors import ServerError
+from loadgen.models import PRESETS
+from loadgen.process import Server, free_ports, serving
+from loadgen.records import ServerSpec
+from loadgen.servers import _hf_model
+from loadgen.servers.hf import FRAMEWORK
+
+ALONE = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32")
+SPEC = dataclasses.replace(ALONE, tp=2)
+RAGGED = [[1, 2, 3, 4, 5, 6, 7], [900, 31], [5] * 12]
+
+
+@pytest.fixture(scope="module", params=["generate", "compiled"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder: Path = tmp_path_factory.mktemp("hf")
+    spec = dataclasses.replace(SPEC, options={"engine": request.param, "compile": "off"})
+    command = FRAMEWORK.command(spec, str(folder), free_ports(1))
+    with serving(command, folder, folder / "log", ready_timeout_s=120) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[list[int]]:
+    """Greedy tokens of one process."""
+    model: Any = _hf_model.build(ALONE, torch.device("cpu"), 0, 0, "sdpa")
+    answers = []
+    for prompt in RAGGED:
+        out = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=24
+        )
+        answers.append(out[0, len(prompt) :].tolist())
+    return answers
+
+
+def ask(server: Server, timeout: float = 60, **fields: Any) -> dict[str, Any]:
+    body = {"ignore_eos": True, "return_token_ids": True, **fields}
+    reply = httpx.post(
+        f"{server.command.base_url}/v1/completions", json=body, timeout=timeout, trust_env=False
+    )
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def test_two_ranks_give_the_greedy_tokens_of_one(server: Server, expected: list[list[int]]) -> None:
+    for _ in range(2):
+        reply = ask(server, prompt=RAGGED, max_tokens=24)
+        assert [choice["token_ids"] for choice in reply["choices"]] == expected
+    info = httpx.get(server.command.info_url, trust_env=False).json()
+    assert info["tp"] == 2
+    half = (
+        _hf_model.weight_bytes(
+            _hf_model.build(
+                ALONE,
+                torch.device("cpu"),
+                0,
+                0,
+                "sdpa",
+            )
+        )
+        / 2
+    )
+    embedding = 4 * SPEC.model.vocab * SPEC.model.hidden
+    assert (
+        half < info["weight_bytes"] < half + embedding
+    )  # all but the embedding and the norms are shared out
+
+
+def test_ranks_sample_alike(server: Server) -> None:
+    def sample(seed: int) -> Any:
+        return ask(server, prompt=[1, 2, 3], max_tokens=12, temperature=1.0, seed=seed)["choices"][0][
+            "token_ids"
+        ]
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_a_client_that_leaves_stops_all_ranks_at_the_same_step(
+    server: Server, expected: list[list[int]]
+) -> None:
+    for _ in range(3):
+        with pytest.raises(httpx.ReadTimeout):
+            ask(server, timeout=0.5, prompt=[1], max_tokens=4000)
+    reply = ask(server, prompt=RAGGED, max_tokens=24)  # hangs or differs if a rank went further than another
+    assert [choice["token_ids"] for choice in reply["choices"]] == expected
+
+
+def ranks(server: Server) -> list[psutil.Process]:
+    assert server.pid is not None
+    found = psutil.Process(server.pid).children(recursive=True)
+    return [process for process in found if "--rank" in process.cmdline()]
+
+
+@pytest.mark.parametrize("victim", ["follower", "leader"])
+def test_when_a_rank_dies_all_die(tmp_path: Path, victim: str) -> None:
+    command = FRAMEWORK.command(SPEC, str(tmp_path), free_ports(1))
+    with serving(command, tmp_path, tmp_path / "log", ready_timeout_s=120) as server:
+        family = psutil.Process(server.pid).children(recursive=True)
+        assert len(family) == 2
+        (follower,) = ranks(server)
+        (leader,) = [process for process in family if process != follower]
+        os.kill((follower if victim == "follower" else leader).pid, signal.SIGKILL)
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert not alive
+        if victim == "follower":
+            assert "rank 1 ended with status -9" in (tmp_path / "log").read_text()
+
+
+def test_a_stopped_server_leaves_no_rank(tmp_path: Path) -> None:
+    command = FRAMEWORK.command(SPEC, str(tmp_path), free_ports(1))
+    with serving(command, tmp_path, tmp_path / "log", ready_timeout_s=120) as server:
+        family = psutil.Process(server.pid).children(recursive=True)
+        leader = min(family, key=lambda process: process.create_time())
+        leader.terminate()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert not alive
+        assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_rank_that_cannot_start_ends_the_server(tmp_path: Path) -> None:
+    command = FRAMEWORK.command(SPEC, str(tmp_path), free_ports(1))
+    (tmp_path / "hf-rendezvous").mkdir()  # no store can be made there
+    with (
+        pytest.raises(ServerError),
+        serving(command, tmp_path, tmp_path / "log", ready_timeout_s=60),
+    ):
+        pytest.fail("it became ready")
