@@ -31,6 +31,7 @@ PERIOD_S = 0.25
 HEARTBEAT_S = 10.0
 BACKLOG_LIMIT = 1 << 16
 HELD_LINES = 12
+YIELD_EVERY = 16
 
 
 def console(*, live: bool = True, stream: TextIO | None = None) -> LiveConsole | PlainConsole:
@@ -194,7 +195,9 @@ class LiveConsole:
         """Fold what came since the last time and send it on."""
         events = [self._queue.popleft() for _ in range(len(self._queue))]  # appends meanwhile wait their turn
         news = False
-        for kind, args in events:
+        for number, (kind, args) in enumerate(events):
+            if number % YIELD_EVERY == 0:
+                time.sleep(0)  # hand the interpreter over; by itself it would be kept for 5 ms
             if kind == "sample" and self._plain.muted:
                 self._plain.tally.fold(*args)
                 news = True

@@ -245,6 +245,7 @@ def main() -> None:
     """Draw until standard input ends, which it does as well when the parent is killed."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when the view ends
+    os.nice(19)  # a late frame hurts nobody, a late request falsifies a figure
     parent = os.getppid()
     board, rest = Board(began_s=time.monotonic()), b""
     with LiveDisplay(console=Console(), auto_refresh=False, vertical_overflow="crop") as display:
