@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import orjson
+from orjson import JSONDecodeError, loads
 
 from loadgen.drivers.sse import EventStream
 from loadgen.errors import BadReply, DriverError, Refused
@@ -74,7 +74,7 @@ class Answer:
         if self._events is None:
             self._blocks.append(block)
         elif self.failed is None:
-            self._take(self._events, self._events.feed(block), at_ns)
+            self._take(self._events.feed(block), at_ns)
 
     def reply(self, *, sent_ns: int, end_ns: int, reads: int, lag_ns: int | None, error: str | None) -> Reply:
         """The Reply, once the transport saw the body's end or failed with ``error`` (``ClassName: message``)."""
@@ -107,80 +107,67 @@ class Answer:
     def _conclude(self) -> None:
         """The body is whole: take what is left of it, and doubt it if it is not an answer."""
         if self._events is None:
-            body = b"".join(self._blocks)
-            try:
-                self._meaning(body)
-            except DriverError as error:
-                self.failed = error
+            self._take([b"".join(self._blocks)], None)
             return
-        self._take(self._events, self._events.finish(), self._last_ns)
+        self._take(self._events.finish(), self._last_ns)
         if self.failed is None and not self._done and None in self._finish:
             self.failed = BadReply("the stream ended without [DONE] and without a finish reason")
 
-    def _take(self, stream: EventStream, events: list[bytes], at_ns: int) -> None:
-        self._read += 1
+    def _take(self, events: list[bytes], at_ns: int | None) -> None:
+        """Count the output tokens of the events of one read; of a whole body when ``at_ns`` is None."""
         tokens = 0
         lost = False
+        self._read += 1
         try:
             for data in events:
                 if data == b"[DONE]":
                     self._done = True
                     continue
-                new, again = self._meaning(data)
-                tokens += new
-                lost |= again
+                try:
+                    event = loads(data)
+                    choices = event["choices"]
+                    usage = event.get("usage")
+                except (JSONDecodeError, *_NOT_THE_SHAPE):
+                    raise _fault_of(data) from None
+                if usage:
+                    self._usage = {**usage}
+                for choice in choices:
+                    index = choice.get("index", 0)
+                    ids = choice.get("token_ids")
+                    if ids is not None:
+                        new = self._count(index, ids)
+                    elif choice.get("text"):
+                        self._text_only = True
+                        new = 1
+                    else:
+                        new = 0
+                    if new:
+                        tokens += new
+                        if self._latest_read[index] == self._read:
+                            lost = True
+                        self._latest_read[index] = self._read
+                    finish = choice.get("finish_reason")
+                    if finish is not None:
+                        self._finish[index] = str(finish)
         except DriverError as error:
             self.failed = error
-        if tokens:
+        except _NOT_THE_SHAPE as error:
+            self.failed = BadReply(f"not a completion ({type(error).__name__}: {error}): {_show(data)}")
+        if tokens and at_ns is not None:
             self._token_ns.append(at_ns)
             self._tokens.append(tokens)
             self._coalesced += lost
-        if stream.failed is not None and self.failed is None:
-            self.failed = Refused(_words(stream.failed))
+        if self._events is not None and self._events.failed is not None and self.failed is None:
+            self.failed = Refused(_words(self._events.failed))
 
-    def _meaning(self, data: bytes) -> tuple[int, bool]:
-        """Count the output tokens in one event or body; also whether a sequence had some in this read before.
-
-        Raises Refused for an error in the server's words and BadReply for what is no completion.
-        """
-        try:
-            event = orjson.loads(data)
-            choices = event["choices"]
-            usage = event.get("usage")
-        except (ValueError, *_NOT_THE_SHAPE):
-            raise _fault_of(data) from None
-        tokens = 0
-        again = False
-        try:
-            if usage:
-                self._usage = {**usage}
-            for choice in choices:
-                index = choice.get("index", 0)
-                if index < 0:
-                    raise IndexError(index)
-                ids = choice.get("token_ids")
-                if ids is not None:
-                    if ids.__class__ is not list:
-                        raise TypeError("token_ids is no list")
-                    new = len(ids)
-                    self._by_ids = True
-                    self._counts[index] += new
-                    if index == 0 and len(self._first) < FIRST_TOKENS:
-                        self._first += ids
-                elif choice.get("text"):
-                    self._text_only = True
-                    new = 1
-                else:
-                    new = 0
-                if new:
-                    tokens += new
-                    again |= self._latest_read[index] == self._read
-                    self._latest_read[index] = self._read
-                if choice.get("finish_reason") is not None:
-                    self._finish[index] = str(choice["finish_reason"])
-        except _NOT_THE_SHAPE as error:
-            raise BadReply(f"not a completion ({type(error).__name__}: {error}): {_show(data)}") from None
-        return tokens, again
+    def _count(self, index: int, ids: list[int]) -> int:
+        if ids.__class__ is not list or index < 0:
+            raise TypeError("token_ids is no list" if index >= 0 else f"index {index}")
+        self._by_ids = True
+        self._counts[index] += len(ids)
+        if index == 0 and len(self._first) < FIRST_TOKENS:
+            self._first += ids
+        return len(ids)
 
     def _output_tokens(self) -> tuple[tuple[int, ...] | None, Literal["ids", "usage"] | None]:
         if self._by_ids and not self._text_only:
@@ -201,8 +188,8 @@ class Answer:
 def _fault_of(data: bytes) -> DriverError:
     """Why an event without choices came: an error of the server, or something that is no completion."""
     try:
-        event = orjson.loads(data)
-    except ValueError:
+        event = loads(data)
+    except JSONDecodeError:
         return BadReply(f"not JSON: {_show(data)}")
     if isinstance(event, dict) and (event.get("error") or event.get("object") == "error"):
         return Refused(_words(data))
@@ -212,8 +199,8 @@ def _fault_of(data: bytes) -> DriverError:
 def _words(body: bytes) -> str:
     """The message in an error body of the common shapes, else the body itself."""
     try:
-        found = orjson.loads(body)
-    except ValueError:
+        found = loads(body)
+    except JSONDecodeError:
         return _show(body)
     for key in ("error", "message", "detail"):
         if isinstance(found, dict) and found.get(key):

@@ -1,7 +1,8 @@
 """One request on a raw connection: the bytes that were sent, and every read of the answer as it came.
 
-While an answer streams nothing is done with it: ``reads`` grows by three plain objects a read (data, kernel stamp,
-time of the read), flat, so that the garbage collector has nothing to follow. ``reply`` makes sense of them later.
+While an answer streams nothing is done with it but to look for its end: ``_reads`` grows by three plain objects a read
+(data, kernel stamp, time of the read), flat, so that the garbage collector has nothing to follow. ``reply`` makes sense
+of them later. There is no socket and no event loop here.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 from loadgen.drivers.answer import Answer
-from loadgen.drivers.http1 import Chunked, Head, take_head
+from loadgen.drivers.http1 import HEAD_END, Chunked, Head, take_head
 from loadgen.drivers.stamps import StampClock
 from loadgen.errors import BadReply, DriverError
 from loadgen.records import Reply, Request
+
+FOLD_READS = (
+    192  # reads kept as they came; up to 128 more, by the request's number, so that not all fold at once
+)
+SHORT = 2048  # bytes
 
 
 class Prepared:
@@ -29,62 +35,198 @@ class Exchange:
     """A request under way, then the raw record of it. Times in ns on the monotonic clock.
 
     ``started_ns`` is when it was handed over, ``sent_ns`` when the write began that was answered (``resent``: on a
-    second connection, because the server had closed the first one unused).
+    second connection, because the server had closed the first one unused). ``keep`` tells, once the answer is
+    whole, whether its connection can serve another request.
     """
 
     __slots__ = (
         "_answer",
+        "_body_at",
+        "_body_left",
         "_chunked",
+        "_clock",
+        "_fold_at",
         "_head",
         "_lag_ns",
+        "_last_ns",
         "_left",
-        "_pending",
+        "_reads",
         "_reads_folded",
+        "_streaming",
+        "_unchunk",
+        "_walked",
+        "_whole",
         "done",
         "end_ns",
         "error",
+        "keep",
         "prepared",
-        "reads",
         "resent",
         "sent_ns",
         "started_ns",
     )
 
-    def __init__(self, prepared: Prepared, done: Callable[[Any], None], started_ns: int) -> None:
-        self.prepared: Prepared = prepared
+    def __init__(
+        self, prepared: Prepared, done: Callable[[Any], None], clock: StampClock, started_ns: int
+    ) -> None:
+        self.prepared = prepared
         self.done = done
-        self.started_ns = self.sent_ns = started_ns
-        self.end_ns = started_ns
-        self.reads: list[Any] = []
-        self.resent = False
+        self.started_ns = self.sent_ns = self.end_ns = self._last_ns = started_ns
+        self.resent = self.keep = False
         self.error: str | None = None
+        self._clock = clock
+        # Receiving: what is needed to see the end of the answer, and no more.
+        self._reads: list[Any] = []
+        self._streaming = False  # in a chunked body
         self._head: Head | None = None
-        self._answer: Answer | None = None
         self._chunked: Chunked | None = None
-        self._left: int | None = None  # bytes of the body to come, when its length is known
-        self._pending = b""
+        self._walked = 0  # the entries of reads that ``_chunked`` has stepped over
+        self._left: int | None = None  # bytes of the body to come, where its length is known
+        self._fold_at = 3 * (FOLD_READS + prepared.request.seq * 37 % 128)
+        # Understanding, later.
+        self._body_at = 0  # where the body begins, counted from the first read that was not folded
+        self._whole: bytes | None = None  # the body, if all of it came in one read
+        self._unchunk: Chunked | None = None
+        self._body_left: int | None = None
+        self._answer: Answer | None = None
         self._reads_folded = 0
         self._lag_ns: int | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether any byte has come."""
+        return self._reads_folded > 0 or bool(self._reads)
+
+    @property
+    def last_ns(self) -> int:
+        """When the last read was made."""
+        last: int = self._reads[-1] if self._reads else self._last_ns
+        return last
+
+    def take(self, data: bytes, stamp: bytes | None, now: int) -> bool:
+        """Note one read; whether the answer is whole now. Raises BadReply."""
+        reads = self._reads
+        reads.append(data)
+        reads.append(stamp)
+        reads.append(now)
+        if self._streaming:
+            # Every chunked body ends in a blank line: before one, it cannot have ended. Behind one, the chunk
+            # sizes tell whether it has, or whether these four bytes are data.
+            if data.endswith(HEAD_END) or len(data) < 4:
+                return self.walk()
+            if len(reads) > self._fold_at:
+                if self.walk():
+                    return True
+                self.fold()
+            return False
+        if self._head is None:
+            return self._take_head()
+        if self._left is not None:
+            self._left -= len(data)
+            self.keep = self.keep and self._left >= 0
+            return self._left <= 0
+        return False
+
+    def walk(self) -> bool:
+        """Step over the chunks that came since the last walk; whether they are the last. Raises BadReply."""
+        if self._chunked is None:
+            return False
+        data = b"".join(self._reads[self._walked :: 3])
+        self._walked = len(self._reads)
+        ended = self._chunked.feed(data)
+        self.keep = self.keep and not self._chunked.surplus
+        return ended
+
+    def close(self) -> bool:
+        """Note that no more will come; whether the answer is whole. Raises BadReply."""
+        self.keep = False
+        return self._head is not None and (self.walk() if self._streaming else self._left is None)
 
     def fail(self, error: DriverError, at_ns: int) -> None:
         """Note why the exchange ended early."""
         self.error = f"{type(error).__name__}: {error}"
         self.end_ns = at_ns
 
-    def fold(self, clock: StampClock) -> None:
+    def _take_head(self) -> bool:
+        data = b"".join(self._reads[0::3])
+        found = take_head(data)
+        if found is None:
+            return False
+        head, self._body_at = self._head, _ = found
+        self.keep = head.keep
+        if not head.chunked:
+            if head.length is None:
+                return False
+            self._left = head.length - (len(data) - self._body_at)
+            self.keep = self.keep and self._left >= 0
+            return self._left <= 0
+        self._streaming = True
+        self._walked = len(self._reads)
+        self._chunked = Chunked()
+        # An answer of a token or two often comes in one read: then this walk need not be made again later.
+        pieces: list[bytes] | None = [] if len(data) < SHORT and self._walked == 3 else None
+        ended = self._chunked.feed(data[self._body_at :], pieces)
+        if ended:
+            self.keep = self.keep and not self._chunked.surplus
+            if pieces is not None:
+                self._whole = b"".join(pieces)
+        return ended
+
+    def fold(self) -> None:
         """Make sense of the reads so far and let go of their bytes: long streams then take little memory."""
-        clock.sample()
-        reads, self.reads = self.reads, []
+        reads, clock = self._reads, self._clock
+        if not reads:
+            return
+        self._last_ns = reads[-1]
+        if (
+            self._last_ns >= clock.sampled_ns
+        ):  # a stamp is placed by what the clocks were found to do after it
+            clock.sample()
+        self._reads, self._walked = [], 0
         try:
             for at in range(0, len(reads), 3):
-                self._fold(clock, reads[at], reads[at + 1], reads[at + 2])
+                self._fold(reads[at], reads[at + 1], reads[at + 2])
         except BadReply as error:
             if self.error is None:
                 self.error = f"{type(error).__name__}: {error}"
 
-    def reply(self, clock: StampClock) -> Reply:
+    def _fold(self, data: bytes, stamp: bytes | None, read_ns: int) -> None:
+        self._reads_folded += 1
+        at_ns = self._clock.place(stamp, read_ns)
+        if at_ns is None:
+            at_ns = read_ns
+        elif self._lag_ns is None or read_ns - at_ns > self._lag_ns:
+            self._lag_ns = read_ns - at_ns
+        if self.error is None:
+            self.end_ns = at_ns
+        answer = self._answer
+        if answer is None:
+            head = self._head
+            if head is None:
+                return
+            if self._body_at > len(data):
+                self._body_at -= len(data)
+                return
+            answer = self._answer = Answer(self.prepared.request, head.status, head.reason, head.content_type)
+            if self._whole is not None:
+                answer.feed(self._whole, at_ns)
+                return
+            data = data[self._body_at :]
+            self._unchunk = Chunked() if head.chunked else None
+            self._body_left = head.length
+        if self._unchunk is not None:
+            pieces: list[bytes] = []
+            self._unchunk.feed(data, pieces)
+            data = b"".join(pieces)
+        elif self._body_left is not None:
+            data = data[: self._body_left]
+            self._body_left -= len(data)
+        if data:
+            answer.feed(data, at_ns)
+
+    def reply(self) -> Reply:
         """The Reply of a finished exchange."""
-        self.fold(clock)
+        self.fold()
         if self._answer is None:
             return Reply(
                 seq=self.prepared.request.seq,
@@ -101,32 +243,3 @@ class Exchange:
             lag_ns=self._lag_ns,
             error=self.error,
         )
-
-    def _fold(self, clock: StampClock, data: bytes, stamp: bytes | None, read_ns: int) -> None:
-        self._reads_folded += 1
-        at_ns = clock.place(stamp, read_ns)
-        if at_ns is None:
-            at_ns = read_ns
-        elif self._lag_ns is None or read_ns - at_ns > self._lag_ns:
-            self._lag_ns = read_ns - at_ns
-        if self.error is None:
-            self.end_ns = at_ns
-        if self._answer is None:
-            self._pending += data
-            found = take_head(self._pending)
-            if found is None:
-                return
-            head, body_at = found
-            data, self._pending = self._pending[body_at:], b""
-            self._answer = Answer(self.prepared.request, head.status, head.reason, head.content_type)
-            self._chunked = Chunked() if head.chunked else None
-            self._left = head.length
-        if self._chunked is not None:
-            pieces: list[bytes] = []
-            self._chunked.feed(data, pieces)
-            data = b"".join(pieces)
-        elif self._left is not None:
-            data = data[: self._left]
-            self._left -= len(data)
-        if data:
-            self._answer.feed(data, at_ns)

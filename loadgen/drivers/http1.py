@@ -99,17 +99,18 @@ def take_head(data: bytes) -> tuple[Head, int] | None:
         start = end
 
 
-# The first four bytes of a chunk whose size line has two or three plain hex digits → (size line, whole chunk with
-# its line end) in bytes. Filled as sizes are met; one slice and one look-up then step over a chunk.
+# The first four bytes of a chunk whose size line has up to three plain hex digits → (its size line, the whole chunk
+# with its line end) in bytes. Filled as sizes are met; one slice and one look-up then step over a chunk.
 _STEPS: dict[bytes, tuple[int, int]] = {}
+_LAST = b"0\r\n\r\n"
 
 
 class Chunked:
     """Undoes the chunked transfer coding, for input cut at any byte.
 
-    ``feed`` can be called without ``out``, to find the end of the body alone: then it costs one dictionary look-up per
-    chunk. It never takes data for framing, since it steps from size line to size line. ``done`` is set at
-    the blank line that ends the body; ``surplus`` then counts the bytes that came after it.
+    ``feed`` can be called without ``out``, to find the end of the body alone: then it costs one dictionary look-up
+    per chunk. It never takes data for framing, since it steps from size line to size line. ``done`` is set at the blank
+    line that ends the body; ``surplus`` then counts the bytes that came after it.
     """
 
     __slots__ = ("_held", "_left", "_trailer", "done", "surplus")
@@ -123,19 +124,39 @@ class Chunked:
 
     def feed(self, data: bytes, out: list[bytes] | None = None) -> bool:
         """Take the next bytes, append the body's pieces to ``out``; returns ``done``. Raises BadReply."""
-        if self.done:
-            self.surplus += len(data)
-            return True
         if self._held:
             data = self._held + data
             self._held = b""
-        at = self._finish_chunk(data, out) if self._left else 0
+        at = 0
         size = len(data)
+        if self._left:
+            at = self._finish_chunk(data, out)
+        if self.done:
+            self.surplus += size
+            return True
+        steps = _STEPS
         while at < size:
             if not self._trailer:
-                at = self._whole_chunks(data, at, out)
-                if at >= size:
-                    break
+                try:  # as long as chunks are plain and whole
+                    if out is None:
+                        while True:
+                            at += steps[data[at : at + 4]][1]
+                    while True:
+                        line_size, step = steps[data[at : at + 4]]
+                        end = at + step
+                        if end > size:
+                            break
+                        if data[end - 2 : end] != b"\r\n":
+                            raise BadReply("a chunk does not end where its size says")
+                        out.append(data[at + line_size : end - 2])
+                        at = end
+                except KeyError:
+                    if at >= size:
+                        break
+                    if data.startswith(_LAST, at):
+                        self.done = True
+                        self.surplus = size - at - len(_LAST)
+                        return True
             end = data.find(b"\r\n", at)
             if end < 0:
                 if size - at > LINE_LIMIT:
@@ -143,36 +164,16 @@ class Chunked:
                 self._held = data[at:]
                 return False
             line = data[at:end]
-            if self._trailer:
-                at = end + 2
-                if not line:
-                    self.done = True
-                    self.surplus = size - at
-                    return True
+            if not self._trailer:
+                at = self._open_chunk(data, at, end, line, out)
                 continue
-            at = self._open_chunk(data, at, end, line, out)
-        self._left = self._left or max(at - size, 0)
+            at = end + 2
+            if not line:
+                self.done = True
+                self.surplus = size - at
+                return True
+        self._left = self._left or at - size
         return False
-
-    def _whole_chunks(self, data: bytes, at: int, out: list[bytes] | None) -> int:
-        """Step over chunks of known size lines; returns where the first one begins that needs a closer look."""
-        steps = _STEPS
-        try:
-            if out is None:
-                while True:
-                    at += steps[data[at : at + 4]][1]
-            size = len(data)
-            while True:
-                line, step = steps[data[at : at + 4]]
-                end = at + step
-                if end > size:
-                    return at
-                if data[end - 2 : end] != b"\r\n":
-                    raise BadReply("a chunk does not end where its size says")
-                out.append(data[at + line : end - 2])
-                at = end
-        except KeyError:
-            return at
 
     def _open_chunk(self, data: bytes, at: int, end: int, line: bytes, out: list[bytes] | None) -> int:
         """Read one size line and what there is of its chunk; returns where the next line starts."""
@@ -183,11 +184,10 @@ class Chunked:
         if length == 0:
             self._trailer = True
             return end + 2
-        if 2 <= len(line) <= 3 and len(line) == len(match[1]):
+        if len(line) <= 3 and len(line) == len(match[1]) and at + 4 <= len(data):
             _STEPS[data[at : at + 4]] = (len(line) + 2, len(line) + 2 + length + 2)
         self._left = length + 2
-        rest = data[end + 2 :] if end + 2 + self._left >= len(data) else data[end + 2 : end + 2 + self._left]
-        return end + 2 + self._finish_chunk(rest, out)
+        return end + 2 + self._finish_chunk(data[end + 2 : end + 2 + self._left], out)
 
     def _finish_chunk(self, data: bytes, out: list[bytes] | None) -> int:
         """Take the rest of the open chunk, or as much of it as there is; returns how much was taken."""

@@ -13,9 +13,8 @@ from collections.abc import Callable
 
 from loadgen.drivers import pool, stamps
 from loadgen.drivers.exchange import Exchange, Prepared
-from loadgen.drivers.http1 import HEAD_END, Chunked, take_head
 from loadgen.drivers.openai import Endpoint
-from loadgen.drivers.pool import CHUNKED, CONNECTING, HEAD, IDLE, LENGTH, UNTIL_CLOSE, Connection, Pool
+from loadgen.drivers.pool import BUSY, CONNECTING, IDLE, Connection, Pool
 from loadgen.errors import BadReply, ConnectFailed, DriverError, TimedOut
 from loadgen.records import Reply, Request, Timeouts
 from loadgen.units import nanoseconds
@@ -101,15 +100,14 @@ class RawDriver:
 
     def start(self, prepared: Prepared, done: Callable[[Exchange], None]) -> None:
         """Write a request now, or as soon as a connection is up if none is idle."""
-        exchange = Exchange(prepared, done, time.monotonic_ns())
-        self._begin(exchange, self._pool.take)
+        self._begin(Exchange(prepared, done, self._clock, time.monotonic_ns()), self._pool.take)
         if not self._ticking:
             self._ticking = True
             self._loop.call_later(self._tick_s, self._tick)
 
     def decode(self, raw: Exchange) -> Reply:
         """Make sense of a finished exchange."""
-        return raw.reply(self._clock)
+        return raw.reply()
 
     def _begin(self, exchange: Exchange, take: Callable[[], Connection]) -> None:
         try:
@@ -124,9 +122,7 @@ class RawDriver:
             self._send(connection, exchange)
 
     def _send(self, connection: Connection, exchange: Exchange) -> None:
-        connection.phase = HEAD
-        connection.walked = 0
-        connection.fold_at = 3 * (FOLD_READS + exchange.prepared.request.seq * 37 % 128)
+        connection.phase = BUSY
         wire = exchange.prepared.wire
         exchange.sent_ns = time.monotonic_ns()
         try:
@@ -142,8 +138,8 @@ class RawDriver:
 
     def _on_ready(self) -> None:
         """Receive and stamp. This is the loop that must stay cheap."""
-        connections = self._pool.connections
-        into, buffer, clock, readable = self._into, self._buffer, time.monotonic_ns, pool.READABLE
+        connections, readable = self._pool.connections, pool.READABLE
+        into, buffer, clock = self._into, self._buffer, time.monotonic_ns
         for fd, mask in self._pool.epoll.poll(0, EVENTS_PER_WAKE):
             connection = connections.get(fd)
             if connection is None:
@@ -159,22 +155,16 @@ class RawDriver:
                 self._lost(connection, exchange, error)
                 continue
             now = clock()
-            if not size or exchange is None:
+            if not size or exchange is None:  # the end, or words that nobody asked for
                 self._lost(connection, exchange, None)
                 continue
-            data = buffer[:size].tobytes()
-            reads = exchange.reads
-            reads.append(data)
-            reads.append(extra[0][2] if extra else None)
-            reads.append(now)
-            if connection.phase != CHUNKED:
-                self._advance(connection, exchange, size)
-            elif size < 4 or data.endswith(HEAD_END):
-                # Every chunked body ends in a blank line, so only now can it have ended; whether it has,
-                # or whether these four bytes are data, the chunk sizes tell.
-                self._walk(connection, exchange)
-            elif len(reads) > connection.fold_at:
-                self._fold(connection, exchange)
+            try:
+                whole = exchange.take(buffer[:size].tobytes(), extra[0][2] if extra else None, now)
+            except BadReply as error:
+                self._fail(connection, error)
+                continue
+            if whole:
+                self._finish(connection, exchange)
 
     def _is_readable(self, connection: Connection, mask: int) -> bool:
         """See to everything but reading."""
@@ -194,62 +184,11 @@ class RawDriver:
                 self._pool.epoll.modify(connection.fd, pool.READABLE)
         return bool(mask & ~pool.WRITABLE)
 
-    def _advance(self, connection: Connection, exchange: Exchange, size: int) -> None:
-        """Note a read outside of a chunked body."""
-        if connection.phase == LENGTH:
-            connection.left -= size
-            if connection.left <= 0:
-                self._finish(connection, exchange, surplus=connection.left < 0)
-        elif connection.phase == HEAD:
-            data = b"".join(exchange.reads[0::3])
-            try:
-                found = take_head(data)
-                if found is None:
-                    return
-                head, body_at = found
-                connection.keep = head.keep
-                if head.chunked:
-                    connection.phase = CHUNKED
-                    connection.walked = len(exchange.reads)
-                    connection.chunked = Chunked()
-                    if connection.chunked.feed(data[body_at:]):
-                        self._finish(connection, exchange, surplus=connection.chunked.surplus > 0)
-                    return
-            except BadReply as error:
-                self._fail(connection, error)
-                return
-            if head.length is None:
-                connection.phase = UNTIL_CLOSE
-                return
-            connection.phase = LENGTH
-            connection.left = head.length
-            self._advance(connection, exchange, len(data) - body_at)
-
-    def _walk(self, connection: Connection, exchange: Exchange) -> bool:
-        """Step over the chunks that came since the last walk; finishes the exchange if they are the last."""
-        reads = exchange.reads
-        data = b"".join(reads[connection.walked :: 3])
-        connection.walked = len(reads)
-        try:
-            ended = connection.chunked.feed(data)
-        except BadReply as error:
-            self._fail(connection, error)
-            return True
-        if ended:
-            self._finish(connection, exchange, surplus=connection.chunked.surplus > 0)
-        return ended
-
-    def _fold(self, connection: Connection, exchange: Exchange) -> None:
-        if not self._walk(connection, exchange):
-            connection.since_ns = exchange.reads[-1]
-            exchange.fold(self._clock)
-            connection.walked = 0
-
-    def _finish(self, connection: Connection, exchange: Exchange, *, surplus: bool) -> None:
+    def _finish(self, connection: Connection, exchange: Exchange) -> None:
         """The answer is whole. The connection goes back first, so that the next request can take it."""
         connection.exchange = None
         connection.served += 1
-        if connection.keep and not surplus and connection.unsent is None:
+        if exchange.keep and connection.unsent is None:
             self._pool.give(connection)
         else:
             self._pool.discard(connection)
@@ -270,11 +209,14 @@ class RawDriver:
             self._pool.discard(connection)
             return
         how = "closed" if error is None else f"lost ({error.strerror})"
-        if connection.phase == UNTIL_CLOSE and error is None:
-            self._finish(connection, exchange, surplus=False)
-        elif connection.phase == CHUNKED and self._walk(connection, exchange):
+        try:
+            whole = error is None and exchange.close()
+        except BadReply as fault:
+            self._fail(connection, fault)
             return
-        elif exchange.reads or connection.phase != HEAD:
+        if whole:
+            self._finish(connection, exchange)
+        elif exchange.answered:
             self._fail(connection, BadReply(f"the connection was {how} before the end of the answer"))
         elif connection.served and not exchange.resent:
             # The server closed an idle connection just as it was used again: it never saw this request.
@@ -292,24 +234,33 @@ class RawDriver:
         now = time.monotonic_ns()
         self._clock.sample()
         self._pool.expire(now, self._connect_ns)
-        overdue = []
-        busy = False
+        late = []
+        self._ticking = False
         for connection in self._pool.connections.values():
             exchange = connection.exchange
             if exchange is not None:
-                busy = True
-                late = self._overrun(connection, exchange, now)
-                if late is not None:
-                    overdue.append((connection, exchange, late))
-        self._ticking = busy
-        if busy:
+                self._ticking = True
+                why = self._overrun(connection, exchange, now)
+                if why is not None:
+                    late.append((connection, exchange, why))
+        if self._ticking:
             self._loop.call_later(self._tick_s, self._tick)
-        for connection, exchange, late in overdue:
-            if connection.exchange is not exchange:
-                continue
-            # A body that ended with bytes behind its end is whole, though no read looked like it.
-            if connection.phase != CHUNKED or not self._walk(connection, exchange):
-                self._fail(connection, TimedOut(late))
+        for connection, exchange, why in late:
+            if connection.exchange is exchange:
+                self._end_late(connection, exchange, why)
+
+    def _end_late(self, connection: Connection, exchange: Exchange, why: str) -> None:
+        try:
+            whole = (
+                exchange.walk()
+            )  # a chunked body with bytes behind its end is whole, though no read looked so
+        except BadReply as error:
+            self._fail(connection, error)
+            return
+        if whole:
+            self._finish(connection, exchange)
+        else:
+            self._fail(connection, TimedOut(why))
 
     def _overrun(self, connection: Connection, exchange: Exchange, now: int) -> str | None:
         """Which limit the exchange has passed."""
@@ -317,12 +268,13 @@ class RawDriver:
         if now - exchange.started_ns > self._total_ns:
             return f"total after {limits.total_s:g} s"
         if connection.phase == CONNECTING:
-            late = now - exchange.started_ns > self._connect_ns
-            return f"connect after {limits.connect_s:g} s" if late else None
-        if not exchange.reads and connection.phase == HEAD:
-            late = now - exchange.sent_ns > self._first_byte_ns
-            return f"first byte after {limits.first_byte_s:g} s" if late else None
-        last_ns = exchange.reads[-1] if exchange.reads else connection.since_ns
-        return (
-            f"between bytes after {limits.between_bytes_s:g} s" if now - last_ns > self._between_ns else None
-        )
+            return (
+                f"connect after {limits.connect_s:g} s"
+                if now - connection.since_ns > self._connect_ns
+                else None
+            )
+        if exchange.answered:
+            late = now - exchange.last_ns > self._between_ns
+            return f"between bytes after {limits.between_bytes_s:g} s" if late else None
+        late = now - exchange.sent_ns > self._first_byte_ns
+        return f"first byte after {limits.first_byte_s:g} s" if late else None

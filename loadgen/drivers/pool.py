@@ -17,48 +17,31 @@ from typing import Any
 
 from loadgen.drivers import stamps
 from loadgen.drivers.exchange import Exchange
-from loadgen.drivers.http1 import Chunked
 from loadgen.errors import ConnectFailed, DriverError, TimedOut
 
 OPENING_AT_ONCE = 64  # below the listen backlog of common servers
 SPARE_FILES = 64
 READABLE, WRITABLE = select.EPOLLIN, select.EPOLLOUT
 
-# Phases of a connection. From HEAD on its request is at least partly written.
-CLOSED, CONNECTING, IDLE, HEAD, CHUNKED, LENGTH, UNTIL_CLOSE = range(7)
+CLOSED, CONNECTING, IDLE, BUSY = range(
+    4
+)  # phases of a connection; BUSY: its request is at least partly written
 
 
 class Connection:
-    """A socket and what it is doing. ``walked``: the entries of the exchange's reads that ``chunked`` has seen."""
+    """A socket and what it is doing."""
 
-    __slots__ = (
-        "chunked",
-        "exchange",
-        "fd",
-        "fold_at",
-        "keep",
-        "left",
-        "phase",
-        "receive",
-        "served",
-        "since_ns",
-        "sock",
-        "unsent",
-        "walked",
-    )
+    __slots__ = ("exchange", "fd", "phase", "receive", "served", "since_ns", "sock", "unsent")
 
     def __init__(self, sock: socket.socket, now: int) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.receive = sock.recvmsg_into
         self.phase = CONNECTING
-        self.since_ns = now  # of the connect; later of the last read that was folded away
+        self.since_ns = now
         self.exchange: Exchange | None = None
         self.unsent: memoryview | None = None
-        self.chunked = Chunked()
-        self.walked = self.left = self.served = 0
-        self.fold_at = 0
-        self.keep = True
+        self.served = 0
 
 
 @dataclass(slots=True, kw_only=True)

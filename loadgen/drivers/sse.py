@@ -25,18 +25,16 @@ class EventStream:
         """The data of the events that end in ``block``."""
         if self._after_cr or b"\r" in block:
             block = self._line_feeds(block)
-        pieces = (self._rest + block).split(b"\n\n")
+        if self._rest:
+            block = self._rest + block
+        pieces = block.split(b"\n\n")
         self._rest = pieces.pop()
-        events = []
-        for piece in pieces:
-            if piece.startswith(b"data: ") and b"\n" not in piece:
-                events.append(piece[6:])
-                self._first = False
-            else:
-                data = self._parse(piece)
-                if data is not None:
-                    events.append(data)
-        return events
+        if block.count(b"\n") == 2 * len(pieces):  # one line each
+            events = [piece[6:] for piece in pieces if piece[:6] == b"data: " and len(piece) > 6]
+            if len(events) == len(pieces):
+                self._first = self._first and not events
+                return events
+        return [data for piece in pieces if (data := self._parse(piece)) is not None]
 
     def finish(self) -> list[bytes]:
         """The data of a last event that lacks its blank line, once the whole body has come.

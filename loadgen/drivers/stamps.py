@@ -49,7 +49,7 @@ class StampClock:
     ) -> None:
         self._monotonic, self._realtime = monotonic, realtime
         self._offset = monotonic_minus_realtime(monotonic, realtime)
-        self._sampled_ns = monotonic()
+        self.sampled_ns = monotonic()
         # (valid from, offset), newest last; offset None: unknown, a step lies somewhere in this span
         self._spans: list[tuple[int, int | None]] = [(-(2**63), self._offset)]
         self.steps = 0
@@ -60,9 +60,9 @@ class StampClock:
         now = self._monotonic()
         if abs(offset - self._offset) > STEP_NS:
             self.steps += 1
-            self._spans += [(self._sampled_ns, None), (now, offset)]
+            self._spans += [(self.sampled_ns, None), (now, offset)]
             self._offset = offset
-        self._sampled_ns = now
+        self.sampled_ns = now
 
     def place(self, stamp: bytes | None, read_ns: int) -> int | None:
         """The monotonic time of a kernel stamp (a ``struct timespec``) that came with a read at ``read_ns``.
