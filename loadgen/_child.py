@@ -20,7 +20,8 @@ def bootstrap(servers_dir: str) -> None:
             os.path.join(servers_dir, "__init__.py"),
             submodule_search_locations=[servers_dir],
         )
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules["loadgen.servers"] = module
         spec.loader.exec_module(module)

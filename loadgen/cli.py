@@ -1,1 +1,230 @@
-def main() -> None: ...
+"""The commands. Each body reads as a table of contents; heavy rooms are entered only by those that need them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loadgen import __version__, interrupt
+from loadgen.errors import BadInput, LoadgenError
+
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Commands(click.Group):
+    """Turns every LoadgenError into one message and the right exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BadInput as error:
+            click.echo(f"loadgen: {error}", err=True)
+            raise SystemExit(EXIT_BAD_INPUT) from None
+        except LoadgenError as error:
+            click.echo(f"loadgen: {error}", err=True)
+            raise SystemExit(EXIT_FAILED) from None
+        except KeyboardInterrupt:
+            click.echo("\nloadgen: interrupted; what had finished is on disk", err=True)
+            raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="loadgen")
+def main() -> None:
+    """Stand up llama inference servers, load them exactly, and say what the numbers mean.
+
+    \b
+    Start with:   loadgen doctor               what can this machine run?
+    Then:         loadgen sweep quick          servers, load, live view, report
+    Your own:     loadgen run --url http://127.0.0.1:8000 --concurrency 8
+
+    Exit codes: 0 ok, 1 a trial failed, 2 bad input, 130 interrupted.
+    """
+    interrupt.install()
+
+
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that describe one server."""
+    for option in reversed(
+        [
+            click.option(
+                "--framework", "-f", default="hf", show_default=True, help="which server: a file in servers/"
+            ),
+            click.option(
+                "--model", "-m", default="tiny", show_default=True, help="preset or checkpoint folder"
+            ),
+            click.option("--tp", default=1, show_default=True, help="tensor parallel size (GPUs per layer)"),
+            click.option(
+                "--pp", default=1, show_default=True, help="pipeline parallel size (layers over GPUs)"
+            ),
+            click.option("--gpus", help="device indices such as 0,1 (default: the first tp·pp)"),
+            click.option(
+                "--dtype", default=None, help="bfloat16, float16 or float32 (default: the framework's)"
+            ),
+            click.option("--dummy-weights", is_flag=True, help="random weights even for a checkpoint folder"),
+            click.option("--max-batch", type=int, help="largest batch the server takes"),
+            click.option("--max-context", type=int, help="let a preset go past its trained context"),
+            click.option("--python", "python", help="interpreter of the engine's own installation"),
+            click.option("--host", default="127.0.0.1", show_default=True, help="address to bind"),
+            click.option("--port", default=0, help="port to bind (default: a free one)"),
+            click.option(
+                "--ready-timeout", default=600.0, show_default=True, help="seconds to wait for the model"
+            ),
+            click.option("--option", "-o", "options", multiple=True, help="framework option as key=value"),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@server_options
+@click.option(
+    "--log", type=click.Path(dir_okay=False, path_type=Path), help="server log (default: beside its files)"
+)
+@click.option("--dry-run", is_flag=True, help="print what would be started: command, environment, files")
+def serve(log: Path | None, dry_run: bool, **given: Any) -> None:
+    """Start one server, print its URLs, and keep it until Ctrl-C.
+
+    \b
+    loadgen serve --framework hf --model llama-13b --tp 4
+    loadgen serve --framework hf --model ./my-llama -o engine=compiled
+    """
+    from loadgen.commands import serve as room
+
+    spec = room.server_spec(**given)
+    if dry_run:
+        click.echo(room.dry_run(spec))
+        return
+    raise SystemExit(room.serve(spec, log, click.echo))
+
+
+@main.command()
+@click.argument("profile")
+@click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="override a key: model=llama-65b, tp=1,2,4"
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="results folder [results/NAME]")
+@click.option("--resume", is_flag=True, help="go on where a sweep stopped: run only what is missing")
+@click.option("--retry-failed", is_flag=True, help="with --resume: run failed trials again, too")
+@click.option(
+    "--dry-run", is_flag=True, help="print trials, server starts, predicted memory and time; start nothing"
+)
+@click.option("--live/--no-live", default=None, help="live view (default: when this is a terminal)")
+@click.option("--strict", is_flag=True, help="count a trial that the load generator limited as failed")
+def sweep(
+    profile: str,
+    sets: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    retry_failed: bool,
+    dry_run: bool,
+    live: bool | None,
+    strict: bool,
+) -> None:
+    """Run all trials of a PROFILE (a TOML file, or a shipped one by name: quick, exp1, exp2, exp3).
+
+    Servers are started and stopped as the profile asks; every finished trial is on disk at once.
+
+    \b
+    loadgen sweep profiles/exp1.toml --dry-run
+    loadgen sweep profiles/exp1.toml --set model=llama-65b --set tp=2,4
+    loadgen sweep profiles/exp1.toml --resume
+    """
+    from loadgen.commands import plan_tables
+    from loadgen.commands import sweep as room
+
+    checked, plan = room.make(profile, sets, dry_run=dry_run)
+    if dry_run:
+        plan_tables.print_plan(plan)
+        return
+    raise SystemExit(
+        room.run(
+            checked,
+            plan,
+            out=out,
+            resume=resume,
+            retry_failed=retry_failed,
+            live=live,
+            strict=strict,
+            argv=tuple(sys.argv),
+        )
+    )
+
+
+@main.command()
+@click.option("--url", required=True, help="an OpenAI-compatible endpoint, such as http://127.0.0.1:8000")
+@click.option("--model", help="model name to ask for (default: the first of /v1/models)")
+@click.option(
+    "--mode",
+    type=click.Choice(["static", "closed", "constant", "poisson", "gamma", "ramp", "trace"]),
+    default="closed",
+    show_default=True,
+    help="how requests are sent",
+)
+@click.option("--concurrency", default=1, show_default=True, help="closed: requests in flight")
+@click.option("--batch-size", default=1, show_default=True, help="static: sequences in one wire call")
+@click.option("--rate", type=float, help="open loop: requests per second")
+@click.option("--rate-end", type=float, help="ramp: requests per second at the end")
+@click.option("--burstiness", default=1.0, show_default=True, help="gamma: 1 is Poisson, smaller is burstier")
+@click.option(
+    "--trace", type=click.Path(dir_okay=False), help="trace: JSONL of offset_s, input_tokens, output_tokens"
+)
+@click.option("--max-rate", type=float, help="closed: cap on requests per second")
+@click.option("--input-tokens", default=128, show_default=True, help="prompt length, exact")
+@click.option("--output-tokens", default=64, show_default=True, help="output length, exact")
+@click.option("--requests", default=64, show_default=True, help="measured requests")
+@click.option("--warmup", default=None, type=int, help="requests drained before measuring [concurrency]")
+@click.option(
+    "--vocab", type=int, help="prompt ids are below this (default: what the server says, else 32000)"
+)
+@click.option("--stream/--no-stream", default=True, show_default=True, help="stream tokens (TTFT, ITL)")
+@click.option("--seed", default=0, show_default=True, help="seed of prompts and schedule")
+@click.option("--workers", default=1, show_default=True, help="load generator processes")
+@click.option("--timeout", default=1800.0, show_default=True, help="seconds one request may take")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="keep results and samples there"
+)
+@click.option("--live/--no-live", default=None, help="live view (default: when this is a terminal)")
+@click.option("--strict", is_flag=True, help="exit 1 when the load generator limited the trial")
+def run(**given: Any) -> None:
+    """Load an endpoint that already runs, once, and print its figures.
+
+    The API key, if one is needed, is read from LOADGEN_API_KEY; it is never stored.
+
+    \b
+    loadgen run --url http://127.0.0.1:8000 --concurrency 8 --input-tokens 128 --output-tokens 64
+    loadgen run --url http://127.0.0.1:8000 --mode poisson --rate 20 --requests 1000
+    """
+    from loadgen.commands import run as room
+
+    raise SystemExit(room.run(argv=tuple(sys.argv), **given))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def report(folder: Path) -> None:
+    """Print the tables of a results FOLDER and write its report.md."""
+    from loadgen.report import markdown
+
+    markdown.print_tables(folder)
+    click.echo(f"report: {markdown.write_report(folder)}")
+
+
+@main.command()
+def doctor() -> None:
+    """Say what this machine can run, what is missing, and the command that mends it."""
+    from loadgen import console
+    from loadgen import doctor as room
+
+    console.print_doctor(room.examine())
+
+
+if __name__ == "__main__":
+    main(prog_name=os.environ.get("LOADGEN_PROG"))

@@ -105,7 +105,9 @@ def test_a_server_that_never_gets_ready_is_stopped(tmp_path: Path) -> None:
 
 
 def test_a_missing_program_is_named(tmp_path: Path) -> None:
-    missing = Command(argv=("no-such-program",), ready_url="http://127.0.0.1:1/", base_url="http://127.0.0.1:1")
+    missing = Command(
+        argv=("no-such-program",), ready_url="http://127.0.0.1:1/", base_url="http://127.0.0.1:1"
+    )
     with pytest.raises(ServerDied, match="cannot run no-such-program"):
         Server(missing, tmp_path, tmp_path / "log").start(5)
 

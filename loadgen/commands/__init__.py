@@ -1,0 +1,1 @@
+"""What each command does, one file per command; `cli.py` only declares their options."""

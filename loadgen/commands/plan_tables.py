@@ -1,0 +1,65 @@
+"""``--dry-run``: a plan as tables, with what it will need, before anything is started."""
+
+from __future__ import annotations
+
+from loadgen.ceilings import datasheet
+from loadgen.environment import read_gpus
+from loadgen.plan import Plan
+from loadgen.predict import Outlook, check_fit, outlook
+from loadgen.progress import trial_row
+from loadgen.records import ServerSpec
+from loadgen.report.tables import Table
+from loadgen.sweep import server_label
+from loadgen.units import show_bytes, show_duration, show_s
+
+HEAD = ("trial", "load", "in", "out", "requests", "weights/GPU", "KV/GPU", "floor/call", "about")
+
+
+def print_plan(plan: Plan) -> None:
+    """Every trial by server, its predicted memory and time, sums, and what is predicted not to fit."""
+    from loadgen import screen
+
+    gpus, _, _ = read_gpus()
+    device = datasheet(str(gpus[0]["name"])) if gpus else None
+    groups = plan.groups()
+    starts = sum(spec is not None for spec, _ in groups)
+    ahead = outlook(plan.trials, starts, device)
+    screen.print_tables(server_tables(plan, ahead))
+    memory = [memory for gpu in gpus if isinstance(memory := gpu.get("memory_bytes"), int)]
+    warnings = check_fit(plan.trials, min(memory)) if memory else []
+    screen.print_lines([f"warning: {warning}" for warning in warnings])
+    screen.print_lines([headline(plan, ahead)])
+
+
+def server_tables(plan: Plan, ahead: Outlook) -> list[Table]:
+    """One table for each server start; a dash stands for what cannot be known before."""
+    by_id = {prediction.trial_id: prediction for prediction in ahead.predictions}
+    tables = []
+    for spec, trials in plan.groups():
+        rows = []
+        for trial in trials:
+            row, need = trial_row(trial), by_id[trial.id]
+            load = row.load + (f", repeat {trial.repeat + 1}" if trial.repeat else "")
+            lengths = (str(trial.load.input_tokens), str(trial.load.output_tokens))
+            calls = f"{trial.load.warmup}+{trial.load.requests}"
+            memory = (show_bytes(need.weight_bytes), show_bytes(need.kv_bytes))
+            times = (show_s(need.floor_s), show_duration(need.estimate_s))
+            rows.append((trial.id, load, *lengths, calls, *memory, *times))
+        tables.append(Table(title=title(spec), head=HEAD, rows=tuple(rows)))
+    return tables
+
+
+def title(spec: ServerSpec | None) -> str:
+    if spec is None:
+        return "an endpoint that already runs"
+    where = f"GPUs {', '.join(map(str, spec.gpus))}" if spec.gpus else "CPU"
+    return f"{server_label(spec)}, {spec.dtype}, {where}"
+
+
+def headline(plan: Plan, ahead: Outlook) -> str:
+    """Counts, and the time: at least (by the device's ceilings) and about."""
+    if ahead.estimate_s is None or ahead.at_least_s is None:
+        time = "time not predicted (no known GPU: the CPU's ceilings are not in the table)"
+    else:
+        time = f"at least {show_duration(ahead.at_least_s)}, about {show_duration(ahead.estimate_s)} ({ahead.device})"
+    return f"{len(plan.trials)} trials, {ahead.server_starts} server starts, {time}"

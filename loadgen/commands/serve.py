@@ -1,0 +1,151 @@
+"""``loadgen serve``: one server, its URLs, until Ctrl-C."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from loadgen import frameworks, interrupt
+from loadgen.environment import visible_gpus
+from loadgen.errors import BadInput, ServerError
+from loadgen.models import PRESETS
+from loadgen.profile import build_profile
+from loadgen.profile_sets import value_of
+from loadgen.records import OptionValue, ServerSpec
+from loadgen.sweep import server_label, start_server
+from loadgen.trial import server_info
+from loadgen.units import show_bytes
+
+
+def server_spec(
+    *,
+    framework: str,
+    model: str,
+    tp: int,
+    pp: int,
+    gpus: str | None,
+    dtype: str | None,
+    dummy_weights: bool,
+    max_batch: int | None,
+    max_context: int | None,
+    python: str | None,
+    host: str,
+    port: int,
+    ready_timeout: float,
+    options: Sequence[str],
+) -> ServerSpec:
+    """The command line as a ServerSpec. Raises BadInput that names the option, its value and what is accepted."""
+    if not 0 <= port <= 65535:
+        raise BadInput(f"--port {port}: not a port (accepted: 1 to 65535, or 0 to pick a free one)")
+    visible = visible_gpus()
+    table = {
+        "framework": framework,
+        "model": model,
+        "extend_context": max_context,
+        "dtype": dtype or default_dtype(framework, on_gpu=bool(visible) and gpus != ""),
+        "tp": tp,
+        "pp": pp,
+        "gpus": None if gpus is None else gpu_list(gpus),
+        "max_batch": max_batch,
+        "dummy_weights": dummy_weights or model in PRESETS,
+        "python": python,
+        "ready_timeout_s": ready_timeout,
+        "options": dict(option_pair(text) for text in options),
+    }
+    profile = build_profile(
+        {
+            "server": {key: value for key, value in table.items() if value is not None},
+            "load": {"input_tokens": 1, "output_tokens": 1},
+        },
+        gpu_count=len(visible),
+        frameworks=frameworks.names(),
+    )
+    spec = profile.cells[0].server
+    assert spec is not None
+    spec = dataclasses.replace(spec, host=host, port=port)
+    frameworks.find(framework).check(spec)
+    return spec
+
+
+def default_dtype(framework: str, on_gpu: bool) -> str:
+    """bfloat16 on GPUs, float32 on CPUs; float16 for FasterTransformer, whose bfloat16 is wrong."""
+    if framework == "ft":
+        return "float16"
+    return "bfloat16" if on_gpu else "float32"
+
+
+def gpu_list(text: str) -> list[int]:
+    """``0,1`` as device indices; empty text is the CPU."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise BadInput(f"--gpus {text}: not a list of device indices (accepted: such as 0,1)") from None
+
+
+def option_pair(text: str) -> tuple[str, OptionValue]:
+    """``key=value``; numbers and true/false are read as such."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise BadInput(f"--option {text}: not key=value")
+    return key.strip(), value_of(value.strip(), listable=False)
+
+
+def dry_run(spec: ServerSpec) -> str:
+    """What would be started, as text: nothing is written or spawned."""
+    framework = frameworks.find(spec.framework)
+    ports = tuple(spec.port + n if spec.port else 20000 + n for n in range(framework.ports))
+    command = framework.command(spec, "/RUN_DIR", ports)
+    lines = [f"# {server_label(spec)}, {spec.dtype}, GPUs {list(spec.gpus) or 'none (CPU)'}"]
+    for name, text in command.files.items():
+        lines += [f"# file RUN_DIR/{name}", text.rstrip()]
+    for step in command.setup:
+        lines += ["# first", shlex.join(step)]
+    lines += ["# environment"]
+    lines += [
+        f"unset {key}" if value is None else f"{key}={shlex.quote(value)}"
+        for key, value in command.env.items()
+    ]
+    lines += ["# server", shlex.join(command.argv), f"# ready when {command.ready_url} answers"]
+    return "\n".join(lines)
+
+
+def serve(spec: ServerSpec, log: Path | None, echo: Callable[[str], None]) -> int:
+    """Start, print the ready line, wait. Returns when interrupted (0) or when the server died (1)."""
+    with tempfile.TemporaryDirectory(prefix="loadgen-serve-") as folder:
+        log_path = (log or Path(folder) / "server.log").absolute()
+        echo(f"starting {server_label(spec)}; log: {log_path}")
+        server, endpoint = start_server(spec, log_path, Path(folder) / "run", lambda _state: None)
+        try:
+            echo(
+                ready_line(
+                    spec, endpoint.base_url, server_info(endpoint.info_url), server.command.metrics_url
+                )
+            )
+            while server.alive():
+                interrupt.check()
+                time.sleep(0.2)
+            raise server.death()
+        except KeyboardInterrupt:
+            echo("stopping")
+            return 0
+        except ServerError as error:
+            echo(f"loadgen: {error}")
+            return 1
+        finally:
+            server.stop()
+            echo("stopped")
+
+
+def ready_line(spec: ServerSpec, url: str, info: dict[str, object], metrics_url: str | None) -> str:
+    """URLs, the engine's true name in the server's own words, and the GPUs."""
+    engine = info.get("engine", "engine unknown")
+    weights = info.get("weights_bytes")
+    size = f", weights {show_bytes(float(weights))}" if isinstance(weights, int) else ""
+    where = f"GPUs {','.join(map(str, spec.gpus))}" if spec.gpus else "CPU"
+    metrics = f"  metrics: {metrics_url}" if metrics_url else ""
+    what = f"{spec.model.name} {spec.dtype} tp{spec.tp} pp{spec.pp}"
+    return f"ready: {url}  engine: {engine}  {what} on {where}{size}{metrics}"

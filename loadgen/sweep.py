@@ -1,0 +1,157 @@
+"""The one place where all rooms meet: plan → servers → trials → store, watched from outside."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadgen import frameworks, interrupt
+from loadgen.errors import BadInput, ServerError
+from loadgen.plan import Plan
+from loadgen.process import Server, free_ports, port_is_free
+from loadgen.protocols import Framework, Watcher
+from loadgen.records import Environment, Failure, ServerSpec, Trial, TrialResult
+from loadgen.store import Store
+from loadgen.trial import Endpoint, run_trial
+
+
+def server_label(spec: ServerSpec) -> str:
+    """A short name of a server for people: ``hf/generate llama-13b tp2``."""
+    engine = spec.options.get("engine")
+    split = f" tp{spec.tp}" + (f" pp{spec.pp}" if spec.pp > 1 else "")
+    return f"{spec.framework}{f'/{engine}' if engine else ''} {spec.model.name}{split}"
+
+
+def start_server(
+    spec: ServerSpec, log_path: Path, run_dir: Path, on_state: Callable[[str], None]
+) -> tuple[Server, Endpoint]:
+    """Start what ``spec`` asks for and wait until it takes work.
+
+    Raises BadInput when it cannot run here, ServerError when it does not come up; nothing is left then.
+    """
+    framework = frameworks.find(spec.framework)
+    framework.check(spec)
+    if spec.port and not port_is_free(spec.port, spec.host):
+        raise BadInput(
+            f"--port {spec.port}: already in use on {spec.host} (accepted: a free port, or 0 to pick one)"
+        )
+    first = (spec.port,) if spec.port else ()
+    ports = (*first, *free_ports(framework.ports - len(first), spec.host))
+    command = framework.command(spec, str(run_dir.resolve()), ports)
+    server = Server(command, run_dir, log_path)
+    server.start(spec.ready_timeout_s, on_state)
+    return server, endpoint_of(framework, spec, server)
+
+
+def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpoint:
+    """The endpoint of a running server, with its death told as the error it is."""
+    return Endpoint(
+        base_url=server.command.base_url,
+        protocol=framework.protocol,
+        driver_options=framework.driver_options(spec),
+        info_url=server.command.info_url,
+        fault=lambda: None if server.alive() else server.death(),
+    )
+
+
+@dataclass(slots=True)
+class Sweep:
+    """Runs a plan's missing trials in order; a fault costs at most the trial it hits.
+
+    ``limited`` counts the trials that the client limited, when the sweep is ``strict`` about them.
+    """
+
+    plan: Plan
+    store: Store
+    watcher: Watcher
+    environment: Environment
+    strict: bool = False
+    retry_failed: bool = False
+    limited: int = 0
+
+    def run(self) -> None:
+        """Run all missing trials. KeyboardInterrupt passes through, servers stopped and results kept."""
+        self.store.add_environment(self.environment)
+        done = self.finished()
+        self.watcher.plan(self.plan.trials, done)
+        skip = {result.trial.id for result in done}
+        for spec, trials in self.plan.groups():
+            missing = [trial for trial in trials if trial.id not in skip]
+            if missing:
+                self._run_group(spec, missing)
+
+    def stored(self) -> list[TrialResult]:
+        """The stored results of this plan's trials."""
+        planned = {trial.id for trial in self.plan.trials}
+        return [result for result in self.store.results() if result.trial.id in planned]
+
+    def finished(self) -> list[TrialResult]:
+        """Those of them that need no second run."""
+        return [result for result in self.stored() if not (self.retry_failed and result.failure is not None)]
+
+    def _run_group(self, spec: ServerSpec | None, trials: Sequence[Trial]) -> None:
+        """Trials of one server, started again after a death; if it cannot start, all that is left fails."""
+        rest = list(trials)
+        while rest:
+            try:
+                with self._serving(spec, rest[0]) as endpoint:
+                    while rest:
+                        result = self._run_one(rest.pop(0), endpoint)
+                        self._keep(result)
+                        if endpoint.fault() is not None:
+                            break
+            except (ServerError, BadInput) as error:
+                failure = Failure(error=type(error).__name__, message=str(error), phase="start")
+                for trial in rest:
+                    self._keep(self._unstarted(trial, failure))
+                return
+
+    @contextmanager
+    def _serving(self, spec: ServerSpec | None, trial: Trial) -> Iterator[Endpoint]:
+        if spec is None:
+            assert trial.url is not None
+            yield Endpoint(base_url=trial.url)
+            return
+        label = server_label(spec)
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+        log_path = self.store.path / "logs" / f"{label.replace('/', '-').replace(' ', '_')}-{stamp}.log"
+        with tempfile.TemporaryDirectory(prefix="loadgen-") as run_dir:
+            server, endpoint = start_server(
+                spec, log_path.absolute(), Path(run_dir), lambda state: self.watcher.server(label, state)
+            )
+            try:
+                yield endpoint
+            finally:
+                self.watcher.server(label, "stopping")
+                server.stop()
+                self.watcher.server(label, "stopped")
+
+    def _run_one(self, trial: Trial, endpoint: Endpoint) -> TrialResult:
+        interrupt.check()
+        return run_trial(
+            trial,
+            endpoint,
+            self.watcher,
+            environment=self.environment.id,
+            writer=self.store.sample_writer(trial.id),
+        )
+
+    def _unstarted(self, trial: Trial, failure: Failure) -> TrialResult:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        return TrialResult(
+            trial=trial,
+            environment=self.environment.id,
+            engine={},
+            started=now,
+            wall_s=0.0,
+            failure=failure,
+        )
+
+    def _keep(self, result: TrialResult) -> None:
+        self.store.append(result)
+        self.limited += self.strict and any(caveat.client for caveat in result.caveats)
+        self.watcher.result(result)
