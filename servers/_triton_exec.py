@@ -1,0 +1,104 @@
+"""Become tritonserver with a Python backend that works in this very interpreter, or say why it cannot.
+
+Triton's Python backend runs models in a stub process that embeds its own Python. The stub must be the one of this
+Python's version, must find this environment first on PATH, and must be able to load libpython: a stub that cannot
+is never heard of again, and the server waits for it for ever. So everything is looked at before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from loadgen.errors import BadInput, MissingDependency
+
+STUB = "triton_python_backend_stub"
+NEEDED = ("triton_python_backend_utils.py", "libtriton_python.so")
+
+
+def assemble(source: Path, stubs: Path, target: Path, version: str) -> Path:
+    """A backend directory whose ``python`` folder has the stub of this version. Returns the stub."""
+    stub = stubs / version / STUB
+    if not stub.is_file():
+        stub = source / "python" / STUB
+        if not stub.is_file():
+            there = sorted(path.name for path in stubs.glob("3.*")) if stubs.is_dir() else []
+            raise MissingDependency(
+                f"tritonserver at {source.parent} has no Python stub for Python {version}",
+                f"run the server with Python {', '.join(there)}" if there else "install its Python backend",
+            )
+    folder = target / "python"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (*(source / "python" / name for name in NEEDED), stub):
+        if not path.is_file():
+            raise MissingDependency(f"tritonserver's Python backend lacks {path}", "install it whole")
+        link = folder / path.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.resolve())
+    return stub
+
+
+def library_path() -> str:
+    """LD_LIBRARY_PATH with this interpreter's libpython first."""
+    found = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
+    return os.pathsep.join(folder for folder in found if folder)
+
+
+def missing_libraries(program: Path, env: dict[str, str]) -> list[str]:
+    """Shared libraries that ``program`` needs and the loader does not find."""
+    ldd = shutil.which("ldd")
+    if ldd is None:
+        return []
+    shown = subprocess.run(
+        [ldd, str(program)], env=env, capture_output=True, text=True, timeout=30, check=False
+    )
+    return [line.split()[0] for line in shown.stdout.splitlines() if "not found" in line]
+
+
+def check_stub(stub: Path, env: dict[str, str]) -> None:
+    """Raises MissingDependency for what would make the stub die, or wait, without a word."""
+    missing = missing_libraries(stub, env)
+    if missing:
+        raise MissingDependency(
+            f"Triton's Python stub cannot load {', '.join(missing)}; the server would hang",
+            f"use a Python built with a shared library (looked in {env['LD_LIBRARY_PATH']} and the system's folders)",
+        )
+    here = Path(sys.executable).parent
+    first = shutil.which("python3", path=env["PATH"])
+    if first is None or Path(first).parent != here:
+        raise MissingDependency(
+            f"the stub takes the first python3 on PATH for its environment, and there is none in {here}",
+            "use an interpreter with a python3 beside it (a virtual environment has one)",
+        )
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="_triton_exec")
+    parser.add_argument("--server", type=Path, required=True)
+    parser.add_argument("--backends", type=Path, required=True)
+    parser.add_argument("--stubs", type=Path, required=True)
+    parser.add_argument("--assemble", type=Path, required=True, help="where to put the backend directory")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="-- and tritonserver's own arguments")
+    options = parser.parse_args(argv)
+    env = dict(os.environ)
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    env["LD_LIBRARY_PATH"] = library_path()
+    try:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        check_stub(assemble(options.backends, options.stubs, options.assemble, version), env)
+        missing = missing_libraries(options.server, env)
+        if missing:
+            raise MissingDependency(f"{options.server} cannot load {', '.join(missing)}", "install them")
+    except BadInput as error:
+        print(error, file=sys.stderr, flush=True)
+        return 2
+    os.execve(options.server, [str(options.server), *options.rest[1:]], env)  # noqa: S606 - an argv list, no shell
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
