@@ -9,7 +9,7 @@ env: $(STAMP)
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'loadgen needs Python 3.11 or newer; name one with make PYTHON=…'; exit 2; }
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install -q --disable-pip-version-check -e '.[hf,triton,dev]'
+	DS_BUILD_OPS=0 .venv/bin/python -m pip install -q --disable-pip-version-check -e '.[hf,triton,ds,dev]'
 	@rm -f .venv/.installed-* && touch $@
 
 demo: env
