@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -25,6 +25,7 @@ from rich.text import Text
 
 from loadgen.board import Board
 from loadgen.progress import ResultRow, clean
+from loadgen.report.layout import fitting, share_widths
 from loadgen.report.tables import Table as PlainTable
 from loadgen.report.tables import holds_figures
 from loadgen.units import show_duration, show_number, show_rate, show_s
@@ -106,7 +107,7 @@ def _server_line(board: Board, now_s: float) -> RenderableType:
     colour = {"ready": "green", "failed": "bold red", "died": "bold red", "stopped": "dim"}.get(
         word, "yellow"
     )
-    since = "" if word == "ready" else f"  {show_duration(now_s - board.server_since_s)}"
+    since = "" if word in ("ready", "stopped") else f"  {show_duration(now_s - board.server_since_s)}"
     return _line((" server ", "dim"), label, "  ", (state, colour), since)
 
 
@@ -132,8 +133,10 @@ def _trial_lines(board: Board, width: int, now_s: float) -> list[RenderableType]
     if live.errors:
         told = ", ".join(f"{count} × {name}" for name, count in live.errors.items())
         return [head, figures, _line(("        ", ""), (told, "red"))]
-    bars = sparkline(live.recent_e2e_s, width - 40)
-    spread = f" {show_s(min(live.recent_e2e_s))} – {show_s(max(live.recent_e2e_s))}" if bars else ""
+    bars = sparkline(live.recent_e2e_s, width - 46)
+    if not bars:
+        return [head, figures, Text()]
+    spread = f"  {show_s(min(live.recent_e2e_s))} to {show_s(max(live.recent_e2e_s))}"
     return [head, figures, _line(("        last E2E ", "dim"), (bars, "cyan"), spread)]
 
 
@@ -189,21 +192,29 @@ def print_lines(lines: Sequence[str]) -> None:
 
 
 def print_tables(tables: Sequence[PlainTable], console: Console | None = None) -> None:
-    """Tables on standard output: folded to a terminal's width, as wide as they need elsewhere."""
+    """Tables on standard output: fitted to a terminal's width, as wide as they need elsewhere."""
     console = console or Console()
     for plain in tables:
         table = Table(title=Text(clean(plain.title), style="bold"), title_justify="left", header_style="dim")
         table.box, table.caption_justify = box.SIMPLE_HEAD, "left"
-        table.caption = Text(clean(plain.note)) if plain.note else None
-        for head, *column in zip(plain.head, *plain.rows, strict=True):
-            figures = holds_figures(column)
-            table.add_column(Text(clean(head)), justify="right" if figures else "left", overflow="fold")
-        for row in plain.rows:
-            table.add_row(*(_cell(cell) for cell in row))
+        columns = list(zip(plain.head, *plain.rows, strict=True))
+        shown = fitting(columns, plain.optional, console.width) if console.is_terminal else columns
+        hidden = ", ".join(head for head, *_ in columns if head not in [head for head, *_ in shown])
+        note = (
+            f"{plain.note} Too wide for this terminal, see report.md: {hidden}.".strip()
+            if hidden
+            else plain.note
+        )
+        table.caption = Text(clean(note)) if note else None
+        widths = share_widths(shown, console.width) if console.is_terminal else [None] * len(shown)
+        for (head, *cells), wide in zip(shown, widths, strict=True):
+            side: Literal["left", "right"] = "right" if holds_figures(cells) else "left"
+            table.add_column(Text(clean(head)), justify=side, overflow="fold", width=wide)
+        for row in zip(*(cells for _, *cells in shown), strict=True):
+            table.add_row(*map(_cell, row))
         if not console.is_terminal:
-            console.width = max(
-                console.width, console.measure(table, options=console.options.update(width=10_000)).maximum
-            )
+            endless = console.options.update(width=10_000)
+            console.width = max(console.width, console.measure(table, options=endless).maximum)
         console.print(table)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from loadgen.board import Board
 from loadgen.doctor import Section
 from loadgen.progress import Live, Tally, result_row, to_plain, trial_row
 from loadgen.protocols import Need
-from loadgen.report.tables import Table
+from loadgen.report.tables import Table, full_table
 from loadgen.screen import choose_columns, frame, print_doctor, print_tables, sparkline
 
 
@@ -183,3 +184,39 @@ def test_the_doctor_shows_every_remedy() -> None:
     assert "Things  1 missing" in out.getvalue()
     assert "✓ a  here" in out.getvalue()
     assert "✗ b  gone\n      → pip install '.[hf]'" in out.getvalue()
+
+
+def test_a_narrow_terminal_leaves_out_what_is_asked_for_least() -> None:
+    head = ("batch", "E2E p50", "very long column name", "marks")
+    table = Table(
+        title="t",
+        head=head,
+        rows=(("1", "1.00 s", "12.34 ms", "spread"),),
+        optional=("very long column name",),
+    )
+    wide, narrow = printed([table], 80, terminal=True), printed([table], 32, terminal=True)
+    assert "12.34 ms" in wide
+    assert "report.md" not in wide
+    assert "12.34 ms" not in narrow
+    assert "1.00 s" in narrow
+    assert "spread" in narrow
+    assert "see report.md: very long" in " ".join(narrow.split())
+
+
+def test_figures_are_never_broken_over_lines() -> None:
+    rows = tuple((str(n), "123.4 ms", "words that may be folded over several lines") for n in range(3))
+    text = printed(
+        [Table(title="t", head=("a", "latency per output token", "c"), rows=rows)], 40, terminal=True
+    )
+    assert text.count("123.4 ms") == 3
+
+
+@pytest.mark.parametrize("width", [60, 80, 97, 120, 140, 200])
+def test_no_letter_is_lost_at_any_width(build: Any, width: int) -> None:
+    doubts = tuple(replace(build.spread, kind=kind) for kind in ("few-samples", "spread", "slow-first"))
+    results = [build.result(build.trial(b, i), caveats=doubts) for b in (1, 16) for i in (20, 2048)]
+    text = printed([full_table(results)], width, terminal=True)
+    for kind in ("few-samples", "spread", "slow-first"):
+        assert text.count(kind) == 4, text
+    assert text.count("1.00 s") == 4
+    assert max(map(len, text.splitlines())) <= width

@@ -21,12 +21,16 @@ CLIENT_MARK, CAVEAT_MARK = "!client", "*"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table to render: ``rows`` are plain text, as wide as ``head``; ``note`` explains it in a sentence."""
+    """A table to render: ``rows`` are plain text, as wide as ``head``; ``note`` explains it in a sentence.
+
+    ``optional`` names the columns that a narrow terminal may leave out, the first to go first.
+    """
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    optional: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,11 @@ FIGURES = (
         name="send lag p99", get=lambda s: _p(s.send_lag_s, "p99"), show=show_s,
         absent="open loop only: a closed loop has no due times",
     ),
+)  # fmt: skip
+
+LESS_ASKED_FOR = (
+    "send lag p99", "ITL p99", "TTFT p99", "requests/s", "latency per output token p50", "total tok/s", "E2E p99",
+    "requests ok", "TPOT p50", "TTFT p50",
 )  # fmt: skip
 
 # Row axis, column axis, figures: the questions that the sweeps ask. LOAD stands for the axis that sets the load.
@@ -262,7 +271,7 @@ def full_table(results: Sequence[TrialResult]) -> Table:
         shown += [f"failed: {result.failure.error}" if result.failure else " ".join(caveat_marks(result))]
         rows.append(tuple(shown))
     head = (*axes, *(["repeat"] if repeated else []), *(f.name for f in figures), "requests ok", "marks")
-    return Table(title="All trials", head=head, rows=tuple(rows))
+    return Table(title="All trials", head=head, rows=tuple(rows), optional=LESS_ASKED_FOR)
 
 
 def _trial_order(trial: Trial, axes: Sequence[str]) -> tuple[tuple[int, float, str], ...]:
