@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from loadgen.servers._hf_device import Device, Done, Job
+from loadgen.servers._hf_device import Done, Job, Scheduler
 from loadgen.servers._hf_metrics import Metrics
 from loadgen.servers._hf_requests import BadRequest, Call, Limits, error_body, parse
 from loadgen.servers._hf_run import Run
@@ -25,7 +25,7 @@ STATUS = {"out_of_memory": 500, "server_error": 500, "cancelled": 503}
 
 
 def build_app(
-    device: Device,
+    device: Scheduler,
     limits: Limits,
     text: Text,
     metrics: Metrics,
@@ -64,12 +64,13 @@ def build_app(
 
 
 class _Completions:
-    def __init__(self, device: Device, limits: Limits, text: Text, metrics: Metrics) -> None:
+    def __init__(self, device: Scheduler, limits: Limits, text: Text, metrics: Metrics) -> None:
         self.device, self.limits, self.text, self.metrics = device, limits, text, metrics
 
     async def handle(self, request: Request) -> Response:
         try:
             call = parse(await request.body(), self.limits, lambda: secrets.randbelow(2**31))
+            self.device.check(call)
         except BadRequest as error:
             self.metrics.refused()
             return JSONResponse(error.body(), error.status)

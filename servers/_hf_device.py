@@ -58,6 +58,24 @@ class Job:
             self._loop.call_soon_threadsafe(self.events.put_nowait, event)
 
 
+class Scheduler(Protocol):
+    """What the HTTP side needs of a device: take jobs, tell how it fares, stop."""
+
+    def start(self) -> None: ...
+
+    def check(self, call: Call) -> None: ...
+
+    def submit(self, job: Job) -> None: ...
+
+    @property
+    def waiting(self) -> int: ...
+
+    @property
+    def running_sequences(self) -> int: ...
+
+    def stop(self, timeout_s: float) -> bool: ...
+
+
 class Device:
     """Runs jobs on an engine, one at a time. ``observe`` is told of each finished call, for the metrics."""
 
@@ -78,6 +96,9 @@ class Device:
 
     def start(self) -> None:
         self._thread.start()
+
+    def check(self, call: Call) -> None:
+        """Every valid call can be run."""
 
     def submit(self, job: Job) -> None:
         self._jobs.put(job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,8 +60,14 @@ class Run:
         Raises Cancelled when the call is to be dropped.
         """
         self.steps += 1
+        self.grow(enumerate(tokens))
+        self._check_cancelled(launched)
+        return None in self.finish
+
+    def grow(self, tokens: Iterable[tuple[int, int]]) -> None:
+        """Add (sequence, token) pairs; those of sequences that have ended are padding, and dropped."""
         grown = []
-        for i, token in enumerate(tokens):
+        for i, token in tokens:
             if self.finish[i] is None:
                 self.tokens[i].append(token)
                 if token in self.eos:
@@ -70,8 +76,6 @@ class Run:
                     self.finish[i] = "length"
                 grown.append((i, token, self.finish[i]))
         self._on_step(Step(tokens=tuple(grown)))
-        self._check_cancelled(launched)
-        return None in self.finish
 
     def _check_cancelled(self, launched: int) -> None:
         if self._word is None:

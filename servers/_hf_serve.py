@@ -15,7 +15,8 @@ import uvicorn
 
 from loadgen.records import ServerSpec
 from loadgen.servers._hf_app import build_app, prompt_tokens
-from loadgen.servers._hf_device import Device, Done, Job, cuda_memory
+from loadgen.servers._hf_continuous import ContinuousDevice, ContinuousEngine
+from loadgen.servers._hf_device import Device, Done, Job, Scheduler, cuda_memory
 from loadgen.servers._hf_metrics import Metrics, resident_bytes
 from loadgen.servers._hf_ranks import Followers
 from loadgen.servers._hf_requests import Limits
@@ -43,7 +44,11 @@ def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener:
         generated = sum(map(len, done.run.tokens)) if done.run else 0
         metrics.finished(done.kind or "ok", len(job.call.prompts), prompt_tokens(job.call), generated)
 
-    device = Device(stood.engine, stood.eos, followers, observe)
+    device: Scheduler
+    if isinstance(stood.engine, ContinuousEngine):
+        device = ContinuousDevice(stood.engine, stood.eos, observe)
+    else:
+        device = Device(stood.engine, stood.eos, followers, observe)
     limits = Limits(
         model=spec.model.name,
         vocab=spec.model.vocab,

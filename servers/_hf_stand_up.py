@@ -87,4 +87,8 @@ def _engine(spec: ServerSpec, model: Any, eos: frozenset[int], device: torch.dev
         return CompiledEngine(
             model, eos, device, compile_mode=str(spec.options.get("compile", "default")), tp=spec.tp
         )
+    if kind == "continuous":
+        from loadgen.servers._hf_continuous import ContinuousEngine
+
+        return ContinuousEngine(model, eos, max_batch=spec.max_batch)
     raise ValueError(f"unknown engine {kind!r}")

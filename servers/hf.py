@@ -39,7 +39,7 @@ class HuggingFace:
     ports = 1
     options: Mapping[str, str] = {
         "engine": "generate (eager model.generate), compiled (static cache, CUDA graphs, own decode loop), "
-        "continuous (transformers' continuous batching; needs a GPU). Default generate",
+        "continuous (transformers' continuous batching, greedy). Default generate",
         "attention": "sdpa, eager. Default sdpa",
         "compile": "for engine=compiled: default (torch.compile), autotune (slower start), off. Default default",
         "seed": "seed of random weights, a whole number. Default 0",
@@ -133,8 +133,6 @@ def _check_parallel(spec: ServerSpec, engine: str) -> None:
         raise BadInput(f"hf: pp = {pp} exceeds the model's {model.layers} layers")
     if pp > 1 and engine != "generate":
         raise BadInput(f"hf: pp = {pp} with engine {engine} (accepted: engine generate)")
-    if engine == "continuous" and not spec.gpus:
-        raise BadInput("hf: engine continuous needs a GPU (accepted on CPU: generate, compiled)")
     if engine == "continuous" and tp > 1:
         raise BadInput(f"hf: tp = {tp} with engine continuous (accepted: tp 1)")
     for what, size in (
