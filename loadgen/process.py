@@ -72,8 +72,11 @@ def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
 
 
 def server_env(overlay: dict[str, str | None]) -> dict[str, str]:
-    """This process's environment with the command's changes; a value of None removes a variable."""
-    env = dict(os.environ)
+    """This process's environment with the command's changes; a value of None removes a variable.
+
+    CUDA counts GPUs as NVML does, by PCI bus, and not by its guess of which is the fastest.
+    """
+    env = {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     for key, value in overlay.items():
         if value is None:
             env.pop(key, None)

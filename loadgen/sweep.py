@@ -13,17 +13,11 @@ from loadgen import frameworks, interrupt
 from loadgen.errors import BadInput, ServerError
 from loadgen.plan import Plan
 from loadgen.process import Server, free_ports, port_is_free
+from loadgen.progress import server_label
 from loadgen.protocols import Framework, Watcher
 from loadgen.records import Environment, Failure, ServerSpec, Trial, TrialResult
 from loadgen.store import Store
 from loadgen.trial import Endpoint, run_trial
-
-
-def server_label(spec: ServerSpec) -> str:
-    """A short name of a server for people: ``hf/generate llama-13b tp2``."""
-    engine = spec.options.get("engine")
-    split = f" tp{spec.tp}" + (f" pp{spec.pp}" if spec.pp > 1 else "")
-    return f"{spec.framework}{f'/{engine}' if engine else ''} {spec.model.name}{split}"
 
 
 def start_server(

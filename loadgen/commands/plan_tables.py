@@ -6,10 +6,9 @@ from loadgen.ceilings import datasheet
 from loadgen.environment import read_gpus
 from loadgen.plan import Plan
 from loadgen.predict import Outlook, check_fit, outlook
-from loadgen.progress import trial_row
+from loadgen.progress import server_label, trial_row
 from loadgen.records import ServerSpec
 from loadgen.report.tables import Table
-from loadgen.sweep import server_label
 from loadgen.units import show_bytes, show_duration, show_s
 
 HEAD = ("trial", "load", "in", "out", "requests", "weights/GPU", "KV/GPU", "floor/call", "about")

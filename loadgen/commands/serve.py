@@ -15,8 +15,9 @@ from loadgen.errors import BadInput, ServerError
 from loadgen.models import PRESETS
 from loadgen.profile import build_profile
 from loadgen.profile_sets import value_of
+from loadgen.progress import server_label
 from loadgen.records import OptionValue, ServerSpec
-from loadgen.sweep import server_label, start_server
+from loadgen.sweep import start_server
 from loadgen.trial import server_info
 from loadgen.units import show_bytes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -99,5 +100,5 @@ def sweep_record(profile: Profile, plan: Plan, environment: Environment) -> dict
         "profile": profile.text,
         "sets": list(profile.sets),
         "argv": list(environment.argv),
-        "trials": [trial.id for trial in plan.trials],
+        "plan": [asdict(trial) for trial in plan.trials],
     }
