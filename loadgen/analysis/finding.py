@@ -1,0 +1,195 @@
+"""What a finding is, and what the deciders of all findings share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from loadgen.analysis.physical import Physics
+from loadgen.analysis.statistics import Array
+from loadgen.analysis.study import Cell, Ratio, Study
+from loadgen.analysis.table import Key, Row
+from loadgen.analysis.thresholds import Threshold, crossing
+from loadgen.ceilings import Ceilings
+from loadgen.units import show_number
+
+Verdict = Literal["holds", "refuted", "not tested"]
+
+CLAIMS = {
+    "F1": "At small batch the input length does not change latency; past a threshold batch B* it does.",
+    "F2": "B* grows with the number of GPUs.",
+    "F3": "More TP gives lower latency; below a threshold batch, latency does not rise with the batch.",
+    "F4": "Throughput rises with TP and with batch; a batch in [32, 256] is the best value.",
+    "F5": "With the input fixed, the output length does not change latency (for FT: longer is lower).",
+    "F6": "GPU memory is flat at small batch and climbs past a threshold, which grows with the number of GPUs.",
+    "F7": "Doubling the GPUs leaves slightly more than half the memory per GPU.",
+    "F8": "A threshold of total input tokens, given by bandwidth and compute, parts bandwidth-bound from "
+    "compute-bound latency.",
+    "F9": "Layers spread over GPUs (PP): more GPUs lower throughput and raise latency; they only allow larger "
+    "batches.",
+    "F10": "On 1 GPU transformers is a little slower than DeepSpeed; on more GPUs DeepSpeed is far faster.",
+    "F11": "GPUs of different generations match in latency while the bandwidth suffices (batch < 32).",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The margins that words stand for. A change within ``margin`` counts as none, and a larger one as a change."""
+
+    margin: float = 0.10
+    best_batches: tuple[int, int] = (32, 256)
+    little_slower: float = 1.5  # up to so many times is "a little slower"
+    far_faster: float = 2.0  # from so many times on is "far faster"
+    slightly_more: float = 0.60  # (0.5, 0.6] is "slightly more than half"
+    ridge_factor: float = 1.5  # a measured ridge within this factor agrees with the predicted one
+    alike_below: int = 32  # F11: batches below this
+    price_per_gpu_hour: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Number:
+    """One figure behind a finding, in words; ``value`` and its interval where it is a plain number."""
+
+    name: str
+    text: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A cell to measure (or, with ``again``, to repeat) before something can be said."""
+
+    key: Key
+    why: str
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A claim decided for one subject (a framework and model on a machine), with the cells behind it."""
+
+    id: str
+    claim: str
+    subject: str
+    verdict: Verdict
+    sentence: str
+    numbers: tuple[Number, ...] = ()
+    cells: tuple[Key, ...] = ()
+    wanted: tuple[Wanted, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """All that the deciders may look at."""
+
+    study: Study
+    rows: Sequence[Row]
+    physics: Mapping[str, Physics]
+    ceilings: Mapping[str, Ceilings]
+    rules: Rules = field(default_factory=Rules)
+
+    def subjects(self) -> dict[Key, Study]:
+        """One study per framework, model, machine and way of loading, closed and static batches only."""
+        groups: dict[Key, list[Row]] = defaultdict(list)
+        for cell in self.study.cells.values():
+            if cell.key.kind in ("static", "closed"):
+                groups[subject_of(cell.key)].extend(cell.rows)
+        return {key: self.study.narrowed(rows) for key, rows in sorted(groups.items())}
+
+
+def subject_of(key: Key) -> Key:
+    return replace(key, batch=-1, input_tokens=-1, output_tokens=-1, tp=-1, pp=-1)
+
+
+def subject_text(key: Key) -> str:
+    """``hf/generate · llama-13b · bfloat16 · NVIDIA H200``, and what else sets it apart."""
+    parts = [key.label, key.model, key.dtype, key.machine]
+    parts += [key.kind] if key.kind != "static" else []
+    parts += ["" if key.stream else "not streamed", key.variant]
+    return " · ".join(part for part in parts if part)
+
+
+def split_text(key: Key) -> str:
+    """The GPUs of a cell in words: ``tp 2``, ``pp 4``, ``tp 2 × pp 2``."""
+    if key.pp == 1:
+        return f"tp {key.tp}"
+    return f"pp {key.pp}" if key.tp == 1 else f"tp {key.tp} × pp {key.pp}"
+
+
+def ratio_text(ratio: Ratio) -> str:
+    if ratio.low is None or ratio.high is None:
+        return f"×{show_number(ratio.value)} (no interval)"
+    return f"×{ratio.value:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]"
+
+
+def ratio_number(name: str, ratio: Ratio) -> Number:
+    return Number(name=name, text=ratio_text(ratio), value=ratio.value, low=ratio.low, high=ratio.high)
+
+
+def threshold_number(name: str, threshold: Threshold, unit: str = "") -> Number:
+    return Number(
+        name=name, text=threshold.text(unit), value=threshold.estimate, low=threshold.low, high=threshold.high
+    )
+
+
+def not_tested(id: str, subject: str, why: str, wanted: Sequence[Wanted] = ()) -> Finding:
+    return Finding(
+        id=id, claim=CLAIMS[id], subject=subject, verdict="not tested", sentence=why, wanted=tuple(wanted)
+    )
+
+
+def decide(parts: Iterable[Verdict]) -> Verdict:
+    """One counter-example refutes; a claim of several parts holds only when none was left out."""
+    verdicts = list(parts)
+    if "refuted" in verdicts:
+        return "refuted"
+    if verdicts and all(verdict == "holds" for verdict in verdicts):
+        return "holds"
+    return "not tested"
+
+
+def some(parts: Iterable[Verdict]) -> Verdict:
+    """For one claim seen in several places: places that could not tell do not count."""
+    return decide(verdict for verdict in parts if verdict != "not tested")
+
+
+def effects(
+    study: Study, pairs: Sequence[tuple[Cell, Cell]], metric: str
+) -> tuple[list[float], Array | None] | None:
+    """log(over/under) of each pair and its draws (D, K); ``None`` when a figure is missing."""
+    values, draws = [], []
+    for over, under in pairs:
+        top, bottom = study.estimate(over, metric), study.estimate(under, metric)
+        if top is None or bottom is None:
+            return None
+        values.append(float(np.log(top.value / bottom.value)))
+        if over is under:
+            draws.append(np.zeros_like(top.draws) if top.draws is not None else None)
+        elif top.draws is not None and bottom.draws is not None:
+            draws.append(top.draws - bottom.draws)
+        else:
+            draws.append(None)
+    known = [draw for draw in draws if draw is not None]
+    return values, np.stack(known, axis=1) if len(known) == len(draws) and known else None
+
+
+def rise(
+    study: Study, pairs: Sequence[tuple[Cell, Cell]], metric: str, grid: Sequence[int], margin: float
+) -> tuple[Threshold, float] | None:
+    """Where over/under first exceeds 1 + margin for good, and the margin used.
+
+    The margin is the stated one, or what the noise lets be seen where that is more. ``None`` for fewer than 2 points.
+    """
+    found = effects(study, pairs, metric) if len(pairs) > 1 else None
+    if found is None:
+        return None
+    noise = study.noise(metric)
+    repeats = min(len(cell.values(metric)) for pair in pairs for cell in pair)
+    used = max(margin, noise.detectable(repeats)) if noise else margin
+    return crossing(grid, *found, float(np.log1p(used))), used

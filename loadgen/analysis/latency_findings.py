@@ -1,0 +1,318 @@
+"""F1, F2, F3 and F5: what input length, batch, GPUs and output length do to latency."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from loadgen.analysis.finding import (
+    CLAIMS,
+    Case,
+    Finding,
+    Number,
+    Verdict,
+    Wanted,
+    decide,
+    not_tested,
+    ratio_number,
+    ratio_text,
+    rise,
+    some,
+    split_text,
+    subject_text,
+    threshold_number,
+)
+from loadgen.analysis.study import Cell, Study
+from loadgen.analysis.table import Key
+from loadgen.analysis.thresholds import Threshold, finer
+from loadgen.units import show_share
+
+
+def wanted_batches(cells: Sequence[Cell], threshold: Threshold, why: str) -> list[Wanted]:
+    """The cells that would resolve a threshold in batch, for each of the keys that it compares."""
+    keys = [replace(cell.key, batch=batch) for cell in cells for batch in threshold.add]
+    again = [replace(cell.key, batch=batch) for cell in cells for batch in threshold.repeat]
+    return [Wanted(key=key, why=why) for key in dict.fromkeys(keys)] + [
+        Wanted(key=key, why=f"{why}: more repeats", again=True) for key in dict.fromkeys(again)
+    ]
+
+
+def input_thresholds(case: Case, study: Study) -> dict[Key, tuple[Threshold, float, list[Cell]]]:
+    """B* by server and output length: the batch from which the longest input is slower than the shortest.
+
+    Method: ratio of median end-to-end latencies at the longest and the shortest input, per batch, made to rise with the
+    batch; B* is the first batch where it exceeds 1 + margin. Value: threshold, margin used, its cells.
+    """
+    found = {}
+    for key, cells in study.series("batch", "input_tokens").items():
+        lengths = sorted({cell.key.input_tokens for cell in cells})
+        by_point = {(cell.key.batch, cell.key.input_tokens): cell for cell in cells}
+        if len(lengths) < 2:
+            continue
+        pairs = {
+            batch: (by_point[batch, lengths[-1]], by_point[batch, lengths[0]])
+            for batch in sorted({cell.key.batch for cell in cells})
+            if (batch, lengths[-1]) in by_point and (batch, lengths[0]) in by_point
+        }
+        risen = rise(study, list(pairs.values()), "e2e_s", list(pairs), case.rules.margin)
+        if risen is not None:
+            used = [cell for pair in pairs.values() for cell in pair]
+            found[key] = (*risen, used)
+    return found
+
+
+def f1(case: Case, subject: Key, study: Study) -> Finding:
+    thresholds = input_thresholds(case, study)
+    name = subject_text(subject)
+    if not thresholds:
+        return not_tested(
+            "F1", name, "Needs one server with at least two input lengths at two or more batch sizes."
+        )
+    verdicts, numbers, wanted, cells, said = [], [], [], [], []
+    for key, (threshold, margin, used) in thresholds.items():
+        lengths = sorted({cell.key.input_tokens for cell in used})
+        place = f"{split_text(key)}, {lengths[0]} against {lengths[-1]} in, {key.output_tokens} out"
+        verdict: Verdict = "not tested"
+        if threshold.state == "below the grid" and threshold.high == 1:
+            verdict = "refuted"
+        elif threshold.low > 0 and math.isfinite(threshold.high):
+            verdict = "holds"
+        verdicts.append(verdict)
+        numbers.append(threshold_number(f"B* ({place})", threshold, "sequences"))
+        said.append(f"B* {threshold.text()} at {place} (margin {show_share(margin)})")
+        cells += [cell.key for cell in used]
+        ends = [cell for cell in used if cell.key.batch == used[0].key.batch]
+        wanted += wanted_batches(ends, threshold, f"B* at {place}")
+    return Finding(
+        id="F1",
+        claim=CLAIMS["F1"],
+        subject=name,
+        verdict=some(verdicts),
+        sentence=f"By end-to-end p50: {'; '.join(said)}.",
+        numbers=tuple(numbers),
+        cells=tuple(cells),
+        wanted=tuple(wanted),
+    )
+
+
+def order(lower: Threshold, upper: Threshold) -> Verdict:
+    """Whether a threshold lies below another: only intervals that do not overlap can say."""
+    if "no interval" in (lower.state, upper.state):
+        return "not tested"
+    if lower.high <= upper.low:
+        return "holds"
+    alike = lower.low == upper.low and lower.high == upper.high
+    if upper.high <= lower.low or (alike and lower.high - lower.low <= 1):
+        return "refuted"
+    return "not tested"
+
+
+def growth(
+    thresholds: Sequence[tuple[Key, Threshold, Sequence[Cell]]], name: str
+) -> tuple[list[Verdict], list[Number], list[Wanted]]:
+    """Whether thresholds grow from each number of GPUs to the next, and the cells that would tell."""
+    verdicts, numbers, wanted = [], [], []
+    for key, threshold, _cells in thresholds:
+        numbers.append(threshold_number(f"{name} ({split_text(key)})", threshold))
+    for (_, low, low_cells), (_, high, high_cells) in pairwise(thresholds):
+        verdict = order(low, high)
+        verdicts.append(verdict)
+        if verdict == "not tested":
+            inside = finer(max(low.low, high.low), min(low.high, high.high))
+            if not inside:
+                for side, cells in ((low, low_cells), (high, high_cells)):
+                    wanted += wanted_batches(cells, side, f"{name}, to compare GPUs")
+            keys = [replace(cell.key, batch=batch) for cell in (*low_cells, *high_cells) for batch in inside]
+            wanted += [Wanted(key=key, why=f"{name}: both lie in one step") for key in dict.fromkeys(keys)]
+    return verdicts, numbers, wanted
+
+
+def by_gpus(keys: Sequence[Key]) -> dict[Key, list[Key]]:
+    """Keys that differ only in the degree of tensor parallelism (or only in pipeline stages), in its order."""
+    groups: dict[Key, list[Key]] = defaultdict(list)
+    for key in keys:
+        if key.pp == 1:
+            groups[replace(key, tp=-1)].append(key)
+        if key.tp == 1:
+            groups[replace(key, pp=-1)].append(key)
+    return {
+        group: sorted(members, key=lambda key: key.gpus)
+        for group, members in groups.items()
+        if len(members) > 1
+    }
+
+
+def f2(case: Case, subject: Key, study: Study) -> Finding:
+    name = subject_text(subject)
+    thresholds = input_thresholds(case, study)
+    verdicts, numbers, wanted, cells = [], [], [], []
+    for members in by_gpus(list(thresholds)).values():
+        found = [(key, thresholds[key][0], thresholds[key][2]) for key in members]
+        grown, told, missing = growth(found, f"B*, {members[0].output_tokens} output tokens")
+        verdicts += grown
+        numbers += told
+        wanted += missing
+        cells += [cell.key for key in members for cell in thresholds[key][2]]
+    if not verdicts:
+        return not_tested("F2", name, "Needs B* (F1) for at least two numbers of GPUs.")
+    verdict = decide(verdicts)
+    said = ", ".join(f"{number.name}: {number.text}" for number in numbers)
+    tail = {
+        "holds": "Every interval lies above that of fewer GPUs",
+        "refuted": "Not every interval lies above that of fewer GPUs",
+        "not tested": "Intervals overlap on this grid, so the order is not resolvable",
+    }[verdict]
+    return Finding(
+        id="F2",
+        claim=CLAIMS["F2"],
+        subject=name,
+        verdict=verdict,
+        sentence=f"{tail}. {said}.",
+        numbers=tuple(numbers),
+        cells=tuple(cells),
+        wanted=tuple(wanted),
+    )
+
+
+def plateau_ends(case: Case, study: Study) -> dict[Key, tuple[Threshold, float, list[Cell]]]:
+    """By server and lengths: the batch from which latency exceeds that of the smallest batch by the margin."""
+    found = {}
+    for key, cells in study.series("batch").items():
+        pairs = [(cell, cells[0]) for cell in cells]
+        risen = rise(study, pairs, "e2e_s", [cell.key.batch for cell in cells], case.rules.margin)
+        if risen is not None:
+            found[key] = (*risen, cells)
+    return found
+
+
+def f3(case: Case, subject: Key, study: Study) -> Finding:
+    name = subject_text(subject)
+    verdicts, numbers, wanted, cells, said = [], [], [], [], []
+    for _key, row in study.series("tp", "batch", where=lambda key: key.pp == 1).items():
+        steps = tp_steps(row)
+        for (fewer, more), pairs in steps.items():
+            mean = study.mean_ratio(pairs, "e2e_s")
+            ratios = [(pair, study.ratio(*pair, "e2e_s")) for pair in pairs]
+            if mean is None:
+                continue
+            slower = [pair[0].key.batch for pair, ratio in ratios if ratio and ratio.above(1)]
+            verdict: Verdict = "not tested"
+            if mean.below(1) and not slower:
+                verdict = "holds"
+            elif mean.above(1) or slower:
+                verdict = "refuted"
+            verdicts.append(verdict)
+            place = f"{row[0].key.input_tokens}/{row[0].key.output_tokens}"
+            numbers.append(ratio_number(f"latency, tp {more} over tp {fewer} ({place})", mean))
+            at = f", but higher at batch {', '.join(map(str, slower))}" if slower and mean.below(1) else ""
+            said.append(f"tp {fewer} → {more}: latency {ratio_text(mean)}{at}")
+            cells += [cell.key for pair in pairs for cell in pair]
+    flat: list[Verdict] = []
+    for key, (threshold, _margin, used) in plateau_ends(case, study).items():
+        flat.append(plateau_verdict(threshold, [cell.key.batch for cell in used]))
+        place = f"{split_text(key)}, {key.input_tokens}/{key.output_tokens}"
+        numbers.append(threshold_number(f"plateau ends ({place})", threshold, "sequences"))
+        wanted += wanted_batches(used[:1], threshold, "end of the latency plateau")
+        cells += [cell.key for cell in used]
+    if not verdicts and not flat:
+        return not_tested("F3", name, "Needs at least two batch sizes, and at least two degrees of TP.")
+    if not verdicts:
+        said.append("TP was not varied")
+    verdict_tp, verdict_flat = decide(verdicts), some(flat)
+    said.append(
+        {
+            "holds": "latency stays flat up to a batch of its own for each server",
+            "refuted": "latency rises from the smallest batch on in some series",
+            "not tested": "the plateau's end is not resolvable",
+        }[verdict_flat]
+    )
+    return Finding(
+        id="F3",
+        claim=CLAIMS["F3"],
+        subject=name,
+        verdict=decide([verdict_tp, verdict_flat]),
+        sentence="; ".join(said) + f" (margin {show_share(case.rules.margin)} or the noise where larger).",
+        numbers=tuple(numbers),
+        cells=tuple(dict.fromkeys(cells)),
+        wanted=tuple(wanted),
+    )
+
+
+def plateau_verdict(threshold: Threshold, batches: Sequence[int]) -> Verdict:
+    """Flat from the smallest batch to at least the next one; risen there already refutes, if the grid is fine there."""
+    if threshold.state == "no interval":
+        return "not tested"
+    if threshold.low > batches[0]:
+        return "holds"
+    fine = batches[0] == 1 and batches[1] <= 2
+    return "refuted" if fine and threshold.high <= batches[1] else "not tested"
+
+
+def tp_steps(cells: Sequence[Cell]) -> dict[tuple[int, int], list[tuple[Cell, Cell]]]:
+    """(fewer, more) → the (more, fewer) pairs of cells at equal batch, for neighbouring degrees of TP."""
+    degrees = sorted({cell.key.tp for cell in cells})
+    by_point = {(cell.key.tp, cell.key.batch): cell for cell in cells}
+    batches = sorted({cell.key.batch for cell in cells})
+    steps = {}
+    for fewer, more in pairwise(degrees):
+        pairs = [
+            (by_point[more, batch], by_point[fewer, batch])
+            for batch in batches
+            if (more, batch) in by_point and (fewer, batch) in by_point
+        ]
+        if pairs:
+            steps[fewer, more] = pairs
+    return steps
+
+
+def f5(case: Case, subject: Key, study: Study) -> Finding:
+    """Latency here is latency per output token, the only reading under which the claim can hold; E2E is told beside."""
+    name, margin = subject_text(subject), case.rules.margin
+    falls = subject.framework == "ft"
+    verdicts, numbers, cells, ends = [], [], [], []
+    for _key, row in study.series("output_tokens").items():
+        row = [cell for cell in row if cell.key.output_tokens > 1]
+        if len(row) < 2:
+            continue
+        short, long = row[0], row[-1]
+        ratio = study.ratio(long, short, "latency_per_output_token_s")
+        whole = study.ratio(long, short, "e2e_s")
+        if ratio is None:
+            continue
+        verdict: Verdict = "not tested"
+        if falls:
+            verdict = "holds" if ratio.below(1) else "refuted" if ratio.above(1) else "not tested"
+        elif ratio.above(1 / (1 + margin)) and ratio.below(1 + margin):
+            verdict = "holds"
+        elif ratio.below(1 / (1 + margin)) or ratio.above(1 + margin):
+            verdict = "refuted"
+        verdicts.append(verdict)
+        place = f"{split_text(short.key)}, batch {short.key.batch}, input {short.key.input_tokens}"
+        step = f"{short.key.output_tokens} → {long.key.output_tokens} output tokens"
+        numbers.append(ratio_number(f"latency per output token, {step} ({place})", ratio))
+        if whole is not None:
+            ends.append(whole.value)
+            numbers.append(ratio_number(f"end-to-end latency, {step} ({place})", whole))
+        cells += [cell.key for cell in row]
+    if not verdicts:
+        return not_tested("F5", name, "Needs at least two output lengths at one input length and batch.")
+    kept, broken = verdicts.count("holds"), verdicts.count("refuted")
+    reading = "falls as the output grows" if falls else f"stays within {show_share(margin)}"
+    whole_text = (
+        f" End-to-end latency itself grows {min(ends):.3g} to {max(ends):.3g} times over the same steps."
+        if ends
+        else ""
+    )
+    return Finding(
+        id="F5",
+        claim=CLAIMS["F5"],
+        subject=name,
+        verdict=some(verdicts),
+        sentence=f"Read as latency per output token (end to end / output tokens), it {reading} in {kept} of "
+        f"{len(verdicts)} series and does not in {broken}.{whole_text}",
+        numbers=tuple(numbers),
+        cells=tuple(cells),
+    )

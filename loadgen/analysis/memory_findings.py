@@ -1,0 +1,133 @@
+"""F6 and F7: what batch and GPUs do to the memory that a GPU needs (never to what an engine reserves)."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from loadgen.analysis.finding import (
+    CLAIMS,
+    Case,
+    Finding,
+    Number,
+    Verdict,
+    decide,
+    not_tested,
+    some,
+    split_text,
+    subject_text,
+    threshold_number,
+)
+from loadgen.analysis.latency_findings import by_gpus, growth, wanted_batches
+from loadgen.analysis.study import Study
+from loadgen.analysis.table import Key
+from loadgen.analysis.thresholds import Threshold, crossing
+from loadgen.units import show_bytes, show_share
+
+MEMORY = "gpu_memory_bytes"
+NO_MEMORY = "GPU memory was not measured (needed memory, apart from what an engine reserves)."
+
+
+def memory_knees(case: Case, study: Study) -> dict[Key, tuple[Threshold, list[float], list[int]]]:
+    """By server and lengths: the batch from which needed memory exceeds that of the smallest batch by the margin.
+
+    Memory does not scatter from run to run as time does; where no repeats say otherwise it is taken as exact.
+    """
+    import numpy as np
+
+    found = {}
+    for key, cells in study.series("batch").items():
+        estimates = [(cell, study.estimate(cell, MEMORY)) for cell in cells]
+        known = [(cell, estimate) for cell, estimate in estimates if estimate is not None]
+        if len(known) < 2:
+            continue
+        values = [estimate.value for _, estimate in known]
+        logs = np.log(np.array(values) / values[0])
+        grid = [cell.key.batch for cell, _ in known]
+        draws = np.repeat(logs[None, :], 2, axis=0)
+        found[key] = (crossing(grid, list(logs), draws, math.log1p(case.rules.margin)), values, grid)
+    return found
+
+
+def f6(case: Case, subject: Key, study: Study) -> Finding:
+    name = subject_text(subject)
+    knees = memory_knees(case, study)
+    if not knees:
+        return not_tested("F6", name, NO_MEMORY)
+    shapes: list[Verdict] = []
+    numbers: list[Number] = []
+    cells: list[Key] = []
+    wanted = []
+    series = study.series("batch")
+    for key, (threshold, values, grid) in knees.items():
+        flat = threshold.low > grid[0]
+        risen = math.isfinite(threshold.high)
+        steep = not flat and threshold.high <= grid[1] and grid[0] == 1 and grid[1] <= 2
+        shapes.append("holds" if flat and risen else "refuted" if steep else "not tested")
+        text = f"{show_bytes(values[0])} at batch {grid[0]} → {show_bytes(values[-1])} at batch {grid[-1]}"
+        numbers.append(Number(name=f"needed memory ({split_text(key)})", text=text))
+        cells += [cell.key for cell in series[key]]
+        wanted += wanted_batches(series[key][:1], threshold, "memory knee")
+    grown: list[Verdict] = []
+    for members in by_gpus(list(knees)).values():
+        verdicts, told, missing = growth(
+            [(key, knees[key][0], series[key][:1]) for key in members], "memory knee"
+        )
+        grown += verdicts
+        numbers += told
+        wanted += missing
+    if not grown:
+        numbers += [
+            threshold_number(f"memory knee ({split_text(key)})", knee[0], "sequences")
+            for key, knee in knees.items()
+        ]
+    said = "; ".join(f"{number.name}: {number.text}" for number in numbers)
+    tail = "" if grown else " The number of GPUs was not varied, so whether the knee grows is not tested."
+    return Finding(
+        id="F6",
+        claim=CLAIMS["F6"],
+        subject=name,
+        verdict=decide([some(shapes), decide(grown)]),
+        sentence=f"{said} (margin {show_share(case.rules.margin)}).{tail}",
+        numbers=tuple(numbers),
+        cells=tuple(cells),
+        wanted=tuple(wanted),
+    )
+
+
+def f7(case: Case, subject: Key, study: Study) -> Finding:
+    name, most = subject_text(subject), case.rules.slightly_more
+    verdicts: list[Verdict] = []
+    numbers: list[Number] = []
+    cells: list[Key] = []
+    measured = False
+    known = {key: cell for key, cell in study.cells.items() if study.estimate(cell, MEMORY) is not None}
+    for members in by_gpus(list(known)).values():
+        measured = True
+        for fewer, more in pairwise(members):
+            if more.gpus != 2 * fewer.gpus:
+                continue
+            low, high = study.estimate(known[fewer], MEMORY), study.estimate(known[more], MEMORY)
+            assert low is not None
+            assert high is not None
+            ratio = high.value / low.value
+            verdicts.append("holds" if 0.5 < ratio <= most else "refuted")
+            place = f"{split_text(fewer)} → {split_text(more)}, batch {fewer.batch}"
+            place += f", {fewer.input_tokens}/{fewer.output_tokens}"
+            text = f"{ratio:.3f} ({show_bytes(low.value)} → {show_bytes(high.value)})"
+            numbers.append(Number(name=f"per-GPU memory ({place})", text=text, value=ratio))
+            cells += [fewer, more]
+    if not verdicts:
+        why = "Needs the same trial on n and on 2n GPUs." if measured or known else NO_MEMORY
+        return not_tested("F7", name, why)
+    ratios = [number.value for number in numbers if number.value is not None]
+    return Finding(
+        id="F7",
+        claim=CLAIMS["F7"],
+        subject=name,
+        verdict=decide(verdicts),
+        sentence=f"Per-GPU memory on twice the GPUs is {min(ratios):.3f} to {max(ratios):.3f} of what it was, in "
+        f"{len(ratios)} pairs; slightly more than half means above 0.5 and at most {most:.2f}.",
+        numbers=tuple(numbers),
+        cells=tuple(dict.fromkeys(cells)),
+    )

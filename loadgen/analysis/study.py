@@ -1,0 +1,189 @@
+"""Cells: the repeats of one point of a sweep, with intervals, in series along one axis."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loadgen.analysis.statistics import (
+    Drift,
+    Estimate,
+    Noise,
+    Pool,
+    block_error,
+    drift,
+    estimate,
+    interval,
+    noise,
+    residuals,
+    within_trial,
+)
+from loadgen.analysis.table import Key, Row, latencies
+
+ENOUGH_FREEDOM = 6  # of a server's own repeats; with fewer, the whole sweep's are pooled
+# What a key's field becomes when it is the axis of a series: a value that no trial has.
+BLANK = {"batch": -1, "input_tokens": -1, "output_tokens": -1, "tp": -1, "pp": -1, "label": "", "machine": ""}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cell:
+    """The usable repeats of one point."""
+
+    key: Key
+    rows: tuple[Row, ...]
+
+    def values(self, metric: str) -> list[float]:
+        return [row.values[metric] for row in self.rows if metric in row.values]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """A quotient of two figures with its 95 % interval (``None`` without repeats)."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def above(self, level: float) -> bool:
+        return self.low is not None and self.low > level
+
+    def below(self, level: float) -> bool:
+        return self.high is not None and self.high < level
+
+
+class Study:
+    """The usable rows of some results, as cells. Every random draw is seeded by what it is for."""
+
+    def __init__(self, rows: Iterable[Row], whole: Study | None = None) -> None:
+        found: dict[Key, list[Row]] = defaultdict(list)
+        for row in rows:
+            if row.usable:
+                found[row.key].append(row)
+        self.cells = {key: Cell(key=key, rows=tuple(group)) for key, group in sorted(found.items())}
+        self._whole = whole or self
+        self._pools: dict[tuple[str, object], Pool] = {}
+        self._estimates: dict[tuple[str, Key], Estimate | None] = {}
+
+    def narrowed(self, rows: Iterable[Row]) -> Study:
+        """A study of some of these rows that keeps the intervals of the whole."""
+        return Study(rows, self._whole)
+
+    def series(self, *axes: str, where: Callable[[Key], bool] = lambda _key: True) -> dict[Key, list[Cell]]:
+        """Cells that differ in nothing but ``axes``, sorted by those, by their common key (axes blanked)."""
+        groups: dict[Key, list[Cell]] = defaultdict(list)
+        blanks = {axis: BLANK[axis] for axis in axes}
+        for key, cell in self.cells.items():
+            if where(key):
+                groups[replace(key, **blanks)].append(cell)  # type: ignore[arg-type]
+        for cells in groups.values():
+            cells.sort(key=lambda cell: tuple(getattr(cell.key, axis) for axis in axes))
+        return dict(groups)
+
+    def estimate(self, cell: Cell, metric: str) -> Estimate | None:
+        """The cell's figure, ``None`` when it was not measured there."""
+        if self._whole is not self:
+            return self._whole.estimate(cell, metric)
+        known = (metric, cell.key)
+        if known not in self._estimates:
+            self._estimates[known] = self._estimate(cell, metric)
+        return self._estimates[known]
+
+    def _estimate(self, cell: Cell, metric: str) -> Estimate | None:
+        values = cell.values(metric)
+        if not values:
+            return None
+        rng = _rng(metric, cell.key)
+        pool = self._pool(cell, metric)
+        if not pool.speaks and len(values) == 1:
+            error = self._request_error(cell.rows[0], metric, rng)
+            if error is not None:
+                return within_trial(values[0], error, rng)
+        return estimate(values, pool, rng)
+
+    def _pool(self, cell: Cell, metric: str) -> Pool:
+        """Residuals of the cell's own server; of the whole sweep where that server had too few repeats."""
+        pool = self._residuals(metric, _server(cell.key))
+        return pool if pool.freedom >= ENOUGH_FREEDOM else self._residuals(metric, None)
+
+    def _residuals(self, metric: str, server: object) -> Pool:
+        known = (metric, server)
+        if known not in self._pools:
+            groups = [
+                cell.values(metric)
+                for cell in self.cells.values()
+                if server is None or _server(cell.key) == server
+            ]
+            self._pools[known] = residuals(groups)
+        return self._pools[known]
+
+    def _request_error(self, row: Row, metric: str, rng: np.random.Generator) -> float | None:
+        """Relative standard error of one run's figure from its own requests, blocks where they are correlated."""
+        times = latencies(row)
+        blocks = None if times is None else block_error(times, rng)
+        if blocks is None:
+            return None
+        relative, inflation = blocks
+        dist = row.dist(metric)
+        if dist is not None and dist.stdev is not None and dist.n > 1 and metric != "e2e_s":
+            return float(dist.stdev / dist.mean / dist.n**0.5 * inflation)
+        return relative
+
+    def noise(self, metric: str, where: Callable[[Key], bool] = lambda _key: True) -> Noise | None:
+        """The noise floor between runs, ``None`` when it was not measured (no repeats)."""
+        groups = [cell.values(metric) for key, cell in self.cells.items() if where(key)]
+        return noise(groups, _rng("noise", metric))
+
+    def drift(self, metric: str) -> Drift | None:
+        """The trend over the sweep's hours, ``None`` without repeats."""
+        times = [
+            row.started_h for cell in self.cells.values() for row in cell.rows if row.started_h is not None
+        ]
+        if not times:
+            return None
+        groups = [
+            [
+                (row.started_h - times[0], row.values[metric])
+                for row in cell.rows
+                if row.started_h is not None and metric in row.values
+            ]
+            for cell in self.cells.values()
+        ]
+        return drift(groups, max(times) - min(times), _rng("drift", metric))
+
+    def ratio(self, over: Cell, under: Cell, metric: str) -> Ratio | None:
+        """over / under, ``None`` when either lacks the figure."""
+        top, bottom = self.estimate(over, metric), self.estimate(under, metric)
+        if top is None or bottom is None:
+            return None
+        if top.draws is None or bottom.draws is None:
+            return Ratio(value=top.value / bottom.value, low=None, high=None)
+        low, high = np.exp(interval(top.draws - bottom.draws))
+        return Ratio(value=top.value / bottom.value, low=float(low), high=float(high))
+
+    def mean_ratio(self, pairs: Sequence[tuple[Cell, Cell]], metric: str) -> Ratio | None:
+        """The geometric mean of over / under over the pairs that have the figure."""
+        found = [
+            (top, bottom)
+            for top, bottom in ((self.estimate(a, metric), self.estimate(b, metric)) for a, b in pairs)
+            if top is not None and bottom is not None
+        ]
+        if not found:
+            return None
+        value = float(np.exp(np.mean([np.log(top.value / bottom.value) for top, bottom in found])))
+        if any(top.draws is None or bottom.draws is None for top, bottom in found):
+            return Ratio(value=value, low=None, high=None)
+        draws = np.mean([top.with_draws() - bottom.with_draws() for top, bottom in found], axis=0)
+        low, high = np.exp(interval(draws))
+        return Ratio(value=value, low=float(low), high=float(high))
+
+
+def _server(key: Key) -> tuple[str, str, str, int, int]:
+    return key.machine, key.label, key.model, key.tp, key.pp
+
+
+def _rng(*what: object) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(repr(what).encode()))

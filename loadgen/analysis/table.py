@@ -1,0 +1,263 @@
+"""Results folders → one flat row per trial: the only place that knows how results are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from loadgen.analysis.statistics import Array
+from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
+from loadgen.store import Results
+
+# Metric → unit. A row has only those that were measured.
+METRICS = {
+    "e2e_s": "s",
+    "ttft_s": "s",
+    "tpot_s": "s",
+    "itl_s": "s",
+    "latency_per_output_token_s": "s",
+    "output_tokens_per_s": "tok/s",
+    "total_tokens_per_s": "tok/s",
+    "requests_per_s": "1/s",
+    "gpu_memory_bytes": "bytes",
+    "gpu_memory_reserved_bytes": "bytes",
+    "cpu_memory_bytes": "bytes",
+    "power_w": "W",
+    "joules_per_output_token": "J/token",
+}
+DISTRIBUTIONS = ("e2e_s", "ttft_s", "tpot_s", "itl_s", "latency_per_output_token_s")
+RATES = ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s")
+OUT_OF_MEMORY = "OutOfMemory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Key:
+    """What makes two trials repeats of one cell.
+
+    ``label`` is framework and engine; ``batch`` the sequences at work together (batch size, times concurrency in a
+    closed loop); ``variant`` any further options that set a server apart.
+    """
+
+    machine: str
+    label: str
+    model: str
+    dtype: str
+    tp: int
+    pp: int
+    kind: str
+    batch: int
+    rate: float
+    input_tokens: int
+    output_tokens: int
+    stream: bool
+    variant: str = ""
+
+    @property
+    def framework(self) -> str:
+        return self.label.split("/")[0]
+
+    @property
+    def gpus(self) -> int:
+        return self.tp * self.pp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Row:
+    """One trial, flat. ``values`` maps metrics to figures (medians of latencies); ``results`` finds its samples."""
+
+    key: Key
+    result: TrialResult
+    source: str
+    results: Results | None
+    started_h: float | None
+    values: Mapping[str, float]
+    environment: Environment | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def trial(self) -> Trial:
+        return self.result.trial
+
+    @property
+    def id(self) -> str:
+        return self.result.trial.id
+
+    @property
+    def model(self) -> ModelSpec | None:
+        return self.trial.server.model if self.trial.server else None
+
+    @property
+    def summary(self) -> Summary | None:
+        return self.result.summary
+
+    @property
+    def client_limited(self) -> bool:
+        return any(caveat.client for caveat in self.result.caveats)
+
+    @property
+    def out_of_memory(self) -> bool:
+        failure = self.result.failure
+        errors = self.summary.errors if self.summary else {}
+        return (failure is not None and OUT_OF_MEMORY in failure.error) or any(
+            "out of memory" in text.lower() or OUT_OF_MEMORY in text for text in errors
+        )
+
+    @property
+    def usable(self) -> bool:
+        """May speak in charts and findings: measured, by a client that kept up, and physically possible."""
+        return bool(self.values) and not self.client_limited and not self.flags
+
+    def dist(self, metric: str) -> Dist | None:
+        found = getattr(self.summary, metric, None) if metric in DISTRIBUTIONS and self.summary else None
+        return found if isinstance(found, Dist) else None
+
+
+@dataclass(slots=True, kw_only=True)
+class Source:
+    """One results folder as read."""
+
+    name: str
+    results: Results
+    environments: Mapping[str, Environment]
+    rows: list[Row] = field(default_factory=list)
+
+
+def read(results: Results, name: str | None = None) -> Source:
+    """All trials of a folder. Raises StoreError for one that cannot be read."""
+    environments = results.environments()
+    source = Source(name=name or results.path.resolve().name, results=results, environments=environments)
+    source.rows = rows_of(results.results(), environments, source.name, results)
+    return source
+
+
+def rows_of(
+    found: Iterable[TrialResult],
+    environments: Mapping[str, Environment],
+    source: str = "",
+    results: Results | None = None,
+) -> list[Row]:
+    """One row per result, in order."""
+    return [
+        Row(
+            key=key_of(result, environments.get(result.environment)),
+            result=result,
+            source=source,
+            results=results,
+            started_h=_hours(result.started),
+            values=values_of(result),
+            environment=environments.get(result.environment),
+        )
+        for result in found
+    ]
+
+
+def key_of(result: TrialResult, environment: Environment | None) -> Key:
+    trial, load = result.trial, result.trial.load
+    server = trial.server
+    width = load.batch_size * (load.concurrency if load.kind == "closed" else 1)
+    return Key(
+        machine=machine_of(trial, environment),
+        label=label_of(result),
+        model=server.model.name if server else trial.model_name or "unknown",
+        dtype=server.dtype if server else "unknown",
+        tp=server.tp if server else 1,
+        pp=server.pp if server else 1,
+        kind=load.kind if load.kind != "closed" or load.batch_size == 1 else f"closed of {load.batch_size}",
+        batch=width,
+        rate=load.rate or 0.0,
+        input_tokens=load.input_tokens,
+        output_tokens=load.output_tokens,
+        stream=load.stream,
+        variant=_variant(trial),
+    )
+
+
+def machine_of(trial: Trial, environment: Environment | None) -> str:
+    """The device that computed, in its driver's own words."""
+    if environment is None:
+        return "unknown"
+    if trial.server is None:
+        return f"endpoint {trial.url}"
+    if not trial.server.gpus:
+        return environment.cpu
+    by_index = {gpu.get("index", at): gpu.get("name") for at, gpu in enumerate(environment.gpus)}
+    return str(by_index.get(trial.server.gpus[0]) or "unknown GPU")
+
+
+def label_of(result: TrialResult) -> str:
+    """Framework and engine, as the server itself named it, else as it was asked for."""
+    server = result.trial.server
+    if server is None:
+        return "endpoint"
+    engine = result.engine.get("engine") or server.options.get("engine")
+    if not isinstance(engine, str) or not engine or engine == server.framework:
+        return server.framework
+    return f"{server.framework}/{engine.removeprefix(f'{server.framework}/')}"
+
+
+def _variant(trial: Trial) -> str:
+    if trial.server is None:
+        return ""
+    options = {name: value for name, value in trial.server.options.items() if name != "engine"}
+    parts = [f"{name}={value}" for name, value in sorted(options.items())]
+    if not trial.server.dummy_weights:
+        parts.append("real weights")
+    return ", ".join(parts)
+
+
+def values_of(result: TrialResult) -> dict[str, float]:
+    """What a trial measured: medians of its latencies, its rates, and its telemetry. Absent stays absent."""
+    values: dict[str, float] = {}
+    summary = result.summary
+    if summary is None or summary.requests_ok == 0:
+        return values
+    for metric in DISTRIBUTIONS:
+        dist = getattr(summary, metric)
+        if dist is not None and dist.p50 > 0:
+            values[metric] = dist.p50
+    for metric in RATES:
+        rate = getattr(summary, metric)
+        if rate:
+            values[metric] = rate
+    return values | telemetry_of(result)
+
+
+def telemetry_of(result: TrialResult) -> dict[str, float]:
+    """Memory and power of a trial, under the names in METRICS.
+
+    ``gpu_memory_bytes`` is what the fullest GPU *needed*, never what an engine reserved. Results without telemetry
+    have none of them: findings about memory then read "not tested".
+    """
+    telemetry: Any = getattr(result, "telemetry", None)
+    if telemetry is None:
+        return {}
+    names = ("gpu_memory_bytes", "gpu_memory_reserved_bytes", "cpu_memory_bytes", "power_w")
+    found = {name: getattr(telemetry, name, None) for name in (*names, "joules_per_output_token")}
+    return {name: float(value) for name, value in found.items() if value}
+
+
+def latencies(row: Row) -> Array | None:
+    """End-to-end seconds of the valid measured requests in sending order; ``None`` without samples."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    if row.results is None:
+        return None
+    path: Path = row.results.samples_path(row.id)
+    if not path.exists():
+        return None
+    columns = pq.read_table(path, columns=["phase", "error", "due_ns", "sent_ns", "end_ns"])
+    kept = columns.filter(pc.and_(pc.equal(columns["phase"], "measured"), pc.is_null(columns["error"])))
+    start = pc.coalesce(kept["due_ns"], kept["sent_ns"])
+    seconds: Array = pc.subtract(kept["end_ns"], start).to_numpy() / 1e9
+    return seconds
+
+
+def _hours(iso: str) -> float | None:
+    try:
+        return datetime.fromisoformat(iso).timestamp() / 3600
+    except ValueError:
+        return None

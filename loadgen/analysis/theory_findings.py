@@ -1,0 +1,160 @@
+"""F8: the predicted ridge between bandwidth and compute against the measured one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loadgen import physics
+from loadgen.analysis.finding import (
+    CLAIMS,
+    Case,
+    Finding,
+    Number,
+    Verdict,
+    Wanted,
+    not_tested,
+    some,
+    split_text,
+    subject_text,
+)
+from loadgen.analysis.physical import EXPLAINS
+from loadgen.analysis.study import Cell, Study
+from loadgen.analysis.table import Key
+from loadgen.analysis.thresholds import Ridge, ridge
+from loadgen.units import show_s, show_share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRidge:
+    """A fitted ridge with the cells and the prefill times behind it."""
+
+    ridge: Ridge
+    cells: tuple[Cell, ...]
+    tokens: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+
+def ridges(study: Study) -> dict[Key, MeasuredRidge]:
+    """By server: prefill time (TTFT, or E2E of one output token) of static batches against batch × input tokens.
+
+    Cells of one size (batch 4 × 32 and 1 × 128) stay apart; the fit sees both.
+    """
+    groups: dict[Key, list[tuple[Cell, str]]] = defaultdict(list)
+    for key, cell in study.cells.items():
+        if key.kind != "static":
+            continue
+        metric = "ttft_s" if cell.values("ttft_s") else "e2e_s" if key.output_tokens == 1 else None
+        if metric is not None:
+            server = replace(key, batch=-1, input_tokens=-1, output_tokens=-1, stream=False)
+            groups[server].append((cell, metric))
+    found = {}
+    for key, cells in groups.items():
+        points = [
+            (cell.key.batch * cell.key.input_tokens, estimate, cell)
+            for cell, metric in cells
+            if (estimate := study.estimate(cell, metric)) is not None
+        ]
+        points.sort(key=lambda point: point[0])
+        known = [estimate.draws for _, estimate, _ in points if estimate.draws is not None]
+        draws = np.stack(known, axis=1) if points and len(known) == len(points) else None
+        tokens = [size for size, _, _ in points]
+        seconds = [estimate.value for _, estimate, _ in points]
+        fitted = ridge(tokens, seconds, draws)
+        if fitted is not None:
+            found[key] = MeasuredRidge(
+                ridge=fitted,
+                cells=tuple(cell for _, _, cell in points),
+                tokens=tuple(tokens),
+                seconds=tuple(seconds),
+            )
+    return found
+
+
+def f8(case: Case, subject: Key, study: Study) -> Finding:
+    name = subject_text(subject)
+    measured = ridges(study)
+    if not measured:
+        return not_tested(
+            "F8",
+            name,
+            "Needs prefill times (streamed TTFT, or trials of one output token) of four or more sizes.",
+        )
+    ceilings = case.ceilings.get(subject.machine)
+    if ceilings is None:
+        return not_tested(
+            "F8", name, f"No ceilings are known for {subject.machine}: run `loadgen probe` on it.", ()
+        )
+    verdicts: list[Verdict] = []
+    numbers: list[Number] = []
+    cells: list[Key] = []
+    wanted: list[Wanted] = []
+    said: list[str] = []
+    for key, found in measured.items():
+        model = found.cells[0].rows[0].model
+        predicted = physics.ridge_tokens(model, key.dtype, ceilings, tp=key.tp) if model else None
+        if model is None or predicted is None:
+            continue
+        fitted = found.ridge
+        place = split_text(key)
+        numbers.append(
+            Number(name=f"predicted ridge ({place})", text=f"{predicted:.0f} tokens", value=predicted)
+        )
+        text = f"{fitted.tokens:.0f} [{fitted.low:.0f}, {fitted.high:.0f}] tokens"
+        numbers.append(
+            Number(
+                name=f"measured ridge ({place})",
+                text=text if fitted.resolved else f"not resolvable: {fitted.why}",
+                value=fitted.tokens if fitted.resolved else None,
+                low=fitted.low if fitted.resolved else None,
+                high=fitted.high if fitted.resolved else None,
+            )
+        )
+        cells += [cell.key for cell in found.cells]
+        if not fitted.resolved:
+            verdicts.append("not tested")
+            said.append(f"{place}: predicted {predicted:.0f} tokens, measured not resolvable ({fitted.why})")
+            wanted += _wanted(found)
+            continue
+        factor = case.rules.ridge_factor
+        agrees = fitted.low <= predicted * factor and fitted.high >= predicted / factor
+        read_s = physics.read_bytes(model, key.dtype) / (
+            ceilings.bandwidth_for(physics.read_bytes(model, key.dtype) / ceilings.devices(key.tp))
+            * ceilings.devices(key.tp)
+        )
+        plateau = read_s / fitted.plateau_s
+        verdicts.append("holds" if agrees and plateau >= EXPLAINS else "refuted")
+        numbers.append(
+            Number(name=f"weight read over plateau ({place})", text=show_share(plateau), value=plateau)
+        )
+        cause = "bandwidth" if plateau >= EXPLAINS else "the host rather than bandwidth"
+        said.append(
+            f"{place}: predicted {predicted:.0f} tokens, measured {text}; below it prefill takes "
+            f"{show_s(fitted.plateau_s)}, of which reading the weights explains {show_share(plateau)} (set by {cause})"
+        )
+    if not verdicts:
+        return not_tested("F8", name, f"{ceilings.device} has no known matrix rate for {subject.dtype}.")
+    return Finding(
+        id="F8",
+        claim=CLAIMS["F8"],
+        subject=name,
+        verdict=some(verdicts),
+        sentence="; ".join(said) + f" ({ceilings.source} ceilings of {ceilings.device}).",
+        numbers=tuple(numbers),
+        cells=tuple(dict.fromkeys(cells)),
+        wanted=tuple(wanted),
+    )
+
+
+def _wanted(found: MeasuredRidge) -> Sequence[Wanted]:
+    """Sizes that would show the missing side, as batches of the most common input length."""
+    lengths = [cell.key.input_tokens for cell in found.cells]
+    length = max(set(lengths), key=lengths.count)
+    like = next(cell.key for cell in found.cells if cell.key.input_tokens == length)
+    batches = sorted({max(1, round(size / length)) for size in found.ridge.add})
+    return [
+        Wanted(key=replace(like, batch=batch), why=f"measured ridge: {found.ridge.why}") for batch in batches
+    ]
