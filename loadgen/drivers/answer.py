@@ -133,6 +133,8 @@ class Answer:
                     self._usage = {**usage}
                 for choice in choices:
                     index = choice.get("index", 0)
+                    if index < 0:
+                        raise IndexError(f"index {index}")
                     ids = choice.get("token_ids")
                     if ids is not None:
                         new = self._count(index, ids)
@@ -157,12 +159,12 @@ class Answer:
             self._token_ns.append(at_ns)
             self._tokens.append(tokens)
             self._coalesced += lost
-        if self._events is not None and self._events.failed is not None and self.failed is None:
+        if self._events is not None and self._events.failed is not None:
             self.failed = Refused(_words(self._events.failed))
 
     def _count(self, index: int, ids: list[int]) -> int:
-        if ids.__class__ is not list or index < 0:
-            raise TypeError("token_ids is no list" if index >= 0 else f"index {index}")
+        if ids.__class__ is not list:
+            raise TypeError("token_ids is no list")
         self._by_ids = True
         self._counts[index] += len(ids)
         if index == 0 and len(self._first) < FIRST_TOKENS:

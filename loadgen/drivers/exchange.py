@@ -16,9 +16,8 @@ from loadgen.drivers.stamps import StampClock
 from loadgen.errors import BadReply, DriverError
 from loadgen.records import Reply, Request
 
-FOLD_READS = (
-    192  # reads kept as they came; up to 128 more, by the request's number, so that not all fold at once
-)
+# Reads kept as they came; each exchange keeps up to 128 more, by its number, so that not all fold at once.
+FOLD_READS = 192
 SHORT = 2048  # bytes
 
 

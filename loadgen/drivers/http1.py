@@ -148,6 +148,8 @@ class Chunked:
                             break
                         if data[end - 2 : end] != b"\r\n":
                             raise BadReply("a chunk does not end where its size says")
+                        if line_size == 5 and data[at + 4] != 10:  # the key held its CR, but not its LF
+                            break
                         out.append(data[at + line_size : end - 2])
                         at = end
                 except KeyError:

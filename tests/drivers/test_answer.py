@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from loadgen.drivers.answer import FIRST_TOKENS, Answer
+from loadgen.records import Reply, Request
+
+
+def asked(sequences: int = 1, tokens: int = 3, stream: bool = True) -> Request:
+    return Request(
+        seq=5, phase="measured", prompts=((1, 2),) * sequences, output_tokens=tokens, stream=stream
+    )
+
+
+def event(found: object) -> bytes:
+    return b"data: " + (found if isinstance(found, bytes) else json.dumps(found).encode()) + b"\n\n"
+
+
+def choice(
+    index: int = 0, ids: list[int] | None = None, text: str = "x", finish: str | None = None
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"index": index, "text": text, "finish_reason": finish}
+    return found if ids is None else found | {"token_ids": ids}
+
+
+def choices(*several: dict[str, Any]) -> bytes:
+    return event({"choices": list(several)})
+
+
+def usage(output: int, prompt: int = 2) -> bytes:
+    return event({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": output}})
+
+
+DONE = event(b"[DONE]")
+
+
+def streamed(request: Request, *blocks: bytes, error: str | None = None) -> Reply:
+    """The Reply of a stream whose blocks arrived at 100, 200, …"""
+    answer = Answer(request, 200, "OK", "text/event-stream")
+    for place, block in enumerate(blocks):
+        answer.feed(block, 100 * (place + 1))
+    return answer.reply(sent_ns=1, end_ns=9999, reads=len(blocks), lag_ns=None, error=error)
+
+
+def plain(request: Request, body: bytes, status: int = 200, reason: str = "OK") -> Reply:
+    answer = Answer(request, status, reason, "application/json")
+    answer.feed(body[:7], 100)
+    answer.feed(body[7:], 200)
+    return answer.reply(sent_ns=1, end_ns=9999, reads=2, lag_ns=None, error=None)
+
+
+def test_tokens_are_counted_by_ids_and_not_by_chunks() -> None:
+    reply = streamed(
+        asked(tokens=6),
+        choices(choice(ids=[11])),
+        choices(choice(ids=[12, 13, 14])),
+        choices(choice(ids=[15, 16], finish="length")) + usage(6) + DONE,
+    )
+    assert reply.error is None
+    assert reply.output_tokens == (6,)
+    assert reply.counted_by == "ids"
+    assert reply.token_ns == (100, 200, 300)
+    assert reply.tokens_per_arrival == (1, 3, 2)
+    assert reply.first_tokens == (11, 12, 13, 14, 15, 16)
+    assert (reply.usage_prompt_tokens, reply.usage_output_tokens) == (2, 6)
+    assert reply.finish == "length"
+    assert reply.seq == 5
+
+
+def test_a_role_only_or_empty_chunk_is_no_token() -> None:
+    reply = streamed(
+        asked(tokens=1),
+        choices({"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}),
+        choices(choice(ids=[], text="")),
+        choices(choice(ids=[4], text="")),  # half a character: an id, and no text yet
+        choices(choice(ids=[], text="", finish="length")) + DONE,
+    )
+    assert reply.error is None
+    assert reply.token_ns == (300,)
+    assert reply.output_tokens == (1,)
+
+
+def test_without_ids_usage_counts_and_the_difference_stays_visible() -> None:
+    reply = streamed(
+        asked(tokens=5),
+        choices(choice(text="")),
+        choices(choice(text="two tokens")),
+        choices(choice(text="three more tokens", finish="length")) + usage(5) + DONE,
+    )
+    assert reply.output_tokens == (5,)
+    assert reply.counted_by == "usage"
+    assert reply.token_ns == (200, 300)
+    assert reply.tokens_per_arrival == (1, 1)
+    assert reply.first_tokens == ()
+
+
+def test_without_ids_and_usage_nothing_is_counted() -> None:
+    reply = streamed(asked(), choices(choice()), choices(choice(finish="stop")) + DONE)
+    assert reply.error is None
+    assert reply.output_tokens is None
+    assert reply.counted_by is None
+    assert reply.usage_output_tokens is None
+
+
+def test_ids_in_some_events_only_do_not_count() -> None:
+    reply = streamed(asked(), choices(choice(ids=[1])), choices(choice(finish="length")) + usage(3) + DONE)
+    assert reply.output_tokens == (3,)
+    assert reply.counted_by == "usage"
+
+
+def test_one_event_per_step_of_a_batch() -> None:
+    steps = [choices(*(choice(i, [10 * i + step]) for i in range(3))) for step in range(2)]
+    last = choices(*(choice(i, [10 * i + 2], finish="length") for i in range(3)))
+    reply = streamed(asked(sequences=3), *steps, last + usage(9, 6) + DONE)
+    assert reply.output_tokens == (3, 3, 3)
+    assert reply.tokens_per_arrival == (3, 3, 3)
+    assert reply.first_tokens == (0, 1, 2)
+    assert reply.coalesced == 0
+
+
+def test_one_event_per_sequence_of_a_batch_is_one_arrival_where_it_was_one_read() -> None:
+    step = [choices(choice(0, [1])) + choices(choice(1, [2])) for _ in range(3)]
+    reply = streamed(asked(sequences=2), *step, event({"choices": [choice(0, [], "", "length")]}) + DONE)
+    assert reply.output_tokens == (3, 3)
+    assert reply.tokens_per_arrival == (2, 2, 2)
+    assert reply.coalesced == 0
+
+
+def test_sequences_of_a_batch_may_end_early_and_out_of_order() -> None:
+    reply = streamed(
+        asked(sequences=3),
+        choices(choice(2, [1], finish="stop"), choice(0, [1])),
+        choices(choice(0, [1, 1], finish="length")) + DONE,
+    )
+    assert reply.output_tokens == (3, 0, 1)
+    assert reply.finish == "length,stop"
+
+
+def test_two_steps_in_one_read_are_counted_as_coalesced() -> None:
+    step = choices(choice(ids=[1]))
+    reply = streamed(asked(), step + step, choices(choice(ids=[1], finish="length")) + usage(3) + DONE)
+    assert reply.coalesced == 1
+    assert reply.token_ns == (100, 200)
+    assert reply.tokens_per_arrival == (2, 1)
+
+
+@pytest.mark.parametrize(("total", "counts", "by"), [(6, (3, 3), "usage"), (5, None, None)])
+def test_usage_tells_the_count_of_each_sequence_only_when_it_is_the_greatest_possible(
+    total: int, counts: tuple[int, ...] | None, by: str | None
+) -> None:
+    reply = streamed(
+        asked(sequences=2),
+        choices(choice(0, finish="length"), choice(1, finish="length")) + usage(total) + DONE,
+    )
+    assert (reply.output_tokens, reply.counted_by) == (counts, by)
+    assert reply.usage_output_tokens == total
+
+
+def test_only_the_first_ids_of_the_first_sequence_are_kept() -> None:
+    steps = [choices(choice(0, [n, n]), choice(1, [500])) for n in range(FIRST_TOKENS)]
+    reply = streamed(asked(2, 2 * FIRST_TOKENS), *steps, DONE)
+    assert reply.first_tokens == tuple(n // 2 for n in range(FIRST_TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (event({"error": {"message": "out of pages", "code": 500}}), "Refused: out of pages"),
+        (event({"error": "out of pages"}), "Refused: out of pages"),
+        (event({"object": "error", "message": "out of pages"}), "Refused: out of pages"),
+        (b'event: error\ndata: {"message": "out of pages"}\n\n', "Refused: out of pages"),
+        (b"event: error\ndata: out of pages\n\n", "Refused: out of pages"),
+        (event(b"{broken"), "BadReply: not JSON: {broken"),
+        (event({"hello": 1}), 'BadReply: no choices: {"hello": 1}'),
+        (event([1]), "BadReply: no choices: [1]"),
+        (event({"choices": 4}), "BadReply: not a completion"),
+        (event({"choices": ["x"]}), "BadReply: not a completion"),
+        (choices(choice(index=1, ids=[3])), "BadReply: not a completion"),
+        (choices(choice(index=-1, ids=[3])), "BadReply: not a completion"),
+        (choices(choice(index=-1)), "BadReply: not a completion"),
+        (choices(choice(ids="abc")), "BadReply: not a completion"),  # type: ignore[arg-type]
+        (choices(choice(index="0", ids=[3])), "BadReply: not a completion"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_fault_in_mid_stream_keeps_what_came_before(bad: bytes, error: str) -> None:
+    reply = streamed(
+        asked(), choices(choice(ids=[1])), choices(choice(ids=[2])) + bad, choices(choice(ids=[3])) + DONE
+    )
+    assert reply.error is not None
+    assert reply.error.startswith(error)
+    assert reply.token_ns == (100, 200)
+    assert reply.output_tokens == (2,)
+
+
+def test_a_stream_that_just_stops_is_no_answer() -> None:
+    reply = streamed(asked(), choices(choice(ids=[1])))
+    assert reply.error == "BadReply: the stream ended without [DONE] and without a finish reason"
+    assert streamed(asked(), choices(choice(ids=[1], finish="length"))).error is None
+    assert streamed(asked(2), choices(choice(0, [1], finish="length"))).error is not None
+    assert streamed(asked()).error is not None
+
+
+def test_a_last_event_without_blank_line_arrives_with_the_last_read() -> None:
+    reply = streamed(
+        asked(),
+        choices(choice(ids=[1])),
+        b'data: {"choices": [{"index": 0, "token_ids": [2], "finish',
+        b'_reason": "length"}]}',
+    )
+    assert reply.error is None
+    assert reply.token_ns == (100, 300)
+
+
+def test_the_transport_error_stands_unless_the_server_said_more() -> None:
+    broken = "BadReply: the connection was closed before the end of the answer"
+    assert streamed(asked(), choices(choice(ids=[1])), error=broken).error == broken
+    told = streamed(asked(), event({"error": {"message": "stopping"}}), error=broken)
+    assert told.error == "Refused: stopping"
+
+
+def test_plain_json() -> None:
+    body = {"choices": [choice(1, [4, 5], finish="stop"), choice(0, [1, 2, 3], finish="length")]}
+    body["usage"] = {"prompt_tokens": 4, "completion_tokens": 5}  # type: ignore[assignment]
+    reply = plain(asked(2, stream=False), json.dumps(body).encode())
+    assert reply.error is None
+    assert reply.output_tokens == (3, 2)
+    assert reply.first_tokens == (1, 2, 3)
+    assert reply.token_ns == ()
+    assert reply.tokens_per_arrival == ()
+    assert reply.usage_output_tokens == 5
+
+
+def test_plain_json_without_ids() -> None:
+    body = json.dumps({"choices": [choice(finish="length")], "usage": {"completion_tokens": 3}}).encode()
+    reply = plain(asked(stream=False), body)
+    assert (reply.output_tokens, reply.counted_by, reply.usage_prompt_tokens) == ((3,), "usage", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"", "BadReply: not JSON: (nothing)"),
+        (b"<html>hello</html>", "BadReply: not JSON: <html>hello</html>"),
+        (b'{"error": {"message": "no"}}', "Refused: no"),
+        (b'{"choices": null}', "BadReply: not a completion"),
+    ],
+)
+def test_plain_json_that_is_no_answer(body: bytes, error: str) -> None:
+    reply = plain(asked(stream=False), body)
+    assert reply.error is not None
+    assert reply.error.startswith(error)
+    assert reply.output_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": {"message": "too long", "type": "x"}}', "too long"),
+        (b'{"error": "too long"}', "too long"),
+        (b'{"message": "too long"}', "too long"),
+        (b'{"detail": "too long"}', "too long"),
+        (b'{"detail": [{"msg": "too long"}]}', '{"detail": [{"msg": "too long"}]}'),
+        (b"too\n long", "too long"),
+        (b"", "(nothing)"),
+        (b"x" * 1000, "x" * 300 + "…"),
+    ],
+)
+def test_a_refusal_carries_its_status_and_words(body: bytes, words: str) -> None:
+    assert plain(asked(), body, 400, "Bad Request").error == f"Refused: 400 Bad Request: {words}"
