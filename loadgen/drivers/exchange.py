@@ -215,13 +215,15 @@ class Exchange:
             self._body_left = head.length
         if self._unchunk is not None:
             pieces: list[bytes] = []
-            self._unchunk.feed(data, pieces)
-            data = b"".join(pieces)
-        elif self._body_left is not None:
+            try:
+                self._unchunk.feed(data, pieces)
+            finally:  # what came before a fault counts
+                answer.feed(b"".join(pieces), at_ns)
+            return
+        if self._body_left is not None:
             data = data[: self._body_left]
             self._body_left -= len(data)
-        if data:
-            answer.feed(data, at_ns)
+        answer.feed(data, at_ns)
 
     def reply(self) -> Reply:
         """The Reply of a finished exchange."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -16,7 +17,7 @@ from loadgen.records import Request, Timeouts
 API_KEY_VARIABLE = "LOADGEN_API_KEY"
 OPTIONS: dict[str, str] = {
     "extras": "true/false: send ignore_eos, min_tokens and return_token_ids, which OpenAI refuses (default true)",
-    "transport": "auto, raw or httpx (default auto: raw unless TLS or a proxy is needed)",
+    "transport": "auto, raw or httpx (default auto: raw, on Linux, unless TLS or a proxy is needed)",
     "stamps": "kernel or user: where arrival times come from (default kernel, where the machine can)",
     "request_ids": "true/false: send an x-request-id of PHASE-SEQ with each request (default false)",
 }
@@ -92,7 +93,8 @@ def make_driver(base_url: str, model: str, timeouts: Timeouts, options: Mapping[
     endpoint = Endpoint(base_url, model, settings)
     transport = settings["transport"]
     if transport == "auto":
-        transport = "httpx" if endpoint.scheme == "https" or needs_proxy(endpoint.host) else "raw"
+        own = endpoint.scheme == "http" and hasattr(select, "epoll") and not needs_proxy(endpoint.host)
+        transport = "raw" if own else "httpx"
     if transport == "httpx":
         from loadgen.drivers.openai_httpx import HttpxDriver
 
@@ -125,7 +127,7 @@ def needs_proxy(host: str) -> bool:
     """Whether the environment sends plain HTTP to ``host`` through a proxy. This machine is always reached directly."""
     if is_this_machine(host):
         return False
-    names = ("http_proxy", "all_proxy", "ALL_PROXY")
+    names = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
     if not any(os.environ.get(name) for name in names):
         return False
     from urllib.request import proxy_bypass  # heavy, and rarely needed

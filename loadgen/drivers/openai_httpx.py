@@ -33,6 +33,7 @@ class Streamed:
     content_type: str = ""
     blocks: list[tuple[bytes, int]] = field(default_factory=list)
     fresh: bool = False
+    on_sent: Callable[[], None] = lambda: None
     error: str | None = None
 
     async def trace(self, event: str, _: Mapping[str, object]) -> None:
@@ -41,6 +42,7 @@ class Streamed:
             self.fresh = True
         elif event.endswith("send_request_headers.started"):
             self.sent_ns = time.monotonic_ns()
+            self.on_sent()
 
 
 class HttpxDriver:
@@ -68,8 +70,12 @@ class HttpxDriver:
         models = endpoint.url._replace(path=endpoint.target.removesuffix("completions") + "models").geturl()
         try:
             async with asyncio.timeout(max(limits.connect_s, limits.first_byte_s)), AsyncExitStack() as held:
-                for _ in range(connections):
+                answers = [
                     await held.enter_async_context(self._client.stream("GET", models, headers=self._headers))
+                    for _ in range(connections)
+                ]
+                for answer in answers:  # whole, or its connection would not be kept
+                    await answer.aread()
         except (httpx.HTTPError, TimeoutError) as error:
             await self._client.aclose()
             raise _fault(error, limits, None, time.monotonic_ns()) from None
@@ -131,6 +137,7 @@ class HttpxDriver:
         async with asyncio.timeout_at(
             min(last, loop.time() + limits.connect_s + limits.first_byte_s)
         ) as limit:
+            raw.on_sent = lambda: limit.reschedule(min(last, loop.time() + limits.first_byte_s))
             stream = self._client.stream(
                 "POST",
                 self._endpoint.url.geturl(),
