@@ -259,8 +259,10 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 def roofline_world(
     *, ridge: float = 300.0, plateau_s: float = 6e-3, batch_knee: float = 40.0, noise: float = 0.01
 ) -> World:
-    """Prefill: a plateau up to ``ridge`` tokens, then linear. Step: a constant plus a part linear in the batch, equal at
-    ``batch_knee``. TP divides all but a fifth of the constants."""
+    """Prefill: a plateau up to ``ridge`` tokens, then linear. Step: a constant plus as much again by ``batch_knee``.
+
+    Both limits grow with TP, which divides all but a fifth of the constants.
+    """
 
     def scale(point: Point) -> float:
         return 0.2 + 0.8 / point.tp
