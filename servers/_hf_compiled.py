@@ -21,7 +21,7 @@ from loadgen.servers._hf_decode import Buffers, Functions, Shape
 from loadgen.servers._hf_generate import padded_ids
 from loadgen.servers._hf_requests import Call
 from loadgen.servers._hf_run import Run
-from loadgen.servers._hf_static import use_plain_collectives, use_static_attention
+from loadgen.servers._hf_static import join_linears, use_plain_collectives, use_static_attention
 
 DEPTH = 2  # steps launched ahead of the one awaited: the device never waits for the host
 SLOT_STEP = 64  # cache slots come in multiples of this: few shapes, little read in vain
@@ -46,9 +46,11 @@ class CompiledEngine:
         self.model, self.eos, self.device = model, eos, device
         self.graphs = device.type == "cuda"
         self.name = "hf/compiled" if self.graphs else "hf/compiled (CPU: no CUDA graphs, no torch.compile)"
+        self.tp = tp
         if tp > 1:
             use_plain_collectives(model)
         use_static_attention(model)
+        join_linears(model)
         self.functions = _functions(compile_mode if self.graphs else "off")
         self._shapes: OrderedDict[Shape, _Prepared] = OrderedDict()
 
@@ -91,11 +93,11 @@ class CompiledEngine:
             return self._shapes[shape]
         self._make_room(0 if not self.graphs else torch.cuda.get_device_properties(self.device).total_memory)
         try:
-            buffers = Buffers(self.model, self.functions, shape, self.device)
+            buffers = Buffers(self.model, self.functions, shape, self.device, self.tp)
         except torch.OutOfMemoryError:
             self._shapes.clear()
             _collect(self.device)
-            buffers = Buffers(self.model, self.functions, shape, self.device)
+            buffers = Buffers(self.model, self.functions, shape, self.device, self.tp)
         prepared = self._shapes[shape] = _Prepared(buffers, self.graphs)
         return prepared
 

@@ -69,11 +69,13 @@ def choose(logits: torch.Tensor, temperature: torch.Tensor | None) -> torch.Tens
 class Buffers:
     """All tensors of one shape, and the work on them."""
 
-    def __init__(self, model: Any, functions: Functions, shape: Shape, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, functions: Functions, shape: Shape, device: torch.device, ranks: int
+    ) -> None:
         self.model, self.functions, self.shape, self.device = model, functions, shape, device
         inner, config = model.model, model.config
         attention = inner.layers[0].self_attn
-        kv_heads = attention.k_proj.weight.shape[0] // attention.head_dim  # this rank's
+        kv_heads = config.num_key_value_heads // ranks
         dtype = inner.embed_tokens.weight.dtype
         size = (shape.batch, kv_heads, shape.slots, attention.head_dim)
 

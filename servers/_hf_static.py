@@ -87,6 +87,59 @@ def use_static_attention(model: Any) -> None:
         layer.self_attn.layer_idx = 0
 
 
+class _Product:
+    """The joint product of linears that read the same input, while a layer is at it."""
+
+    def __init__(self) -> None:
+        self.value: torch.Tensor | None = None
+
+
+class JointLinear(nn.Module):
+    """One of several linears with the same input: the first multiplies by all their weights, each returns its part.
+
+    One long matrix streams from memory faster than two or three short ones. The layers call them in a fixed order;
+    the last one lets go of the product.
+    """
+
+    def __init__(
+        self, weight: nn.Parameter | None, product: _Product, start: int, end: int, *, last: bool
+    ) -> None:
+        """``weight`` [all output features, input features] for the first, None for the others."""
+        super().__init__()
+        self.whole, self.product, self.start, self.end, self.last = weight, product, start, end, last
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.whole is not None:
+            self.product.value = functional.linear(x, self.whole)
+        joint = self.product.value
+        assert joint is not None
+        if self.last:
+            self.product.value = None
+        return joint[..., self.start : self.end]
+
+
+def join_linears(model: Any) -> None:
+    """Join query, key and value, and gate and up, of every layer; one layer at a time, to need little extra memory."""
+    for layer in model.model.layers:
+        _join(layer.self_attn, ("q_proj", "k_proj", "v_proj"))
+        _join(layer.mlp, ("gate_proj", "up_proj"))
+
+
+def _join(owner: nn.Module, names: tuple[str, ...]) -> None:
+    linears = [owner.get_submodule(name) for name in names]
+    if any(linear.bias is not None for linear in linears):
+        return
+    whole = nn.Parameter(
+        torch.cat([linear.get_parameter("weight") for linear in linears]), requires_grad=False
+    )
+    product, start = _Product(), 0
+    for name, linear in zip(names, linears, strict=True):
+        end = start + linear.get_parameter("weight").shape[0]
+        first, last = name == names[0], name == names[-1]
+        setattr(owner, name, JointLinear(whole if first else None, product, start, end, last=last))
+        start = end
+
+
 class SummedLinear(nn.Module):
     """A linear whose input features are shared out over ranks: partial products, then one sum over the ranks."""
 

@@ -110,6 +110,19 @@ def test_a_cancelled_call_stops_early_and_the_next_is_right(engine: Any, generat
     assert tokens(engine, call) == tokens(generate, call)
 
 
+def test_joined_linears_hold_the_weights_once() -> None:
+    model = build()
+    before = _hf_model.weight_bytes(model)
+    _hf_static.join_linears(model)
+    assert _hf_model.weight_bytes(model) == before
+    attention = model.model.layers[1].self_attn
+    x = torch.randn(2, 3, SPEC.model.hidden)
+    whole = torch.cat([attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)], -1)
+    assert attention.q_proj.product.value is None
+    plain = build().model.layers[1].self_attn
+    torch.testing.assert_close(whole, torch.cat([plain.q_proj(x), plain.k_proj(x), plain.v_proj(x)], -1))
+
+
 def test_one_layer_is_compiled_for_all_layers() -> None:
     compiled: list[int] = []
 
@@ -120,11 +133,12 @@ def test_one_layer_is_compiled_for_all_layers() -> None:
     torch._dynamo.reset()
     model = build()
     _hf_static.use_static_attention(model)
+    _hf_static.join_linears(model)
     layer = torch.compile(_hf_decode.layer, backend=backend, fullgraph=True, dynamic=False)
     functions = _hf_decode.Functions(before=_hf_decode.before, layer=layer, after=_hf_decode.after)
     with torch.no_grad():
         for batch in (1, 3):
-            buffers = _hf_decode.Buffers(model, functions, _hf_decode.Shape(batch, 64), CPU)
+            buffers = _hf_decode.Buffers(model, functions, _hf_decode.Shape(batch, 64), CPU, ranks=1)
             buffers.step(sampled=False)
             buffers.step(sampled=False)
     assert SPEC.model.layers == 4

@@ -38,7 +38,9 @@ def expected() -> list[list[int]]:
     model: Any = _hf_model.build(SPEC, torch.device("cpu"), 0, seed=0, attention="sdpa")
     answers = []
     for prompt in PROMPTS:
-        out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=20)
+        out = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=20
+        )
         answers.append(out[0, len(prompt) :].tolist())
     return answers
 
@@ -49,7 +51,9 @@ def ask(client: httpx.Client, **fields: Any) -> dict[str, Any]:
     return reply.json()
 
 
-def test_a_batch_and_calls_at_once_give_generates_tokens(client: httpx.Client, expected: list[list[int]]) -> None:
+def test_a_batch_and_calls_at_once_give_generates_tokens(
+    client: httpx.Client, expected: list[list[int]]
+) -> None:
     reply = ask(client, prompt=PROMPTS, max_tokens=20)
     assert [choice["token_ids"] for choice in reply["choices"]] == expected
     assert reply["usage"]["completion_tokens"] == 60
@@ -59,7 +63,13 @@ def test_a_batch_and_calls_at_once_give_generates_tokens(client: httpx.Client, e
 
 
 def test_it_streams_and_says_what_it_is(client: httpx.Client, expected: list[list[int]]) -> None:
-    body = {"prompt": PROMPTS[0], "max_tokens": 20, "stream": True, "ignore_eos": True, "return_token_ids": True}
+    body = {
+        "prompt": PROMPTS[0],
+        "max_tokens": 20,
+        "stream": True,
+        "ignore_eos": True,
+        "return_token_ids": True,
+    }
     with client.stream("POST", "/v1/completions", json=body) as reply:
         lines = [line.removeprefix("data: ") for line in reply.iter_lines() if line]
     import json
@@ -80,8 +90,13 @@ def test_what_it_cannot_do_is_refused(client: httpx.Client) -> None:
 
 def test_a_client_that_leaves_is_dropped(client: httpx.Client, server: Server) -> None:
     name = 'hf_requests_total{outcome="cancelled"} '
-    with httpx.Client(base_url=server.command.base_url, trust_env=False) as impatient, pytest.raises(httpx.ReadTimeout):
-        impatient.post("/v1/completions", json={"prompt": [1], "max_tokens": 4000, "ignore_eos": True}, timeout=0.5)
+    with (
+        httpx.Client(base_url=server.command.base_url, trust_env=False) as impatient,
+        pytest.raises(httpx.ReadTimeout),
+    ):
+        impatient.post(
+            "/v1/completions", json={"prompt": [1], "max_tokens": 4000, "ignore_eos": True}, timeout=0.5
+        )
     ask(client, prompt=[1], max_tokens=2)
     for _ in range(100):
         if f"{name}1.0" in client.get("/metrics").text:
