@@ -52,8 +52,7 @@ def layout_of(spec: ModelSpec, tp: int, variant: str, dtype: str) -> ft.Layout:
     """The checked layout for a preset or a checkpoint folder; BadInput for what cannot be laid out."""
     model = ft.from_spec(spec)
     if spec.checkpoint is not None:
-        path = Path(spec.checkpoint) / "config.json"
-        model = ft.with_config(model, json.loads(path.read_text()), str(path))
+        model = ft.read_config(model, Path(spec.checkpoint) / "config.json")
     layout = ft.Layout(model=model, tp=tp, variant=variant, dtype=ft.dtype_of(dtype))
     ft.check(layout)
     return layout

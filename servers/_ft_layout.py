@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import configparser
 import io
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from loadgen.errors import BadInput
@@ -95,6 +97,11 @@ def from_spec(spec: ModelSpec) -> FtModel:
         rms_eps=spec.rms_eps,
         rope_theta=spec.rope_theta,
     )
+
+
+def read_config(model: FtModel, path: Path) -> FtModel:
+    """``with_config`` of a checkpoint's own file."""
+    return with_config(model, json.loads(path.read_text()), str(path))
 
 
 def with_config(model: FtModel, config: Mapping[str, Any], where: str) -> FtModel:

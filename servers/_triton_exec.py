@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 from loadgen.errors import BadInput, MissingDependency
+from loadgen.servers._ft_preflight import missing_libraries
 
 STUB = "triton_python_backend_stub"
 NEEDED = ("triton_python_backend_utils.py", "libtriton_python.so")
@@ -47,17 +47,6 @@ def library_path() -> str:
     """LD_LIBRARY_PATH with this interpreter's libpython first."""
     found = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
     return os.pathsep.join(folder for folder in found if folder)
-
-
-def missing_libraries(program: Path, env: dict[str, str]) -> list[str]:
-    """Shared libraries that ``program`` needs and the loader does not find."""
-    ldd = shutil.which("ldd")
-    if ldd is None:
-        return []
-    shown = subprocess.run(
-        [ldd, str(program)], env=env, capture_output=True, text=True, timeout=30, check=False
-    )
-    return [line.split()[0] for line in shown.stdout.splitlines() if "not found" in line]
 
 
 def check_stub(stub: Path, env: dict[str, str]) -> None:

@@ -112,6 +112,8 @@ def server_flags(spec: ServerSpec, run_dir: str, where: Addresses, backends: str
         *where.flags(),
         # Else each model is loaded a first time, only to ask what its configuration might be.
         "--disable-auto-complete-config",
+        # Its tables of options come last and would push the cause of a failed start out of the log's tail.
+        "--log-info=false",
         f"--allow-gpu-metrics={'true' if spec.gpus else 'false'}",
     )
 
