@@ -13,6 +13,7 @@ from typing import Any, Literal
 from loadgen.models import dtype_name
 
 Source = Literal["measured", "datasheet"]
+CEILINGS_FILE = "ceilings.json"  # in a results folder: a list of `to_dict`s, one per device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,13 +22,12 @@ from loadgen.analysis.table import Key, Row, Source, read
 from loadgen.analysis.theory_findings import f8
 from loadgen.analysis.throughput_findings import f4, f9
 from loadgen.analysis.versus_findings import f10, f11, work_of
-from loadgen.ceilings import Ceilings, datasheet, from_dict
+from loadgen.ceilings import CEILINGS_FILE, Ceilings, datasheet, from_dict
 from loadgen.errors import StoreError
 from loadgen.store import open_results
 from loadgen.units import show_share
 
 PER_SUBJECT = (f1, f2, f3, f4, f5, f6, f7, f8, f9)
-CEILINGS_FILE = "ceilings.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,8 +26,8 @@ from synthetic import (
 
 from loadgen.analysis.declared import parse
 from loadgen.analysis.table import latencies
-from loadgen.analysis.whole import CEILINGS_FILE, Analysis, analyse
-from loadgen.ceilings import Ceilings, to_dict
+from loadgen.analysis.whole import Analysis, analyse
+from loadgen.ceilings import CEILINGS_FILE, Ceilings, to_dict
 from loadgen.errors import ProfileError, StoreError
 from loadgen.records import TrialResult
 
