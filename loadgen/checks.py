@@ -208,11 +208,18 @@ def _in_flight(load: LoadSpec, summary: Summary, client: ClientQuality) -> Itera
             message=f"{short}: max_rate = {show_number(load.max_rate)} held requests back",
             remedy="read this trial by its rate, not by its concurrency",
         )
+    elif summary.requests_failed > (1 - IN_FLIGHT) * summary.requests_ok:
+        yield Caveat(
+            kind="in-flight",
+            message=f"{short}: requests that failed left their places early",
+            remedy="see to the failed requests first",
+        )
     else:
         # In a closed loop only the client acts between a completion and the next send.
         yield Caveat(
             kind="in-flight",
-            message=f"{short}: the client was slow to send the next",
-            remedy="use more workers; throughput here is the client's, not the server's",
+            message=f"{short}: places stood empty between a completion and the next send, "
+            "so throughput is the client's and not the server's",
+            remedy="use more workers; let the server keep connections alive if they are opened for each request",
             client=True,
         )

@@ -187,6 +187,10 @@ def test_in_flight_below_target_names_its_cause() -> None:
     few = doubts(good(2), in_flight=1.5)["in-flight"]
     assert not few.client
     assert "no more requests than places" in few.message
+    failing = doubts(
+        [*good(), *(sample(s, error="ConnectFailed: reset") for s in range(50, 60))], in_flight=1.5
+    )
+    assert not failing["in-flight"].client
     assert doubts(good(), in_flight=1.95) == {}
     assert doubts(good(), trial("poisson"), in_flight=1.0, in_flight_target=None) == {}
 
