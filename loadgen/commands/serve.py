@@ -7,11 +7,12 @@ import shlex
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from loadgen import frameworks, interrupt
 from loadgen.environment import visible_gpus
-from loadgen.errors import BadInput, ServerError
+from loadgen.errors import BadInput, MissingDependency, ServerError
 from loadgen.models import PRESETS
 from loadgen.profile import build_profile
 from loadgen.profile_sets import value_of
@@ -68,7 +69,8 @@ def server_spec(
     spec = profile.cells[0].server
     assert spec is not None
     spec = dataclasses.replace(spec, host=host, port=port)
-    frameworks.find(framework).check(spec)
+    with suppress(MissingDependency):  # starting it says so; a dry run shows the plan on any machine
+        frameworks.find(framework).check(spec)
     return spec
 
 
@@ -111,6 +113,10 @@ def dry_run(spec: ServerSpec) -> str:
         for key, value in command.env.items()
     ]
     lines += ["# server", shlex.join(command.argv), f"# ready when {command.ready_url} answers"]
+    try:
+        framework.check(spec)
+    except MissingDependency as error:
+        lines += ["# it would not start here:", *(f"# {line}" for line in str(error).splitlines())]
     return "\n".join(lines)
 
 
