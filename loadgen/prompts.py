@@ -11,6 +11,10 @@ RESERVED_TOP = 256  # llama 3 keeps its special tokens in the last 256 ids
 LARGE_VOCAB = 100_000
 SAFE_VOCAB = 1000  # ids below this exist in every llama tokeniser: used where the vocabulary is not known
 NONCE_TOKENS = 2
+BLOCK_IDS, BLOCK_REQUESTS = (
+    1024,
+    64,
+)  # short prompts are made a block at a time: seeding costs more than they do
 
 Prompts = tuple[tuple[int, ...], ...]
 
@@ -37,6 +41,8 @@ class PromptSource:
         self.low, self.high = id_range(vocab)
         self.seed, self.input_tokens, self.batch_size = seed, input_tokens, batch_size
         self._base = self.high - self.low
+        self._made: list[list[list[int]]] = []
+        self._made_of: tuple[int, int] | None = None
         self._start = int(np.random.PCG64([seed, 0]).random_raw()) % self._base**NONCE_TOKENS
 
     def prompts(self, seq: int, input_tokens: int | None = None) -> Prompts:
@@ -44,11 +50,21 @@ class PromptSource:
         length = self.input_tokens if input_tokens is None else input_tokens
         if length < 1:
             raise BadInput(f"input_tokens = {length}: a prompt has at least one token")
+        requests = min(max(1, BLOCK_IDS // (self.batch_size * length)), BLOCK_REQUESTS)
+        block, place = divmod(seq, requests)
+        if self._made_of != (length, block):
+            self._made = self._block(block, requests, length)
+            self._made_of = (length, block)
+        return tuple(map(tuple, self._made[place]))
+
+    def _block(self, block: int, requests: int, length: int) -> list[list[list[int]]]:
         # Raw bits: numpy promises their stream for good, and that of Generator.integers for one version only.
-        raw = np.random.PCG64([self.seed, 1, seq]).random_raw(self.batch_size * length)
-        ids = (raw % self._base).astype(np.int32).reshape(self.batch_size, length) + self.low
-        number = self._start + seq * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
+        raw = np.random.PCG64([self.seed, 1, block]).random_raw(requests * self.batch_size * length)
+        ids = (raw % self._base).astype(np.int32).reshape(requests * self.batch_size, length) + self.low
+        first = self._start + block * len(ids)
+        number = first + np.arange(len(ids), dtype=np.int64)
         for place in range(min(NONCE_TOKENS, length)):
             ids[:, place] = self.low + number % self._base
             number //= self._base
-        return tuple(map(tuple, ids.tolist()))
+        rows: list[list[list[int]]] = ids.reshape(requests, self.batch_size, length).tolist()
+        return rows

@@ -25,11 +25,11 @@ from typing import IO, Any, TypeVar, cast
 import orjson
 
 from loadgen.errors import StoreError
-from loadgen.records import SCHEMA_VERSION, Environment, Reply, Sample, TrialResult
+from loadgen.records import SCHEMA_VERSION, Environment, TrialResult
+from loadgen.samples import SampleWriter as SampleWriter
+from loadgen.samples import read_samples as read_samples
 
 T = TypeVar("T")
-ROW_GROUP = 8192  # rows kept in memory before they are written
-ROW_GROUP_ARRIVALS = 1 << 20
 
 
 def to_json(record: Any) -> bytes:
@@ -213,98 +213,3 @@ def _repair(path: Path) -> bool:
             return False
         file.truncate(end)
         return True
-
-
-class SampleWriter:
-    """Spills samples to Parquet as they come; the file appears under its name only when whole."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._beside = path.with_name(path.name + ".part")
-        self._writer: Any = None
-        self._rows: list[Sample] = []
-        self._arrivals = 0
-
-    def add(self, sample: Sample) -> None:
-        self._rows.append(sample)
-        self._arrivals += len(sample.reply.token_ns)
-        if len(self._rows) >= ROW_GROUP or self._arrivals >= ROW_GROUP_ARRIVALS:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        schema = _schema()
-        if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lists = ["token_ns.list.element", "sent_ns", "end_ns", "due_ns"]
-            self._writer = pq.ParquetWriter(
-                self._beside,
-                schema,
-                compression="zstd",
-                use_dictionary=["phase", "counted_by", "finish", "error"],
-                column_encoding=dict.fromkeys(lists, "DELTA_BINARY_PACKED"),
-            )
-        columns = {name: [_cell(sample, name) for sample in self._rows] for name in schema.names}
-        self._writer.write_table(pa.table(columns, schema=schema))
-        self._rows.clear()
-        self._arrivals = 0
-
-    def close(self) -> None:
-        """Write the rest and give the file its name."""
-        self._flush()
-        self._writer.close()
-        self._beside.replace(self.path)
-
-    def abandon(self) -> None:
-        """Drop what was written: the trial did not end."""
-        if self._writer is not None:
-            self._writer.close()
-        self._beside.unlink(missing_ok=True)
-
-
-_SAMPLE_FIELDS = ("phase", "batch_size", "input_tokens", "output_tokens_asked", "due_ns")
-_REPLY_FIELDS = tuple(Reply.__dataclass_fields__)
-
-
-def _cell(sample: Sample, name: str) -> object:
-    return getattr(sample if name in _SAMPLE_FIELDS else sample.reply, name)
-
-
-@functools.cache
-def _schema() -> Any:
-    import pyarrow as pa
-
-    types = {
-        "phase": pa.string(),
-        "counted_by": pa.string(),
-        "finish": pa.string(),
-        "error": pa.string(),
-        "token_ns": pa.list_(pa.int64()),
-        "tokens_per_arrival": pa.list_(pa.int32()),
-        "output_tokens": pa.list_(pa.int32()),
-        "first_tokens": pa.list_(pa.int32()),
-    }
-    names = (*_SAMPLE_FIELDS, *_REPLY_FIELDS)
-    return pa.schema([(name, types.get(name, pa.int64())) for name in names])
-
-
-def read_samples(path: str | Path) -> Iterator[Sample]:
-    """The samples of one trial, in the order they were stored. Raises StoreError when there are none."""
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no such samples file") from None
-    with file:
-        for batch in file.iter_batches(batch_size=ROW_GROUP):
-            for row in batch.to_pylist():
-                own = {name: row[name] for name in _SAMPLE_FIELDS}
-                reply = {name: row[name] for name in _REPLY_FIELDS}
-                for name in ("token_ns", "tokens_per_arrival", "first_tokens"):
-                    reply[name] = tuple(reply[name])
-                if reply["output_tokens"] is not None:
-                    reply["output_tokens"] = tuple(reply["output_tokens"])
-                yield Sample(**own, reply=Reply(**reply))

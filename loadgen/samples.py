@@ -1,0 +1,149 @@
+"""The samples of one trial on disk: Parquet, a row per request, token times lossless, spilled as they come."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from loadgen.errors import StoreError
+from loadgen.records import Reply, Sample
+
+PACK_ROWS = 128  # rows turned into Arrow at once: half a millisecond, so that no due request waits for it
+PACK_ARRIVALS = 4096
+ROW_GROUP = 8192  # rows kept in memory, packed, before they are written
+ROW_GROUP_ARRIVALS = 1 << 20
+
+
+class SampleWriter:
+    """Spills samples to Parquet as they come; the file appears under its name only when whole.
+
+    ``add`` is called from the event loop that sends requests on time: it packs a few rows now and then, and a
+    thread of its own encodes and writes them, outside the interpreter's lock. What fails there is raised by a
+    later ``add`` or by ``close``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._beside = path.with_name(path.name + ".part")
+        self._writer: Any = None
+        self._rows: list[Sample] = []
+        self._packed: list[Any] = []
+        self._arrivals = self._packed_rows = self._packed_arrivals = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="samples")
+        self._writing: Future[None] = self._thread.submit(_load_parquet)
+
+    def add(self, sample: Sample) -> None:
+        self._rows.append(sample)
+        self._arrivals += len(sample.reply.token_ns)
+        if len(self._rows) >= PACK_ROWS or self._arrivals >= PACK_ARRIVALS:
+            self._pack()
+            if self._packed_rows >= ROW_GROUP or self._packed_arrivals >= ROW_GROUP_ARRIVALS:
+                self._hand_over()
+
+    def _pack(self) -> None:
+        import pyarrow as pa
+
+        schema, replies = _schema(), [sample.reply for sample in self._rows]
+        columns = []
+        for field in schema:
+            rows: list[Any] = self._rows if field.name in _SAMPLE_FIELDS else replies
+            columns.append(pa.array(list(map(attrgetter(field.name), rows)), type=field.type))
+        self._packed.append(pa.record_batch(columns, schema=schema))
+        self._packed_rows += len(self._rows)
+        self._packed_arrivals += self._arrivals
+        self._rows.clear()
+        self._arrivals = 0
+
+    def _hand_over(self) -> None:
+        self._writing.result()
+        self._writing = self._thread.submit(self._write, self._packed)
+        self._packed = []
+        self._packed_rows = self._packed_arrivals = 0
+
+    def _write(self, batches: list[Any]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = _schema()
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lists = ["token_ns.list.element", "sent_ns", "end_ns", "due_ns"]
+            self._writer = pq.ParquetWriter(
+                self._beside,
+                schema,
+                compression="zstd",
+                use_dictionary=["phase", "counted_by", "finish", "error"],
+                column_encoding=dict.fromkeys(lists, "DELTA_BINARY_PACKED"),
+            )
+        self._writer.write_table(pa.Table.from_batches(batches, schema=schema).combine_chunks())
+
+    def close(self) -> None:
+        """Write the rest and give the file its name."""
+        self._pack()
+        self._hand_over()
+        self._finish()
+        self._writer.close()
+        self._beside.replace(self.path)
+
+    def abandon(self) -> None:
+        """Drop what was written: the trial did not end."""
+        self._finish()
+        if self._writer is not None:
+            self._writer.close()
+        self._beside.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        self._thread.shutdown()
+        self._writing.result()
+
+
+def _load_parquet() -> None:
+    """Import what ``add`` will need, in the background: it takes longer than a request should wait."""
+    importlib.import_module("pyarrow.parquet")
+
+
+_SAMPLE_FIELDS = ("phase", "batch_size", "input_tokens", "output_tokens_asked", "due_ns")
+_REPLY_FIELDS = tuple(Reply.__dataclass_fields__)
+
+
+@functools.cache
+def _schema() -> Any:
+    import pyarrow as pa
+
+    types = {
+        "phase": pa.string(),
+        "counted_by": pa.string(),
+        "finish": pa.string(),
+        "error": pa.string(),
+        "token_ns": pa.list_(pa.int64()),
+        "tokens_per_arrival": pa.list_(pa.int32()),
+        "output_tokens": pa.list_(pa.int32()),
+        "first_tokens": pa.list_(pa.int32()),
+    }
+    names = (*_SAMPLE_FIELDS, *_REPLY_FIELDS)
+    return pa.schema([(name, types.get(name, pa.int64())) for name in names])
+
+
+def read_samples(path: str | Path) -> Iterator[Sample]:
+    """The samples of one trial, in the order they were stored. Raises StoreError when there are none."""
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such samples file") from None
+    with file:
+        for batch in file.iter_batches(batch_size=ROW_GROUP):
+            for row in batch.to_pylist():
+                own = {name: row[name] for name in _SAMPLE_FIELDS}
+                reply = {name: row[name] for name in _REPLY_FIELDS}
+                for name in ("token_ns", "tokens_per_arrival", "first_tokens"):
+                    reply[name] = tuple(reply[name])
+                if reply["output_tokens"] is not None:
+                    reply["output_tokens"] = tuple(reply["output_tokens"])
+                yield Sample(**own, reply=Reply(**reply))
