@@ -1,0 +1,163 @@
+"""MII's FastGen on this rank: DeepSpeed's ragged engine under MII's own asynchronous pipeline.
+
+Every rank runs the same pipeline; rank 0 schedules and publishes each step's batch to the others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from loadgen.models import hf_config
+from loadgen.records import ServerSpec
+from loadgen.servers import _ds_patches as patching
+from loadgen.servers import _ds_weights
+from loadgen.servers._ds_channel import Follower, Leader
+from loadgen.servers._ds_options import Options
+from loadgen.servers._ds_patches import Patches
+from loadgen.servers._ds_text import Text, text_of
+
+SETTLE_S = 0.5  # followers subscribe to rank 0 without a handshake: what it publishes before that is lost
+DEFAULT_SEQUENCES = 512  # MII's own limit of sequences in one forward pass
+
+
+def build(
+    spec: ServerSpec, options: Options, device: torch.device, run_dir: str, zmq_port: int, patches: Patches
+) -> Any:
+    """MII's pipeline over a loaded engine, not yet started. torch.distributed must be up, for one rank too."""
+    from deepspeed.inference import build_hf_engine
+    from mii.batching.ragged_batching import MIIAsyncPipeline
+    from mii.config import ModelConfig
+
+    folder = model_folder(spec, os.path.join(run_dir, "model"))
+    config = ModelConfig(**model_config(spec, options, folder, zmq_port, block_tokens(spec)))
+    patching.zmq_on_loopback(patches)
+    patching.rms_epsilon(patches, spec.model.rms_eps)
+    if folder != spec.model.checkpoint:
+        dtype = getattr(torch, spec.dtype)
+        patching.random_weights(
+            patches, lambda: _ds_weights.parameters(spec.model, dtype, device, options.seed)
+        )
+    if options.tuned:
+        patching.tune_fastgen(patches, MIIAsyncPipeline)
+    engine = build_hf_engine(path=folder, engine_config=config.inference_engine_config)
+    torch.cuda.empty_cache()  # whole parameters on their way to shards
+    return MIIAsyncPipeline(
+        inference_engine=engine,
+        tokenizer=tokenizer(text_of(spec.model.checkpoint, spec.model.vocab), spec.model.vocab),
+        model_config=config,
+    )
+
+
+def model_folder(spec: ServerSpec, made: str) -> str:
+    """The folder FastGen reads: the checkpoint's, or ``made``, holding nothing but the configuration of the shape."""
+    if spec.model.checkpoint is not None and not spec.dummy_weights:
+        return spec.model.checkpoint
+    os.makedirs(made, exist_ok=True)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "dtype": spec.dtype,
+        "torch_dtype": spec.dtype,
+        **hf_config(spec.model),
+    }
+    path = os.path.join(made, "config.json")
+    part = f"{path}.{os.getpid()}"  # every rank writes the same
+    with open(part, "w") as file:
+        json.dump(config, file)
+    os.replace(part, path)
+    return made
+
+
+def model_config(
+    spec: ServerSpec, options: Options, folder: str, zmq_port: int, block: int
+) -> dict[str, Any]:
+    """The keyword arguments of MII's ModelConfig. ``block`` is how many tokens one block of the cache holds."""
+    sequences = max(DEFAULT_SEQUENCES, spec.max_batch or 0)
+    ragged = max(options.ragged_tokens, sequences)
+    if options.kv_tokens:
+        memory = {"mode": "allocate", "size": max(1, -(-options.kv_tokens // block))}
+    else:
+        memory = {"mode": "reserve", "size": options.kv_reserve_mb * 1_000_000}
+    return {
+        "model_name_or_path": folder,
+        "tensor_parallel": spec.tp,
+        "max_length": spec.model.max_context,
+        "zmq_port_number": zmq_port,
+        "inference_engine_config": {
+            "tensor_parallel": {"tp_size": spec.tp},
+            "state_manager": {
+                "max_ragged_batch_size": ragged,
+                "max_ragged_sequence_count": sequences,
+                "max_tracked_sequences": max(2048, 2 * sequences),
+                "max_context": spec.model.max_context,
+                "memory_config": memory,
+            },
+        },
+    }
+
+
+def block_tokens(spec: ServerSpec) -> int:
+    """Tokens in one block of FastGen's cache, as its attention kernel wants them on this GPU."""
+    from deepspeed.inference.v2.kernels.ragged_ops import get_kv_block_size
+
+    return int(get_kv_block_size(spec.model.head_dim))
+
+
+def tokenizer(text: Text, vocab: int) -> Any:
+    """``text`` in the shape of MII's tokenizers."""
+    from mii.modeling.tokenizers import MIITokenizerWrapper
+
+    class Tokenizer(MIITokenizerWrapper):  # type: ignore[misc]
+        @property
+        def vocab_size(self) -> int:
+            return vocab
+
+        @property
+        def eos_token_id(self) -> int:
+            ends = getattr(getattr(text, "tokenizer", None), "eos_token_id", None)
+            return -1 if ends is None else int(ends)  # no token is −1: random weights know no end
+
+        def encode(self, input: str) -> torch.Tensor:
+            return torch.tensor(text.encode(input), dtype=torch.long)
+
+        def decode(self, tokens: Iterable[Any]) -> str:
+            ids = tokens.tolist() if isinstance(tokens, torch.Tensor) else [int(t) for t in tokens]
+            return text.decode(ids)
+
+    return Tokenizer(text)
+
+
+class FastGen:
+    """See ``_ds_rank.Stood``."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+
+    def lead(self, leader: Leader) -> Any:
+        time.sleep(SETTLE_S)
+        return self._pipeline
+
+    def follow(self, follower: Follower) -> None:
+        self._pipeline.start()
+        follower.ready()
+        follower.wait()
+
+    def facts(self) -> dict[str, Any]:
+        engine = self._pipeline.inference_engine
+        caches, config = engine._state_manager._kv_cache._caches, engine._config.state_manager
+        return {
+            "weight_bytes": engine._model.flattened_params.numel(),
+            "scheduling": "iteration level (dynamic SplitFuse)",
+            "kv_cache_bytes": sum(cache.numel() * cache.element_size() for cache in caches),
+            "kv_cache_tokens": int(caches[0].shape[1] * caches[0].shape[2]),
+            "kv_block_tokens": int(caches[0].shape[2]),
+            "max_ragged_batch_size": config.max_ragged_batch_size,
+            "max_ragged_sequence_count": config.max_ragged_sequence_count,
+        }

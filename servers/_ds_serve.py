@@ -1,0 +1,125 @@
+"""Rank 0's serving part: warm the pipeline, open the doors, tell the facts, and leave when told to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from loadgen.records import ServerSpec
+from loadgen.servers._ds_channel import Leader
+from loadgen.servers._ds_options import FASTGEN, Options
+from loadgen.servers._ds_patches import Patches
+from loadgen.servers._ds_service import THREADS, Service, serve_grpc, serve_pages
+from loadgen.servers._ds_text import text_of
+
+if TYPE_CHECKING:
+    from loadgen.servers._ds_rank import Place, Stood
+
+log = logging.getLogger("loadgen.ds")
+DRAIN_S = 1.0  # for replies under way when told to stop
+LIBRARIES = ("deepspeed", "deepspeed-mii", "deepspeed-kernels", "torch", "transformers", "grpcio", "triton")
+
+
+def serve(
+    spec: ServerSpec,
+    options: Options,
+    place: Place,
+    stood: Stood,
+    leader: Leader,
+    patches: Patches,
+    started: float,
+) -> None:
+    """Serve until SIGTERM, SIGINT or MII's own Terminate."""
+    pipeline = stood.lead(leader)
+    pipeline.start()
+    text = text_of(spec.model.checkpoint, spec.model.vocab)
+    loaded = time.monotonic()
+    _warm(pipeline, text.decode([5, 6, 7, 8]))
+    patches.note("loopback")
+    patches.note("no-load-balancer")
+    if options.engine == FASTGEN:
+        patches.note("drain-streams")
+    service = Service(async_pipeline=pipeline)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: service.get_stop_event().set())
+    if spec.host not in ("127.0.0.1", "::1", "localhost"):
+        log.warning("listening on %s: anyone who reaches it can use and end this server", spec.host)
+    server = serve_grpc(service, spec.host, place.grpc_port)
+    facts = {
+        **_facts(spec, options, patches, text.name),
+        **stood.facts(),
+        "load_s": round(loaded - started, 3),
+        "warmup_s": round(time.monotonic() - loaded, 3),
+    }
+    serve_pages(spec.host, place.http_port, lambda: {**facts, "memory": _memory(spec)})
+    log.info(
+        "ready: %s serves %s on grpc://%s:%d", options.engine, spec.model.name, spec.host, place.grpc_port
+    )
+    service.get_stop_event().wait()
+    log.info("stopping")
+    server.stop(DRAIN_S).wait()
+
+
+def _warm(pipeline: Any, prompt: str) -> None:
+    """One small answer through every layer and library on every rank, before anybody is told that it is ready."""
+    uid = pipeline.put_request(prompt, {"max_new_tokens": 3, "ignore_eos": True, "do_sample": False})
+    pipeline.get_response()
+    pipeline.flush_uid(uid)
+
+
+def _facts(spec: ServerSpec, options: Options, patches: Patches, text: str) -> dict[str, Any]:
+    """What does not change while the server runs."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    checkpoint = spec.model.checkpoint is not None and not spec.dummy_weights
+    fastgen = options.engine == FASTGEN
+    return {
+        "engine": options.engine,
+        "engine_reason": options.reason,
+        "framework": "ds",
+        "options": dict(spec.options),
+        "patches": patches.made,
+        "service": f"modelresponse.ModelResponse of deepspeed-mii, {THREADS} threads",
+        "model": spec.model.name,
+        "weights": "checkpoint" if checkpoint else "random",
+        "dtype": spec.dtype,
+        "tp": spec.tp,
+        "pp": 1,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if spec.gpus
+        else [],
+        "device": "cuda" if spec.gpus else "cpu",
+        "cpu_threads": torch.get_num_threads(),
+        "versions": versions,
+        "cuda": torch.version.cuda if spec.gpus else None,
+        "max_context": spec.model.max_context,
+        "max_batch": spec.max_batch,
+        "vocab": spec.model.vocab,
+        "text": text,
+        "in_flight_batching": fastgen,
+        "pid": os.getpid(),
+    }
+
+
+def _memory(spec: ServerSpec) -> dict[str, int] | None:
+    """Device memory of rank 0, in bytes."""
+    if not spec.gpus:
+        return None
+    free, total = torch.cuda.mem_get_info(0)
+    return {
+        "allocated": torch.cuda.memory_allocated(0),
+        "allocated_peak": torch.cuda.max_memory_allocated(0),
+        "reserved": torch.cuda.memory_reserved(0),
+        "device_used": total - free,
+    }
