@@ -1,15 +1,20 @@
-"""Become tritonserver with a Python backend that works in this very interpreter, or say why it cannot.
+"""Run tritonserver with a Python backend that works in this very interpreter, or say why it cannot.
 
 Triton's Python backend runs models in a stub process that embeds its own Python. The stub must be the one of this
 Python's version, must find this environment first on PATH, and must be able to load libpython: a stub that cannot
-is never heard of again, and the server waits for it for ever. So everything is looked at before.
+is never heard of again, and the server waits for it for ever. So everything is looked at before. Nor does the server
+end when its stub does later on: it refuses every request from then on, and hangs when told to stop. So the stub is
+watched, and the server ended with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -18,6 +23,7 @@ from loadgen.errors import BadInput, MissingDependency
 from loadgen.servers._ft_preflight import missing_libraries
 
 STUB = "triton_python_backend_stub"
+POLL_S = 0.2
 NEEDED = ("triton_python_backend_utils.py", "libtriton_python.so")
 
 
@@ -72,6 +78,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--backends", type=Path, required=True)
     parser.add_argument("--stubs", type=Path, required=True)
     parser.add_argument("--assemble", type=Path, required=True, help="where to put the backend directory")
+    parser.add_argument("--info", type=Path, required=True, help="what the model writes when it is up")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="-- and tritonserver's own arguments")
     options = parser.parse_args(argv)
     env = dict(os.environ)
@@ -86,7 +93,45 @@ def main(argv: list[str]) -> int:
     except BadInput as error:
         print(error, file=sys.stderr, flush=True)
         return 2
-    os.execve(options.server, [str(options.server), *options.rest[1:]], env)  # noqa: S606 - an argv list, no shell
+    return supervise([str(options.server), *options.rest[1:]], env, options.info)
+
+
+def supervise(argv: list[str], env: dict[str, str], info: Path) -> int:
+    """Run the server until it ends, or until the engine process that ``info`` names has ended. Returns the status."""
+    server = subprocess.Popen(argv, env=env)
+    told = False
+
+    def pass_on(number: int, _frame: object) -> None:
+        nonlocal told
+        told = True
+        server.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    engine: int | None = None
+    while True:
+        try:
+            return server.wait(POLL_S)
+        except subprocess.TimeoutExpired:
+            if engine is None and info.exists():
+                engine = json.loads(info.read_text())["pid"]
+            if engine is not None and not told and has_ended(engine):
+                print(
+                    f"the engine's process {engine} has ended; tritonserver is of no use without it",
+                    flush=True,
+                )
+                server.kill()
+                server.wait()
+                return 1
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that its parent has not looked after."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
 
 
 if __name__ == "__main__":

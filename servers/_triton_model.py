@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -49,7 +50,10 @@ class TritonPythonModel:
         self.inputs = [entry["name"] for entry in config["input"]]
         self.memory = _MemoryGauges()
         self.memory.note()
-        Path(self.settings["run_dir"], "info.json").write_text(json.dumps(self._info()))
+        info = Path(self.settings["run_dir"], "info.json")
+        partial = info.with_suffix(".partial")  # it is watched for: never half of it
+        partial.write_text(json.dumps(self._info()))
+        partial.rename(info)
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer the requests of one execution as one static batch, as the C++ backend does."""
@@ -107,10 +111,11 @@ class TritonPythonModel:
             for job in jobs:
                 job.fail(f"CUDA out of memory: {first_line(error)}", pb_utils.TritonError.INTERNAL)
             free_memory()
-        except Exception as error:  # the backend would lose the words: tell every client, and the log
-            log.exception("engine %s failed", self.stood.engine.name)
+        except Exception as error:  # any other fault leaves the device in an unknown state: say so, and end
+            log.exception("engine %s failed; this process is unusable and ends", self.stood.engine.name)
             for job in jobs:
                 job.fail(f"{type(error).__name__}: {first_line(error)}", pb_utils.TritonError.INTERNAL)
+            threading.Timer(1.0, os._exit, (1,)).start()  # time for the words to leave
         for job in jobs:
             job.abandon()
 

@@ -87,7 +87,15 @@ class TritonPython:
         )
         return Command(
             argv=_triton_launch.child_argv(
-                spec.python, "_triton_exec", *exec_args, "--assemble", backends, "--", *flags
+                spec.python,
+                "_triton_exec",
+                *exec_args,
+                "--assemble",
+                backends,
+                "--info",
+                f"{run_dir}/info.json",
+                "--",
+                *flags,
             ),
             env={
                 "CUDA_VISIBLE_DEVICES": _triton_launch.visible_gpus(spec),

@@ -107,7 +107,7 @@ class TritonDriver:
         self._channels: list[grpc.aio.Channel] = []
         self._calls: list[Any] = []
         self._turn = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: dict[Call, asyncio.Task[None]] = {}
         self.decoupled = False
 
     async def open(self, connections: int) -> None:
@@ -177,9 +177,7 @@ class TritonDriver:
         self._turn += 1
         multicall = self._calls[self._turn % len(self._calls)]
         run = self._stream(call, multicall) if self.decoupled else self._whole(call, multicall)
-        task = asyncio.get_running_loop().create_task(run)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._under_way[call] = asyncio.get_running_loop().create_task(run)
         self._watch(call)
 
     async def _stream(self, call: Call, multicall: Any) -> None:
@@ -228,6 +226,7 @@ class TritonDriver:
             error = fault(code, details, answered=bool(call.arrivals))
             call.error = f"{type(error).__name__}: {error}"
         call.wire = None
+        del self._under_way[call]
         call.done(call)
 
     def _watch(self, call: Call) -> None:
@@ -314,9 +313,14 @@ class TritonDriver:
 
     async def close(self) -> None:
         """Cancel what is under way and close the connections."""
-        for task in list(self._tasks):
+        tasks = list(self._under_way.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for call in self._under_way:
+            if call.timer is not None:
+                call.timer.cancel()
+        self._under_way.clear()
         for channel in self._channels:
             await channel.close()
         self._channels.clear()
