@@ -17,6 +17,7 @@ import time
 from array import array
 from typing import IO
 
+from loadgen import sent_log
 from loadgen.servers import _null_wire as wire
 from loadgen.servers.null import ENGINE
 
@@ -203,7 +204,7 @@ class NullServer:
     def _finish(self, peer: Peer, asked: wire.Asked) -> None:
         peer.asked = None
         if self._log is not None:
-            self._log.write(wire.log_record(peer.name, asked.sequences, peer.received_ns, peer.writes))
+            self._log.write(sent_log.record(peer.name, asked.sequences, peer.received_ns, peer.writes))
 
     def _write(self, peer: Peer, data: bytes) -> None:
         if peer.unsent:
@@ -257,7 +258,7 @@ def main() -> None:
     log = open(arguments.log, "wb", buffering=LOG_BUFFER) if arguments.log else None  # noqa: SIM115 closed below
     try:
         if log is not None:
-            log.write(wire.LOG_MAGIC)
+            log.write(sent_log.MAGIC)
         server = NullServer(
             listener,
             model=arguments.model,

@@ -1,19 +1,13 @@
-"""What the null server reads and writes: requests taken apart, answers rendered ahead, the log of its send times."""
+"""What the null server reads and writes: requests taken apart, answers rendered ahead."""
 
 from __future__ import annotations
 
 import json
 import re
-import struct
-from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 TOKEN_ID = 7
-LOG_MAGIC = b"loadgen-null-1\n"
-_RECORD = struct.Struct("<HIqI")  # id length, sequences, received_ns, writes
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _ID = re.compile(rb"\r\nx-request-id:[ \t]*([^\r\n]*)", re.IGNORECASE)
@@ -170,47 +164,3 @@ def _usage(asked: Asked) -> dict[str, int]:
         "completion_tokens": output,
         "total_tokens": asked.prompt_tokens + output,
     }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
-    """The true send times of one answer, in ns on the host's monotonic clock.
-
-    ``writes_ns`` is taken right before each write that carried tokens; ``tokens`` runs in parallel: the tokens of
-    that write over all ``sequences``. Without streaming there is one write, of the whole answer.
-    """
-
-    request_id: str
-    sequences: int
-    received_ns: int
-    writes_ns: tuple[int, ...]
-    tokens: tuple[int, ...]
-
-
-def log_record(request: bytes, sequences: int, received_ns: int, writes: array[int]) -> bytes:
-    """One answer for the log; ``writes`` alternates time and tokens."""
-    return _RECORD.pack(len(request), sequences, received_ns, len(writes) // 2) + request + writes.tobytes()
-
-
-def read_log(path: Path) -> Iterator[Sent]:
-    """The records of a null server's log. Raises ValueError for a file that is none."""
-    data = path.read_bytes()
-    if not data.startswith(LOG_MAGIC):
-        raise ValueError(f"{path}: not a log of the null server")
-    at = len(LOG_MAGIC)
-    while at < len(data):
-        id_size, sequences, received_ns, count = _RECORD.unpack_from(data, at)
-        at += _RECORD.size
-        name = data[at : at + id_size].decode("latin-1")
-        at += id_size
-        writes = array("q", data[at : at + count * 16])
-        if len(writes) != 2 * count:
-            raise ValueError(f"{path}: ends in the middle of a record")
-        at += count * 16
-        yield Sent(
-            request_id=name,
-            sequences=sequences,
-            received_ns=received_ns,
-            writes_ns=tuple(writes[0::2]),
-            tokens=tuple(writes[1::2]),
-        )
