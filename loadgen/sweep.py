@@ -48,6 +48,7 @@ def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpo
         protocol=framework.protocol,
         driver_options=framework.driver_options(spec),
         info_url=server.command.info_url,
+        metrics_url=server.command.metrics_url,
         fault=lambda: None if server.alive() else server.death(),
     )
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from loadgen import checks, interrupt
+from loadgen import checks, interrupt, triton_metrics
 from loadgen.errors import LoadgenError, ServerError
 from loadgen.load import run_trial_load
 from loadgen.metrics import Accumulator
@@ -31,6 +31,7 @@ class Endpoint:
     protocol: str = "openai"
     driver_options: Mapping[str, Any] = field(default_factory=dict)
     info_url: str | None = None
+    metrics_url: str | None = None
     fault: Callable[[], ServerError | None] = lambda: None
 
 
@@ -58,6 +59,24 @@ def server_info(url: str | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def metrics_text(url: str | None) -> str:
+    """The server's own counters as text; empty when it shows none. A stalled page costs seconds, never the trial."""
+    if url is None:
+        return ""
+    try:
+        reply = httpx.get(url, timeout=2.0, trust_env=False)
+    except httpx.HTTPError:
+        return ""
+    return reply.text if reply.is_success else ""
+
+
+def engine_of(endpoint: Endpoint, counters_before: str) -> dict[str, Any]:
+    """What really ran, in the server's own words, and what its counters say of this trial."""
+    info = server_info(endpoint.info_url)
+    seen = triton_metrics.evidence(counters_before, metrics_text(endpoint.metrics_url), info)
+    return {**info, "server_side": seen} if seen else info
+
+
 def run_trial(
     trial: Trial,
     endpoint: Endpoint,
@@ -78,6 +97,7 @@ def run_trial(
         watcher.sample(sample, in_flight)
 
     outcome, failure = None, None
+    counters = metrics_text(endpoint.metrics_url)
     try:
         outcome = run_trial_load(
             trial,
@@ -107,7 +127,7 @@ def run_trial(
     return TrialResult(
         trial=trial,
         environment=environment,
-        engine=server_info(endpoint.info_url) if fault is None else {},
+        engine=engine_of(endpoint, counters) if fault is None else {},
         started=started.isoformat(timespec="milliseconds"),
         wall_s=time.monotonic() - start,
         summary=None if failure is not None else summary,

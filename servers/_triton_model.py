@@ -145,6 +145,7 @@ class TritonPythonModel:
             "cuda": torch.version.cuda if spec.gpus else None,
             "weight_bytes": self.stood.weight_bytes,
             "decoupled": self.decoupled,
+            "execute_spans_stream": True,
             "in_flight_batching": False,
             "scheduling": "one execution at a time, first in first out",
             "prefix": sys.prefix,
