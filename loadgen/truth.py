@@ -45,7 +45,7 @@ def compare(replies: Sequence[Reply], log: Mapping[str, Sent], ttft_ns: int, itl
             for at in range(1, min(len(came), len(went)))
             if went[at] != went[at - 1]
         )
-        if ttft_ns or itl_ns:
+        if itl_ns:
             steps = range(0, len(went), sent.sequences)
             late.extend(
                 went[at] - (sent.received_ns + ttft_ns + step * itl_ns) for step, at in enumerate(steps)
@@ -84,8 +84,13 @@ def rate_share(
 
 
 def server_share(answers: Sequence[Sent], ttft_ns: int, itl_ns: int) -> float | None:
-    """The scheduled length of the answers over their real one: below 1 when the null server fell behind."""
+    """The scheduled length of the answers over their real one: below 1 when the null server fell behind.
+
+    None for a server that sends as fast as it can: it has no pace to keep.
+    """
+    if not itl_ns:
+        return None
     steps = sum(sum(sent.tokens) // sent.sequences - 1 for sent in answers)
     scheduled = len(answers) * ttft_ns + steps * itl_ns
     real = sum(sent.writes_ns[-1] - sent.received_ns for sent in answers)
-    return scheduled / real if scheduled and real else None
+    return scheduled / real if real else None

@@ -186,7 +186,10 @@ class NullServer:
             peer.answered += count
             if peer.answered < asked.tokens:
                 data += wire.chunk(asked.sequences, last=False) * count
-                heapq.heapreplace(due, (at + count * self._itl_ns, peer.answered, fd, peer))
+                following = (
+                    at + count * self._itl_ns if self._itl_ns else now
+                )  # without a pace they take turns
+                heapq.heapreplace(due, (following, peer.answered, fd, peer))
             else:
                 data += wire.chunk(asked.sequences, last=False) * (count - 1)
                 data += wire.chunk(asked.sequences, last=True) + wire.ending(asked)
