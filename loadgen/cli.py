@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from loadgen import __version__, interrupt
+from loadgen.commands.options import load_options, server_options
 from loadgen.errors import BadInput, LoadgenError
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -47,40 +47,6 @@ def main() -> None:
     Exit codes: 0 ok, 1 a trial failed, 2 bad input, 130 interrupted.
     """
     interrupt.install()
-
-
-def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that describe one server."""
-    for option in reversed(
-        [
-            click.option(
-                "--framework", "-f", default="hf", show_default=True, help="which server: a file in servers/"
-            ),
-            click.option(
-                "--model", "-m", default="tiny", show_default=True, help="preset or checkpoint folder"
-            ),
-            click.option("--tp", default=1, show_default=True, help="tensor parallel size (GPUs per layer)"),
-            click.option(
-                "--pp", default=1, show_default=True, help="pipeline parallel size (layers over GPUs)"
-            ),
-            click.option("--gpus", help="device indices such as 0,1 (default: the first tp·pp)"),
-            click.option(
-                "--dtype", default=None, help="bfloat16, float16 or float32 (default: the framework's)"
-            ),
-            click.option("--dummy-weights", is_flag=True, help="random weights even for a checkpoint folder"),
-            click.option("--max-batch", type=int, help="largest batch the server takes"),
-            click.option("--max-context", type=int, help="let a preset go past its trained context"),
-            click.option("--python", "python", help="interpreter of the engine's own installation"),
-            click.option("--host", default="127.0.0.1", show_default=True, help="address to bind"),
-            click.option("--port", default=0, help="port to bind (default: a free one)"),
-            click.option(
-                "--ready-timeout", default=600.0, show_default=True, help="seconds to wait for the model"
-            ),
-            click.option("--option", "-o", "options", multiple=True, help="framework option as key=value"),
-        ]
-    ):
-        command = option(command)
-    return command
 
 
 @main.command()
@@ -162,32 +128,9 @@ def sweep(
 @click.option("--url", required=True, help="an OpenAI-compatible endpoint, such as http://127.0.0.1:8000")
 @click.option("--model", help="model name to ask for (default: the first of /v1/models)")
 @click.option(
-    "--mode",
-    type=click.Choice(["static", "closed", "constant", "poisson", "gamma", "ramp", "trace"]),
-    default="closed",
-    show_default=True,
-    help="how requests are sent",
-)
-@click.option("--concurrency", default=1, show_default=True, help="closed: requests in flight")
-@click.option("--batch-size", default=1, show_default=True, help="static: sequences in one wire call")
-@click.option("--rate", type=float, help="open loop: requests per second")
-@click.option("--rate-end", type=float, help="ramp: requests per second at the end")
-@click.option("--burstiness", default=1.0, show_default=True, help="gamma: 1 is Poisson, smaller is burstier")
-@click.option(
-    "--trace", type=click.Path(dir_okay=False), help="trace: JSONL of offset_s, input_tokens, output_tokens"
-)
-@click.option("--max-rate", type=float, help="closed: cap on requests per second")
-@click.option("--input-tokens", default=128, show_default=True, help="prompt length, exact")
-@click.option("--output-tokens", default=64, show_default=True, help="output length, exact")
-@click.option("--requests", default=64, show_default=True, help="measured requests")
-@click.option("--warmup", default=None, type=int, help="requests drained before measuring [concurrency]")
-@click.option(
     "--vocab", type=int, help="prompt ids are below this (default: what the server says, else 32000)"
 )
-@click.option("--stream/--no-stream", default=True, show_default=True, help="stream tokens (TTFT, ITL)")
-@click.option("--seed", default=0, show_default=True, help="seed of prompts and schedule")
-@click.option("--workers", default=1, show_default=True, help="load generator processes")
-@click.option("--timeout", default=1800.0, show_default=True, help="seconds one request may take")
+@load_options(requests=64, concurrency=1)
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="keep results and samples there"
 )
@@ -215,6 +158,65 @@ def report(folder: Path) -> None:
 
     markdown.print_tables(folder)
     click.echo(f"report: {markdown.write_report(folder)}")
+
+
+@main.command()
+@click.option("--like", metavar="PROFILE", help="replay the load of a profile that asks most of the client")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="with --like: override a key")
+@load_options(requests=256, concurrency=64)
+@click.option("--ttft-ms", default=200.0, show_default=True, help="the null server's time to the first token")
+@click.option("--itl-ms", default=20.0, show_default=True, help="its time between tokens; 0: no pause")
+@click.option("--bound-ms", default=1.0, show_default=True, help="the error that is still good")
+def calibrate(**given: Any) -> None:
+    """Measure this client on this machine, against a server without a model that logs its true times.
+
+    Prints the errors of TTFT, ITL and E2E, send and stamp lag, CPU per token and request, and the highest load at
+    which every error stays under the bound.
+
+    \b
+    loadgen calibrate --concurrency 256 --output-tokens 100
+    loadgen calibrate --like profiles/exp1.toml
+    """
+    from loadgen.commands import calibrate as room
+
+    raise SystemExit(room.run(**given))
+
+
+@main.command()
+@click.argument("model", required=False)
+@click.option("--to", default="ft", show_default=True, help="whose layout: ft (FasterTransformer)")
+@click.option("--tp", default=1, show_default=True, help="tensor parallel size to split for")
+@click.option(
+    "--variant", type=click.Choice(["a", "b"]), default="a", show_default=True, help="backend variant"
+)
+@click.option("--dtype", default="fp16", show_default=True, help="fp16 or fp32")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="folder to write into")
+@click.option("--check", type=click.Path(path_type=Path), help="check the checkpoint there, file by file")
+@click.option("--seed", default=0, show_default=True, help="seed of a preset's random weights")
+@click.option("--replace", is_flag=True, help="overwrite a checkpoint that was made otherwise")
+def convert(**given: Any) -> None:
+    """Write MODEL (a checkpoint folder or a preset) in a framework's own layout, on any machine; or check one.
+
+    \b
+    loadgen convert --to ft ./my-llama --tp 2 --variant a --out ./my-llama-ft
+    loadgen convert --check ./my-llama-ft
+    """
+    from loadgen.commands import convert as room
+
+    raise SystemExit(room.run(**given))
+
+
+@main.command()
+@click.option("--gpus", help="device indices such as 0,1 (default: all; empty text: the CPU)")
+@click.option("--python", "python", help="an interpreter with torch (default: loadgen's own)")
+def probe(**given: Any) -> None:
+    """Measure this machine's ceilings: memory bandwidth, matrix rates, all-reduce, launches.
+
+    About a minute for each kind of GPU. Reports draw them beside the measurements, instead of the datasheet's.
+    """
+    from loadgen.commands import probe as room
+
+    raise SystemExit(room.run(**given))
 
 
 @main.command()

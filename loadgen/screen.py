@@ -12,13 +12,22 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live as LiveDisplay
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -183,6 +192,25 @@ def finished_table(rows: Sequence[ResultRow], width: int, room: int) -> Renderab
                 marks.append(f" {row.failed} failed", style="red")
         table.add_row(*(Text(column.text(row)) for column in columns), marks, style=style)
     return table
+
+
+@contextmanager
+def byte_progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error, fed with (what, bytes done, bytes in all)."""
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task(clean(title), total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=clean(f"{title}: {what}"), completed=done, total=total)
+
+        yield show
 
 
 def print_lines(lines: Sequence[str]) -> None:

@@ -150,7 +150,7 @@ def serve(spec: ServerSpec, log: Path | None, echo: Callable[[str], None]) -> in
 def ready_line(spec: ServerSpec, url: str, info: dict[str, object], metrics_url: str | None) -> str:
     """URLs, the engine's true name in the server's own words, and the GPUs."""
     engine = info.get("engine", "engine unknown")
-    weights = info.get("weights_bytes")
+    weights = info.get("weight_bytes")
     size = f", weights {show_bytes(float(weights))}" if isinstance(weights, int) else ""
     where = f"GPUs {','.join(map(str, spec.gpus))}" if spec.gpus else "CPU"
     metrics = f"  metrics: {metrics_url}" if metrics_url else ""

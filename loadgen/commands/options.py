@@ -1,0 +1,100 @@
+"""The groups of options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import click
+
+from loadgen.records import LoadKind
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+MODES = get_args(LoadKind)
+
+
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that describe one server."""
+    for option in reversed(
+        [
+            click.option(
+                "--framework", "-f", default="hf", show_default=True, help="which server: a file in servers/"
+            ),
+            click.option(
+                "--model", "-m", default="tiny", show_default=True, help="preset or checkpoint folder"
+            ),
+            click.option("--tp", default=1, show_default=True, help="tensor parallel size (GPUs per layer)"),
+            click.option(
+                "--pp", default=1, show_default=True, help="pipeline parallel size (layers over GPUs)"
+            ),
+            click.option("--gpus", help="device indices such as 0,1 (default: the first tp·pp)"),
+            click.option(
+                "--dtype", default=None, help="bfloat16, float16 or float32 (default: the framework's)"
+            ),
+            click.option("--dummy-weights", is_flag=True, help="random weights even for a checkpoint folder"),
+            click.option("--max-batch", type=int, help="largest batch the server takes"),
+            click.option("--max-context", type=int, help="let a preset go past its trained context"),
+            click.option("--python", "python", help="interpreter of the engine's own installation"),
+            click.option("--host", default="127.0.0.1", show_default=True, help="address to bind"),
+            click.option("--port", default=0, help="port to bind (default: a free one)"),
+            click.option(
+                "--ready-timeout", default=600.0, show_default=True, help="seconds to wait for the model"
+            ),
+            click.option("--option", "-o", "options", multiple=True, help="framework option as key=value"),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def load_options(*, requests: int, concurrency: int) -> Decorator:
+    """The options that describe one load."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(
+            [
+                click.option(
+                    "--mode",
+                    type=click.Choice(MODES),
+                    default="closed",
+                    show_default=True,
+                    help="how requests are sent",
+                ),
+                click.option(
+                    "--concurrency", default=concurrency, show_default=True, help="closed: requests in flight"
+                ),
+                click.option(
+                    "--batch-size", default=1, show_default=True, help="static: sequences in one wire call"
+                ),
+                click.option("--rate", type=float, help="open loop: requests per second"),
+                click.option("--rate-end", type=float, help="ramp: requests per second at the end"),
+                click.option(
+                    "--burstiness",
+                    default=1.0,
+                    show_default=True,
+                    help="gamma: 1 is Poisson, smaller is burstier",
+                ),
+                click.option(
+                    "--trace",
+                    type=click.Path(dir_okay=False),
+                    help="trace: JSONL of offset_s, input_tokens, output_tokens",
+                ),
+                click.option("--max-rate", type=float, help="closed: cap on requests per second"),
+                click.option("--input-tokens", default=128, show_default=True, help="prompt length, exact"),
+                click.option("--output-tokens", default=64, show_default=True, help="output length, exact"),
+                click.option("--requests", default=requests, show_default=True, help="measured requests"),
+                click.option("--warmup", type=int, help="requests drained before measuring [concurrency]"),
+                click.option(
+                    "--stream/--no-stream", default=True, show_default=True, help="stream tokens (TTFT, ITL)"
+                ),
+                click.option("--seed", default=0, show_default=True, help="seed of prompts and schedule"),
+                click.option("--workers", default=1, show_default=True, help="load generator processes"),
+                click.option(
+                    "--timeout", default=1800.0, show_default=True, help="seconds one request may take"
+                ),
+            ]
+        ):
+            command = option(command)
+        return command
+
+    return decorate
