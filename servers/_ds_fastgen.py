@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ DEFAULT_SEQUENCES = 512  # MII's own limit of sequences in one forward pass
 
 def build(
     spec: ServerSpec, options: Options, device: torch.device, run_dir: str, zmq_port: int, patches: Patches
-) -> Any:
+) -> FastGen:
     """MII's pipeline over a loaded engine, not yet started. torch.distributed must be up, for one rank too."""
     from deepspeed.inference import build_hf_engine
     from mii.batching.ragged_batching import MIIAsyncPipeline
@@ -47,11 +47,17 @@ def build(
         patching.tune_fastgen(patches, MIIAsyncPipeline)
     engine = build_hf_engine(path=folder, engine_config=config.inference_engine_config)
     torch.cuda.empty_cache()  # whole parameters on their way to shards
-    return MIIAsyncPipeline(
+    graphs = None
+    if options.cuda_graph:
+        from loadgen.servers import _ds_fastgen_graph
+
+        graphs = _ds_fastgen_graph.install(engine, patches)
+    pipeline = MIIAsyncPipeline(
         inference_engine=engine,
         tokenizer=tokenizer(text_of(spec.model.checkpoint, spec.model.vocab), spec.model.vocab),
         model_config=config,
     )
+    return FastGen(pipeline, graphs)
 
 
 def model_folder(spec: ServerSpec, made: str) -> str:
@@ -137,20 +143,24 @@ def tokenizer(text: Text, vocab: int) -> Any:
 class FastGen:
     """See ``_ds_rank.Stood``."""
 
-    def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: Any, graphs: Any = None) -> None:
+        self.pipeline, self._graphs = pipeline, graphs
 
     def lead(self, leader: Leader) -> Any:
         time.sleep(SETTLE_S)
-        return self._pipeline
+        return self.pipeline
 
     def follow(self, follower: Follower) -> None:
-        self._pipeline.start()
+        self.pipeline.start()
         follower.ready()
         follower.wait()
 
+    def check(self, ask: Callable[[int], str]) -> None:
+        if self._graphs is not None:
+            self._graphs.check(ask)
+
     def facts(self) -> dict[str, Any]:
-        engine = self._pipeline.inference_engine
+        engine = self.pipeline.inference_engine
         caches, config = engine._state_manager._kv_cache._caches, engine._config.state_manager
         return {
             "weight_bytes": engine._model.flattened_params.numel(),

@@ -21,7 +21,7 @@ FASTGEN_CAPABILITY = (8, 0)
 HELP: Mapping[str, str] = {
     "engine": f"{', '.join(ENGINES)}. Default auto: {FASTGEN} on GPUs where the model fits its kernels, else {AUTOTP}",
     "seed": "seed of random weights, a whole number. Default 0",
-    "cuda_graph": f"true, false: {AUTOTP} on GPUs replays each decode step as a CUDA graph. Default false",
+    "cuda_graph": f"true, false: on GPUs, {FASTGEN} and {AUTOTP} replay decode steps as CUDA graphs. Default false",
     "tuned": f"true, false: {FASTGEN} with patches that spare its host needless work (named in results). Default false",
     "kv_tokens": f"tokens of key/value cache that {FASTGEN} allocates. Default 0: all memory but kv_reserve_mb",
     "kv_reserve_mb": f"megabytes that {FASTGEN} leaves free beside its cache when kv_tokens is 0. Default 1000",

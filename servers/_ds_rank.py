@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +33,9 @@ class Stood(Protocol):
 
     def follow(self, follower: Follower) -> None:
         """Any other rank: work with rank 0 until it leaves."""
+
+    def check(self, ask: Callable[[int], str]) -> None:
+        """Rank 0, before serving: raise RuntimeError if it computes what it should not. ``ask(n)`` gives n tokens."""
 
     def facts(self) -> dict[str, Any]:
         """What ``/info`` tells of it beside the common things."""
@@ -106,9 +110,9 @@ def _stand_up(
     spec: ServerSpec, options: Options, place: Place, device: torch.device, patches: Patches
 ) -> Stood:
     if options.engine == FASTGEN:
-        from loadgen.servers._ds_fastgen import FastGen, build
+        from loadgen.servers import _ds_fastgen
 
-        return FastGen(build(spec, options, device, place.run_dir, place.zmq_port, patches))
+        return _ds_fastgen.build(spec, options, device, place.run_dir, place.zmq_port, patches)
     from loadgen.servers import _ds_autotp, _ds_kernel
     from loadgen.servers._ds_static import Static
 

@@ -41,7 +41,13 @@ def serve(
     pipeline.start()
     text = text_of(spec.model.checkpoint, spec.model.vocab)
     loaded = time.monotonic()
-    _warm(pipeline, text.decode([5, 6, 7, 8]))
+    prompt = text.decode(range(5, 21))
+
+    def ask(tokens: int) -> str:
+        return _ask(pipeline, prompt, tokens)
+
+    stood.check(ask)
+    ask(3)  # through every layer and library on every rank, before anybody is told that it is ready
     patches.note("loopback")
     patches.note("no-load-balancer")
     if options.engine == FASTGEN:
@@ -67,11 +73,12 @@ def serve(
     server.stop(DRAIN_S).wait()
 
 
-def _warm(pipeline: Any, prompt: str) -> None:
-    """One small answer through every layer and library on every rank, before anybody is told that it is ready."""
-    uid = pipeline.put_request(prompt, {"max_new_tokens": 3, "ignore_eos": True, "do_sample": False})
-    pipeline.get_response()
+def _ask(pipeline: Any, prompt: str, tokens: int) -> str:
+    """A greedy answer, as MII's service would fetch it."""
+    uid = pipeline.put_request(prompt, {"max_new_tokens": tokens, "ignore_eos": True, "do_sample": False})
+    _, response = pipeline.get_response()
     pipeline.flush_uid(uid)
+    return str(response.generated_text)
 
 
 def _facts(spec: ServerSpec, options: Options, patches: Patches, text: str) -> dict[str, Any]:
