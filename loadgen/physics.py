@@ -100,7 +100,7 @@ def read_bytes(model: ModelSpec, dtype: str) -> int:
 
 
 def prefill(
-    model: ModelSpec, dtype: str, batch: int, input_tokens: int, *, tp: int = 1, head: str = "last"
+    model: ModelSpec, dtype: str, batch: float, input_tokens: float, *, tp: int = 1, head: str = "last"
 ) -> Work:
     """One prefill of B sequences of S tokens: 2·P′·B·S + 2·L·B·S²·H·d FLOPs (the causal half), weights read once.
 

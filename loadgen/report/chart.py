@@ -1,0 +1,170 @@
+"""A chart as plain data, in plotly's figure format: pages and exports only render it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loadgen.analysis.statistics import Estimate
+
+Trace = dict[str, Any]
+
+# Told apart by the colour-blind too (Okabe and Ito), on white and on black.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
+RAMP = (
+    (126, 63, 179),
+    (59, 111, 212),
+    (31, 158, 154),
+    (76, 175, 80),
+    (224, 168, 0),
+    (228, 87, 46),
+    (176, 32, 78),
+)
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "pentagon")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One picture: traces and layout."""
+
+    traces: tuple[Trace, ...]
+    layout: Mapping[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        return {"data": list(self.traces), "layout": dict(self.layout)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A question with a picture per choice (a server, say). ``note`` says how to read it; no choices: why not."""
+
+    id: str
+    title: str
+    note: str
+    choices: Mapping[str, Figure]
+    absent: str = ""
+
+
+def axis(title: str, *, log: bool = False, unit: str = "") -> dict[str, Any]:
+    """An axis; a logarithmic one has ticks at 1, 2, 5 of every decade, written with SI prefixes and the unit."""
+    found: dict[str, Any] = {"title": {"text": title}, "automargin": True}
+    if log:
+        ticks = [factor * 10.0**power for power in range(-7, 17) for factor in (1, 2, 5)]
+        found |= {
+            "type": "log",
+            "tickmode": "array",
+            "tickvals": ticks,
+            "ticktext": [prefixed(tick, unit) for tick in ticks],
+        }
+    elif unit:
+        found |= {"ticksuffix": unit, "tickformat": "~s"}
+    return found
+
+
+def prefixed(value: float, unit: str = "") -> str:
+    """``20 ms``, ``5k``: three digits and an SI prefix; plain numbers stay plain up to 1000."""
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")):
+        if value >= size * 0.999999:
+            if size == 1e3 and unit == "s":
+                continue
+            return f"{value / size:.3g}{' ' if unit else ''}{prefix}{unit}"
+    if not unit:
+        return f"{value:.3g}"
+    for size, prefix in ((1e-3, "m"), (1e-6, "µ"), (1e-9, "n")):
+        if value >= size * 0.999999:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def layout(x: Mapping[str, Any], y: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """The layout common to all charts; colours are the page's, which knows light from dark."""
+    return {
+        "xaxis": dict(x),
+        "yaxis": dict(y),
+        "hovermode": "closest",
+        "margin": {"l": 70, "r": 20, "t": 20, "b": 60},
+        "legend": {"orientation": "v"},
+    } | more
+
+
+def counts(values: Sequence[int]) -> dict[str, Any]:
+    """Ticks at the measured values, in full."""
+    ticks = sorted(set(values))
+    return {"tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
+def colour(at: int) -> str:
+    return COLOURS[at % len(COLOURS)]
+
+
+def shade(at: int, count: int) -> str:
+    """The at-th of ``count`` colours along a ramp, for an ordered axis; seen on white and on black."""
+    place = at * (len(RAMP) - 1) / max(count - 1, 1)
+    left = min(int(place), len(RAMP) - 2)
+    mixed = (
+        round(low + (high - low) * (place - left))
+        for low, high in zip(RAMP[left], RAMP[left + 1], strict=True)
+    )
+    return "#" + "".join(f"{part:02x}" for part in mixed)
+
+
+def line(
+    name: str,
+    x: Sequence[float],
+    estimates: Sequence[Estimate],
+    paint: str,
+    hover: Sequence[str],
+    **more: Any,
+) -> Trace:
+    """Points with their intervals."""
+    up = [None if each.high is None else each.high - each.value for each in estimates]
+    down = [None if each.low is None else each.value - each.low for each in estimates]
+    trace: Trace = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": list(x),
+        "y": [each.value for each in estimates],
+        "line": {"color": paint, "width": 2},
+        "marker": {"color": paint, "size": 7},
+        "text": list(hover),
+        "hovertemplate": "%{text}<extra></extra>",
+        "legendgroup": name,
+    }
+    if any(each is not None for each in up):
+        trace["error_y"] = {
+            "type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2, "width": 3
+        }  # fmt: skip
+    return trace | more
+
+
+def theory(
+    name: str, x: Sequence[float], y: Sequence[float], paint: str, group: str, *, shown: bool
+) -> Trace:
+    """A dotted line of what the ceilings allow; only one of them enters the legend."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": list(x),
+        "y": list(y),
+        "line": {"color": paint, "width": 1.5, "dash": "dot"},
+        "legendgroup": group,
+        "showlegend": shown,
+        "hovertemplate": f"{name}: %{{y:.4s}}<extra></extra>",
+    }
+
+
+def marks(name: str, x: Sequence[float], y: Sequence[float], hover: Sequence[str]) -> Trace:
+    """Doubtful points: shown, never joined to a line."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": list(x),
+        "y": list(y),
+        "text": list(hover),
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {"symbol": "x-thin-open", "size": 9, "color": "#888888", "line": {"width": 2}},
+    }

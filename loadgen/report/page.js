@@ -1,0 +1,137 @@
+"use strict";
+// Everything the page needs lies in it: charts and trials as JSON, plotly.js before this script.
+(function () {
+  const charts = JSON.parse(document.getElementById("chart-data").textContent);
+  const trials = JSON.parse(document.getElementById("trial-data").textContent);
+  const root = document.documentElement;
+  let printing = false;
+
+  function paint(name) { return getComputedStyle(root).getPropertyValue(name).trim(); }
+
+  function themed(layout, linear) {
+    const full = structuredClone(layout);
+    full.paper_bgcolor = "rgba(0,0,0,0)";
+    full.plot_bgcolor = "rgba(0,0,0,0)";
+    full.font = { color: paint("--ink"), size: 12.5, family: "system-ui, sans-serif" };
+    full.hoverlabel = { bgcolor: paint("--panel"), bordercolor: paint("--rule"), font: { color: paint("--ink") } };
+    full.autosize = true;
+    full.modebar = { bgcolor: "rgba(0,0,0,0)", color: paint("--soft"), activecolor: paint("--ink") };
+    for (const name of Object.keys(full).filter((key) => /^[xy]axis/.test(key))) {
+      const axis = full[name];
+      axis.gridcolor = paint("--grid");
+      axis.zerolinecolor = paint("--rule");
+      axis.linecolor = paint("--rule");
+      if (linear && name === "yaxis" && axis.type === "log") { 
+        axis.type = "linear";
+        axis.rangemode = "tozero";
+        axis.tickmode = "auto"; // the ticks given are those of decades
+        axis.tickformat = "~s";
+      }
+    }
+    if (window.innerWidth < 720) full.legend = { orientation: "h", y: -0.25 };
+    return full;
+  }
+
+  function draw(section) {
+    const chart = charts[section.dataset.chart];
+    const select = section.querySelector("select");
+    const figure = chart.figures[select ? select.value : 0];
+    const linear = section.dataset.linear === "yes";
+    section.dataset.drawn = "yes";
+    return Plotly.react(section.querySelector(".plot"), figure.data, themed(figure.layout, linear),
+      { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
+  }
+
+  const sections = Array.from(document.querySelectorAll(".chart[data-chart]"));
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting && entry.target.dataset.drawn !== "yes") draw(entry.target);
+    }
+  }, { rootMargin: "600px" });
+  for (const section of sections) {
+    seen.observe(section);
+    const select = section.querySelector("select");
+    if (select) select.addEventListener("change", () => draw(section));
+    const scale = section.querySelector("button.scale");
+    if (scale) scale.addEventListener("click", () => {
+      section.dataset.linear = section.dataset.linear === "yes" ? "no" : "yes";
+      scale.textContent = section.dataset.linear === "yes" ? "logarithmic" : "linear";
+      draw(section);
+    });
+  }
+  function redraw() { for (const section of sections) if (section.dataset.drawn === "yes") draw(section); }
+  window.addEventListener("beforeprint", () => {
+    printing = true;
+    document.querySelectorAll("details").forEach((each) => { each.dataset.was = each.open ? "open" : ""; each.open = true; });
+    sections.forEach(draw);
+    showRows(trials.rows.length);
+  });
+  window.addEventListener("afterprint", () => {
+    printing = false;
+    document.querySelectorAll("details").forEach((each) => { each.open = each.dataset.was === "open"; });
+    showRows();
+  });
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  document.getElementById("theme").addEventListener("click", () => {
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : window.matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    redraw();
+  });
+
+  // The table of trials: sorts by any column, filters by words that must all occur.
+  const table = document.getElementById("trials");
+  const body = table.querySelector("tbody");
+  const count = document.getElementById("trial-count");
+  const filter = document.getElementById("filter");
+  const more = document.getElementById("more");
+  const page = 100;
+  let shown = page, column = null, down = false, found = trials.rows;
+
+  function cell(row, at) {
+    const td = document.createElement("td");
+    const value = row.cells[at];
+    if (trials.columns[at].number) td.className = "number";
+    td.textContent = Array.isArray(value) ? value[1] : value === null ? "–" : value;
+    return td;
+  }
+  function key(row, at) { const value = row.cells[at]; return Array.isArray(value) ? value[0] : value; }
+  function showRows(all) {
+    const limit = all || shown;
+    body.replaceChildren(...found.slice(0, limit).map((row) => {
+      const tr = document.createElement("tr");
+      if (row.mark) { tr.className = row.mark; tr.title = row.why; }
+      tr.append(...trials.columns.map((_, at) => cell(row, at)));
+      return tr;
+    }));
+    count.textContent = `${found.length} of ${trials.rows.length} trials`;
+    more.hidden = found.length <= limit;
+  }
+  function arrange() {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    found = trials.rows.filter((row) => words.every((word) => row.text.includes(word)));
+    if (column !== null) {
+      found = found.slice().sort((one, other) => {
+        const a = key(one, column), b = key(other, column);
+        if (a === null || b === null) return (a === null) - (b === null); // what was not measured comes last
+        const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+        return down ? -order : order;
+      });
+    }
+    showRows();
+  }
+  table.querySelectorAll("th").forEach((head, at) => {
+    const sort = () => {
+      down = column === at ? !down : false;
+      column = at;
+      table.querySelectorAll("th").forEach((each) => each.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      arrange();
+    };
+    head.addEventListener("click", sort);
+    head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
+  });
+  filter.addEventListener("input", () => { shown = page; arrange(); });
+  more.addEventListener("click", () => { shown += 5 * page; showRows(); });
+  arrange();
+  root.dataset.ready = "yes";
+})();

@@ -1,0 +1,137 @@
+"""A trial over time: tokens as they came, requests in flight, and GPU metrics where they were recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from loadgen.analysis.finding import split_text
+from loadgen.analysis.table import Row
+from loadgen.analysis.whole import Analysis
+from loadgen.report.chart import Chart, Figure, Trace, axis, colour, layout
+
+MOST_TRIALS = 12
+MOST_REQUESTS = 2000  # of one trial, from its start: a timeline is to be looked at
+MOST_POINTS = 1200
+COLUMNS = ["phase", "sent_ns", "end_ns", "token_ns", "tokens_per_arrival", "output_tokens"]
+
+
+def timeline_chart(analysis: Analysis) -> Chart:
+    """A few trials that say most: of each server the slowest, the one of most tokens per second, a doubtful one."""
+    choices = {}
+    for name, row in _chosen(analysis.rows).items():
+        figure = _timeline(row)
+        if figure is not None:
+            choices[name] = figure
+    return Chart(
+        id="timeline",
+        title="A trial over time",
+        note=f"Output tokens per interval and requests in flight, the first {MOST_REQUESTS} requests, warm-up shaded. "
+        "Replies that were not streamed show their tokens at their end.",
+        choices=choices,
+        absent="No samples are stored with these results.",
+    )
+
+
+def _chosen(rows: Sequence[Row]) -> dict[str, Row]:
+    chosen: dict[str, Row] = {}
+    labels = sorted({row.key.label for row in rows})
+    for label in labels:
+        mine = [row for row in rows if row.key.label == label and row.results and "e2e_s" in row.values]
+        if not mine:
+            continue
+        picks = {
+            "slowest": max(mine, key=lambda row: row.values["e2e_s"]),
+            "most tok/s": max(mine, key=lambda row: row.values.get("output_tokens_per_s", 0.0)),
+        }
+        doubtful = [row for row in mine if not row.usable]
+        if doubtful:
+            picks["doubtful"] = doubtful[0]
+        for why, row in picks.items():
+            key = row.key
+            place = f"{label} {split_text(key)}, {key.kind} batch {key.batch}, {key.input_tokens}/{key.output_tokens}"
+            chosen[f"{place} ({why})"] = row
+    return dict(list(chosen.items())[:MOST_TRIALS])
+
+
+def _timeline(row: Row) -> Figure | None:
+    assert row.results is not None
+    path = row.results.samples_path(row.id)
+    if not path.exists():
+        return None
+    with pq.ParquetFile(path) as file:
+        first = next(file.iter_batches(batch_size=MOST_REQUESTS, columns=COLUMNS), None)
+    if first is None or first.num_rows == 0:
+        return None
+    sent = first["sent_ns"].to_numpy()
+    end = first["end_ns"].to_numpy()
+    start = sent.min()
+    traces: list[Trace] = [_tokens(first, start), _in_flight((sent - start) / 1e9, (end - start) / 1e9)]
+    warm = np.array(first["phase"].to_pylist()) == "warmup"
+    shapes = []
+    if warm.any():
+        shapes.append(
+            {
+                "type": "rect", "yref": "paper", "y0": 0, "y1": 1,
+                "x0": 0, "x1": float((end[warm].max() - start) / 1e9),
+                "fillcolor": "#888888", "opacity": 0.15, "line": {"width": 0},
+                "label": {"text": "warm-up", "textposition": "top left"},
+            }
+        )  # fmt: skip
+    return Figure(
+        traces=tuple(traces),
+        layout=layout(
+            axis("since the first send (s)"),
+            axis("output tokens per second") | {"rangemode": "tozero"},
+            yaxis2={
+                "title": {"text": "requests in flight"}, "overlaying": "y", "side": "right", "rangemode": "tozero",
+                "showgrid": False, "automargin": True, "tickmode": "auto", "nticks": 6, "tickformat": "~r",
+            },
+            shapes=shapes,
+        ),
+    )  # fmt: skip
+
+
+def _tokens(batch: pa.RecordBatch, start: int) -> Trace:
+    """Tokens per second in up to a few hundred even intervals."""
+    arrivals = batch["token_ns"].flatten().to_numpy(zero_copy_only=False)
+    weights = batch["tokens_per_arrival"].flatten().to_numpy(zero_copy_only=False)
+    if len(arrivals) == 0:
+        arrivals = batch["end_ns"].to_numpy()
+        weights = np.array([sum(counts or ()) for counts in batch["output_tokens"].to_pylist()])
+    seconds = (arrivals - start) / 1e9
+    bins = int(min(120, max(20, len(np.unique(seconds)))))
+    counted, edges = np.histogram(seconds, bins=bins, weights=weights, range=(0, float(seconds.max()) or 1.0))
+    width = edges[1] - edges[0]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "output tok/s",
+        "x": np.round((edges[:-1] + edges[1:]) / 2, 6).tolist(),
+        "y": np.round(counted / width, 3).tolist(),
+        "line": {"color": colour(0), "shape": "hvh", "width": 1.5},
+        "hovertemplate": "%{x:.3f} s: %{y:.4s} tok/s<extra></extra>",
+    }
+
+
+def _in_flight(sent: np.ndarray, end: np.ndarray) -> Trace:  # type: ignore[type-arg]
+    at = np.concatenate([sent, end])
+    change = np.concatenate([np.ones(len(sent)), -np.ones(len(end))])
+    order = np.lexsort((change, at))
+    at, level = at[order], np.cumsum(change[order])
+    if len(at) > MOST_POINTS:
+        kept = np.linspace(0, len(at) - 1, MOST_POINTS).astype(int)
+        at, level = at[kept], level[kept]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "requests in flight",
+        "x": np.round(at, 6).tolist(),
+        "y": level.tolist(),
+        "yaxis": "y2",
+        "line": {"color": colour(1), "shape": "hv", "width": 1.5},
+        "hovertemplate": "%{x:.3f} s: %{y} in flight<extra></extra>",
+    }
