@@ -101,8 +101,7 @@ class TritonPython:
                 "CUDA_VISIBLE_DEVICES": _triton_launch.visible_gpus(spec),
                 "HF_HUB_OFFLINE": "1",
                 "TOKENIZERS_PARALLELISM": "false",
-                "PYTHONHOME": None,  # both would lead the stub to another environment
-                "PYTHONPATH": None,
+                "PYTHONHOME": None,  # would lead the stub to another environment
             },
             files=self._repository(spec, run_dir).files(
                 MODEL_PY.format(child=str(_triton_launch.child()), servers=str(_triton_launch.servers_dir()))
