@@ -82,7 +82,7 @@ def f1(case: Case, subject: Key, study: Study) -> Finding:
             verdict = "holds"
         verdicts.append(verdict)
         numbers.append(threshold_number(f"B* ({place})", threshold, "sequences"))
-        said.append(f"B* {threshold.text()} at {place} (margin {show_share(margin)})")
+        said.append(f"B* {threshold.text()}, at {place} (margin {show_share(margin)})")
         cells += [cell.key for cell in used]
         ends = [cell for cell in used if cell.key.batch == used[0].key.batch]
         wanted += wanted_batches(ends, threshold, f"B* at {place}")
@@ -191,25 +191,28 @@ def plateau_ends(case: Case, study: Study) -> dict[Key, tuple[Threshold, float, 
 def f3(case: Case, subject: Key, study: Study) -> Finding:
     name = subject_text(subject)
     verdicts, numbers, wanted, cells, said = [], [], [], [], []
-    for _key, row in study.series("tp", "batch", where=lambda key: key.pp == 1).items():
-        steps = tp_steps(row)
-        for (fewer, more), pairs in steps.items():
-            mean = study.mean_ratio(pairs, "e2e_s")
-            ratios = [(pair, study.ratio(*pair, "e2e_s")) for pair in pairs]
-            if mean is None:
-                continue
-            slower = [pair[0].key.batch for pair, ratio in ratios if ratio and ratio.above(1)]
-            verdict: Verdict = "not tested"
-            if mean.below(1) and not slower:
-                verdict = "holds"
-            elif mean.above(1) or slower:
-                verdict = "refuted"
-            verdicts.append(verdict)
-            place = f"{row[0].key.input_tokens}/{row[0].key.output_tokens}"
-            numbers.append(ratio_number(f"latency, tp {more} over tp {fewer} ({place})", mean))
-            at = f", but higher at batch {', '.join(map(str, slower))}" if slower and mean.below(1) else ""
-            said.append(f"tp {fewer} → {more}: latency {ratio_text(mean)}{at}")
-            cells += [cell.key for pair in pairs for cell in pair]
+    for (fewer, more), pairs in all_tp_steps(study).items():
+        mean = study.mean_ratio(pairs, "e2e_s")
+        if mean is None:
+            continue
+        slower = [pair for pair in pairs if (ratio := study.ratio(*pair, "e2e_s")) and ratio.above(1)]
+        verdict: Verdict = "not tested"
+        if mean.below(1) and not slower:
+            verdict = "holds"
+        elif mean.above(1) or slower:
+            verdict = "refuted"
+        verdicts.append(verdict)
+        numbers.append(ratio_number(f"latency, tp {more} over tp {fewer} ({len(pairs)} pairs)", mean))
+        numbers += lengths_numbers(study, pairs, "e2e_s", f"latency, tp {more} over tp {fewer}")
+        at = ", ".join(
+            f"batch {cell.key.batch} {cell.key.input_tokens}/{cell.key.output_tokens}"
+            for cell, _ in slower[:4]
+        )
+        but = f", but higher in {len(slower)} of {len(pairs)} cells ({at}{', …' if len(slower) > 4 else ''})"
+        said.append(
+            f"tp {fewer} → {more}: latency {ratio_text(mean)}{but if slower and mean.below(1) else ''}"
+        )
+        cells += [cell.key for pair in pairs for cell in pair]
     flat: list[Verdict] = []
     for key, (threshold, _margin, used) in plateau_ends(case, study).items():
         flat.append(plateau_verdict(threshold, [cell.key.batch for cell in used]))
@@ -251,21 +254,31 @@ def plateau_verdict(threshold: Threshold, batches: Sequence[int]) -> Verdict:
     return "refuted" if fine and threshold.high <= batches[1] else "not tested"
 
 
-def tp_steps(cells: Sequence[Cell]) -> dict[tuple[int, int], list[tuple[Cell, Cell]]]:
-    """(fewer, more) → the (more, fewer) pairs of cells at equal batch, for neighbouring degrees of TP."""
-    degrees = sorted({cell.key.tp for cell in cells})
-    by_point = {(cell.key.tp, cell.key.batch): cell for cell in cells}
-    batches = sorted({cell.key.batch for cell in cells})
-    steps = {}
-    for fewer, more in pairwise(degrees):
-        pairs = [
-            (by_point[more, batch], by_point[fewer, batch])
-            for batch in batches
-            if (more, batch) in by_point and (fewer, batch) in by_point
-        ]
-        if pairs:
-            steps[fewer, more] = pairs
-    return steps
+Pairs = list[tuple[Cell, Cell]]
+
+
+def all_tp_steps(study: Study) -> dict[tuple[int, int], Pairs]:
+    """(fewer, more) → (more, fewer) pairs of cells at equal batch and lengths, for neighbouring degrees of TP."""
+    steps: dict[tuple[int, int], Pairs] = defaultdict(list)
+    for cells in study.series("tp", where=lambda key: key.pp == 1).values():
+        for fewer, more in pairwise(cells):
+            steps[fewer.key.tp, more.key.tp].append((more, fewer))
+    return dict(sorted(steps.items()))
+
+
+def lengths_numbers(study: Study, pairs: Pairs, metric: str, name: str) -> list[Number]:
+    """The mean ratio at each pair of lengths, where there are several."""
+    groups: dict[tuple[int, int], Pairs] = defaultdict(list)
+    for pair in pairs:
+        groups[pair[0].key.input_tokens, pair[0].key.output_tokens].append(pair)
+    if len(groups) < 2:
+        return []
+    means = {lengths: study.mean_ratio(group, metric) for lengths, group in sorted(groups.items())}
+    return [
+        ratio_number(f"{name} ({lengths[0]}/{lengths[1]})", mean)
+        for lengths, mean in means.items()
+        if mean is not None
+    ]
 
 
 def f5(case: Case, subject: Key, study: Study) -> Finding:

@@ -156,6 +156,7 @@ class Ridge:
     add: tuple[int, ...] = ()
 
 
+SCAN, BEYOND = 800, 1.5  # steps of the scan over ridges, and how far it goes beyond the sizes (natural log)
 SHARPNESS = (1.0, 2.0, 4.0, 16.0)  # 1: the two times add up; 16: the larger one alone counts
 
 
@@ -172,9 +173,11 @@ def ridge(tokens: Sequence[int], seconds: Sequence[float], draws: Array | None) 
     all_draws = points if draws is None else np.concatenate([points, draws[:200]])
     log_a, log_ridge, sharp = _fit_ridges(at, all_draws)
     found = float(np.exp(log_ridge[0]))
-    low, high = (
-        (float(np.exp(bound)) for bound in interval(log_ridge[1:])) if draws is not None else (0.0, math.inf)
-    )
+    low, high = 0.0, math.inf
+    if draws is not None:
+        left, right = interval(log_ridge[1:])
+        step = float(np.ptp(at) + 2 * BEYOND) / SCAN  # the scan itself cannot place it closer
+        low, high = math.exp(left - step), math.exp(right + step)
     plateau = float(np.exp(log_a[0]))
     smallest, largest = min(tokens), max(tokens)
     why = ""
@@ -205,7 +208,7 @@ def _fit_ridges(at: Array, draws: Array) -> tuple[Array, Array, Array]:
 
     log t = log a + log(1 + (T/T*)ᵏ)/k, so for a given T* and k the best log a is a mean.
     """
-    candidates = np.linspace(at.min() - 1.5, at.max() + 1.5, 241)
+    candidates = np.linspace(at.min() - BEYOND, at.max() + BEYOND, SCAN + 1)
     shapes, owners = [], []
     for k in SHARPNESS:
         for centre in candidates:

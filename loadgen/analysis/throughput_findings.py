@@ -26,7 +26,7 @@ from loadgen.analysis.finding import (
     subject_text,
     threshold_number,
 )
-from loadgen.analysis.latency_findings import tp_steps
+from loadgen.analysis.latency_findings import all_tp_steps, lengths_numbers
 from loadgen.analysis.statistics import Array, interval
 from loadgen.analysis.study import Cell, Ratio, Study
 from loadgen.analysis.table import Key, Row
@@ -174,16 +174,15 @@ def f4(case: Case, subject: Key, study: Study) -> Finding:
     said: list[str] = []
     wanted: list[Wanted] = []
     tp_verdicts: list[Verdict] = []
-    for _key, row in study.series("tp", "batch", where=lambda key: key.pp == 1).items():
-        for (fewer, more), pairs in tp_steps(row).items():
-            mean = study.mean_ratio(pairs, RATE)
-            if mean is None:
-                continue
-            tp_verdicts.append("holds" if mean.above(1) else "refuted" if mean.below(1) else "not tested")
-            place = f"{row[0].key.input_tokens}/{row[0].key.output_tokens}"
-            numbers.append(ratio_number(f"tok/s, tp {more} over tp {fewer} ({place})", mean))
-            said.append(f"tp {fewer} → {more}: tok/s {ratio_text(mean)}")
-            cells += [cell.key for pair in pairs for cell in pair]
+    for (fewer, more), pairs in all_tp_steps(study).items():
+        mean = study.mean_ratio(pairs, RATE)
+        if mean is None:
+            continue
+        tp_verdicts.append("holds" if mean.above(1) else "refuted" if mean.below(1) else "not tested")
+        numbers.append(ratio_number(f"tok/s, tp {more} over tp {fewer} ({len(pairs)} pairs)", mean))
+        numbers += lengths_numbers(study, pairs, RATE, f"tok/s, tp {more} over tp {fewer}")
+        said.append(f"tp {fewer} → {more}: tok/s {ratio_text(mean)}")
+        cells += [cell.key for pair in pairs for cell in pair]
     batch_verdicts: list[Verdict] = []
     for _key, row in study.series("batch").items():
         for fewer_cell, more_cell in pairwise(row):
@@ -193,6 +192,7 @@ def f4(case: Case, subject: Key, study: Study) -> Finding:
                     "holds" if ratio.above(1) else "refuted" if ratio.below(1) else "not tested"
                 )
     value_verdicts: list[Verdict] = []
+    places: dict[Verdict, list[str]] = {"holds": [], "refuted": [], "not tested": []}
     for value in best_values(case, study):
         verdict = value_verdict(value, claimed)
         value_verdicts.append(verdict)
@@ -217,7 +217,7 @@ def f4(case: Case, subject: Key, study: Study) -> Finding:
                     high=peak.high,
                 )
             )
-        said.append(f"best value at {place}: batch {value.best.at}")
+        places[verdict].append(f"batch {value.best.at} ({place})")
         cells += [cell.key for cell in value.cells]
         if verdict == "not tested":
             wanted += _value_wanted(value, claimed)
@@ -227,6 +227,14 @@ def f4(case: Case, subject: Key, study: Study) -> Finding:
     said.insert(0, f"tok/s rises in {rises} of {len(batch_verdicts)} steps of batch and falls in {falls}")
     if not tp_verdicts:
         said.append("TP was not varied")
+    words = {
+        "holds": "inside the range",
+        "refuted": "outside of it",
+        "not tested": "not told from the other side",
+    }
+    for outcome, found in places.items():
+        if found:
+            said.append(f"best value {words[outcome]}: {', '.join(found)}")
     if not value_verdicts:
         said.append("too few batch sizes to tell the best value")
     return Finding(

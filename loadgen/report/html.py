@@ -133,7 +133,7 @@ def _json(data: object) -> str:
 
 def _headline(analysis: Analysis) -> str:
     verdicts = [finding.verdict for finding in analysis.findings]
-    told = ", ".join(f"{verdicts.count(each)} {each}" for each in claims.BADGES)
+    told = ", ".join(f"{each} {verdicts.count(each)}" for each in claims.BADGES)
     failed = sum(row.result.failure is not None for row in analysis.rows)
     descriptions = [str(source.results.sweep.get("description") or "") for source in analysis.sources]
     words = [
