@@ -71,7 +71,7 @@ class GraphedForward:
         replayed = ask(CHECK_TOKENS) if not self.replays else replayed
         if not self.replays or replayed != eager:
             raise RuntimeError(
-                f"self-check: with {self.replays} replayed steps FastGen answered {replayed!r}, without them {eager!r}; "
+                f"self-check: with {self.replays} replays FastGen answered {replayed!r}, without them {eager!r}; "
                 "it is not served with cuda_graph (leave that option out)"
             )
 

@@ -24,7 +24,7 @@ WHY: dict[str, str] = {
     "greedy-argmax": "for greedy requests the top-p sort of all logits and the stop search are skipped",
     "idle-sleep": "FastGen's thread spins while there is nothing to do, and keeps Python's lock from gRPC's threads",
     "switch-interval": "Python's threads may take the lock from each other every 0.5 ms instead of every 5",
-    "cuda-graph": "decode steps are replayed as CUDA graphs: DeepSpeed's own refuse tensor parallelism, FastGen has none",
+    "cuda-graph": "decode steps are replayed as CUDA graphs: DeepSpeed's own refuse tensor parallelism",
     "torch-linear": "FastGen's products run on torch's cuBLAS handle: graphs cannot record the stream of its own",
     "tensor-from-layer": "injected layers return tuples where transformers 5 expects a tensor",
     "residual-once": "injected llama layers add the residual twice",
