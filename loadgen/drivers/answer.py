@@ -73,8 +73,13 @@ class Answer:
         self._last_ns = at_ns
         if self._events is None:
             self._blocks.append(block)
-        elif self.failed is None:
-            self._take(self._events.feed(block), at_ns)
+        else:
+            self.take(self._events.feed(block), at_ns)
+
+    @property
+    def between_events(self) -> bool:
+        """Whether ``take`` may be given events past ``feed``."""
+        return self._events is not None and self._events.between_events and self.failed is None
 
     def reply(self, *, sent_ns: int, end_ns: int, reads: int, lag_ns: int | None, error: str | None) -> Reply:
         """The Reply, once the transport saw the body's end or failed with ``error`` (``ClassName: message``)."""
@@ -85,7 +90,9 @@ class Answer:
         if self.failed is not None:  # the server's own words say more than how the connection ended
             error = f"{type(self.failed).__name__}: {self.failed}"
         output_tokens, counted_by = self._output_tokens()
-        reasons = sorted({reason for reason in self._finish if reason is not None})
+        finish = self._finish[0]
+        if len(self._finish) > 1:
+            finish = ",".join(sorted({reason for reason in self._finish if reason is not None})) or None
         return Reply(
             seq=self._request.seq,
             sent_ns=sent_ns,
@@ -97,7 +104,7 @@ class Answer:
             usage_prompt_tokens=self._used("prompt_tokens"),
             usage_output_tokens=self._used("completion_tokens"),
             first_tokens=tuple(self._first[:FIRST_TOKENS]),
-            finish=",".join(reasons) or None,
+            finish=finish,
             reads=reads,
             coalesced=self._coalesced,
             lag_ns=lag_ns,
@@ -107,14 +114,18 @@ class Answer:
     def _conclude(self) -> None:
         """The body is whole: take what is left of it, and doubt it if it is not an answer."""
         if self._events is None:
-            self._take([b"".join(self._blocks)], None)
+            self.take([b"".join(self._blocks)], None)
             return
-        self._take(self._events.finish(), self._last_ns)
+        rest = self._events.finish()
+        if rest:
+            self.take(rest, self._last_ns)
         if self.failed is None and not self._done and None in self._finish:
             self.failed = BadReply("the stream ended without [DONE] and without a finish reason")
 
-    def _take(self, events: list[bytes], at_ns: int | None) -> None:
+    def take(self, events: list[bytes], at_ns: int | None) -> None:
         """Count the output tokens of the events of one read; of a whole body when ``at_ns`` is None."""
+        if self.failed is not None:
+            return
         tokens = 0
         lost = False
         self._read += 1

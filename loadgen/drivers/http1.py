@@ -101,7 +101,8 @@ def take_head(data: bytes) -> tuple[Head, int] | None:
 
 # The first four bytes of a chunk whose size line has up to three plain hex digits → (its size line, the whole chunk
 # with its line end) in bytes. Filled as sizes are met; one slice and one look-up then step over a chunk.
-_STEPS: dict[bytes, tuple[int, int]] = {}
+STEPS: dict[bytes, tuple[int, int]] = {}
+NO_STEP = (0, 0)
 _LAST = b"0\r\n\r\n"
 
 
@@ -122,6 +123,11 @@ class Chunked:
         self.done = False
         self.surplus = 0
 
+    @property
+    def between_chunks(self) -> bool:
+        """Whether the next byte begins a size line."""
+        return not (self._left or self._held or self._trailer or self.done)
+
     def feed(self, data: bytes, out: list[bytes] | None = None) -> bool:
         """Take the next bytes, append the body's pieces to ``out``; returns ``done``. Raises BadReply."""
         if self._held:
@@ -134,7 +140,7 @@ class Chunked:
         if self.done:
             self.surplus += size
             return True
-        steps = _STEPS
+        steps = STEPS
         while at < size:
             if not self._trailer:
                 try:  # as long as chunks are plain and whole
@@ -187,7 +193,7 @@ class Chunked:
             self._trailer = True
             return end + 2
         if len(line) <= 3 and len(line) == len(match[1]) and at + 4 <= len(data):
-            _STEPS[data[at : at + 4]] = (len(line) + 2, len(line) + 2 + length + 2)
+            STEPS[data[at : at + 4]] = (len(line) + 2, len(line) + 2 + length + 2)
         self._left = length + 2
         return end + 2 + self._finish_chunk(data[end + 2 : end + 2 + self._left], out)
 

@@ -21,6 +21,11 @@ class EventStream:
         self._first = True
         self.failed: bytes | None = None
 
+    @property
+    def between_events(self) -> bool:
+        """Whether the next byte begins an event."""
+        return not (self._rest or self._after_cr or self._first)
+
     def feed(self, block: bytes) -> list[bytes]:
         """The data of the events that end in ``block``."""
         if self._after_cr or b"\r" in block:

@@ -20,6 +20,17 @@ Cuts = list[int]
 cuts = st.lists(st.integers(0, 10**6), max_size=15)
 
 
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def token(number: int = 1) -> bytes:
+    return b'data: {"choices":[{"index":0,"text":"x","token_ids":[%d]}]}\n\n' % number
+
+
 class SlowAnswer:
     """Reads an answer one byte at a time: head, framing, lines, events, tokens. Each byte knows when it arrived."""
 
@@ -169,6 +180,53 @@ def test_any_cut_gives_the_reply_of_a_byte_at_a_time_reading(
     check(sequences, cut(wire, places), until_close)
 
 
+@st.composite
+def paced_answers(draw: st.DrawFn) -> list[bytes]:
+    """The reads of a stream, mostly one chunk each with one event, as a paced server sends them."""
+    texts = ["x", "é", "", "\r\n0\r\n\r\n", "y" * 200]
+    odd = [
+        b": ping\n\n",
+        b"data: [DONE]\n\n",
+        b"data:\n\n",
+        b"data: \n\n",
+        b"\n\n",
+        b"id: 4\ndata: {}",
+        b"data: x",
+    ]
+    reads = [STREAM]
+    for _ in range(draw(st.integers(1, 12))):
+        ids = [7] * draw(st.integers(0, 2))
+        data = json.dumps({"choices": [{"index": 0, "text": draw(st.sampled_from(texts)), "token_ids": ids}]})
+        event = (
+            b"data: "
+            + data.encode()
+            + draw(st.sampled_from([b"\n\n"] * 8 + [b"\r\n\r\n", b"\n", b"\n\n\n", b"\r\r"]))
+        )
+        if draw(st.integers(0, 9)) == 0:
+            event = draw(st.sampled_from([event + event, event[:9], *odd]))
+        wire = chunk(event)
+        at = draw(st.one_of(st.just(0), st.just(0), st.integers(0, len(wire))))
+        reads += [piece for piece in (wire[:at], wire[at:]) if piece]
+    return reads
+
+
+@given(paced_answers(), st.sampled_from([1, 3, 1000]))
+def test_the_short_cut_for_paced_streams_changes_nothing(reads: list[bytes], keep: int) -> None:
+    def reply(plain: bool) -> Reply:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(subject, "FOLD_READS", keep)
+            if not plain:
+                patch.setattr(Exchange, "_fold_plain", lambda self, answer, reads, at: at)
+            fast = begin()
+            for place, data in enumerate([*reads, chunk(b"data: [DONE]\n\n"), b"0\r\n\r\n"]):
+                whole = fast.take(data, None, 100 * (place + 1))
+            assert whole
+            return fast.reply()
+
+    reply(False)  # sizes of chunks are learnt where they are met
+    assert reply(True) == reply(False)
+
+
 @given(answers().filter(with_ids), st.integers(1, 3), st.integers(1, 3))
 def test_the_same_while_reads_are_folded_away_in_mid_stream(
     case: tuple[int, bytes, bool], keep: int, size: int
@@ -179,7 +237,7 @@ def test_the_same_while_reads_are_folded_away_in_mid_stream(
         check(sequences, [wire[i : i + size] for i in range(0, len(wire), size)], until_close)
 
 
-@given(answers(), cuts, st.integers(0, 10**6))
+@given(answers().filter(with_ids), cuts, st.integers(0, 10**6))
 @example((1, b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", True), [], 1)
 def test_an_early_end_is_no_whole_answer(case: tuple[int, bytes, bool], places: Cuts, end: int) -> None:
     sequences, wire, until_close = case
@@ -195,17 +253,6 @@ def test_an_early_end_is_no_whole_answer(case: tuple[int, bytes, bool], places: 
     reply = fast.reply()
     assert reply.error == "BadReply: cut short"
     assert sum(reply.tokens_per_arrival) == sum(reply.output_tokens or ())
-
-
-STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-def token(number: int = 1) -> bytes:
-    return b'data: {"choices":[{"index":0,"text":"x","token_ids":[%d]}]}\n\n' % number
 
 
 def test_data_that_looks_like_the_end_is_data() -> None:
