@@ -8,6 +8,8 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from loadgen import frameworks, models
+from loadgen.cli import main
 from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import BadInput, MissingDependency, ServerDied
 from loadgen.process import Server, free_ports, serving
@@ -450,3 +453,18 @@ def test_container_programs_are_looked_for_in_order(monkeypatch: pytest.MonkeyPa
     assert _ft_container.program(_ft_weights.Options("ft", {})) == "podman"
     with pytest.raises(MissingDependency, match="needs docker on PATH"):
         _ft_container.program(_ft_weights.Options("ft", {"container": "docker"}))
+
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "fastertransformer.md").read_text()
+
+
+@pytest.mark.parametrize("line", [line for line in GUIDE.splitlines() if line.startswith("loadgen ")])
+def test_the_guide_s_commands_parse(line: str) -> None:
+    name, *args = shlex.split(line.partition("  #")[0])[1:]
+    with main.commands[name].make_context(name, args):
+        pass
+
+
+def test_the_guide_s_options_are_there() -> None:
+    shown = set(re.findall(r"-o (\w+)=", GUIDE))
+    assert {"backend_dir", "image", "weights"} <= shown <= set(FRAMEWORK.options)
