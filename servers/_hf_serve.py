@@ -25,6 +25,7 @@ from loadgen.servers._hf_text import Text, text_of
 
 log = logging.getLogger("loadgen.hf")
 LIBRARIES = ("torch", "transformers", "accelerate", "safetensors", "starlette", "uvicorn", "triton")
+KEEP_ALIVE_S = 3600  # clients open their connections ahead of time and keep them
 DRAIN_S = 1  # for replies under way when told to stop
 STOP_S = 8.0
 
@@ -63,7 +64,13 @@ def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener:
 
     app = build_app(device, limits, text, metrics, info)
     server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_S)
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=DRAIN_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
+        )
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has shut down; by then it has done its work.

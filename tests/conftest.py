@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import os
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from loadgen.environment import visible_gpus
 from loadgen.models import PRESETS
@@ -22,6 +24,11 @@ from loadgen.records import (
     Trial,
     TrialResult,
 )
+
+# No deadlines: tests never assert timing. The same examples every time where a red run must mean the change.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
