@@ -55,6 +55,30 @@ class Ratio:
         return self.high is not None and self.high < level
 
 
+def quotient(top: Estimate | None, bottom: Estimate | None) -> Ratio | None:
+    """top / bottom, ``None`` when either is missing."""
+    if top is None or bottom is None:
+        return None
+    if top.draws is None or bottom.draws is None:
+        return Ratio(value=top.value / bottom.value, low=None, high=None)
+    low, high = np.exp(interval(top.draws - bottom.draws))
+    return Ratio(value=top.value / bottom.value, low=float(low), high=float(high))
+
+
+def mean_quotient(pairs: Sequence[tuple[Estimate, Estimate]]) -> Ratio:
+    """The geometric mean of top / bottom over (top, bottom) pairs, of which there is at least one."""
+    value = float(np.exp(np.mean([np.log(top.value / bottom.value) for top, bottom in pairs])))
+    known = [
+        top.draws - bottom.draws
+        for top, bottom in pairs
+        if top.draws is not None and bottom.draws is not None
+    ]
+    if len(known) < len(pairs):
+        return Ratio(value=value, low=None, high=None)
+    low, high = np.exp(interval(np.mean(known, axis=0)))
+    return Ratio(value=value, low=float(low), high=float(high))
+
+
 class Study:
     """The usable rows of some results, as cells. Every random draw is seeded by what it is for."""
 
@@ -156,13 +180,7 @@ class Study:
 
     def ratio(self, over: Cell, under: Cell, metric: str) -> Ratio | None:
         """over / under, ``None`` when either lacks the figure."""
-        top, bottom = self.estimate(over, metric), self.estimate(under, metric)
-        if top is None or bottom is None:
-            return None
-        if top.draws is None or bottom.draws is None:
-            return Ratio(value=top.value / bottom.value, low=None, high=None)
-        low, high = np.exp(interval(top.draws - bottom.draws))
-        return Ratio(value=top.value / bottom.value, low=float(low), high=float(high))
+        return quotient(self.estimate(over, metric), self.estimate(under, metric))
 
     def mean_ratio(self, pairs: Sequence[tuple[Cell, Cell]], metric: str) -> Ratio | None:
         """The geometric mean of over / under over the pairs that have the figure."""
@@ -171,14 +189,7 @@ class Study:
             for top, bottom in ((self.estimate(a, metric), self.estimate(b, metric)) for a, b in pairs)
             if top is not None and bottom is not None
         ]
-        if not found:
-            return None
-        value = float(np.exp(np.mean([np.log(top.value / bottom.value) for top, bottom in found])))
-        if any(top.draws is None or bottom.draws is None for top, bottom in found):
-            return Ratio(value=value, low=None, high=None)
-        draws = np.mean([top.with_draws() - bottom.with_draws() for top, bottom in found], axis=0)
-        low, high = np.exp(interval(draws))
-        return Ratio(value=value, low=float(low), high=float(high))
+        return mean_quotient(found) if found else None
 
 
 def _server(key: Key) -> tuple[str, str, str, int, int]:

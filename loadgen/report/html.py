@@ -17,7 +17,7 @@ from loadgen.analysis.whole import Analysis, analyse
 from loadgen.report import html_findings as claims
 from loadgen.report import html_sections as parts
 from loadgen.report import plotlyjs
-from loadgen.report.chart import Chart
+from loadgen.report.chart import Chart, Figure
 from loadgen.report.overview_charts import pareto_chart, roofline_chart, winners_chart
 from loadgen.report.series_charts import LATENCY, MEMORY, PER_TOKEN, RATE, ridge_chart, series_chart
 from loadgen.report.timeline import timeline_chart
@@ -119,6 +119,19 @@ def render(analysis: Analysis) -> str:
         f'<script type="application/json" id="chart-data">{_json(data)}</script>'
         f'<script type="application/json" id="trial-data">{_json(_trials(analysis))}</script>'
         f"<script>{script}</script></body></html>"
+    )
+
+
+def page_of(title: str, figure: Figure) -> str:
+    """One chart alone, for a picture of it."""
+    layout = {**figure.layout, "title": {"text": title, "font": {"size": 15}}, "margin": {"t": 60}}
+    data = _json({"data": list(figure.traces), "layout": layout})
+    return (
+        '<!DOCTYPE html><html><head><meta charset="utf-8"><style>body{margin:0;background:#fff}'
+        "#plot{width:100vw;height:100vh}</style></head>"
+        f'<body><div id="plot"></div><script>{plotlyjs.source()}</script>'
+        f"<script>const figure = {data};"
+        'Plotly.newPlot("plot", figure.data, figure.layout, {staticPlot: true});</script></body></html>'
     )
 
 

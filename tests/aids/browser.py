@@ -44,7 +44,7 @@ class Browser:
                 f"--user-data-dir={profile}", f"--window-size={width},{height}", "--remote-debugging-pipe",
                 "about:blank",
             ],
-            preexec_fn=keep,  # noqa: PLW1509 - the debugging pipe is file descriptors 3 and 4 by its definition
+            preexec_fn=keep,  # the debugging pipe is file descriptors 3 and 4 by definition
             close_fds=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -93,7 +93,11 @@ class Browser:
 
     def requests(self) -> list[str]:
         """Every address that the page asked for, its own file aside."""
-        sent = [each["params"]["request"]["url"] for each in self.events if each["method"] == "Network.requestWillBeSent"]
+        sent = [
+            each["params"]["request"]["url"]
+            for each in self.events
+            if each["method"] == "Network.requestWillBeSent"
+        ]
         return [url for url in sent if not url.startswith(("file:", "data:", "blob:"))]
 
     def problems(self) -> list[Mapping[str, Any]]:
@@ -103,7 +107,11 @@ class Browser:
             parameters = event["params"]
             if event["method"] == "Runtime.exceptionThrown":
                 found.append(parameters["exceptionDetails"])
-            elif event["method"] == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
+            elif event["method"] == "Runtime.consoleAPICalled" and parameters["type"] in (
+                "error",
+                "warning",
+                "assert",
+            ):
                 found.append(parameters)
             elif event["method"] == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
                 found.append(parameters["entry"])
@@ -154,4 +162,6 @@ class Browser:
 
 
 def texts(browser: Browser, selector: str) -> Sequence[str]:
-    return browser.run(f"Array.from(document.querySelectorAll({json.dumps(selector)})).map((e) => e.textContent)")
+    return browser.run(
+        f"Array.from(document.querySelectorAll({json.dumps(selector)})).map((e) => e.textContent)"
+    )

@@ -1,0 +1,99 @@
+"""A comparison as tables, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from loadgen.analysis.finding import ratio_text
+from loadgen.analysis.study import Ratio
+from loadgen.compare import Comparison
+from loadgen.report.tables import Table
+from loadgen.units import show_share
+
+COLUMNS = {
+    "e2e_s": "E2E p50",
+    "ttft_s": "TTFT p50",
+    "tpot_s": "TPOT p50",
+    "output_tokens_per_s": "output tok/s",
+    "gpu_memory_bytes": "GPU memory",
+}
+
+
+def tables_of(found: Comparison) -> list[Table]:
+    """Same work first, then the differences, the gates, and what changed around them."""
+    return [
+        table
+        for table in (_work(found), _differences(found), _gates(found), _changed(found), _left_out(found))
+        if table
+    ]
+
+
+def _work(found: Comparison) -> Table:
+    rows = []
+    for verdict in ("same", "not proven", "different"):
+        members = [pair for pair in found.pairs if pair.work.verdict == verdict]
+        for why in dict.fromkeys(pair.work.why for pair in members):
+            alike = [pair for pair in members if pair.work.why == why]
+            rows.append((verdict, str(len(alike)), why))
+    return Table(title="Same work?", head=("work", "cells", "evidence"), rows=tuple(rows))
+
+
+def _differences(found: Comparison) -> Table:
+    metrics = [metric for metric in COLUMNS if metric in found.overall]
+    rows = [("all, mean", *(_cell(found.overall.get(metric)) for metric in metrics))]
+    rows += [(pair.text, *(_cell(pair.ratios.get(metric)) for metric in metrics)) for pair in found.pairs]
+    return Table(
+        title=f"{found.b} / {found.a}",
+        head=("cell", *(COLUMNS[metric] for metric in metrics)),
+        rows=tuple(rows),
+        note="B / A with 95 % intervals; ≈ marks a difference inside the noise, ? one without repeats to tell.",
+    )
+
+
+def _cell(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return "–"
+    if ratio.low is None:
+        return f"? {ratio_text(ratio)}"
+    return ratio_text(ratio) if ratio.above(1) or ratio.below(1) else f"≈ {ratio_text(ratio)}"
+
+
+def _gates(found: Comparison) -> Table | None:
+    rows = []
+    for gate in found.gates:
+        verdicts = [pair.gates[gate.text] for pair in found.pairs]
+        failing = [pair for pair in found.pairs if pair.gates[gate.text] == "fails"]
+        counts = ", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts))
+        worst = "; ".join(f"{pair.text}: {ratio_text(pair.ratios[gate.metric])}" for pair in failing[:5])
+        rows.append((gate.text, counts, worst or "–"))
+    return Table(title="Gates", head=("gate", "cells", "failing"), rows=tuple(rows)) if rows else None
+
+
+def _changed(found: Comparison) -> Table | None:
+    rows = tuple((name, one, other) for name, (one, other) in found.changed.items())
+    if not rows:
+        rows = (("nothing that was recorded", "", ""),)
+    return Table(title="What changed around it", head=("", found.a, found.b), rows=rows)
+
+
+def _left_out(found: Comparison) -> Table | None:
+    lines = [*found.unpaired, *found.excluded]
+    return (
+        Table(title="Not compared", head=("cell",), rows=tuple((line,) for line in lines)) if lines else None
+    )
+
+
+def headline(found: Comparison) -> str:
+    """One sentence: how many cells, and the mean difference of latency."""
+    ratio = found.overall.get("e2e_s")
+    proven = sum(pair.work.verdict == "same" for pair in found.pairs)
+    words = f"{len(found.pairs)} cells compared, the same work proven in {proven}"
+    if ratio is None:
+        return words + "."
+    change = f"{'+' if ratio.value >= 1 else '−'}{show_share(abs(ratio.value - 1))}"
+    sure = (
+        ""
+        if ratio.above(1) or ratio.below(1)
+        else ", inside the noise"
+        if ratio.low is not None
+        else ", no repeats"
+    )
+    return f"{words}; latency of {found.b} is {change} of {found.a}'s on average{sure}."
