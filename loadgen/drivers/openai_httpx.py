@@ -55,14 +55,14 @@ class HttpxDriver:
         self._endpoint = endpoint
         self._timeouts = timeouts
         self._headers = endpoint.headers()
-        self._client: httpx.AsyncClient
+        self._client: httpx.AsyncClient | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, connections: int) -> None:
         """Bring up ``connections`` by as many small requests, held until the last is answered. Raises DriverError."""
         endpoint, limits = self._endpoint, self._timeouts
         direct = {f"all://{endpoint.host}": None} if is_this_machine(endpoint.host) else {}
-        self._client = httpx.AsyncClient(
+        client = self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=limits.connect_s),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=None),
             mounts=direct,
@@ -71,13 +71,13 @@ class HttpxDriver:
         try:
             async with asyncio.timeout(max(limits.connect_s, limits.first_byte_s)), AsyncExitStack() as held:
                 answers = [
-                    await held.enter_async_context(self._client.stream("GET", models, headers=self._headers))
+                    await held.enter_async_context(client.stream("GET", models, headers=self._headers))
                     for _ in range(connections)
                 ]
                 for answer in answers:  # whole, or its connection would not be kept
                     await answer.aread()
         except (httpx.HTTPError, TimeoutError) as error:
-            await self._client.aclose()
+            await client.aclose()
             raise _fault(error, limits, None, time.monotonic_ns()) from None
 
     def prepare(self, request: Request) -> Streamed:
@@ -106,7 +106,8 @@ class HttpxDriver:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
     async def _run(self, raw: Streamed, done: Callable[[Streamed], None]) -> None:
         began = time.monotonic_ns()
@@ -129,7 +130,8 @@ class HttpxDriver:
         done(raw)
 
     async def _exchange(self, raw: Streamed) -> None:
-        limits, loop = self._timeouts, asyncio.get_running_loop()
+        limits, loop, client = self._timeouts, asyncio.get_running_loop(), self._client
+        assert client is not None, "open comes first"
         headers = dict(self._headers)
         if self._endpoint.request_ids:
             headers["x-request-id"] = f"{raw.request.phase}-{raw.request.seq}"
@@ -138,7 +140,7 @@ class HttpxDriver:
             min(last, loop.time() + limits.connect_s + limits.first_byte_s)
         ) as limit:
             raw.on_sent = lambda: limit.reschedule(min(last, loop.time() + limits.first_byte_s))
-            stream = self._client.stream(
+            stream = client.stream(
                 "POST",
                 self._endpoint.url.geturl(),
                 content=raw.content,

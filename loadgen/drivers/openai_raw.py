@@ -8,6 +8,8 @@ call and a few list operations: no task, future, transport or parser per event. 
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import time
 from collections.abc import Callable
 
@@ -57,7 +59,8 @@ class RawDriver:
         self._head = "\r\n".join(lines).encode("ascii")
         self._pool = Pool(endpoint.host, endpoint.port, connected=self._send, failed=self._fail)
         self._loop: asyncio.AbstractEventLoop
-        self._opened = False
+        self._stamping: socket.socket | None = None
+        self._opened = self._closed = False
         self._ticking = False
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._into = [self._buffer]
@@ -72,23 +75,34 @@ class RawDriver:
         return self._clock.steps
 
     async def open(self, connections: int) -> None:
-        """Bring up ``connections`` before the schedule starts. Raises ConnectFailed or TimedOut."""
+        """Bring up ``connections`` before the schedule starts. Raises ConnectFailed or TimedOut, and is closed then."""
         if not self._opened:
             self._opened = True
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._pool.epoll.fileno(), self._on_ready)
-            if self._kernel_stamps and stamps.kernel_stamps_work():
-                self.stamps = "kernel"
-        await self._pool.open(connections, stamped=self.stamps == "kernel", limit_s=self._timeouts.connect_s)
+            self._stamping = stamps.start_stamping() if self._kernel_stamps else None
+            self.stamps = "user" if self._stamping is None else "kernel"
+        try:
+            await self._pool.open(
+                connections, stamped=self.stamps == "kernel", limit_s=self._timeouts.connect_s
+            )
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
-        """Close every connection. An exchange still under way ends with an error."""
+        """Close every connection. An exchange still under way ends with an error, as does one that is begun now."""
+        if self._closed:
+            return
+        self._closed = True
         for connection in list(self._pool.connections.values()):
             if connection.exchange is not None:
                 self._fail(connection, ConnectFailed("the driver was closed"), replace=False)
         if self._opened:
             self._loop.remove_reader(self._pool.epoll.fileno())
         self._pool.close()
+        if self._stamping is not None:
+            self._stamping.close()
 
     def prepare(self, request: Request) -> Prepared:
         """Serialise a request, ahead of its due time."""
@@ -111,6 +125,8 @@ class RawDriver:
 
     def _begin(self, exchange: Exchange, take: Callable[[], Connection]) -> None:
         try:
+            if self._closed:
+                raise OSError(errno.ESHUTDOWN, "the driver was closed")
             connection = take()
         except OSError as error:
             exchange.fail(ConnectFailed(f"{self._pool.where}: {error.strerror}"), time.monotonic_ns())

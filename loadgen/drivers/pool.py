@@ -79,6 +79,7 @@ class Pool:
         self._spare: deque[Connection] = deque()  # connecting, and not promised to an exchange
         self._opening: asyncio.Future[None] | None = None
         self._wanted = 0
+        self._unused = 0  # connections in a row that were lost before they served anything
 
     async def open(self, connections: int, *, stamped: bool, limit_s: float) -> None:
         """Bring up ``connections``, a few at a time. Raises ConnectFailed or TimedOut."""
@@ -142,13 +143,21 @@ class Pool:
         """Put a connection back for the next exchange."""
         connection.phase = IDLE
         self._idle.append(connection)
+        if connection.served:
+            self._unused = 0
         if self._opening is not None and not self._opening.done() and not self._spare:
             self._opening.set_result(None)
 
     def discard(self, connection: Connection, *, replace: bool = True) -> None:
-        """Close a connection, and open another in its place if it is one of those wanted."""
+        """Close a connection, and open another in its place if it is one of those wanted.
+
+        Not for ever: a server that closes what it has just accepted is not asked again until a request needs it.
+        """
         if connection.phase == CLOSED:
             return
+        if not connection.served:
+            self._unused += 1
+            replace = replace and self._unused <= self._wanted
         connection.phase = CLOSED
         connection.exchange = connection.unsent = None
         del self.connections[connection.fd]

@@ -104,21 +104,26 @@ def stamp_of(extra: list[tuple[int, int, bytes]]) -> bytes | None:
     return None
 
 
-def kernel_stamps_work(tries: int = 20) -> bool:
-    """Whether reads on this machine really carry kernel stamps: sends a few bytes to itself over loopback.
+def start_stamping(tries: int = 100) -> socket.socket | None:
+    """Make the kernel stamp what comes in, and see that it does: ``None`` where it does not.
 
-    Some sandboxes accept the option and never stamp; and the kernel turns stamping on a moment after it is asked.
+    Stamping goes on while any socket asks for it and starts a moment after the first one does, so the socket that
+    is returned must be kept open. Some sandboxes accept the option and never stamp; that is tried out over loopback.
     """
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1)
-        with socket.create_connection(listener.getsockname()) as near, listener.accept()[0] as far:
-            if not enable(near):
-                return False
-            near.settimeout(1.0)
-            for _ in range(tries):
-                far.send(b"?")
-                if stamp_of(near.recvmsg(1, STAMP_SPACE)[1]) is not None:
-                    return True
-                time.sleep(0.001)
-    return False
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            near = socket.create_connection(listener.getsockname(), 1.0)
+            try:
+                with listener.accept()[0] as far:
+                    for _ in range(tries if enable(near) else 0):
+                        far.send(b"?")
+                        if stamp_of(near.recvmsg(1, STAMP_SPACE)[1]) is not None:
+                            return near
+                        time.sleep(0.001)
+            except OSError:
+                near.close()
+                raise
+            near.close()
+    except OSError:
+        return None  # no loopback here: what cannot be tried is not relied on
+    return None

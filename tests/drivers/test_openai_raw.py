@@ -330,6 +330,55 @@ def test_idle_connections_that_the_server_closes_are_opened_again(serve: Any) ->
     assert [reply.error for reply in asyncio.run(asyncio.wait_for(main(), 30))] == [None, None]
 
 
+def test_a_server_that_closes_what_it_accepts_is_not_asked_for_ever(serve: Any) -> None:
+    def script(peer: Any) -> None:
+        """Close at once."""
+
+    server = serve(script)
+
+    async def main() -> None:
+        driver = make_driver(server.url, "tiny", QUICK, {})
+        await driver.open(3)
+        pool = driver._pool  # type: ignore[attr-defined]
+        while pool.connections:
+            await asyncio.sleep(0)
+        assert pool.counters.opened <= 2 * 3 + 1
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        driver.start(driver.prepare(request()), future.set_result)
+        assert (driver.decode(await future).error or "").startswith("ConnectFailed: ")
+        await driver.close()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_request_that_is_begun_while_the_driver_closes_ends_with_an_error(serve: Any) -> None:
+    def answer(peer: Any, found: Any) -> None:
+        peer.wait_for_close()
+
+    server = serve(answering(answer))
+
+    async def main() -> list[str | None]:
+        driver = make_driver(server.url, "tiny", QUICK, {})
+        await driver.open(1)
+        raws: list[Any] = []
+        over = asyncio.Event()
+
+        def done(raw: Any) -> None:
+            raws.append(raw)
+            if len(raws) < 3:
+                driver.start(driver.prepare(request(len(raws))), done)
+            else:
+                over.set()
+
+        driver.start(driver.prepare(request(0)), done)
+        await driver.close()
+        await over.wait()
+        return [driver.decode(raw).error for raw in raws]
+
+    errors = asyncio.run(asyncio.wait_for(main(), 30))
+    assert [(error or "").split(":")[0] for error in errors] == ["ConnectFailed"] * 3
+
+
 LIMITS = {"connect_s": 5.0, "first_byte_s": 5.0, "between_bytes_s": 5.0, "total_s": 5.0}
 
 

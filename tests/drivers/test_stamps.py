@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.drivers.stamps import STAMP_SPACE, STEP_NS, StampClock, enable, kernel_stamps_work, stamp_of
+from loadgen.drivers import stamps as subject
+from loadgen.drivers.stamps import STAMP_SPACE, STEP_NS, StampClock, enable, stamp_of, start_stamping
 
 SECOND = 1_000_000_000
 
@@ -128,21 +129,35 @@ def test_without_a_stamp_there_is_nothing_to_place() -> None:
 
 
 def test_a_real_stamp_lies_between_the_write_and_the_read() -> None:
-    if not kernel_stamps_work():
+    stamping = start_stamping()
+    if stamping is None:
         pytest.skip("this kernel does not stamp what it receives")
     clock = StampClock()
     with (
+        stamping,
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()) as near,
+        listener.accept()[0] as far,
     ):
         assert enable(near)
-        far, _ = listener.accept()
-        with far:
-            wrote = time.monotonic_ns()
-            far.send(b"x")
-            _, extra, _, _ = near.recvmsg(1, STAMP_SPACE)
-            read = time.monotonic_ns()
+        wrote = time.monotonic_ns()
+        far.send(b"x")
+        _, extra, _, _ = near.recvmsg(1, STAMP_SPACE)
+        read = time.monotonic_ns()
     clock.sample()
     placed = clock.place(stamp_of(extra), read)
     assert placed is not None or clock.steps
     assert placed is None or wrote - STEP_NS <= placed <= read
+
+
+def test_where_stamps_cannot_be_tried_they_are_not_relied_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_loopback(_address: object) -> socket.socket:
+        raise OSError("no loopback")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "create_server", no_loopback)
+        assert start_stamping() is None
+    monkeypatch.setattr(subject, "enable", lambda _sock: False)
+    assert start_stamping() is None
+    monkeypatch.setattr(subject, "enable", lambda _sock: True)  # it agrees, and never stamps
+    assert start_stamping(tries=2) is None
