@@ -95,7 +95,7 @@ def _launch(spec: ServerSpec, options: _ds_options.Options, arguments: argparse.
         signal.signal(stop, lambda caught, _frame: stopping.append(caught))
     ranks = _start(spec, arguments)
     deadline = None
-    while any(rank.poll() is None for rank in ranks):
+    while None in [rank.poll() for rank in ranks]:  # every one of them is asked, each time
         if deadline is None:
             ended = [
                 (number, rank.returncode) for number, rank in enumerate(ranks) if rank.returncode is not None

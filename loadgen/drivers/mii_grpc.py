@@ -108,7 +108,7 @@ class _Answer:
         """Read one message. Raises BadReply for what is none, WrongLength for a prompt miscounted."""
         try:
             replies = messages.MultiGenerationReply.FromString(message).response
-        except ValueError as error:
+        except messages.DecodeError as error:
             raise BadReply(f"not a MultiGenerationReply of MII ({len(message)} bytes): {error}") from None
         if streamed:
             self._take_step(at_ns, replies)
@@ -121,6 +121,10 @@ class _Answer:
         if len(self._finish) != len(self._request.prompts):
             raise BadReply(
                 f"{len(self._finish)} of {len(self._request.prompts)} sequences have a finish reason"
+            )
+        if self._by_ids and self._ids != sum(self._generated):
+            raise BadReply(
+                f"generated_tokens adds up to {sum(self._generated)}, the texts to {self._ids} tokens"
             )
 
     def reply(self, raw: Call, error: str | None) -> Reply:
