@@ -79,16 +79,27 @@ def mean_quotient(pairs: Sequence[tuple[Estimate, Estimate]]) -> Ratio:
     return Ratio(value=value, low=float(low), high=float(high))
 
 
-class Study:
-    """The usable rows of some results, as cells. Every random draw is seeded by what it is for."""
+RequestErrors = dict[
+    str, tuple[float, float] | None
+]  # by trial: relative error of the mean, over the naive one
 
-    def __init__(self, rows: Iterable[Row], whole: Study | None = None) -> None:
+
+class Study:
+    """The usable rows of some results, as cells. Every random draw is seeded by what it is for.
+
+    ``errors`` keeps what was read from samples, which are large, for the next study of the same rows.
+    """
+
+    def __init__(
+        self, rows: Iterable[Row], whole: Study | None = None, errors: RequestErrors | None = None
+    ) -> None:
         found: dict[Key, list[Row]] = defaultdict(list)
         for row in rows:
             if row.usable:
                 found[row.key].append(row)
         self.cells = {key: Cell(key=key, rows=tuple(group)) for key, group in sorted(found.items())}
         self._whole = whole or self
+        self._errors = {} if errors is None else errors
         self._pools: dict[tuple[str, object], Pool] = {}
         self._estimates: dict[tuple[str, Key], Estimate | None] = {}
 
@@ -146,8 +157,10 @@ class Study:
 
     def _request_error(self, row: Row, metric: str, rng: np.random.Generator) -> float | None:
         """Relative standard error of one run's figure from its own requests, blocks where they are correlated."""
-        times = latencies(row)
-        blocks = None if times is None else block_error(times, rng)
+        if row.id not in self._errors:
+            times = latencies(row)
+            self._errors[row.id] = None if times is None else block_error(times, rng)
+        blocks = self._errors[row.id]
         if blocks is None:
             return None
         relative, inflation = blocks

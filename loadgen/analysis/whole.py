@@ -17,7 +17,7 @@ from loadgen.analysis.memory_findings import f6, f7
 from loadgen.analysis.physical import Physics, examine
 from loadgen.analysis.refine import RefineCell, refine
 from loadgen.analysis.statistics import Drift, Noise
-from loadgen.analysis.study import Cell, Study
+from loadgen.analysis.study import Cell, RequestErrors, Study
 from loadgen.analysis.table import Key, Row, Source, read
 from loadgen.analysis.theory_findings import f8
 from loadgen.analysis.throughput_findings import f4, f9
@@ -73,12 +73,13 @@ def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
         else row
         for row in rows
     ]
-    falling = monotone.violations(Study(rows))
+    errors: RequestErrors = {}
+    falling = monotone.violations(Study(rows, errors=errors))
     rows = [
         replace(row, flags=(*row.flags, falling[row.key])) if row.key in falling and row.usable else row
         for row in rows
     ]
-    study = Study(rows)
+    study = Study(rows, errors=errors)
     case = Case(study=study, rows=rows, physics=physics, ceilings=ceilings, rules=rules)
     return Analysis(
         sources=tuple(sources),

@@ -93,14 +93,18 @@ def excluded(analysis: Analysis) -> str:
         if row.id in analysis.physics and row.usable
         for note in analysis.physics[row.id].suspicious
     ]
-    out = "".join(folded(f"{kind}: {len(lines)} trials", lines) for kind, lines in kinds.items())
-    doubts = folded(f"{len(suspicious)} trials", suspicious) if suspicious else listed([], "None.")
+    out = "".join(folded(f"{kind}: {_trials(len(lines))}", lines) for kind, lines in kinds.items())
+    doubts = folded(_trials(len(suspicious)), suspicious) if suspicious else listed([], "None.")
     return (
         "<h3>Kept out of charts and findings</h3>"
         + (out or listed([], "No trial: every one is possible and none was limited by the client."))
         + "<h3>Possible, but outside of what engines are known to reach</h3>"
         + doubts
     )
+
+
+def _trials(count: int) -> str:
+    return f"{count} trial{'s' if count != 1 else ''}"
 
 
 def caveats(analysis: Analysis) -> str:

@@ -1,0 +1,80 @@
+"""Results for other tools: every format holds every trial, and absence stays absence."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import browser as headless
+import pyarrow.parquet as pq
+import pytest
+from synthetic import Point, failed, grid, roofline_world, sweep, write
+
+from loadgen.errors import MissingDependency
+from loadgen.report import export
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    points = grid(batch=(1, 8), input_tokens=(20, 128), stream=(False,))
+    results = sweep(points, roofline_world(plateau_s=60e-3))
+    return write(tmp_path / "results", [*results, failed(Point(batch=512))], samples=False)
+
+
+def test_csv_has_a_line_per_trial_and_empty_for_unmeasured(folder: Path) -> None:
+    (path,) = export.write([folder], "csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 13
+    assert rows[0]["ttft_p50_s"] == ""  # not streamed
+    assert rows[0]["gpu_memory_bytes"] == ""
+    assert float(rows[0]["e2e_p50_s"]) > 0
+    assert float(rows[0]["e2e_p99_s"]) >= float(rows[0]["e2e_p50_s"])
+    assert "ServerOutOfMemory" in rows[-1]["excluded"]
+    assert rows[-1]["e2e_p50_s"] == ""
+
+
+def test_parquet_is_typed_and_null_where_not_measured(folder: Path) -> None:
+    (path,) = export.write([folder], "parquet")
+    table = pq.read_table(path)
+    assert table.num_rows == 13
+    assert table["ttft_p50_s"].null_count == 13
+    assert table["e2e_p50_s"].null_count == 1
+    assert table["mbu"].type == "double"
+    assert set(table["batch"].to_pylist()) == {1, 8, 512}
+
+
+def test_json_holds_findings_with_numbers_and_cells(folder: Path) -> None:
+    (path,) = export.write([folder], "json")
+    data = json.loads(path.read_bytes())
+    assert {finding["id"] for finding in data["findings"]} == {f"F{number}" for number in range(1, 12)}
+    assert {finding["verdict"] for finding in data["findings"]} <= {"holds", "refuted", "not tested"}
+    first = next(finding for finding in data["findings"] if finding["id"] == "F1")
+    assert first["cells"][0]["machine"] == "NVIDIA H200"
+    assert len(data["trials"]) == 13
+    assert data["trials"][0]["ttft_p50_s"] is None
+    assert data["noise"]["cells"] == 4
+
+
+def test_out_names_the_file(folder: Path, tmp_path: Path) -> None:
+    assert export.write([folder], "csv", tmp_path / "mine.csv") == [tmp_path / "mine.csv"]
+    assert export.write([folder], "html", tmp_path / "mine.html") == [tmp_path / "mine.html"]
+    assert (tmp_path / "mine.html").stat().st_size > 4_000_000
+
+
+@pytest.mark.skipif(headless.find() is None, reason="no Chromium here: apt-get install chromium")
+def test_png_draws_each_chart(folder: Path) -> None:
+    written = export.write([folder], "png")
+    assert {path.name for path in written} >= {"input-0.png", "batch-0.png", "roofline-0.png"}
+    for path in written:
+        data = path.read_bytes()
+        assert data.startswith(b"\x89PNG")
+        assert len(data) > 15_000, path
+
+
+def test_png_without_a_browser_says_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(MissingDependency, match="apt-get install chromium"):
+        export.write([folder], "png")
