@@ -57,6 +57,7 @@ class HttpxDriver:
         self._headers = endpoint.headers()
         self._client: httpx.AsyncClient | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def open(self, connections: int) -> None:
         """Bring up ``connections`` by as many small requests, held until the last is answered. Raises DriverError."""
@@ -87,7 +88,12 @@ class HttpxDriver:
     def start(self, prepared: Streamed, done: Callable[[Streamed], None]) -> None:
         """Send a request in a task of its own."""
         prepared.sent_ns = prepared.end_ns = time.monotonic_ns()
-        task = asyncio.get_running_loop().create_task(self._run(prepared, done))
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            prepared.error = "ConnectFailed: the driver was closed"
+            loop.call_soon(done, prepared)
+            return
+        task = loop.create_task(self._run(prepared, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -103,6 +109,7 @@ class HttpxDriver:
 
     async def close(self) -> None:
         """End what is under way with an error and close the connections."""
+        self._closed = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

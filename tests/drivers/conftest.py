@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import queue
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from loadgen.drivers.openai import make_driver
+from loadgen.records import Reply, Request, Timeouts
+
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
+QUICK = Timeouts(connect_s=5.0, first_byte_s=5.0, between_bytes_s=5.0, total_s=20.0)
 Script = Callable[["Peer"], None]
+Answer = Callable[["Peer", Any], None]
 
 
 class Peer:
@@ -96,6 +102,15 @@ class Peer:
         head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.send(head.encode() + extra + b"\r\n" + body)
 
+    def answer_all(self, answer: Answer) -> None:
+        """Answer request after request. The httpx driver opens its connections with some that have no body."""
+        while True:
+            _, found = self.request()
+            if found is None:
+                self.page("404 Not Found", {})
+            else:
+                answer(self, found)
+
     def wait_for_close(self) -> None:
         while self.sock.recv(65536):
             pass
@@ -167,13 +182,56 @@ class Server:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
-    """Start servers by their script; they end with the test."""
+    """Start servers by their script, or by how they answer each request; they end with the test."""
     servers: list[Server] = []
 
-    def start(script: Script, **options: Any) -> Server:
-        servers.append(Server(script, **options))
+    def start(script: Script | None = None, *, answer: Answer | None = None, **options: Any) -> Server:
+        def answering(peer: Peer) -> None:
+            assert answer is not None
+            peer.answer_all(answer)
+
+        servers.append(Server(script or answering, **options))
         return servers[-1]
 
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+def send() -> Callable[..., list[Reply]]:
+    """Send requests through a driver of their own, from its opening to its closing."""
+    return send_all
+
+
+def send_all(
+    url: str,
+    requests: Sequence[Request],
+    *,
+    transport: str = "raw",
+    connections: int = 1,
+    together: bool = False,
+    timeouts: Timeouts = QUICK,
+    counters: dict[str, int] | None = None,
+    **options: Any,
+) -> list[Reply]:
+    """Send the requests one after the other, or all at once."""
+
+    async def main() -> list[Reply]:
+        driver = make_driver(url, "tiny", timeouts, {"transport": transport, **options})
+        await driver.open(connections)
+        futures = []
+        for one in requests:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            driver.start(driver.prepare(one), future.set_result)
+            futures.append(future)
+            if not together:
+                await future
+        raws = await asyncio.gather(*futures)
+        if counters is not None:
+            found = driver.counters  # type: ignore[attr-defined]
+            counters.update(opened=found.opened, late=found.late, resent=found.resent)
+        await driver.close()
+        return [driver.decode(raw) for raw in raws]
+
+    return asyncio.run(asyncio.wait_for(main(), 60))
