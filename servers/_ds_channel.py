@@ -55,7 +55,7 @@ class Leader:
 
     def close(self) -> None:
         """Tell the followers to leave."""
-        for pipe in self._down:
+        for pipe in (*self._down, *self._up):
             pipe.close()
 
 
@@ -88,7 +88,12 @@ class Follower:
     def wait(self) -> None:
         """Return when rank 0 closes its end."""
         while self._down.read(1):
-            pass
+            continue
+
+    def close(self) -> None:
+        """Leave: rank 0 finds that this rank is gone."""
+        self._down.close()
+        self._up.close()
 
 
 def _exactly(pipe: object, size: int, who: str) -> bytes:

@@ -54,15 +54,7 @@ def read(spec: ServerSpec) -> Options:
             raise BadInput(f"ds: unknown option {name!r} (accepted: {', '.join(HELP)})")
     _check_spec(spec)
     engine, reason = _engine(spec)
-    for name, only in (("cuda_graph", AUTOTP), ("tuned", FASTGEN), ("kv_tokens", FASTGEN)):
-        if spec.options.get(name) and engine != only:
-            raise BadInput(
-                f"ds: option {name} = {spec.options[name]!r} with engine {engine} (accepted with: {only})"
-            )
-    if spec.options.get("cuda_graph") and not spec.gpus:
-        raise BadInput("ds: option cuda_graph = True on CPU (accepted: with GPUs)")
-    ragged = max(_whole(spec, "ragged_tokens", 1), spec.max_batch or 1)
-    return Options(
+    found = Options(
         engine=engine,
         reason=reason,
         seed=_whole(spec, "seed"),
@@ -70,9 +62,17 @@ def read(spec: ServerSpec) -> Options:
         tuned=_switch(spec, "tuned"),
         kv_tokens=_whole(spec, "kv_tokens"),
         kv_reserve_mb=_whole(spec, "kv_reserve_mb", 1),
-        ragged_tokens=ragged,
+        ragged_tokens=max(_whole(spec, "ragged_tokens", 1), spec.max_batch or 1),
         op_cache=_folder(spec),
     )
+    for name, only in (("cuda_graph", (FASTGEN, AUTOTP)), ("tuned", (FASTGEN,)), ("kv_tokens", (FASTGEN,))):
+        if getattr(found, name) and engine not in only:
+            raise BadInput(
+                f"ds: option {name} = {spec.options[name]!r} with engine {engine} (accepted with: {', '.join(only)})"
+            )
+    if found.cuda_graph and not spec.gpus:
+        raise BadInput("ds: option cuda_graph = True on CPU (accepted: with GPUs)")
+    return found
 
 
 def default_cache() -> str:
