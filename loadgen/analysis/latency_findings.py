@@ -1,20 +1,15 @@
-"""F1, F2, F3 and F5: what input length, batch, GPUs and output length do to latency."""
+"""F1, F2 and F3: what input length, batch and GPUs do to latency."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
 
 from loadgen.analysis.finding import (
     CLAIMS,
     Case,
     Finding,
-    Number,
     Verdict,
-    Wanted,
     decide,
     not_tested,
     ratio_number,
@@ -25,19 +20,11 @@ from loadgen.analysis.finding import (
     subject_text,
     threshold_number,
 )
+from loadgen.analysis.ordering import all_tp_steps, by_gpus, growth, lengths_numbers, wanted_batches
 from loadgen.analysis.study import Cell, Study
 from loadgen.analysis.table import Key
-from loadgen.analysis.thresholds import Threshold, finer
+from loadgen.analysis.thresholds import Threshold
 from loadgen.units import show_share
-
-
-def wanted_batches(cells: Sequence[Cell], threshold: Threshold, why: str) -> list[Wanted]:
-    """The cells that would resolve a threshold in batch, for each of the keys that it compares."""
-    keys = [replace(cell.key, batch=batch) for cell in cells for batch in threshold.add]
-    again = [replace(cell.key, batch=batch) for cell in cells for batch in threshold.repeat]
-    return [Wanted(key=key, why=why) for key in dict.fromkeys(keys)] + [
-        Wanted(key=key, why=f"{why}: more repeats", again=True) for key in dict.fromkeys(again)
-    ]
 
 
 def input_thresholds(case: Case, study: Study) -> dict[Key, tuple[Threshold, float, list[Cell]]]:
@@ -96,53 +83,6 @@ def f1(case: Case, subject: Key, study: Study) -> Finding:
         cells=tuple(cells),
         wanted=tuple(wanted),
     )
-
-
-def order(lower: Threshold, upper: Threshold) -> Verdict:
-    """Whether a threshold lies below another: only intervals that do not overlap can say."""
-    if "no interval" in (lower.state, upper.state):
-        return "not tested"
-    if lower.high <= upper.low:
-        return "holds"
-    alike = lower.low == upper.low and lower.high == upper.high
-    if upper.high <= lower.low or (alike and lower.high - lower.low <= 1):
-        return "refuted"
-    return "not tested"
-
-
-def growth(
-    thresholds: Sequence[tuple[Key, Threshold, Sequence[Cell]]], name: str
-) -> tuple[list[Verdict], list[Number], list[Wanted]]:
-    """Whether thresholds grow from each number of GPUs to the next, and the cells that would tell."""
-    verdicts, numbers, wanted = [], [], []
-    for key, threshold, _cells in thresholds:
-        numbers.append(threshold_number(f"{name} ({split_text(key)})", threshold))
-    for (_, low, low_cells), (_, high, high_cells) in pairwise(thresholds):
-        verdict = order(low, high)
-        verdicts.append(verdict)
-        if verdict == "not tested":
-            inside = finer(max(low.low, high.low), min(low.high, high.high))
-            if not inside:
-                for side, cells in ((low, low_cells), (high, high_cells)):
-                    wanted += wanted_batches(cells, side, f"{name}, to compare GPUs")
-            keys = [replace(cell.key, batch=batch) for cell in (*low_cells, *high_cells) for batch in inside]
-            wanted += [Wanted(key=key, why=f"{name}: both lie in one step") for key in dict.fromkeys(keys)]
-    return verdicts, numbers, wanted
-
-
-def by_gpus(keys: Sequence[Key]) -> dict[Key, list[Key]]:
-    """Keys that differ only in the degree of tensor parallelism (or only in pipeline stages), in its order."""
-    groups: dict[Key, list[Key]] = defaultdict(list)
-    for key in keys:
-        if key.pp == 1:
-            groups[replace(key, tp=-1)].append(key)
-        if key.tp == 1:
-            groups[replace(key, pp=-1)].append(key)
-    return {
-        group: sorted(members, key=lambda key: key.gpus)
-        for group, members in groups.items()
-        if len(members) > 1
-    }
 
 
 def f2(case: Case, subject: Key, study: Study) -> Finding:
@@ -252,80 +192,3 @@ def plateau_verdict(threshold: Threshold, batches: Sequence[int]) -> Verdict:
         return "holds"
     fine = batches[0] == 1 and batches[1] <= 2
     return "refuted" if fine and threshold.high <= batches[1] else "not tested"
-
-
-Pairs = list[tuple[Cell, Cell]]
-
-
-def all_tp_steps(study: Study) -> dict[tuple[int, int], Pairs]:
-    """(fewer, more) → (more, fewer) pairs of cells at equal batch and lengths, for neighbouring degrees of TP."""
-    steps: dict[tuple[int, int], Pairs] = defaultdict(list)
-    for cells in study.series("tp", where=lambda key: key.pp == 1).values():
-        for fewer, more in pairwise(cells):
-            steps[fewer.key.tp, more.key.tp].append((more, fewer))
-    return dict(sorted(steps.items()))
-
-
-def lengths_numbers(study: Study, pairs: Pairs, metric: str, name: str) -> list[Number]:
-    """The mean ratio at each pair of lengths, where there are several."""
-    groups: dict[tuple[int, int], Pairs] = defaultdict(list)
-    for pair in pairs:
-        groups[pair[0].key.input_tokens, pair[0].key.output_tokens].append(pair)
-    if len(groups) < 2:
-        return []
-    means = {lengths: study.mean_ratio(group, metric) for lengths, group in sorted(groups.items())}
-    return [
-        ratio_number(f"{name} ({lengths[0]}/{lengths[1]})", mean)
-        for lengths, mean in means.items()
-        if mean is not None
-    ]
-
-
-def f5(case: Case, subject: Key, study: Study) -> Finding:
-    """Latency here is latency per output token, the only reading under which the claim can hold; E2E is told beside."""
-    name, margin = subject_text(subject), case.rules.margin
-    falls = subject.framework == "ft"
-    verdicts, numbers, cells, ends = [], [], [], []
-    for _key, row in study.series("output_tokens").items():
-        row = [cell for cell in row if cell.key.output_tokens > 1]
-        if len(row) < 2:
-            continue
-        short, long = row[0], row[-1]
-        ratio = study.ratio(long, short, "latency_per_output_token_s")
-        whole = study.ratio(long, short, "e2e_s")
-        if ratio is None:
-            continue
-        verdict: Verdict = "not tested"
-        if falls:
-            verdict = "holds" if ratio.below(1) else "refuted" if ratio.above(1) else "not tested"
-        elif ratio.above(1 / (1 + margin)) and ratio.below(1 + margin):
-            verdict = "holds"
-        elif ratio.below(1 / (1 + margin)) or ratio.above(1 + margin):
-            verdict = "refuted"
-        verdicts.append(verdict)
-        place = f"{split_text(short.key)}, batch {short.key.batch}, input {short.key.input_tokens}"
-        step = f"{short.key.output_tokens} → {long.key.output_tokens} output tokens"
-        numbers.append(ratio_number(f"latency per output token, {step} ({place})", ratio))
-        if whole is not None:
-            ends.append(whole.value)
-            numbers.append(ratio_number(f"end-to-end latency, {step} ({place})", whole))
-        cells += [cell.key for cell in row]
-    if not verdicts:
-        return not_tested("F5", name, "Needs at least two output lengths at one input length and batch.")
-    kept, broken = verdicts.count("holds"), verdicts.count("refuted")
-    reading = "falls as the output grows" if falls else f"stays within {show_share(margin)}"
-    whole_text = (
-        f" End-to-end latency itself grows {min(ends):.3g} to {max(ends):.3g} times over the same steps."
-        if ends
-        else ""
-    )
-    return Finding(
-        id="F5",
-        claim=CLAIMS["F5"],
-        subject=name,
-        verdict=some(verdicts),
-        sentence=f"Read as latency per output token (end to end / output tokens), it {reading} in {kept} of "
-        f"{len(verdicts)} series and does not in {broken}.{whole_text}",
-        numbers=tuple(numbers),
-        cells=tuple(cells),
-    )

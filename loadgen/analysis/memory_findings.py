@@ -18,7 +18,7 @@ from loadgen.analysis.finding import (
     subject_text,
     threshold_number,
 )
-from loadgen.analysis.latency_findings import by_gpus, growth, wanted_batches
+from loadgen.analysis.ordering import by_gpus, growth, wanted_batches
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key
 from loadgen.analysis.thresholds import Threshold, crossing

@@ -103,8 +103,7 @@ def _examine(row: Row, model: ModelSpec, ceilings: Ceilings, twins: Mapping[Key,
     tp, dtype, e2e = key.tp, key.dtype, row.values["e2e_s"]
     batch, steps = load.batch_size, key.output_tokens - 1
     exact = load.kind == "static" or (load.kind == "closed" and load.concurrency == 1)
-    flying = row.summary.in_flight_mean if row.summary else None
-    sequences = batch if exact else max(batch, batch * (flying or 1.0))
+    sequences = batch if exact else _together(row)
     weights = physics.read_bytes(model, dtype)
     first = physics.prefill(model, dtype, batch, key.input_tokens, tp=tp)
     rest = physics.decode(model, dtype, sequences, key.input_tokens, steps, tp=tp)
@@ -114,7 +113,16 @@ def _examine(row: Row, model: ModelSpec, ceilings: Ceilings, twins: Mapping[Key,
     prefill_s, step_s, split = split_times(row, twins)
     context = key.input_tokens + key.output_tokens / 2
     step = physics.decode_step(model, dtype, sequences, context, tp=tp)
-    regime, evidence = _regime(e2e, floor, ceilings, model) if exact and floor else (None, "")
+    regime, evidence = None, ""
+    if exact and floor is not None:
+        regime, evidence = _regime("a request", e2e, key.output_tokens, floor, ceilings, model)
+    elif (
+        step_s is not None
+    ):  # a request's own time holds others' prefills: only its decode step can be judged
+        alone = physics.floor(step, ceilings, dtype, tp=tp, working_set=weights)
+        if alone is not None:
+            phases = physics.PhasedFloor(phases=(alone,))
+            regime, evidence = _regime("a decode step", step_s, 1, phases, ceilings, model)
     result = Physics(
         source=ceilings.source,
         sequences=sequences,
@@ -151,27 +159,43 @@ def _examine(row: Row, model: ModelSpec, ceilings: Ceilings, twins: Mapping[Key,
     )
 
 
+def _together(row: Row) -> float:
+    """Sequences that share a decode step: those in flight, unless the engine says that it serves call by call."""
+    batch = row.trial.load.batch_size
+    flying = row.summary.in_flight_mean if row.summary else None
+    if row.result.engine.get("in_flight_batching") is False or flying is None:
+        return batch
+    return max(batch, batch * flying)
+
+
 def _share(part: float | None, whole: float) -> float | None:
     return None if part is None else part / whole
 
 
-def _regime(e2e: float, floor: physics.PhasedFloor, ceilings: Ceilings, model: ModelSpec) -> tuple[str, str]:
-    """What sets the time of a batch: the resource that explains most of it, else the host."""
+def _regime(
+    what: str,
+    seconds: float,
+    forwards: int,
+    floor: physics.PhasedFloor,
+    ceilings: Ceilings,
+    model: ModelSpec,
+) -> tuple[str, str]:
+    """What sets a time of so many forwards: the resource that explains most of it, else the host."""
     parts = {
         "bandwidth": floor.bound_s("bandwidth"),
         "compute": floor.bound_s("compute"),
         "communication": floor.communication_s or 0.0,
     }
-    shares = {name: seconds / e2e for name, seconds in parts.items()}
-    rest = 1 - sum(shares.values())
+    shares = {name: part / seconds for name, part in parts.items()}
+    rest = max(1 - sum(shares.values()), 0.0)
     words = ", ".join(f"{name} {show_share(share)}" for name, share in shares.items())
-    evidence = f"of {show_s(e2e)}, the floors explain: {words}; not explained: {show_share(max(rest, 0.0))}"
+    evidence = f"{what} takes {show_s(seconds)}; floors explain {words}; {show_share(rest)} is not explained"
     name = max(shares, key=lambda each: shares[each])
     if shares[name] >= EXPLAINS:
         return name, evidence
-    if ceilings.launch_s and rest > 0:
-        launches = rest * e2e / ceilings.launch_s / model.layers
-        evidence += f" (as much as {show_number(launches)} launches a layer at the probed {show_s(ceilings.launch_s)})"
+    if ceilings.launch_s and rest:
+        launches = show_number(rest * seconds / forwards / model.layers / ceilings.launch_s)
+        evidence += f" (as long as {launches} launches per layer and forward at the probed {show_s(ceilings.launch_s)})"
     return "host", evidence
 
 

@@ -62,7 +62,7 @@ class Noise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """The relative change per hour that repeats show, and over the whole sweep, with 95 % intervals."""
+    """The relative change per hour that repeats show, with its 95 % interval, and how long the sweep took."""
 
     per_hour: float
     low: float
@@ -72,6 +72,12 @@ class Drift:
     @property
     def distinguishable(self) -> bool:
         return self.low > 0 or self.high < 0
+
+    @property
+    def over_sweep(self) -> tuple[float, float, float]:
+        """The relative change from the sweep's begin to its end: value, low, high."""
+        value, low, high = (math.expm1(each * self.hours) for each in (self.per_hour, self.low, self.high))
+        return value, low, high
 
 
 def student(probability: float, freedom: int) -> float:

@@ -49,6 +49,10 @@ class Threshold:
             return f"above {self.low:g}{unit}, the largest measured"
         about = "" if self.estimate is None else f", about {self.estimate:.3g}"
         place = f"in ({self.low:g}, {self.high:g}]{unit}{about}"
+        if math.isinf(self.high):
+            place = f"above {self.low:g}{unit}{about}" if self.low else "anywhere"
+        elif self.low == 0:
+            place = f"at or below {self.high:g}{unit}{about}"
         return place if self.resolved else f"not resolvable: {place} ({self.state})"
 
 

@@ -12,15 +12,17 @@ import orjson
 
 from loadgen.analysis import declared, monotone
 from loadgen.analysis.finding import Case, Finding, Rules, ratio_text, split_text
-from loadgen.analysis.latency_findings import f1, f2, f3, f5
+from loadgen.analysis.latency_findings import f1, f2, f3
 from loadgen.analysis.memory_findings import f6, f7
+from loadgen.analysis.output_findings import f5
 from loadgen.analysis.physical import Physics, examine
+from loadgen.analysis.pipeline_findings import f9
 from loadgen.analysis.refine import RefineCell, refine
 from loadgen.analysis.statistics import Drift, Noise
 from loadgen.analysis.study import Cell, RequestErrors, Study
 from loadgen.analysis.table import Key, Row, Source, read
 from loadgen.analysis.theory_findings import f8
-from loadgen.analysis.throughput_findings import f4, f9
+from loadgen.analysis.throughput_findings import f4
 from loadgen.analysis.versus_findings import f10, f11, work_of
 from loadgen.ceilings import CEILINGS_FILE, Ceilings, datasheet, from_dict
 from loadgen.errors import StoreError

@@ -63,11 +63,11 @@ def statistics(analysis: Analysis) -> str:
             + "."
         )
     if analysis.drift is not None:
-        drift = analysis.drift
-        told = "is told from the noise" if drift.distinguishable else "is not told from none"
+        told = "is told from the noise" if analysis.drift.distinguishable else "is not told from none"
+        value, low, high = (f"{each * 100:+.2f}" for each in analysis.drift.over_sweep)
         lines.append(
-            f"Drift over {show_duration(drift.hours * 3600)}: {drift.per_hour * 100:+.2f} % per hour "
-            f"[{drift.low * 100:+.2f}, {drift.high * 100:+.2f}], which {told}."
+            f"Drift over the sweep ({show_duration(analysis.drift.hours * 3600)}): {value} % [{low}, {high}], "
+            f"which {told}."
         )
     else:
         lines.append("Drift: not tested (no repeats spread over time).")

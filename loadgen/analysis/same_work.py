@@ -1,0 +1,106 @@
+"""Did two servers do the same work? Prompts, counts, and the first greedy tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Literal
+
+from loadgen.analysis.study import Cell
+from loadgen.analysis.table import Row
+from loadgen.records import LoadSpec, Timeouts
+from loadgen.store import read_samples
+from loadgen.units import show_share
+
+TOKENS_COMPARED = 4000  # sequences of one pair of trials: enough to see, few enough to be quick
+ALIKE = 0.9  # near-ties in bf16 flip a few greedy tokens between kernels and splits; other weights flip nearly all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Whether two cells did the same work, and by what evidence.
+
+    ``tokens_alike`` is the share of sequences whose first greedy tokens agree; ``None`` where they were not stored.
+    """
+
+    verdict: Literal["same", "different", "not proven"]
+    why: str
+    tokens_alike: float | None
+
+
+def same_work(one: Cell, other: Cell) -> Work:
+    """Equal prompts (same seeded loads), equal counts in every sample, and greedy first tokens that agree.
+
+    Prompts follow from model vocabulary and load (its seed included), so equal loads are equal prompts.
+    """
+    loads = [sorted(_prompts(row) for row in cell.rows) for cell in (one, other)]
+    if not set(loads[0]) & set(loads[1]):
+        return Work(
+            verdict="different", why="their prompts differ (other seeds or vocabularies)", tokens_alike=None
+        )
+    counts = [_counts(cell) for cell in (one, other)]
+    if None not in counts and counts[0] != counts[1]:
+        return Work(
+            verdict="different",
+            why=f"tokens per request differ: {counts[0]} and {counts[1]}",
+            tokens_alike=None,
+        )
+    alike = _tokens_alike(one, other)
+    if None in counts:
+        return Work(
+            verdict="not proven", why="equal prompts; token counts were not stored", tokens_alike=alike
+        )
+    if alike is None:
+        return Work(
+            verdict="not proven",
+            why="equal prompts and counts; first tokens were not stored",
+            tokens_alike=None,
+        )
+    if alike < ALIKE:
+        why = f"equal prompts and counts, but first greedy tokens agree in {show_share(alike)} only: other weights"
+        return Work(verdict="not proven", why=why, tokens_alike=alike)
+    why = f"equal prompts, equal counts, first greedy tokens agree in {show_share(alike)}"
+    return Work(verdict="same", why=why, tokens_alike=alike)
+
+
+def _prompts(row: Row) -> str:
+    """What decides a trial's prompts, as text."""
+    load: LoadSpec = row.trial.load
+    return repr((replace(load, stream=True, workers=1, timeouts=Timeouts()), row.trial.vocab))
+
+
+def _counts(cell: Cell) -> tuple[float, float] | None:
+    """Input and output tokens per valid request, of all runs."""
+    found = set()
+    for row in cell.rows:
+        if row.summary is None or not row.summary.requests_ok:
+            return None
+        ok = row.summary.requests_ok
+        found.add((row.summary.input_tokens / ok, row.summary.output_tokens / ok))
+    return found.pop() if len(found) == 1 else None
+
+
+def _tokens_alike(one: Cell, other: Cell) -> float | None:
+    """The share of sequences whose stored first tokens agree, over runs of equal prompts."""
+    partners = {_prompts(row): row for row in other.rows}
+    same = compared = 0
+    for row in one.rows:
+        partner = partners.get(_prompts(row))
+        if partner is None or row.results is None or partner.results is None:
+            continue
+        paths = (row.results.samples_path(row.id), partner.results.samples_path(partner.id))
+        if not all(path.exists() for path in paths):
+            continue
+        theirs = {
+            sample.seq: sample.reply.first_tokens for sample in read_samples(paths[1]) if not sample.error
+        }
+        for sample in read_samples(paths[0]):
+            ours = sample.reply.first_tokens
+            against = theirs.get(sample.seq, ())
+            if sample.error or not ours or not against:
+                continue
+            same += sum(left == right for left, right in zip_longest(ours, against))
+            compared += max(len(ours), len(against))
+            if compared >= TOKENS_COMPARED:
+                break
+    return same / compared if compared else None
