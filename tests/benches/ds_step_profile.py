@@ -17,7 +17,7 @@ from typing import Any
 
 import ds_ranks
 
-WARM, STEPS, PROFILED = 8, 32, 8
+WARM, STEPS, PROFILED = 20, 32, 8  # FastGen records its graphs within the first 16 steps
 COLUMNS = (
     "engine", "tp", "batch", "step_ms", "gpu_busy_ms", "allreduce_ms", "allreduces", "kernels", "launches",
     "idle_ms", "put_ms", "wait_ms", "publish_ms", "schedule_ms",
