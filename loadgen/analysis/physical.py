@@ -15,6 +15,7 @@ from loadgen.units import show_number, show_s, show_share
 
 # A resource that explains this share of the time sets the regime; below it the host (launches, scheduling) does.
 EXPLAINS = 0.4
+MORE_EFFICIENT = 1.05  # times the MBU of tp 1
 HIGH_MBU, LOW_MBU, HIGH_EAGER_MBU, HIGH_MFU = (
     0.85,
     0.25,
@@ -69,7 +70,31 @@ def examine(rows: Sequence[Row], ceilings: Mapping[str, Ceilings]) -> dict[str, 
         model = row.model
         if ceiling is not None and model is not None and "e2e_s" in row.values:
             found[row.id] = _examine(row, model, ceiling, twins)
-    return found
+    return found | _too_efficient(rows, found)
+
+
+def _too_efficient(rows: Sequence[Row], found: Mapping[str, Physics]) -> dict[str, Physics]:
+    """Trials whose decode uses the bandwidth of several GPUs better than the same trial uses one: suspicious.
+
+    Splitting adds communication and leaves smaller matrices, so efficiency should fall.
+    """
+    by_cell: dict[Key, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.id in found and (mbu := found[row.id].decode_mbu) is not None:
+            by_cell[row.key].append(mbu)
+    doubtful = {}
+    for row in rows:
+        alone = by_cell.get(replace(row.key, tp=1))
+        if row.key.tp == 1 or row.id not in found or not alone or row.key not in by_cell:
+            continue
+        split, whole = median(by_cell[row.key]), median(alone)
+        if split > whole * MORE_EFFICIENT:
+            note = (
+                f"decode MBU {show_share(split)} at tp {row.key.tp} is above the {show_share(whole)} at tp 1"
+            )
+            physics = found[row.id]
+            doubtful[row.id] = replace(physics, suspicious=(*physics.suspicious, note))
+    return doubtful
 
 
 def _twins(rows: Sequence[Row]) -> dict[Key, float]:

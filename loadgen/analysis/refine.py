@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from loadgen.analysis.finding import Finding, Wanted, split_text
 from loadgen.analysis.table import Key, Row
-from loadgen.records import LoadSpec, ServerSpec
+from loadgen.records import LoadSpec, ServerSpec, Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,21 @@ def refine(findings: Iterable[Finding], rows: Sequence[Row]) -> list[RefineCell]
             wanted.setdefault(each.key, each)
     cells = [_cell(each, by_server.get(_server(each.key), [])) for each in wanted.values()]
     return [cell for cell in cells if cell is not None]
+
+
+def trials(cells: Iterable[RefineCell]) -> list[Trial]:
+    """The cells' repeats as trials, with the ids that a profile asking for them would have given."""
+    from loadgen.plan import trial_of
+    from loadgen.profile import Cell, Target
+
+    found = []
+    for cell in cells:
+        target = Target(url=cell.url, model_name=cell.model_name, vocab=cell.vocab) if cell.url else None
+        found += [
+            trial_of(Cell(load=cell.load, server=cell.server, target=target, repeat=repeat))
+            for repeat in range(cell.first_repeat, cell.first_repeat + cell.repeats)
+        ]
+    return list({trial.id: trial for trial in found}.values())
 
 
 def _server(key: Key) -> Key:

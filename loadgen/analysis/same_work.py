@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import combinations, zip_longest
 from typing import Literal
 
-from loadgen.analysis.study import Cell
-from loadgen.analysis.table import Row
+from loadgen.analysis.finding import split_text
+from loadgen.analysis.study import Cell, Study
+from loadgen.analysis.table import Key, Row, work_of
 from loadgen.records import LoadSpec, Timeouts
-from loadgen.store import read_samples
 from loadgen.units import show_share
 
-TOKENS_COMPARED = 4000  # sequences of one pair of trials: enough to see, few enough to be quick
+TOKENS_COMPARED = 4000  # of one pair of cells: enough to see, few enough to be quick
+REQUESTS_READ = 2000
+CELLS_PER_PAIR = 3
+ORDER = ("different", "not proven", "same")
 ALIKE = 0.9  # near-ties in bf16 flip a few greedy tokens between kernels and splits; other weights flip nearly all
 
 
@@ -86,21 +90,54 @@ def _tokens_alike(one: Cell, other: Cell) -> float | None:
     same = compared = 0
     for row in one.rows:
         partner = partners.get(_prompts(row))
-        if partner is None or row.results is None or partner.results is None:
+        if partner is None or compared >= TOKENS_COMPARED:
             continue
-        paths = (row.results.samples_path(row.id), partner.results.samples_path(partner.id))
-        if not all(path.exists() for path in paths):
-            continue
-        theirs = {
-            sample.seq: sample.reply.first_tokens for sample in read_samples(paths[1]) if not sample.error
-        }
-        for sample in read_samples(paths[0]):
-            ours = sample.reply.first_tokens
-            against = theirs.get(sample.seq, ())
-            if sample.error or not ours or not against:
-                continue
-            same += sum(left == right for left, right in zip_longest(ours, against))
-            compared += max(len(ours), len(against))
-            if compared >= TOKENS_COMPARED:
-                break
+        theirs = first_tokens(partner)
+        for seq, ours in first_tokens(row).items():
+            against = theirs.get(seq, ())
+            if ours and against:
+                same += sum(left == right for left, right in zip_longest(ours, against))
+                compared += max(len(ours), len(against))
     return same / compared if compared else None
+
+
+def first_tokens(row: Row) -> dict[int, tuple[int, ...]]:
+    """First tokens by the request's number, of a trial's first REQUESTS_READ valid ones; empty without samples."""
+    import pyarrow.parquet as pq
+
+    if row.results is None or not row.results.samples_path(row.id).exists():
+        return {}
+    with pq.ParquetFile(row.results.samples_path(row.id)) as file:
+        columns = ["seq", "error", "first_tokens"]
+        batch = next(file.iter_batches(batch_size=REQUESTS_READ, columns=columns), None)
+    lines = batch.to_pylist() if batch is not None else []
+    return {line["seq"]: tuple(line["first_tokens"]) for line in lines if line["error"] is None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """Whether two servers of one sweep did the same work, over ``cells`` common cells that were looked at."""
+
+    one: str
+    other: str
+    work: Work
+    cells: int
+
+
+def proofs(study: Study) -> list[Proof]:
+    """One per pair of servers (framework, engine, split) with cells of equal load: the weakest verdict among them."""
+    servers: dict[tuple[str, Key], dict[Key, Cell]] = defaultdict(dict)
+    for key, cell in study.cells.items():
+        name = " ".join(part for part in (key.label, key.variant, split_text(key)) if part)
+        group = replace(work_of(key), kind="", batch=-1, input_tokens=-1, output_tokens=-1, rate=-1.0)
+        servers[name, group][work_of(key)] = cell
+    found = []
+    for (one, group), (other, other_group) in combinations(sorted(servers), 2):
+        common = sorted(servers[one, group].keys() & servers[other, other_group].keys())
+        if group != other_group or not common:
+            continue
+        picked = common[:: max(1, len(common) // CELLS_PER_PAIR)][:CELLS_PER_PAIR]
+        works = [same_work(servers[one, group][key], servers[other, group][key]) for key in picked]
+        weakest = min(works, key=lambda work: ORDER.index(work.verdict))
+        found.append(Proof(one=one, other=other, work=weakest, cells=len(picked)))
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,11 @@ def key_of(result: TrialResult, environment: Environment | None) -> Key:
         stream=load.stream,
         variant=_variant(trial),
     )
+
+
+def work_of(key: Key) -> Key:
+    """What two servers must have in common to be compared: model, load and lengths, on the same machine."""
+    return replace(key, label="", variant="", tp=-1, pp=-1, stream=False)
 
 
 def machine_of(trial: Trial, environment: Environment | None) -> str:

@@ -19,12 +19,7 @@ from loadgen.analysis.finding import (
     ratio_text,
 )
 from loadgen.analysis.study import Cell, Study
-from loadgen.analysis.table import Key
-
-
-def work_of(key: Key) -> Key:
-    """What two servers must have in common to be compared: model, load and lengths, on the same machine."""
-    return replace(key, label="", variant="", tp=-1, pp=-1, stream=False)
+from loadgen.analysis.table import Key, work_of
 
 
 def f10(case: Case) -> list[Finding]:

@@ -18,12 +18,13 @@ from loadgen.analysis.output_findings import f5
 from loadgen.analysis.physical import Physics, examine
 from loadgen.analysis.pipeline_findings import f9
 from loadgen.analysis.refine import RefineCell, refine
+from loadgen.analysis.same_work import Proof, proofs
 from loadgen.analysis.statistics import Drift, Noise
 from loadgen.analysis.study import Cell, RequestErrors, Study
-from loadgen.analysis.table import Key, Row, Source, read
+from loadgen.analysis.table import Key, Row, Source, read, work_of
 from loadgen.analysis.theory_findings import f8
 from loadgen.analysis.throughput_findings import f4
-from loadgen.analysis.versus_findings import f10, f11, work_of
+from loadgen.analysis.versus_findings import f10, f11
 from loadgen.ceilings import CEILINGS_FILE, Ceilings, datasheet, from_dict
 from loadgen.errors import StoreError
 from loadgen.store import open_results
@@ -45,6 +46,7 @@ class Analysis:
     excluded: Mapping[str, str]
     noise: Noise | None
     drift: Drift | None
+    proofs: tuple[Proof, ...]
     inside_noise: tuple[str, ...]
     notes: tuple[str, ...]
     rules: Rules
@@ -93,6 +95,7 @@ def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
         excluded=_excluded(rows),
         noise=study.noise("e2e_s"),
         drift=study.drift("e2e_s"),
+        proofs=tuple(proofs(study)),
         inside_noise=tuple(inside_noise(study)),
         notes=tuple(_notes(study, ceilings, rows)),
         rules=rules,

@@ -89,6 +89,7 @@ def write_json(analysis: Analysis, out: Path) -> Path:
         "noise": asdict(analysis.noise) if analysis.noise else None,
         "drift": asdict(analysis.drift) if analysis.drift else None,
         "ceilings": {machine: asdict(each) for machine, each in analysis.ceilings.items()},
+        "same_work": [asdict(proof) for proof in analysis.proofs],
         "inside_noise": analysis.inside_noise,
         "notes": analysis.notes,
         "rules": asdict(analysis.rules),

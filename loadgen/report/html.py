@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -12,6 +12,7 @@ import orjson
 
 from loadgen import __version__
 from loadgen.analysis.finding import Rules, split_text
+from loadgen.analysis.physical import Physics
 from loadgen.analysis.table import Row
 from loadgen.analysis.whole import Analysis, analyse
 from loadgen.report import html_findings as claims
@@ -208,6 +209,12 @@ def _trials(analysis: Analysis) -> Mapping[str, Any]:
     }
 
 
+def _of_ridge(physics: Physics | None) -> Callable[[float], str]:
+    """Input tokens of one forward, and how they stand to the predicted ridge."""
+    ridge = physics.ridge_tokens if physics else None
+    return lambda tokens: show_number(tokens) + (f" ({tokens / ridge:.2g} × ridge)" if ridge else "")
+
+
 def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
     key, physics = row.key, analysis.physics.get(row.id)
     e2e = row.dist("e2e_s")
@@ -237,7 +244,7 @@ def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
         figure(physics.mfu if physics else None, show_share),
         figure(physics.floor_share if physics else None, show_share),
         figure(physics.communication_share if physics else None, show_share),
-        figure(physics.total_input_tokens if physics else None, show_number),
+        figure(physics.total_input_tokens if physics else None, _of_ridge(physics)),
         physics.regime if physics else None,
         "; ".join(part for part in (why, doubts) if part) or None,
         key.machine,

@@ -85,7 +85,7 @@ def excluded(analysis: Analysis) -> str:
     for row in analysis.rows:
         if row.id in analysis.excluded:
             kind, _, detail = analysis.excluded[row.id].partition(": ")
-            name = f"{cell_text(row.key)}, repeat {row.trial.repeat}"
+            name = f"{cell_text(row.key)}, repeat {row.trial.repeat + 1}"
             kinds.setdefault(kind, []).append(f"{name}: {detail}" if detail else name)
     suspicious = [
         f"{cell_text(row.key)}: {note}"
@@ -110,7 +110,19 @@ def _trials(count: int) -> str:
 def caveats(analysis: Analysis) -> str:
     results = [row.result for row in analysis.rows]
     parts = [sections.caveat_table(results), sections.failure_table(results), tables.unmeasured(results)]
-    return "".join(titled(part) for part in parts) + titled(client_table(analysis))
+    more = (proof_table(analysis), client_table(analysis))
+    return "".join(titled(part) for part in (*parts, *more))
+
+
+def proof_table(analysis: Analysis) -> Table | None:
+    """Whether servers that are compared did the same work."""
+    rows = tuple(
+        (proof.one, proof.other, proof.work.verdict, str(proof.cells), proof.work.why)
+        for proof in analysis.proofs
+    )
+    head = ("server", "server", "same work", "cells looked at", "evidence")
+    note = "Prompts, counts and first greedy tokens of a few common cells; the weakest verdict counts."
+    return Table(title="Same work?", head=head, rows=rows, note=note) if rows else None
 
 
 def client_table(analysis: Analysis) -> Table:

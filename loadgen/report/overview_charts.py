@@ -9,8 +9,7 @@ import numpy as np
 
 from loadgen.analysis.finding import split_text, subject_text
 from loadgen.analysis.study import Cell, Study
-from loadgen.analysis.table import Key
-from loadgen.analysis.versus_findings import work_of
+from loadgen.analysis.table import Key, work_of
 from loadgen.analysis.whole import Analysis
 from loadgen.ceilings import Ceilings
 from loadgen.report.chart import SYMBOLS, Chart, Figure, Trace, axis, colour, layout

@@ -24,12 +24,14 @@ from synthetic import (
 from loadgen.analysis.finding import Case, Finding, Rules
 from loadgen.analysis.latency_findings import input_thresholds
 from loadgen.analysis.physical import examine
-from loadgen.analysis.refine import refine
+from loadgen.analysis.refine import refine, trials
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, Row, rows_of
 from loadgen.analysis.throughput_findings import best_values
 from loadgen.analysis.whole import findings_of, inside_noise
 from loadgen.ceilings import Ceilings, datasheet
+from loadgen.plan import trial_of
+from loadgen.profile import Cell
 from loadgen.records import TrialResult
 
 ENVIRONMENTS = {each.id: each for each in (environment(H200), environment(A100))}
@@ -406,6 +408,17 @@ def test_refine_names_trials_that_can_be_run() -> None:
     ((threshold, margin, _used),) = input_thresholds(again, study).values()
     assert threshold.resolved
     assert threshold.low <= truth_b_star(world, 1, 20, 512, margin) <= threshold.high
+
+
+def test_refined_trials_are_those_that_a_profile_would_have_made() -> None:
+    found = rows(sweep(grid(batch=(1, 8, 64), input_tokens=(20, 512)), roofline_world()))
+    cells = refine(findings_of(case(found)), found)
+    made = trials(cells)
+    assert len({trial.id for trial in made}) == len(made) == 3 * len(cells)
+    first = cells[0]
+    again = trial_of(Cell(load=first.load, server=first.server, repeat=1))
+    assert made[1] == again
+    assert made[0].load.seed != made[1].load.seed  # every repeat has prompts of its own
 
 
 def test_refine_never_asks_for_what_ran_out_of_memory() -> None:

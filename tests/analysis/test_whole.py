@@ -30,6 +30,7 @@ from loadgen.analysis.whole import Analysis, analyse
 from loadgen.ceilings import CEILINGS_FILE, Ceilings, to_dict
 from loadgen.errors import ProfileError, StoreError
 from loadgen.records import TrialResult
+from loadgen.report.finding_tables import tables_of
 
 GRID = grid(batch=BATCHES, input_tokens=(20, 512))
 
@@ -126,6 +127,52 @@ def test_prefill_and_decode_are_derived_from_a_twin_of_one_output_token(tmp_path
     (only,) = alone.physics.values()
     assert only.prefill_s is None
     assert only.decode_mbu is None
+
+
+def test_decode_that_is_more_efficient_on_more_gpus_is_suspicious(tmp_path: Path) -> None:
+    points = grid(tp=(1, 2, 4))
+    wrong = World(
+        prefill=lambda _p: 60e-3, step=lambda p: 20e-3 if p.tp == 1 else 20e-3 / p.tp / 1.5, noise=0.0
+    )
+    right = World(prefill=lambda _p: 60e-3, step=lambda p: 20e-3 / p.tp**0.7, noise=0.0)
+    for name, world, count in (("wrong", wrong, 2), ("right", right, 0)):
+        folder = write(tmp_path / name, [result(point, world) for point in points], samples=False)
+        found = analyse([folder])
+        notes = [note for each in found.physics.values() for note in each.suspicious if "at tp 1" in note]
+        assert len(notes) == count, notes
+        assert not found.excluded  # possible, so it stays
+
+
+def test_a_closed_loop_is_judged_by_its_decode_steps(tmp_path: Path) -> None:
+    world = World(prefill=lambda _p: 60e-3, step=lambda _p: 8e-3, noise=0.0)
+    joined = result(Point(kind="closed", batch=8), world)
+    alone = dataclasses.replace(
+        result(Point(kind="closed", batch=4), world), engine={**joined.engine, "in_flight_batching": False}
+    )
+    found = analyse([write(tmp_path / "closed", [joined, alone], samples=False)])
+    assert found.physics[joined.trial.id].estimated
+    assert found.physics[joined.trial.id].sequences == 8
+    assert found.physics[joined.trial.id].regime == "bandwidth"
+    assert "a decode step" in found.physics[joined.trial.id].evidence
+    assert found.physics[alone.trial.id].sequences == 1  # it serves call by call, whatever is in flight
+
+
+def test_servers_of_one_sweep_prove_the_same_work_or_do_not(tmp_path: Path) -> None:
+    points = grid(tp=(1, 2), batch=(1, 8))
+    results = sweep(points, slow_world())
+    found = analyse([write(tmp_path / "alike", results)])
+    (proof,) = found.proofs
+    assert (proof.one, proof.other, proof.work.verdict) == ("hf/generate tp 1", "hf/generate tp 2", "same")
+    assert proof.work.tokens_alike == 1
+    bare = analyse([write(tmp_path / "bare", results, samples=False)])
+    assert bare.proofs[0].work.verdict == "not proven"
+
+
+def test_findings_as_tables(tmp_path: Path) -> None:
+    found = analyse([write(tmp_path / "tables", sweep(GRID, slow_world()), samples=False)])
+    findings, notes = tables_of(found)[:2]
+    assert {row[0] for row in findings.rows} == {f"F{number}" for number in range(1, 12)}
+    assert any("datasheet" in row[0] for row in notes.rows)
 
 
 def test_measured_ceilings_are_used_before_the_datasheet(tmp_path: Path) -> None:
