@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,7 @@ def _launch(spec: ServerSpec, options: _ds_options.Options, arguments: argparse.
     stopping: list[int] = []
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda caught, _frame: stopping.append(caught))
+    _check_ports(spec.host, arguments.ports[:2])
     ranks = _start(spec, arguments)
     deadline = None
     while None in [rank.poll() for rank in ranks]:  # every one of them is asked, each time
@@ -120,6 +122,17 @@ def _launch(spec: ServerSpec, options: _ds_options.Options, arguments: argparse.
         log.error("the ranks ended with statuses %s", codes)
         return 1
     return 0
+
+
+def _check_ports(host: str, ports: list[int]) -> None:
+    """End at once, not after minutes of loading, when a port that rank 0 will listen on is taken."""
+    for port in ports:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                sys.exit(f"ds: cannot listen on {host}:{port}: {error.strerror}")
 
 
 def _start(spec: ServerSpec, arguments: argparse.Namespace) -> list[subprocess.Popen[bytes]]:

@@ -7,6 +7,7 @@ Engines are named for what they are: ``mii-fastgen`` is MII; ``ds-inference-auto
 from __future__ import annotations
 
 import dataclasses
+import glob
 import importlib.util
 import json
 import os
@@ -54,7 +55,8 @@ class DeepSpeed:
         if spec.gpus:
             _check_gpus(spec, read)
         if spec.python is None:  # another interpreter looks at itself when the server is prepared
-            _check_libraries(spec, read)
+            _check_libraries(read)
+            _check_compilers(spec, read)
 
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it: preparation (libraries, compiled ops) first, then a launcher that starts the ranks."""
@@ -123,13 +125,30 @@ def _prepared(spec: ServerSpec) -> bool:
     return bool(spec.gpus) or spec.tp > 1 or spec.python is not None
 
 
-def _check_libraries(spec: ServerSpec, read: options.Options) -> None:
+def _check_libraries(read: options.Options) -> None:
     wanted = dict(LIBRARIES)
     if read.engine == options.FASTGEN:
         wanted.update([KERNELS])
     for name, remedy in wanted.items():
         if importlib.util.find_spec(name) is None:
             raise MissingDependency(f"ds: engine {read.engine} needs {name}, which is not installed", remedy)
+
+
+def _check_compilers(spec: ServerSpec, read: options.Options) -> None:
+    """Compilers are needed unless the ops lie built in the cache; which ones exactly, the preparation looks at."""
+    if read.engine == options.AUTOTP and (spec.gpus or spec.tp == 1):
+        return
+    place = os.path.join(read.op_cache, f"py{sys.version_info.major}.{sys.version_info.minor}-*", "*.so")
+    if glob.glob(place):
+        return
+    wanted = dict(PROGRAMS)
+    if spec.gpus:
+        wanted.update([NVCC])
+    for name, remedy in wanted.items():
+        if shutil.which(name) is None:
+            raise MissingDependency(
+                f"ds: engine {read.engine} has ops to compile, and there is no {name}", remedy
+            )
 
 
 def _check_gpus(spec: ServerSpec, read: options.Options) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,10 +150,13 @@ def machine(monkeypatch: pytest.MonkeyPatch, *capabilities: str, without: tuple[
         ),
         (("9.0",), ("mii",), "engine mii-fastgen needs mii", "DS_BUILD_OPS=0 pip install"),
         (("9.0",), ("requests",), "engine mii-fastgen needs requests", "pip install requests"),
+        (("9.0",), ("nvcc",), "engine mii-fastgen has ops to compile, and there is no nvcc", "CUDA toolkit"),
+        (("9.0",), ("g++",), "engine mii-fastgen has ops to compile, and there is no g++", "C++ compiler"),
     ],
 )
 def test_what_a_machine_lacks_is_told_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     capabilities: tuple[str, ...],
     without: tuple[str, ...],
     what: str,
@@ -160,7 +164,7 @@ def test_what_a_machine_lacks_is_told_with_the_remedy(
 ) -> None:
     machine(monkeypatch, *capabilities, without=without)
     with pytest.raises(MissingDependency) as caught:
-        FRAMEWORK.check(LLAMA)
+        FRAMEWORK.check(replace(LLAMA, options={"op_cache": str(tmp_path)}))
     assert what in caught.value.what
     assert remedy in caught.value.remedy
 
@@ -170,6 +174,14 @@ def test_a_machine_with_everything_is_good_enough(monkeypatch: pytest.MonkeyPatc
     FRAMEWORK.check(LLAMA)
     FRAMEWORK.check(replace(LLAMA, tp=2, gpus=(0, 1)))
     assert all(need.ok for need in FRAMEWORK.needs())
+
+
+def test_compiled_ops_need_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine(monkeypatch, "9.0", without=("nvcc",))
+    built = tmp_path / f"py{sys.version_info.major}.{sys.version_info.minor}-torch2-9.0-x" / "ragged_ops.so"
+    built.parent.mkdir()
+    built.touch()
+    FRAMEWORK.check(replace(LLAMA, options={"op_cache": str(tmp_path)}))
 
 
 def test_an_old_gpu_still_runs_autotp(monkeypatch: pytest.MonkeyPatch) -> None:

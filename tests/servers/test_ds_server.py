@@ -265,7 +265,7 @@ def test_a_taken_port_fails_the_start_in_words(tmp_path: Path) -> None:
         server = Server(command, tmp_path / "run", tmp_path / "log")
         with pytest.raises(ServerDied) as caught:
             server.start(240)
-    assert f"127.0.0.1:{spec.port}" in str(caught.value)
+    assert f"cannot listen on 127.0.0.1:{spec.port}: Address already in use" in str(caught.value)
     assert not server.alive()
 
 
