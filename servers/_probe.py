@@ -180,7 +180,8 @@ def _graph_step(message: torch.Tensor, device: torch.device) -> float:
 
     inside = 20
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # NCCL's watchdog thread makes CUDA calls of its own meanwhile, which must not spoil the capture.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         for _ in range(inside):
             dist.all_reduce(message)
     step = _ladder_step(graph.replay, device, 5) / inside

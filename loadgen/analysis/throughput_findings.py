@@ -196,10 +196,10 @@ def f4(case: Case, subject: Key, study: Study) -> Finding:
         verdict = value_verdict(value, claimed)
         value_verdicts.append(verdict)
         place = f"{split_text(value.key)}, {value.key.input_tokens}/{value.key.output_tokens}"
-        tied = ", ".join(map(str, value.best.tied))
+        tied = ", ".join(str(batch) for batch in value.best.tied if batch != value.best.at)
         best_cell = next(cell for cell in value.cells if cell.key.batch == value.best.at)
         price = "; ".join(costs(study, best_cell, case.rules.price_per_gpu_hour))
-        text = f"batch {value.best.at} (not told from: {tied}), {price}"
+        text = f"batch {value.best.at}{f' (not told from {tied})' if tied else ''}, {price}"
         numbers.append(Number(name=f"best value ({place})", text=text, value=value.best.at))
         if value.knee is not None:
             numbers.append(threshold_number(f"knee of tok/s ({place})", value.knee, "sequences"))
