@@ -234,8 +234,9 @@ class RawDriver:
             self._finish(connection, exchange)
         elif exchange.answered:
             self._fail(connection, BadReply(f"the connection was {how} before the end of the answer"))
-        elif connection.served and not exchange.resent:
-            # The server closed an idle connection just as it was used again: it never saw this request.
+        elif connection.served:
+            # The server closed an idle connection just as it was used again: it never saw this request. The new
+            # connection has served nothing, so this happens once.
             exchange.resent = True
             self.counters.resent += 1
             self._pool.discard(connection, replace=False)

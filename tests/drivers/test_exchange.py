@@ -180,19 +180,24 @@ def test_any_cut_gives_the_reply_of_a_byte_at_a_time_reading(
     check(sequences, cut(wire, places), until_close)
 
 
+ODD = [
+    b": ping\n\n",
+    b"data: [DONE]\n\n",
+    b"data:\n\n",
+    b"data: \n\n",
+    b"\n\n",
+    b"id: 4\ndata: {}",
+    b"data: x",
+    b"data: {}\r\n\n",
+    b'data: {"choices":\r []}\n\n',
+    b": " + chunk(token()) + b"\n\n",
+]
+
+
 @st.composite
 def paced_answers(draw: st.DrawFn) -> list[bytes]:
     """The reads of a stream, mostly one chunk each with one event, as a paced server sends them."""
     texts = ["x", "é", "", "\r\n0\r\n\r\n", "y" * 200]
-    odd = [
-        b": ping\n\n",
-        b"data: [DONE]\n\n",
-        b"data:\n\n",
-        b"data: \n\n",
-        b"\n\n",
-        b"id: 4\ndata: {}",
-        b"data: x",
-    ]
     reads = [STREAM]
     for _ in range(draw(st.integers(1, 12))):
         ids = [7] * draw(st.integers(0, 2))
@@ -203,28 +208,60 @@ def paced_answers(draw: st.DrawFn) -> list[bytes]:
             + draw(st.sampled_from([b"\n\n"] * 8 + [b"\r\n\r\n", b"\n", b"\n\n\n", b"\r\r"]))
         )
         if draw(st.integers(0, 9)) == 0:
-            event = draw(st.sampled_from([event + event, event[:9], *odd]))
+            event = draw(st.sampled_from([event + event, event[:9], *ODD]))
         wire = chunk(event)
         at = draw(st.one_of(st.just(0), st.just(0), st.integers(0, len(wire))))
         reads += [piece for piece in (wire[:at], wire[at:]) if piece]
     return reads
 
 
-@given(paced_answers(), st.sampled_from([1, 3, 1000]))
-def test_the_short_cut_for_paced_streams_changes_nothing(reads: list[bytes], keep: int) -> None:
-    def reply(plain: bool) -> Reply:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(subject, "FOLD_READS", keep)
-            if not plain:
-                patch.setattr(Exchange, "_fold_plain", lambda self, answer, reads, at: at)
-            fast = begin()
-            for place, data in enumerate([*reads, chunk(b"data: [DONE]\n\n"), b"0\r\n\r\n"]):
-                whole = fast.take(data, None, 100 * (place + 1))
-            assert whole
-            return fast.reply()
+def fold_reply(reads: list[bytes], keep: int, *, short_cut: bool) -> Reply:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subject, "FOLD_READS", keep)
+        if not short_cut:
+            patch.setattr(Exchange, "_fold_plain", lambda self, answer, reads, at: at)
+        fast = begin()
+        for place, data in enumerate([*reads, chunk(b"data: [DONE]\n\n"), b"0\r\n\r\n"]):
+            whole = fast.take(data, None, 100 * (place + 1))
+        assert whole
+        return fast.reply()
 
-    reply(False)  # sizes of chunks are learnt where they are met
-    assert reply(True) == reply(False)
+
+@given(paced_answers(), st.sampled_from([1, 3, 1000]))
+@example([STREAM, chunk(token()), chunk(token() + token()), chunk(token())], 1000)
+def test_the_short_cut_for_paced_streams_changes_nothing(reads: list[bytes], keep: int) -> None:
+    fold_reply(reads, keep, short_cut=False)  # sizes of chunks are learnt where they are met
+    assert fold_reply(reads, keep, short_cut=True) == fold_reply(reads, keep, short_cut=False)
+
+
+@pytest.mark.parametrize("event", ODD)
+def test_the_short_cut_leaves_odd_events_alone(event: bytes) -> None:
+    reads = [STREAM, chunk(token()), chunk(event), chunk(token())]
+    fold_reply(reads, 1000, short_cut=False)
+    assert fold_reply(reads, 1000, short_cut=True) == fold_reply(reads, 1000, short_cut=False)
+
+
+def test_a_whole_chunk_within_a_chunk_is_data() -> None:
+    """It brings its token, as a line of its own; but what comes behind it still belongs to the outer chunk."""
+    inner = chunk(token(5))
+    outer = chunk(b": c\n\n" + inner + b"\n\n" + token(6))
+    start = outer.index(inner)
+    fast = begin(tokens=3)
+    for at, data in enumerate(
+        [
+            STREAM + inner,
+            outer[:start],
+            inner,
+            outer[start + len(inner) :] + chunk(token(7)[:20]),
+            chunk(token(7)[20:]),
+            chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n",
+        ]
+    ):
+        whole = fast.take(data, None, at)
+    assert whole
+    reply = fast.reply()
+    assert reply.error is None
+    assert reply.first_tokens == (5, 5, 6, 7)
 
 
 @given(answers().filter(with_ids), st.integers(1, 3), st.integers(1, 3))

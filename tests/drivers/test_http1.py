@@ -151,6 +151,13 @@ def test_a_size_that_is_no_hex_number_is_refused(size: bytes) -> None:
         Chunked().feed(size + b"\r\nabc\r\n")
 
 
+def test_a_size_line_needs_all_of_its_end() -> None:
+    out: list[bytes] = []
+    Chunked().feed(b"100\r\n" + b"x" * 256 + b"\r\n", out)
+    with pytest.raises(BadReply, match="malformed chunk size"):
+        Chunked().feed(b"100\rX" + b"x" * 256 + b"\r\n", out)
+
+
 def test_heads() -> None:
     head = parse_head(
         b"HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; charset=utf-8\r\nTransfer-Encoding: Chunked\r\n\r\n"

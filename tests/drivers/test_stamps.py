@@ -84,7 +84,8 @@ def test_no_stamp_is_misplaced_by_a_step(step: int, before: int, waited: int, af
     late_read = clocks.now  # or after
     for read in (early_read, late_read):
         placed = clock.place(stamp, read)
-        assert placed is None or abs(placed - made) <= STEP_NS + 100
+        # The read's own time is the worst that may come of it.
+        assert placed is None or made - 100 <= placed <= read
     clocks.now += SECOND
     stamp, made = clocks.stamp(), clocks.now
     placed = clock.place(stamp, clocks.now + 10)
