@@ -5,6 +5,7 @@ Every rank runs the same pipeline; rank 0 schedules and publishes each step's ba
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -38,7 +39,7 @@ def build(
     config = ModelConfig(**model_config(spec, options, folder, zmq_port, block_tokens(spec)))
     patching.zmq_on_loopback(patches)
     patching.rms_epsilon(patches, spec.model.rms_eps)
-    if folder != spec.model.checkpoint:
+    if not reads_checkpoint(spec):
         dtype = getattr(torch, spec.dtype)
         patching.random_weights(
             patches, lambda: _ds_weights.parameters(spec.model, dtype, device, options.seed)
@@ -61,24 +62,37 @@ def build(
 
 
 def model_folder(spec: ServerSpec, made: str) -> str:
-    """The folder FastGen reads: the checkpoint's, or ``made``, holding nothing but the configuration of the shape."""
-    if spec.model.checkpoint is not None and not spec.dummy_weights:
-        return spec.model.checkpoint
+    """The folder FastGen reads, in ``made``: a configuration with the dtype to serve in, which FastGen takes from
+    nowhere else, and links to the rest of a checkpoint."""
     os.makedirs(made, exist_ok=True)
-    config = {
+    config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
-        "dtype": spec.dtype,
-        "torch_dtype": spec.dtype,
-        **hf_config(spec.model),
     }
+    if reads_checkpoint(spec):
+        folder = os.path.abspath(str(spec.model.checkpoint))
+        for name in os.listdir(folder):
+            link = os.path.join(made, name)
+            if name != "config.json" and not os.path.lexists(link):
+                with contextlib.suppress(FileExistsError):  # every rank makes the same links
+                    os.symlink(os.path.join(folder, name), link)
+        with open(os.path.join(folder, "config.json")) as file:
+            config |= json.load(file)
+    else:
+        config |= hf_config(spec.model)
+    config |= {"dtype": spec.dtype, "torch_dtype": spec.dtype}
     path = os.path.join(made, "config.json")
-    part = f"{path}.{os.getpid()}"  # every rank writes the same
+    part = f"{path}.{os.getpid()}"
     with open(part, "w") as file:
         json.dump(config, file)
     os.replace(part, path)
     return made
+
+
+def reads_checkpoint(spec: ServerSpec) -> bool:
+    """Whether weights come from a checkpoint, not from a seed."""
+    return spec.model.checkpoint is not None and not spec.dummy_weights
 
 
 def model_config(
