@@ -92,7 +92,8 @@ def test_a_checkpoint_answers_as_transformers_does_and_counts_exactly(
     for text, reply in zip(sent, got, strict=True):
         ids = tokenizer(text, return_tensors="pt").input_ids
         out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False, eos_token_id=None, pad_token_id=0
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False, eos_token_id=None,
+            pad_token_id=0,
         )  # fmt: skip
         assert reply.response == tokenizer.decode(out[0, ids.shape[1] :])
 
