@@ -110,10 +110,6 @@ class ContinuousDevice:
         self._new: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._open: dict[str, tuple[_Open, int]] = {}
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._pump, name="continuous", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
 
     def check(self, call: Call) -> None:
         """Raise BadRequest for what the manager does not do per request."""
@@ -136,12 +132,10 @@ class ContinuousDevice:
     def running_sequences(self) -> int:
         return len(self._open)
 
-    def stop(self, timeout_s: float) -> bool:
+    def stop(self) -> None:
         self._stopping.set()
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
 
-    def _pump(self) -> None:
+    def work(self) -> None:
         """Move new calls in and tokens out, until told to stop."""
         while not self._stopping.is_set():
             self._hand_over()
@@ -224,4 +218,5 @@ class ContinuousDevice:
         for entry in self._calls():
             self._end(entry, Done(kind="out_of_memory" if memory else "server_error", message=words))
         sys.stderr.flush()
-        threading.Timer(1.0, self._give_up, [1]).start()
+        timer = threading.Timer(1.0, self._give_up, [1])  # time for the replies to leave
+        timer.start()

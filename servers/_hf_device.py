@@ -1,4 +1,7 @@
-"""The thread that owns the device: takes calls from a first-in-first-out queue and runs them one at a time."""
+"""What the device does: take calls from a first-in-first-out queue and run them one at a time.
+
+It works on the process's main thread, where the model was made and warmed too; HTTP has a thread of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +24,7 @@ from loadgen.servers._hf_requests import Call
 from loadgen.servers._hf_run import Cancelled, Run, Step
 
 log = logging.getLogger("loadgen.hf")
+REPLY_S = 1.0  # for a last reply to leave
 RECOVERY_S = 20.0  # to settle after running out of memory, all ranks together
 
 
@@ -59,9 +64,9 @@ class Job:
 
 
 class Scheduler(Protocol):
-    """What the HTTP side needs of a device: take jobs, tell how it fares, stop."""
+    """What the HTTP side needs of a device: take jobs, tell how it fares, stop. ``work`` returns after ``stop``."""
 
-    def start(self) -> None: ...
+    def work(self) -> None: ...
 
     def check(self, call: Call) -> None: ...
 
@@ -73,7 +78,7 @@ class Scheduler(Protocol):
     @property
     def running_sequences(self) -> int: ...
 
-    def stop(self, timeout_s: float) -> bool: ...
+    def stop(self) -> None: ...
 
 
 class Device:
@@ -90,12 +95,9 @@ class Device:
         self.engine, self.eos, self.followers, self.observe = engine, eos, followers, observe
         self._give_up = give_up
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+        self._stopping = False
         self.running: Job | None = None
         self.served = 0
-
-    def start(self) -> None:
-        self._thread.start()
 
     def check(self, call: Call) -> None:
         """Every valid call can be run."""
@@ -112,26 +114,26 @@ class Device:
         running = self.running
         return len(running.call.prompts) if running is not None else 0
 
-    def stop(self, timeout_s: float) -> bool:
-        """Drop what waits, cancel what runs, close the engine; False when the thread did not end in time."""
-        while not self._jobs.empty():
-            if (job := self._jobs.get()) is not None:
-                job.post(Done(kind="cancelled", message="the server is stopping"))
-        if (running := self.running) is not None:
-            running.cancelled = True
+    def stop(self) -> None:
+        """Drop what waits, cancel what runs, and have ``work`` return; called on another thread."""
+        self._stopping = True
         self._jobs.put(None)
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
 
-    def _work(self) -> None:
+    def work(self) -> None:
+        """Serve jobs until stopped."""
         while (job := self._jobs.get()) is not None:
-            if job.cancelled:
+            if job.cancelled or self._stopping:
+                job.post(Done(kind="cancelled", message="the server is stopping"))
                 continue
             self.running = job
             done = self._serve(job)
             self.running = None
             self.observe(job, done)
             job.post(done)
+            if done.kind == "server_error":
+                time.sleep(REPLY_S)
+                self._flush_and_give_up()
+                return
 
     def _serve(self, job: Job) -> Done:
         self.served += 1
@@ -141,7 +143,7 @@ class Device:
             self.eos,
             number=number,
             word=self.followers.word if self.followers else None,
-            cancelled=lambda: job.cancelled,
+            cancelled=lambda: job.cancelled or self._stopping,
             on_step=job.post if job.call.stream else lambda step: None,
         )
         if self.followers:
@@ -149,13 +151,13 @@ class Device:
         try:
             self.engine.run(run)
         except Cancelled:
-            done = Done(kind="cancelled", message="the client went away")
+            done = Done(
+                kind="cancelled", message="the call was given up: its client left, or the server is stopping"
+            )
         except torch.OutOfMemoryError as error:
             done = Done(kind="out_of_memory", message=f"out of device memory: {first_line(error)}")
         except Exception as error:  # any other fault leaves the device in an unknown state: say so, and end
             log.exception("engine %s failed; this process is unusable and ends", self.engine.name)
-            job.post(Done(kind="server_error", message=f"{type(error).__name__}: {first_line(error)}"))
-            self._end_soon()
             return Done(kind="server_error", message=f"{type(error).__name__}: {first_line(error)}")
         else:
             done = Done(run=run)
@@ -180,11 +182,6 @@ class Device:
     def _lost(self) -> None:
         log.error("ranks disagree after running out of device memory; this process is unusable and ends")
         self._flush_and_give_up()
-
-    def _end_soon(self) -> None:
-        timer = threading.Timer(1.0, self._flush_and_give_up)  # time for the reply to leave
-        timer.daemon = True
-        timer.start()
 
     def _flush_and_give_up(self) -> None:
         sys.stderr.flush()

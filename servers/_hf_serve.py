@@ -7,6 +7,8 @@ import os
 import platform
 import signal
 import socket
+import sys
+import threading
 from importlib import metadata
 from typing import Any
 
@@ -27,11 +29,12 @@ log = logging.getLogger("loadgen.hf")
 LIBRARIES = ("torch", "transformers", "accelerate", "safetensors", "starlette", "uvicorn", "triton")
 KEEP_ALIVE_S = 3600  # clients open their connections ahead of time and keep them
 DRAIN_S = 1  # for replies under way when told to stop
-STOP_S = 8.0
+STOP_S = 15.0  # for the device to finish its step, and for all that follows it
+KEEP_ALIVE_S = 3600  # a client's idle connection is its own to close: losing the race costs it a request
 
 
-def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener: socket.socket) -> bool:
-    """Serve until SIGTERM or SIGINT; True when the device is idle at the end."""
+def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT: HTTP on a thread of its own, the device on this one."""
 
     def memory() -> dict[str, dict[str, int]]:
         mine = cuda_memory()
@@ -73,13 +76,28 @@ def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener:
         )
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises the signal again once it has shut down; by then it has done its work.
-        signal.signal(number, lambda number, frame: None)
-    device.start()
+        signal.signal(number, lambda number, frame: setattr(server, "should_exit", True))
     host, port = listener.getsockname()[:2]
     log.info("ready: %s serves %s on http://%s:%d", stood.engine.name, spec.model.name, host, port)
-    server.run(sockets=[listener])
-    return device.stop(STOP_S)
+    threading.Thread(target=_answer, args=(server, listener, device), name="http").start()
+    device.work()
+
+
+def _answer(server: uvicorn.Server, listener: socket.socket, device: Scheduler) -> None:
+    """The HTTP thread: serve until told to stop, then stop the device, by force if it does not react."""
+    try:
+        server.run(sockets=[listener])
+    finally:
+        device.stop()
+        watchdog = threading.Timer(STOP_S, _lost)
+        watchdog.daemon = True
+        watchdog.start()
+
+
+def _lost() -> None:
+    log.error("the device did not stop within %g s; the process ends at once", STOP_S)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _facts(spec: ServerSpec, stood: Stood, text: Text) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import loadgen
@@ -90,7 +90,7 @@ class HuggingFace:
             base_url=base,
             info_url=f"{base}/info",
             metrics_url=f"{base}/metrics",
-            stop_timeout_s=20.0,
+            stop_timeout_s=25.0,
         )
 
     def driver_options(self, spec: ServerSpec) -> Mapping[str, Any]:
@@ -101,11 +101,17 @@ class HuggingFace:
         """The libraries of loadgen's own interpreter; a server with its own ``python`` may have others."""
         found = []
         for library in LIBRARIES:
-            ok = importlib.util.find_spec(library) is not None
-            found.append(
-                Need(name=library, ok=ok, found="installed" if ok else "missing", remedy="" if ok else REMEDY)
-            )
+            version = _version(library)
+            shown, remedy = (f"installed {version}", "") if version else ("missing", REMEDY)
+            found.append(Need(name=library, ok=version is not None, found=shown, remedy=remedy))
         return found
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _choice(spec: ServerSpec, name: str, accepted: tuple[str, ...]) -> str:
@@ -143,6 +149,8 @@ def _check_parallel(spec: ServerSpec, engine: str) -> None:
     ):
         if size % tp:
             raise BadInput(f"hf: {model.name}: {size} {what} do not divide by tp = {tp}")
+    if 840 % tp and (model.checkpoint is None or spec.dummy_weights):  # the blocks of _hf_model
+        raise BadInput(f"hf: tp = {tp} with random weights (accepted: a divisor of 840, such as 1 to 8)")
 
 
 def _url_host(host: str) -> str:
