@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,8 @@ def launch(spec: ServerSpec, given: Any, script: str, work: dict[str, Any]) -> l
                 if process.poll() is None:
                     process.kill()
                 process.wait()
+            for left in Path("/dev/shm").glob("deepspeed_allreduce_buffer_*_127.0.0.1_29555_*"):
+                left.unlink()
     lines = text.splitlines()
     return lines if ranks[0].returncode == 0 else [*lines, f"rank 0 ended with status {ranks[0].returncode}"]
 
@@ -139,6 +141,3 @@ def leave(code: int = 0) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-Timer = Callable[[], float]
