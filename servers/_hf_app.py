@@ -89,7 +89,7 @@ class _Completions:
         return await self._whole(job, head, request)
 
     async def _whole(self, job: Job, head: dict[str, Any], request: Request) -> Response:
-        gone = asyncio.create_task(
+        gone: asyncio.Future[Any] = asyncio.ensure_future(
             request.receive()
         )  # the body is read: what comes next is the client leaving
         got = asyncio.create_task(job.events.get())

@@ -92,14 +92,19 @@ class CompiledEngine:
             self._shapes.move_to_end(shape)
             return self._shapes[shape]
         self._make_room(0 if not self.graphs else torch.cuda.get_device_properties(self.device).total_memory)
-        try:
-            buffers = Buffers(self.model, self.functions, shape, self.device, self.tp)
-        except torch.OutOfMemoryError:
+        buffers = self._buffers(shape)
+        if buffers is None:  # outside the handler, whose traceback would keep what was half made
             self._shapes.clear()
             _collect(self.device)
             buffers = Buffers(self.model, self.functions, shape, self.device, self.tp)
         prepared = self._shapes[shape] = _Prepared(buffers, self.graphs)
         return prepared
+
+    def _buffers(self, shape: Shape) -> Buffers | None:
+        try:
+            return Buffers(self.model, self.functions, shape, self.device, self.tp)
+        except torch.OutOfMemoryError:
+            return None
 
     def _make_room(self, memory: int) -> None:
         dropped = False
@@ -234,7 +239,9 @@ def _functions(mode: str) -> Functions:
     torch._dynamo.config.recompile_limit = (
         256  # one compilation per shape is meant; past the limit it would run eagerly
     )
-    options = {"max_autotune": True, "coordinate_descent_tuning": True} if mode == "autotune" else {}
+    options: dict[str, Any] = (
+        {"max_autotune": True, "coordinate_descent_tuning": True} if mode == "autotune" else {}
+    )
 
     def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         wrapped: Callable[..., Any] = torch.compile(

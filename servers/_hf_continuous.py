@@ -140,7 +140,11 @@ class ContinuousDevice:
         while not self._stopping.is_set():
             self._hand_over()
             self._drop_cancelled()
-            output = self.engine.manager.get_result(timeout=POLL_S) if self._open else self._await_work()
+            output = None
+            if self._open:
+                output = self.engine.manager.get_result(timeout=POLL_S)
+            else:
+                self._await_work()
             if output is not None:
                 self._sort(output)
             elif not self.engine.manager.is_running():

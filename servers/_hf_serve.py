@@ -33,8 +33,8 @@ STOP_S = 15.0  # for the device to finish its step, and for all that follows it
 KEEP_ALIVE_S = 3600  # a client's idle connection is its own to close: losing the race costs it a request
 
 
-def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT: HTTP on a thread of its own, the device on this one."""
+def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener: socket.socket) -> bool:
+    """Serve until SIGTERM or SIGINT: HTTP on a thread of its own, the device on this one. False: it ended unasked."""
 
     def memory() -> dict[str, dict[str, int]]:
         mine = cuda_memory()
@@ -75,12 +75,19 @@ def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener:
             timeout_keep_alive=KEEP_ALIVE_S,
         )
     )
+    asked = threading.Event()
+
+    def leave(number: int, frame: object) -> None:
+        asked.set()
+        server.should_exit = True
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: setattr(server, "should_exit", True))
+        signal.signal(number, leave)
     host, port = listener.getsockname()[:2]
     log.info("ready: %s serves %s on http://%s:%d", stood.engine.name, spec.model.name, host, port)
     threading.Thread(target=_answer, args=(server, listener, device), name="http").start()
     device.work()
+    return asked.is_set()
 
 
 def _answer(server: uvicorn.Server, listener: socket.socket, device: Scheduler) -> None:

@@ -63,12 +63,14 @@ def _lead(spec: ServerSpec, run_dir: str) -> None:
     from loadgen.servers._hf_stand_up import stand_up
 
     stood = stand_up(spec, 0, run_dir)
-    serve(spec, stood, followers, listener)
+    asked = serve(spec, stood, followers, listener)
     if followers:
         followers.release()
     stood.leave()
     if followers:
         followers.join(STOP_S)
+    if not asked:
+        sys.exit("the server ended although nobody asked it to; see above")
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -5,7 +5,7 @@ They plug into transformers' own llama layers, which do the mathematics.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -150,7 +150,7 @@ class SummedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         partial = functional.linear(x, self.weight)
         total = torch.ops._c10d_functional.all_reduce(partial, "sum", self.group)
-        total = torch.ops._c10d_functional.wait_tensor(total)
+        total = cast(torch.Tensor, torch.ops._c10d_functional.wait_tensor(total))
         return total if self.bias is None else total + self.bias
 
 
@@ -165,7 +165,9 @@ class GatheredLinear(nn.Module):
         """x [batch, hidden] → [batch, all features]."""
         mine = functional.linear(x, self.weight, self.bias)
         parts = torch.ops._c10d_functional.all_gather_into_tensor(mine.contiguous(), self.ranks, self.group)
-        parts = torch.ops._c10d_functional.wait_tensor(parts)  # [ranks × batch, features / ranks]
+        parts = cast(
+            torch.Tensor, torch.ops._c10d_functional.wait_tensor(parts)
+        )  # [ranks × batch, features / ranks]
         return parts.view(self.ranks, *mine.shape).movedim(0, -2).flatten(-2)
 
 
@@ -177,6 +179,7 @@ def use_plain_collectives(model: Any) -> None:
         vars(module).pop("forward", None)
         owner, _, leaf = name.rpartition(".")
         if style.startswith("rowwise"):
-            setattr(model.get_submodule(owner), leaf, SummedLinear(module, group.group_name))
+            setattr(model.get_submodule(owner), leaf, SummedLinear(cast(nn.Linear, module), group.group_name))
         elif style != "colwise":
-            setattr(model.get_submodule(owner), leaf, GatheredLinear(module, group.group_name, group.size()))
+            gathered = GatheredLinear(cast(nn.Linear, module), group.group_name, group.size())
+            setattr(model.get_submodule(owner), leaf, gathered)

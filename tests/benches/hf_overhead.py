@@ -235,7 +235,8 @@ def measure(served: Served, spec: ServerSpec, given: argparse.Namespace) -> None
         stream_ratio = statistics.median(row[2] / row[0] for row in rows)
         alone, _, _, decode, first = (statistics.median(column) for column in zip(*rows, strict=True))
         print(
-            f"{batch:5d}  {alone * 1e3:9.1f}  {alone * 1e3 / given.output:8.2f}  {whole_ratio:12.4f}  {stream_ratio:13.4f}  "
+            f"{batch:5d}  {alone * 1e3:9.1f}  {alone * 1e3 / given.output:8.2f}  "
+            f"{whole_ratio:12.4f}  {stream_ratio:13.4f}  "
             f"{best_whole / best_alone:15.4f}  {best_streamed / best_alone:6.4f}  "
             f"{decode * 1e3:15.2f}  {decode * 1e3 / floor_ms:7.2f}  {first * 1e3:14.1f}",
             flush=True,

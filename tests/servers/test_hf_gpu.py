@@ -1,0 +1,127 @@
+"""What only a GPU can show: CUDA graphs, NCCL inside them, layers over GPUs, running out of memory.
+
+Runs where PyTorch sees a GPU. ``tiny`` in float32, so that greedy tokens of different kernels agree.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from loadgen.models import PRESETS
+from loadgen.process import Server, free_ports, serving
+from loadgen.records import ServerSpec
+from loadgen.servers import _hf_model
+from loadgen.servers._hf_compiled import CompiledEngine
+from loadgen.servers._hf_generate import GenerateEngine
+from loadgen.servers._hf_requests import Call
+from loadgen.servers._hf_run import Cancelled, Run, Step
+from loadgen.servers.hf import FRAMEWORK
+
+GPUS = torch.cuda.device_count()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(GPUS < 1, reason="no GPU")]
+two_gpus = pytest.mark.skipif(GPUS < 2, reason="fewer than two GPUs")
+SPEC = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32", gpus=(0,))
+PROMPTS = ((1, 2, 3, 4, 5, 6, 7), (900, 31), (5,) * 12)
+
+
+def build() -> Any:
+    return _hf_model.build(SPEC, torch.device("cuda", 0), 0, seed=0, attention="sdpa")
+
+
+@pytest.fixture(scope="module")
+def generate() -> GenerateEngine:
+    return GenerateEngine(build(), frozenset(), torch.device("cuda", 0))
+
+
+@pytest.fixture(scope="module", params=["default", "off"])
+def compiled(request: pytest.FixtureRequest) -> Any:
+    engine = CompiledEngine(build(), frozenset(), torch.device("cuda", 0), compile_mode=request.param, tp=1)
+    yield engine
+    engine.close()
+
+
+def tokens(engine: Any, call: Call) -> list[list[int]]:
+    run = Run(call, frozenset())
+    engine.run(run)
+    return run.tokens
+
+
+def test_graphs_give_generates_tokens_for_any_order_of_shapes(compiled: Any, generate: Any) -> None:
+    calls = [
+        Call(prompts=PROMPTS, max_tokens=40),
+        Call(prompts=((7,),), max_tokens=1),
+        Call(prompts=((7, 8),) * 4, max_tokens=100),
+        Call(prompts=((9, 8, 7), (6, 5, 4), (3, 2, 1)), max_tokens=40),
+        Call(prompts=PROMPTS, max_tokens=40),
+    ]
+    for call in calls + calls[::-1]:
+        assert tokens(compiled, call) == tokens(generate, call)
+
+
+def test_sampling_repeats_with_its_seed_inside_graphs(compiled: Any) -> None:
+    call = Call(prompts=PROMPTS, max_tokens=30, temperature=1.0, seed=3)
+    first = tokens(compiled, call)
+    assert tokens(compiled, call) == first
+    assert tokens(compiled, dataclasses.replace(call, seed=4)) != first
+
+
+def test_a_cancelled_call_leaves_the_graphs_usable(compiled: Any, generate: Any) -> None:
+    seen: list[Step] = []
+    run = Run(
+        Call(prompts=PROMPTS, max_tokens=500),
+        frozenset(),
+        cancelled=lambda: len(seen) > 4,
+        on_step=seen.append,
+    )
+    with pytest.raises(Cancelled):
+        compiled.run(run)
+    assert len(seen) == 5
+    call = Call(prompts=PROMPTS, max_tokens=480)
+    assert tokens(compiled, call) == tokens(generate, call)
+
+
+def ask(server: Server, **fields: Any) -> httpx.Response:
+    body = {"ignore_eos": True, "return_token_ids": True, **fields}
+    return httpx.post(f"{server.command.base_url}/v1/completions", json=body, timeout=300, trust_env=False)
+
+
+def served(spec: ServerSpec, folder: Path) -> Any:
+    command = FRAMEWORK.command(spec, str(folder), free_ports(1))
+    return serving(command, folder, folder / "log", ready_timeout_s=300)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"options": {"engine": "continuous"}},
+        pytest.param({"tp": 2, "gpus": (0, 1)}, marks=two_gpus),
+        pytest.param({"tp": 2, "gpus": (0, 1), "options": {"engine": "compiled"}}, marks=two_gpus),
+        pytest.param({"pp": 2, "gpus": (0, 1)}, marks=two_gpus),
+    ],
+    ids=["continuous", "tp2", "tp2-compiled", "pp2"],
+)
+def test_every_way_of_serving_gives_the_same_tokens(
+    change: dict[str, Any], generate: Any, tmp_path: Path
+) -> None:
+    wanted = tokens(generate, Call(prompts=PROMPTS, max_tokens=30))
+    with served(dataclasses.replace(SPEC, **change), tmp_path) as server:
+        for _ in range(2):
+            reply = ask(server, prompt=PROMPTS, max_tokens=30).json()
+            assert [choice["token_ids"] for choice in reply["choices"]] == wanted
+        info = httpx.get(str(server.command.info_url), trust_env=False).json()
+        assert len(info["gpus"]) == change.get("tp", 1) * change.get("pp", 1)
+        assert info["memory"]["cuda"]["0"]["allocated_bytes"] > 0
+
+
+@pytest.mark.parametrize("engine", ["generate", "compiled"])
+def test_it_outlives_running_out_of_memory(engine: str, tmp_path: Path) -> None:
+    spec = dataclasses.replace(SPEC, model=PRESETS["llama-7b"], dtype="bfloat16", options={"engine": engine})
+    with served(spec, tmp_path) as server:
+        reply = ask(server, prompt=[[i % 32000 for i in range(1900)]] * 700, max_tokens=2)  # 700 GB of cache
+        assert reply.status_code == 500
+        assert reply.json()["error"]["type"] == "out_of_memory"
+        assert ask(server, prompt=[1, 2, 3], max_tokens=3).json()["usage"]["completion_tokens"] == 3
