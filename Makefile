@@ -18,10 +18,13 @@ demo: env
 test: env
 	.venv/bin/python -m pytest
 
+# loadgen.servers is the folder servers/: mypy is shown one tree.
 lint: env
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy
+	rm -rf build/types && mkdir -p build/types/loadgen
+	ln -s $(CURDIR)/loadgen/* $(CURDIR)/servers build/types/loadgen/
+	cd build/types && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p loadgen
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -234,7 +234,7 @@ class _GraphStep:
 
     def capture(self) -> None:
         """Warm up beside the main stream, as capture asks for, and record. Leaves the state spent: ``start`` again."""
-        aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside: Any = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(2):

@@ -31,7 +31,7 @@ MANIFEST = "loadgen-manifest.json"
 FORMAT = 1
 CHUNK_ELEMENTS = 1 << 24  # of an unsplit matrix, at a time
 TILE = 256
-NUMPY_DTYPE = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
+NUMPY_DTYPE: dict[str, np.dtype[Any]] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
 Progress = Callable[[str, int, int], None]
 
 
@@ -161,9 +161,9 @@ def _blocks(source: Tensors, file: ft.File, layout: ft.Layout) -> Iterator[NDArr
     everything = slice(None)
     if not file.transposed:
         (name,) = file.sources
-        rows = source.shape(name)[0]
-        step = max(1, CHUNK_ELEMENTS // (file.elements() // rows))
-        for start in range(0, rows, step):
+        height = source.shape(name)[0]
+        step = max(1, CHUNK_ELEMENTS // (file.elements() // height))
+        for start in range(0, height, step):
             yield _cast(source.part(name, slice(start, start + step), everything), file.name, layout)
         return
     whole = np.empty(file.shape, NUMPY_DTYPE[layout.dtype])
@@ -190,7 +190,7 @@ def _transpose_into(target: NDArray[Any], matrix: NDArray[Any]) -> None:
 def _cast(numbers: NDArray[Any], name: str, layout: ft.Layout) -> NDArray[Any]:
     target = NUMPY_DTYPE[layout.dtype]
     with np.errstate(over="ignore"):  # overflow is looked for, and named, below
-        cast = numbers.astype(target, copy=False)
+        cast: NDArray[Any] = numbers.astype(target, copy=False)
     if (
         target.itemsize < numbers.dtype.itemsize
         and not np.isfinite(cast).all()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from loadgen.errors import BadInput
 
 BF16 = "BF16"
-NUMPY = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), BF16: np.dtype("<u2")}
+NUMPY: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), BF16: np.dtype("<u2")}
 RANDOM_STD = 0.02  # transformers' initializer_range for llama
 
 
@@ -45,7 +45,11 @@ class Folder:
             self._index(path, digest)
         if "lm_head.weight" not in self._where and "model.embed_tokens.weight" in self._where:
             self._where["lm_head.weight"] = self._where["model.embed_tokens.weight"]
-        self.identity = {"kind": "checkpoint", "path": str(folder), "hash": digest.hexdigest()}
+        self.identity: Mapping[str, object] = {
+            "kind": "checkpoint",
+            "path": str(folder),
+            "hash": digest.hexdigest(),
+        }
 
     def _index(self, path: Path, digest: Any) -> None:
         stat = path.stat()
@@ -98,7 +102,7 @@ class Random:
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> None:
         self._shapes, self._seed = shapes, seed
         self._held: dict[str, NDArray[np.float32]] = {}
-        self.identity = {"kind": "random", "seed": seed, "std": RANDOM_STD}
+        self.identity: Mapping[str, object] = {"kind": "random", "seed": seed, "std": RANDOM_STD}
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._shapes[name]

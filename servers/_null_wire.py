@@ -28,7 +28,7 @@ class Rejected(ValueError):
     """A request that gets a 400."""
 
 
-def content_length(head: bytes) -> int:
+def content_length(head: bytes | bytearray) -> int:
     found = _LENGTH.search(head)
     return int(found[1]) if found else 0
 

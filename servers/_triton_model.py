@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import triton_python_backend_utils as pb_utils
+from torch.utils.dlpack import from_dlpack
 
 from loadgen.records import ModelSpec, ServerSpec
 from loadgen.servers import _triton_batch as batch
@@ -74,7 +75,7 @@ class TritonPythonModel:
         for name in self.inputs:
             tensor = pb_utils.get_input_tensor_by_name(job.request, name)
             if tensor is not None:
-                tensors[name] = torch.from_dlpack(tensor.to_dlpack())
+                tensors[name] = from_dlpack(tensor.to_dlpack())
         model = self.spec.model
         try:
             ask = batch.read(tensors, model.vocab, model.max_context)

@@ -24,7 +24,9 @@ def readme_commands() -> list[str]:
 
 def help_commands() -> list[str]:
     texts = [main.help or "", *(command.help or "" for command in main.commands.values())]
-    return [line.strip() for text in texts for line in text.splitlines() if line.strip().startswith("loadgen ")]
+    return [
+        line.strip() for text in texts for line in text.splitlines() if line.strip().startswith("loadgen ")
+    ]
 
 
 @pytest.mark.parametrize("line", [*readme_commands(), *help_commands()])

@@ -90,7 +90,9 @@ def slow(tmp_path: Path) -> Path:
 def check_complete(folder: Path, trials: int = 4) -> None:
     """Nothing lost, nothing twice, every sample there."""
     lines = stored_lines(folder)
-    assert Counter(line["trial"]["id"] for line in lines) == Counter({line["trial"]["id"]: 1 for line in lines})
+    assert Counter(line["trial"]["id"] for line in lines) == Counter(
+        {line["trial"]["id"]: 1 for line in lines}
+    )
     results = open_results(folder).results()
     assert len(results) == trials
     for result in results:
@@ -157,7 +159,9 @@ def test_a_server_that_dies_costs_its_trial_and_the_next_gets_a_new_one(slow: Pa
 
 def test_a_server_that_cannot_start_fails_its_trials_and_not_the_others(slow: Path) -> None:
     text = SLOW.replace("concurrency = [1, 2, 3, 4]", 'concurrency = [1]\nframework = ["null", "hf"]')
-    text = text.replace('framework = "null"\n', "", 1).replace("[server.options]\nttft_ms = 100\nitl_ms = 20\n", "")
+    text = text.replace('framework = "null"\n', "", 1).replace(
+        "[server.options]\nttft_ms = 100\nitl_ms = 20\n", ""
+    )
     (slow / "two.toml").write_text(text + '\n[frameworks.hf]\npython = "/no/such/python"\n')
     done = loadgen("sweep", "two.toml", cwd=slow)
     assert done.returncode == 1, done.stdout + done.stderr
