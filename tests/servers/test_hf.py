@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -97,7 +98,7 @@ def test_importing_the_framework_loads_no_engine() -> None:
 def test_needs_name_the_libraries() -> None:
     needs = {need.name: need for need in FRAMEWORK.needs()}
     assert needs["torch"].ok
-    assert needs["torch"].found == f"installed {torch.__version__}"
+    assert needs["torch"].found == f"installed {metadata.version('torch')}"
 
 
 def test_layers_split_evenly_over_stages() -> None:

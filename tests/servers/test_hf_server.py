@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def test_it_says_what_it_is(client: httpx.Client) -> None:
     assert info["weight_bytes"] == 4 * sum(
         p.numel() for p in _hf_model.build(SPEC, torch.device("cpu"), 0, 0, "sdpa").parameters()
     )
-    assert info["versions"]["torch"] == torch.__version__
+    assert info["versions"]["torch"] == metadata.version("torch")
     assert info["memory"]["cuda"] is None
     assert info["memory"]["resident_bytes"] > 100e6
     assert (info["max_context"], info["vocab"]) == (4096, 1024)
