@@ -115,7 +115,6 @@ def test_layers_split_evenly_over_stages() -> None:
 
 
 def test_shares_of_any_degree_are_parts_of_the_same_random_matrix() -> None:
-    import torch
     from torch import nn
 
     like, cpu = nn.Parameter(torch.empty(96, 48)), torch.device("cpu")
