@@ -64,7 +64,7 @@ def serve(log: Path | None, dry_run: bool, **given: Any) -> None:
     """
     from loadgen.commands import serve as room
 
-    spec = room.server_spec(**given)
+    spec = room.server_spec(**given, dry_run=dry_run)
     if dry_run:
         click.echo(room.dry_run(spec))
         return

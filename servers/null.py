@@ -28,6 +28,7 @@ class Null:
     name = "null"
     protocol = "openai"
     ports = 1
+    uses_gpus = False
     options: Mapping[str, str] = {
         "ttft_ms": "milliseconds from a request to its first token, from 0. Default 0",
         "itl_ms": "milliseconds from token to token, from 0 (0: as fast as possible). Default 0",

@@ -21,7 +21,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--framework", "-f", default="hf", show_default=True, help="which server: a file in servers/"
             ),
             click.option(
-                "--model", "-m", default="tiny", show_default=True, help="preset or checkpoint folder"
+                "--model", "-m", help="preset or checkpoint folder [llama-13b on GPUs, tiny on the CPU]"
             ),
             click.option("--tp", default=1, show_default=True, help="tensor parallel size (GPUs per layer)"),
             click.option(

@@ -26,7 +26,7 @@ from loadgen.units import show_bytes
 def server_spec(
     *,
     framework: str,
-    model: str,
+    model: str | None,
     tp: int,
     pp: int,
     gpus: str | None,
@@ -39,19 +39,26 @@ def server_spec(
     port: int,
     ready_timeout: float,
     options: Sequence[str],
+    dry_run: bool = False,
 ) -> ServerSpec:
-    """The command line as a ServerSpec. Raises BadInput that names the option, its value and what is accepted."""
+    """The command line as a ServerSpec. Raises BadInput that names the option, its value and what is accepted.
+
+    A dry run on a machine without GPUs plans for one that has enough.
+    """
     if not 0 <= port <= 65535:
         raise BadInput(f"--port {port}: not a port (accepted: 1 to 65535, or 0 to pick a free one)")
-    visible = visible_gpus()
+    visible = visible_gpus() if getattr(frameworks.find(framework), "uses_gpus", True) else ()
+    elsewhere = dry_run and not visible and (framework == "ft" or tp * pp > 1)
+    on_gpu = (bool(visible) or elsewhere) and gpus != ""
+    model = model or ("llama-13b" if on_gpu or framework == "ft" else "tiny")
     table = {
         "framework": framework,
         "model": model,
         "extend_context": max_context,
-        "dtype": dtype or default_dtype(framework, on_gpu=bool(visible) and gpus != ""),
+        "dtype": dtype or default_dtype(framework, on_gpu=on_gpu),
         "tp": tp,
         "pp": pp,
-        "gpus": None if gpus is None else gpu_list(gpus),
+        "gpus": gpu_list(gpus) if gpus is not None else None if visible or elsewhere else [],
         "max_batch": max_batch,
         "dummy_weights": dummy_weights or model in PRESETS,
         "python": python,
@@ -63,7 +70,7 @@ def server_spec(
             "server": {key: value for key, value in table.items() if value is not None},
             "load": {"input_tokens": 1, "output_tokens": 1},
         },
-        gpu_count=len(visible),
+        gpu_count=None if elsewhere else len(visible),
         frameworks=frameworks.names(),
     )
     spec = profile.cells[0].server
