@@ -71,8 +71,14 @@ class FasterTransformer:
             )
         if len(set(spec.gpus)) != len(spec.gpus):
             raise BadInput(f"ft: gpus = {spec.gpus} names one twice")
-        _ft_weights.check(spec, options)
+        lacking: MissingDependency | None = None
+        try:
+            _ft_weights.check(spec, options)
+        except MissingDependency as error:
+            lacking = error  # without the library weights are of no use: that comes first
         self._find(options)
+        if lacking is not None:
+            raise lacking
         if not spec.gpus:
             raise MissingDependency(
                 "ft: no GPU is given, and FasterTransformer runs on nothing else", "name --gpus"
