@@ -17,6 +17,7 @@ from loadgen.drivers import pool, stamps
 from loadgen.drivers.exchange import Exchange, Prepared
 from loadgen.drivers.openai import Endpoint
 from loadgen.drivers.pool import BUSY, CONNECTING, IDLE, Connection, Pool
+from loadgen.drivers.waker import Waker
 from loadgen.errors import BadReply, ConnectFailed, DriverError, TimedOut
 from loadgen.records import Reply, Request, Timeouts
 from loadgen.units import nanoseconds
@@ -59,6 +60,8 @@ class RawDriver:
         self._head = "\r\n".join(lines).encode("ascii")
         self._pool = Pool(endpoint.host, endpoint.port, connected=self._send, failed=self._fail)
         self._loop: asyncio.AbstractEventLoop
+        self._waker: Waker
+        self._ended = 0  # since the last tick
         self._stamping: socket.socket | None = None
         self._opened = self._closed = False
         self._ticking = False
@@ -79,7 +82,7 @@ class RawDriver:
         if not self._opened:
             self._opened = True
             self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._pool.epoll.fileno(), self._on_ready)
+            self._waker = Waker(self._loop, self._pool.epoll.fileno(), self._on_ready, full=EVENTS_PER_WAKE)
             self._stamping = stamps.start_stamping() if self._kernel_stamps else None
             self.stamps = "user" if self._stamping is None else "kernel"
         try:
@@ -99,7 +102,7 @@ class RawDriver:
             if connection.exchange is not None:
                 self._fail(connection, ConnectFailed("the driver was closed"), replace=False)
         if self._opened:
-            self._loop.remove_reader(self._pool.epoll.fileno())
+            self._waker.close()
         self._pool.close()
         if self._stamping is not None:
             self._stamping.close()
@@ -152,11 +155,12 @@ class RawDriver:
             connection.unsent = memoryview(wire)[sent:]
             self._pool.epoll.modify(connection.fd, pool.READABLE | pool.WRITABLE)
 
-    def _on_ready(self) -> None:
-        """Receive and stamp. This is the loop that must stay cheap."""
+    def _on_ready(self) -> int:
+        """Receive and stamp; returns the number of events. This is the loop that must stay cheap."""
         connections, readable = self._pool.connections, pool.READABLE
         into, buffer, clock = self._into, self._buffer, time.monotonic_ns
-        for fd, mask in self._pool.epoll.poll(0, EVENTS_PER_WAKE):
+        events = self._pool.epoll.poll(0, EVENTS_PER_WAKE)
+        for fd, mask in events:
             connection = connections.get(fd)
             if connection is None:
                 continue  # closed by an earlier event of this wake
@@ -181,6 +185,7 @@ class RawDriver:
                 continue
             if whole:
                 self._finish(connection, exchange)
+        return len(events)
 
     def _is_readable(self, connection: Connection, mask: int) -> bool:
         """See to everything but reading."""
@@ -204,6 +209,7 @@ class RawDriver:
         """The answer is whole. The connection goes back first, so that the next request can take it."""
         connection.exchange = None
         connection.served += 1
+        self._ended += 1
         if exchange.keep and connection.unsent is None:
             self._pool.give(connection)
         else:
@@ -252,15 +258,19 @@ class RawDriver:
         self._clock.sample()
         self._pool.expire(now, self._connect_ns)
         late = []
-        self._ticking = False
+        busy = 0
         for connection in self._pool.connections.values():
             exchange = connection.exchange
             if exchange is not None:
-                self._ticking = True
+                busy += 1
                 why = self._overrun(connection, exchange, now)
                 if why is not None:
                     late.append((connection, exchange, why))
-        if self._ticking:
+        if self.stamps == "kernel":
+            self._waker.consider(busy, self._ended, now)
+        self._ended = 0
+        self._ticking = busy > 0
+        if busy:
             self._loop.call_later(self._tick_s, self._tick)
         for connection, exchange, why in late:
             if connection.exchange is exchange:
