@@ -13,7 +13,7 @@ $(STAMP):
 	@rm -f .venv/.installed-* && touch $@
 
 demo: env
-	.venv/bin/loadgen sweep profiles/quick.toml
+	.venv/bin/loadgen sweep profiles/quick.toml --probe
 
 test: env
 	.venv/bin/python -m pytest

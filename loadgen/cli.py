@@ -12,6 +12,7 @@ import click
 from loadgen import __version__, interrupt
 from loadgen.commands.options import load_options, server_options
 from loadgen.errors import BadInput, LoadgenError
+from loadgen.report import FORMATS
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -84,6 +85,8 @@ def serve(log: Path | None, dry_run: bool, **given: Any) -> None:
 )
 @click.option("--live/--no-live", default=None, help="live view (default: when this is a terminal)")
 @click.option("--strict", is_flag=True, help="count a trial that the load generator limited as failed")
+@click.option("--probe", is_flag=True, help="first measure this machine's ceilings, unless they are known")
+@click.option("--refine", is_flag=True, help="then run the cells that would settle open findings")
 def sweep(
     profile: str,
     sets: tuple[str, ...],
@@ -93,6 +96,8 @@ def sweep(
     dry_run: bool,
     live: bool | None,
     strict: bool,
+    probe: bool,
+    refine: bool,
 ) -> None:
     """Run all trials of a PROFILE (a TOML file, or a shipped one by name: quick, exp1, exp2, exp3).
 
@@ -119,6 +124,8 @@ def sweep(
             retry_failed=retry_failed,
             live=live,
             strict=strict,
+            probe=probe,
+            refine=refine,
             argv=tuple(sys.argv),
         )
     )
@@ -151,13 +158,43 @@ def run(**given: Any) -> None:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-def report(folder: Path) -> None:
-    """Print the tables of a results FOLDER and write its report.md."""
-    from loadgen.report import markdown
+@click.argument(
+    "folders", nargs=-1, required=True, metavar="DIR [DIR…]", type=click.Path(file_okay=False, path_type=Path)
+)
+@click.option(
+    "--format", "formats", multiple=True, type=click.Choice(FORMATS), help="what to write [html and md]"
+)
+@click.option("--out", type=click.Path(path_type=Path), help="where to write (default: beside the results)")
+@click.option("--price", type=float, help="price of a GPU hour, for throughput per money")
+def report(
+    folders: tuple[Path, ...], formats: tuple[str, ...], out: Path | None, price: float | None
+) -> None:
+    """Print the tables and findings of results folders, and write one self-contained HTML report.
 
-    markdown.print_tables(folder)
-    click.echo(f"report: {markdown.write_report(folder)}")
+    \b
+    loadgen report results/exp1
+    loadgen report results/exp1 results/exp3 --format csv
+    """
+    from loadgen.commands import report as room
+
+    raise SystemExit(room.run(folders, formats, out, price))
+
+
+@main.command()
+@click.argument("a", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("b", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--gate", "gates", multiple=True, metavar="RULE", help="such as 'e2e_p50<=+3%'; exit 1 when it fails"
+)
+def compare(a: Path, b: Path, gates: tuple[str, ...]) -> None:
+    """Say how results folder B differs from A: paired by trial, with intervals, equal work proven first.
+
+    \b
+    loadgen compare results/before results/after --gate 'e2e_p50<=+3%'
+    """
+    from loadgen.commands import report as room
+
+    raise SystemExit(room.compare(a, b, gates))
 
 
 @main.command()

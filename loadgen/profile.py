@@ -55,6 +55,14 @@
     model = "llama-13b"              # what it calls its model
     vocab = 32000                    # ids of prompts stay below it
 
+    [[finding]]                      # a claim of your own, decided by the report
+    id = "cheap enough"
+    claim = "doubling the batch costs less than half again"
+    metric = "e2e_s"                 # p50 of a cell, or its ratio to another
+    over = { batch = 8 }
+    under = { batch = 4 }
+    expect = "<= 1.5"
+
 ``--set KEY=VALUE`` lays a value over the file before it is checked. KEY is a dotted path (``load.timeouts.total_s``)
 or the bare name of a key above (``tp``), and a bare name replaces that key everywhere: a single value takes it out of
 the sweeps, a list (``tp=1,2,4`` or ``tp=[1,2,4]``) sweeps it. Paths of models and traces are relative to the
@@ -145,6 +153,10 @@ def build_profile(
 
     merged, origins = lay_over(data, sets, file)
     tables = parse(merged, origins)
+    if tables.finding:
+        from loadgen.analysis.declared import parse as parse_findings
+
+        parse_findings(tables.finding, file)  # the analysis reads them again, from the stored profile
     return Profile(
         name=tables.name or _name_from(file),
         description=tables.description,

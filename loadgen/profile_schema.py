@@ -153,6 +153,7 @@ class Tables(Table):
     sweep: list[SweepTable] = [SweepTable()]
     frameworks: dict[str, FrameworkTable] = {}
     target: TargetTable | None = None
+    finding: list[dict[str, Any]] = []
 
 
 def parse(data: Mapping[str, Any], origins: Origins) -> Tables:

@@ -200,3 +200,22 @@ def test_the_client_never_imports_an_engine(tmp_path: Path) -> None:
     look += "\nprint({'torch', 'transformers', 'tritonclient', 'plotly', 'grpc'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "set()", done.stdout + done.stderr
+
+
+def test_report_and_compare_of_two_sweeps(null: str, tmp_path: Path) -> None:
+    shape = ("--mode", "static", "--input-tokens", 8, "--output-tokens", 4, "--requests", 12)
+    for name in ("before", "after"):
+        done = loadgen("run", "--url", null, *shape, "--out", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    reported = loadgen("report", "before", "after", cwd=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    assert "F1" in reported.stdout
+    assert "report: before/report.html" in reported.stdout
+    as_csv = loadgen("report", "before", "--format", "csv", "--out", "b.csv", cwd=tmp_path)
+    assert as_csv.returncode == 0, as_csv.stderr
+    assert len((tmp_path / "b.csv").read_text().splitlines()) == 2
+    fine = loadgen("compare", "before", "after", "--gate", "e2e_p50<=+300%", cwd=tmp_path)
+    assert fine.returncode == 0, fine.stdout + fine.stderr
+    wrong = loadgen("compare", "before", "after", "--gate", "speed", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "--gate 'speed'" in wrong.stderr

@@ -169,7 +169,7 @@ def inside_noise(study: Study) -> list[str]:
             if (one.key.label, one.key.variant) == (other.key.label, other.key.variant):
                 continue
             ratio = study.ratio(one, other, "e2e_s")
-            if ratio is not None and not ratio.above(1) and not ratio.below(1):
+            if ratio is not None and ratio.low is not None and not ratio.above(1) and not ratio.below(1):
                 key = one.key
                 said.append(
                     f"{_server(one)} and {_server(other)} at batch {key.batch}, "

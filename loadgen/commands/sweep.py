@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,11 +40,13 @@ def run(
     retry_failed: bool,
     live: bool | None,
     strict: bool,
+    probe: bool,
+    refine: bool,
     argv: tuple[str, ...],
 ) -> int:
-    """Run what is missing, then write the report. Returns the exit code: 1 when a trial failed."""
+    """Run what is missing, then report. Returns the exit code: 1 when a trial failed."""
+    from loadgen.commands import report
     from loadgen.console import console
-    from loadgen.report import markdown
     from loadgen.sweep import Sweep
 
     folder = out or Path("results") / profile.name
@@ -55,8 +58,9 @@ def run(
     ):
         if store.repaired:
             watcher.note(
-                "trials.jsonl ended in a torn line (a crash); it was cut off and its trial runs again"
+                "trials.jsonl ended in a torn line (a crash); it was cut off, and its trial runs again"
             )
+        keep_ceilings(folder, plan, probe, watcher.note)
         sweep = Sweep(
             plan=plan,
             store=store,
@@ -68,12 +72,39 @@ def run(
         if stored:
             watcher.note(f"resuming: {len(sweep.finished())} of {len(plan.trials)} trials are already stored")
         sweep.run()
-    markdown.print_tables(folder)
-    click.echo(f"report: {markdown.write_report(folder)}")
+        if refine:
+            sweep.plan = refined(plan, folder, watcher.note)
+            sweep.run()
+    report.run([folder], (), None, None)
     failed = sum(result.failure is not None for result in sweep.stored())
     if failed or sweep.limited:
         click.echo(f"{failed} trials failed, {sweep.limited} counted as failed by --strict", err=True)
     return 1 if failed or sweep.limited else 0
+
+
+def keep_ceilings(folder: Path, plan: Plan, measure: bool, note: Callable[[str], None]) -> None:
+    """Put what is known of this machine's ceilings beside the results; measure it first when asked to."""
+    from loadgen.probe import cache_folder, cached, probe, save
+
+    found = cached()
+    if measure and not found:
+        on_gpus = any(spec is not None and spec.gpus for spec, _ in plan.groups())
+        found = probe(gpus=None if on_gpus else (), seconds=25.0 if on_gpus else 5.0, on_step=note)
+        save(found, cache_folder())
+    if found:
+        save(found, folder)
+
+
+def refined(plan: Plan, folder: Path, note: Callable[[str], None]) -> Plan:
+    """The plan with the cells that would settle what its results leave open."""
+    from loadgen.analysis import refine
+    from loadgen.analysis.whole import analyse
+
+    wanted = refine.trials(analyse([folder]).refine())
+    known = {trial.id for trial in plan.trials}
+    more = tuple(trial for trial in wanted if trial.id not in known)
+    note(f"refining: {len(more)} more trials would settle open findings")
+    return Plan(trials=plan.trials + more)
 
 
 def refuse_mixing(folder: Path, resume: bool) -> int:

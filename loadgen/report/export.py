@@ -19,7 +19,6 @@ from loadgen.analysis.whole import Analysis, analyse
 from loadgen.errors import LoadgenError, MissingDependency
 from loadgen.report.html import charts, page_of
 
-FORMATS = ("html", "md", "csv", "parquet", "json", "png")
 PERCENTILES = ("p90", "p95", "p99")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PNG_SIZE = (1280, 720)

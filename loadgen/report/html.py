@@ -154,7 +154,7 @@ def _headline(analysis: Analysis) -> str:
         f"{len(analysis.rows)} trials in {len(analysis.study.cells)} cells, {failed} failed, "
         f"{len(analysis.excluded) - failed} kept out. Findings: {told}."
     ]
-    text = " ".join(each for each in descriptions if each)
+    text = " ".join(dict.fromkeys(each for each in descriptions if each))
     return (f'<p class="soft">{escape(text)}</p>' if text else "") + f"<p>{escape(words[0])}</p>"
 
 

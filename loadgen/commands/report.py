@@ -1,0 +1,49 @@
+"""``loadgen report`` and ``loadgen compare``: results folders → tables, files, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from loadgen.report import FORMATS
+
+DEFAULT_FORMATS = ("html", "md")
+
+
+def run(folders: Sequence[Path], formats: Sequence[str], out: Path | None, price: float | None) -> int:
+    """Print tables and findings, write the reports. Returns the exit code."""
+    from loadgen.analysis.finding import Rules
+    from loadgen.analysis.whole import analyse
+    from loadgen.errors import BadInput
+    from loadgen.report import markdown
+    from loadgen.report.export import write
+    from loadgen.report.finding_tables import tables_of
+
+    if out is not None and len(formats) != 1:
+        raise BadInput(
+            f"--out {out}: names one file, so it needs one --format (accepted: {', '.join(FORMATS)})"
+        )
+    rules = Rules(price_per_gpu_hour=price)
+    for folder in folders:
+        markdown.print_tables(folder)
+    from loadgen import screen
+
+    screen.print_tables(tables_of(analyse(folders, rules)))
+    for kind in formats or DEFAULT_FORMATS:
+        for path in write(folders, kind, out, rules):
+            click.echo(f"report: {path}")
+    return 0
+
+
+def compare(a: Path, b: Path, gates: Sequence[str]) -> int:
+    """Print how B differs from A. Returns the exit code: 1 when a gate failed beyond the noise."""
+    from loadgen import screen
+    from loadgen.compare import compare as measure
+    from loadgen.report.comparison import headline, tables_of
+
+    found = measure(a, b, gates)
+    screen.print_tables(tables_of(found))
+    screen.print_lines([headline(found)])
+    return found.exit_code
