@@ -85,6 +85,9 @@ def serve(log: Path | None, dry_run: bool, **given: Any) -> None:
 )
 @click.option("--live/--no-live", default=None, help="live view (default: when this is a terminal)")
 @click.option("--strict", is_flag=True, help="count a trial that the load generator limited as failed")
+@click.option(
+    "--metrics-port", type=int, help="live figures for Prometheus there, on 127.0.0.1; 0: a free port"
+)
 @click.option("--probe", is_flag=True, help="first measure this machine's ceilings, unless they are known")
 @click.option("--refine", is_flag=True, help="then run the cells that would settle open findings")
 def sweep(
@@ -96,10 +99,11 @@ def sweep(
     dry_run: bool,
     live: bool | None,
     strict: bool,
+    metrics_port: int | None,
     probe: bool,
     refine: bool,
 ) -> None:
-    """Run all trials of a PROFILE (a TOML file, or a shipped one by name: quick, exp1, exp2, exp3).
+    """Run all trials of a PROFILE (a TOML file, or a shipped one by name: quick, exp1 to exp5).
 
     Servers are started and stopped as the profile asks; every finished trial is on disk at once.
 
@@ -124,6 +128,7 @@ def sweep(
             retry_failed=retry_failed,
             live=live,
             strict=strict,
+            metrics_port=metrics_port,
             probe=probe,
             refine=refine,
             argv=tuple(sys.argv),
@@ -252,6 +257,25 @@ def probe(**given: Any) -> None:
     About a minute for each kind of GPU. Reports draw them beside the measurements, instead of the datasheet's.
     """
     from loadgen.commands import probe as room
+
+    raise SystemExit(room.run(**given))
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to bind")
+@click.option("--port", default=9835, show_default=True, help="port to bind; 0: a free one")
+@click.option("--pid", "pids", type=int, multiple=True, help="a server whose process tree is told too")
+@click.option("--links", is_flag=True, help="PCIe rates too, which take NVML 40 ms per GPU")
+def exporter(**given: Any) -> None:
+    """Export GPUs, server processes and host memory for Prometheus, until Ctrl-C.
+
+    For hosts without dcgm-exporter, whose names and units it follows. A sweep starts one by itself.
+
+    \b
+    loadgen exporter --port 9835
+    loadgen exporter --pid 4711
+    """
+    from loadgen.commands import exporter as room
 
     raise SystemExit(room.run(**given))
 

@@ -63,6 +63,15 @@
     under = { batch = 4 }
     expect = "<= 1.5"
 
+    [telemetry]                      # what devices and server do meanwhile; decides no trial's id
+    enabled = true
+    period_s = 0.2                   # between scrapes
+    sources = ["http://127.0.0.1:9400/metrics"]  # Prometheus text endpoints: dcgm-exporter, Triton, vLLM, …
+    prometheus = "http://127.0.0.1:9090"         # a Prometheus server that scrapes them already
+    selector = 'job="dcgm"'          # label matchers that narrow what is read from it
+    exporter = true                  # loadgen's own, for what those do not have: NVML, the server's process tree
+    exporter_port = 0                # its port (0: a free one), for a Prometheus that should scrape it
+
 ``--set KEY=VALUE`` lays a value over the file before it is checked. KEY is a dotted path (``load.timeouts.total_s``)
 or the bare name of a key above (``tp``), and a bare name replaces that key everywhere: a single value takes it out of
 the sweeps, a list (``tp=1,2,4`` or ``tp=[1,2,4]``) sweeps it. Paths of models and traces are relative to the
@@ -72,12 +81,12 @@ working directory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from loadgen.errors import ProfileError
-from loadgen.records import LoadSpec, ServerSpec
+from loadgen.records import LoadSpec, ServerSpec, TelemetrySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +122,7 @@ class Profile:
     text: str
     sets: tuple[str, ...]
     cells: tuple[Cell, ...]
+    telemetry: TelemetrySpec = field(default_factory=TelemetrySpec)
 
 
 def load_profile(
@@ -148,7 +158,7 @@ def build_profile(
     """The same from tables at hand, such as those that command line flags make."""
     # Imported here: pydantic takes time that a plain `loadgen run` does not have.
     from loadgen.profile_cells import expand
-    from loadgen.profile_schema import parse
+    from loadgen.profile_schema import parse, telemetry_of
     from loadgen.profile_sets import lay_over
 
     merged, origins = lay_over(data, sets, file)
@@ -164,6 +174,7 @@ def build_profile(
         text=text,
         sets=tuple(sets),
         cells=expand(tables, origins, gpu_count, frameworks),
+        telemetry=telemetry_of(tables.telemetry),
     )
 
 

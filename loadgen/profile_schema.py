@@ -27,6 +27,7 @@ from loadgen.profile_values import (
     Url,
     did_you_mean,
 )
+from loadgen.records import TelemetrySpec
 
 Path = tuple[str | int, ...]
 
@@ -145,6 +146,16 @@ class TargetTable(Table):
     vocab: Count | None = None
 
 
+class TelemetryTable(Table):
+    enabled: Flag = True
+    exporter: Flag = True
+    exporter_port: Index = 0
+    sources: Annotated[list[Url], Several] = []
+    prometheus: Url | None = None
+    selector: Text | None = None
+    period_s: Amount = 0.2
+
+
 class Tables(Table):
     name: Slug | None = None
     description: str = ""
@@ -154,6 +165,7 @@ class Tables(Table):
     frameworks: dict[str, FrameworkTable] = {}
     target: TargetTable | None = None
     finding: list[dict[str, Any]] = []
+    telemetry: TelemetryTable = TelemetryTable()
 
 
 def parse(data: Mapping[str, Any], origins: Origins) -> Tables:
@@ -163,6 +175,19 @@ def parse(data: Mapping[str, Any], origins: Origins) -> Tables:
     except ValidationError as error:
         problems = [_in_our_words(detail, origins) for detail in error.errors()]
     raise together(problems)
+
+
+def telemetry_of(table: TelemetryTable) -> TelemetrySpec:
+    """The [telemetry] table as the record that the sweep takes."""
+    return TelemetrySpec(
+        enabled=table.enabled,
+        exporter=table.exporter,
+        exporter_port=table.exporter_port,
+        sources=tuple(table.sources),
+        prometheus=table.prometheus,
+        selector=table.selector or "",
+        period_s=table.period_s,
+    )
 
 
 def together(problems: Sequence[ProfileError]) -> ProfileError:
@@ -201,6 +226,7 @@ def _keys_at(path: Sequence[str | int]) -> list[str]:
         "exclude": Axes,
         "frameworks": FrameworkTable,
         "target": TargetTable,
+        "telemetry": TelemetryTable,
     }
     for name in names:
         table = places.get(name, table)

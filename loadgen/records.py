@@ -268,6 +268,108 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetrySpec:
+    """Where a sweep's telemetry comes from. Decides no result, so it is in no trial's id.
+
+    ``sources`` are Prometheus text endpoints and are preferred to loadgen's own ``exporter``; ``prometheus`` is the
+    URL of a Prometheus server, of which ``selector`` (label matchers) narrows what is read. ``exporter_port`` 0
+    means any free one.
+    """
+
+    enabled: bool = True
+    exporter: bool = True
+    exporter_port: int = 0
+    sources: tuple[str, ...] = ()
+    prometheus: str | None = None
+    selector: str = ""
+    period_s: float = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseFigures:
+    """Telemetry of one phase of a trial. Memory is the fullest GPU's; power and energy are all the trial's GPUs'.
+
+    ``seconds`` is how long the phase lasted in all, ``readings`` how many scrapes fell into it. Utilization 0–1 is
+    the mean over the GPUs, clocks the slowest GPU's; ``cpu_cores`` is CPU seconds per second of the server's tree.
+    """
+
+    seconds: float
+    readings: int
+    gpu_memory_peak_bytes: float | None = None
+    gpu_memory_mean_bytes: float | None = None
+    gpu_utilization_mean: float | None = None
+    gpu_utilization_peak: float | None = None
+    power_mean_w: float | None = None
+    power_peak_w: float | None = None
+    energy_j: float | None = None
+    sm_clock_mean_hz: float | None = None
+    sm_clock_min_hz: float | None = None
+    cpu_cores: float | None = None
+    rss_peak_bytes: float | None = None
+    pss_peak_bytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFigures:
+    """How one source of telemetry did during a trial: scrapes, failed ones, and how long a scrape took."""
+
+    url: str
+    scrapes: int
+    failed: int
+    scrape_p50_s: float | None = None
+    scrape_max_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLedger:
+    """Bytes on the fullest GPU: predicted beside measured.
+
+    ``idle_bytes`` is what the engine's allocator holds in use with no request in flight (the weights, and caches it
+    keeps), ``needed_bytes`` its highest use in the trial by ``needed_from``; ``rest_bytes`` = needed − predicted
+    weights − predicted KV (activations, logits, work space). ``reserved_bytes`` is what the allocator took from the
+    device, ``process_bytes`` what the driver counts for the server's process; ``overhead_bytes`` = process − reserved
+    (context, communication buffers, kernels).
+    """
+
+    predicted_weight_bytes: int | None
+    predicted_kv_bytes: int | None
+    idle_bytes: float | None = None
+    needed_bytes: float | None = None
+    needed_from: str | None = None
+    rest_bytes: float | None = None
+    reserved_bytes: float | None = None
+    process_bytes: float | None = None
+    overhead_bytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetrySummary:
+    """Memory, power and load of a trial's devices and server. Its scrapes lie in ``telemetry/TRIAL_ID.parquet``.
+
+    ``gpu_memory_bytes`` is what the fullest GPU needed, apart from ``gpu_memory_reserved_bytes``, what the engine
+    held. ``cpu_memory_bytes`` is the peak PSS of the server's process tree (shared pages counted once), else its RSS
+    (``cpu_memory_from``). ``power_w`` is the mean over the measured load of all the trial's GPUs together.
+    ``joules_per_output_token`` is their energy from first send to last end over the output tokens; ``None`` when a
+    request failed, since its energy bought no counted token.
+    ``cpu_cores`` is what telemetry itself took. Phases: load, warmup, prefill, decode, idle.
+    """
+
+    gpu_memory_bytes: float | None = None
+    gpu_memory_reserved_bytes: float | None = None
+    cpu_memory_bytes: float | None = None
+    cpu_memory_from: Literal["pss", "rss"] | None = None
+    power_w: float | None = None
+    joules_per_output_token: float | None = None
+    energy_from: Literal["counter", "power"] | None = None
+    period_s: float | None = None
+    cpu_cores: float | None = None
+    gpus: tuple[str, ...] = ()
+    phases: Mapping[str, PhaseFigures] = field(default_factory=dict)
+    sources: tuple[SourceFigures, ...] = ()
+    ledger: MemoryLedger | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """Where a sweep ran. ``id`` is a hash of everything but ``argv`` and ``started``."""
 
@@ -299,4 +401,5 @@ class TrialResult:
     client: ClientQuality | None = None
     caveats: tuple[Caveat, ...] = ()
     failure: Failure | None = None
+    telemetry: TelemetrySummary | None = None
     schema_version: int = SCHEMA_VERSION

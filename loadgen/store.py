@@ -6,6 +6,7 @@
         sweep.json                 schema, profile text and overrides, environments by id, plan
         trials.jsonl               one TrialResult a line, flushed and fsynced
         samples/TRIAL_ID.parquet   one row per request, token times lossless (ns)
+        telemetry/TRIAL_ID.parquet what was scraped meanwhile, on the same clock
         logs/                      one log per server start
 
 One sweep writes at a time (an advisory lock); any number may read.
@@ -80,6 +81,9 @@ class Results:
 
     def samples_path(self, trial_id: str) -> Path:
         return self.path / "samples" / f"{trial_id}.parquet"
+
+    def telemetry_path(self, trial_id: str) -> Path:
+        return self.path / "telemetry" / f"{trial_id}.parquet"
 
     def environments(self) -> dict[str, Environment]:
         known = self.sweep.get("environments", {})

@@ -6,7 +6,7 @@ import datetime
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadgen import frameworks, interrupt
@@ -15,9 +15,11 @@ from loadgen.plan import Plan
 from loadgen.process import Server, free_ports, port_is_free
 from loadgen.progress import server_label
 from loadgen.protocols import Framework, Watcher
-from loadgen.records import Environment, Failure, ServerSpec, Trial, TrialResult
+from loadgen.records import Environment, Failure, ServerSpec, TelemetrySpec, Trial, TrialResult
 from loadgen.store import Store
-from loadgen.trial import Endpoint, run_trial
+from loadgen.telemetry.nvml import Gpu
+from loadgen.telemetry.recorder import CONTAINERS, Recorder, look
+from loadgen.trial import OUT_OF_MEMORY, Endpoint, run_trial, server_info
 
 
 def start_server(
@@ -53,6 +55,11 @@ def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpo
     )
 
 
+def ran_out_of_memory(result: TrialResult) -> bool:
+    """Whether a trial failed because its server ran out of memory."""
+    return result.failure is not None and result.failure.error == OUT_OF_MEMORY
+
+
 @dataclass(slots=True)
 class Sweep:
     """Runs a plan's missing trials in order; a fault costs at most the trial it hits.
@@ -66,7 +73,9 @@ class Sweep:
     environment: Environment
     strict: bool = False
     retry_failed: bool = False
+    telemetry: TelemetrySpec = field(default_factory=TelemetrySpec)
     limited: int = 0
+    _recorder: Recorder | None = field(default=None, init=False)
 
     def run(self) -> None:
         """Run all missing trials. KeyboardInterrupt passes through, servers stopped and results kept."""
@@ -97,8 +106,8 @@ class Sweep:
                     while rest:
                         result = self._run_one(rest.pop(0), endpoint)
                         self._keep(result)
-                        if endpoint.fault() is not None:
-                            break
+                        if endpoint.fault() is not None or ran_out_of_memory(result):
+                            break  # an engine that ran out once is left with a torn heap: start it anew
             except (ServerError, BadInput) as error:
                 failure = Failure(error=type(error).__name__, message=str(error), phase="start")
                 for trial in rest:
@@ -109,31 +118,67 @@ class Sweep:
     def _serving(self, spec: ServerSpec | None, trial: Trial) -> Iterator[Endpoint]:
         if spec is None:
             assert trial.url is not None
-            yield Endpoint(base_url=trial.url)
+            endpoint = Endpoint(base_url=trial.url)
+            with self._recording(None, endpoint, None, ()):
+                yield endpoint
             return
         label = server_label(spec)
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
         log_path = self.store.path / "logs" / f"{label.replace('/', '-').replace(' ', '_')}-{stamp}.log"
+        before = look() if self.telemetry.enabled else []
         with tempfile.TemporaryDirectory(prefix="loadgen-") as run_dir:
             server, endpoint = start_server(
                 spec, log_path.absolute(), Path(run_dir), lambda state: self.watcher.server(label, state)
             )
             try:
-                yield endpoint
+                with self._recording(spec, endpoint, server, before):
+                    yield endpoint
             finally:
                 self.watcher.server(label, "stopping")
                 server.stop()
                 self.watcher.server(label, "stopped")
 
+    @contextmanager
+    def _recording(
+        self, spec: ServerSpec | None, endpoint: Endpoint, server: Server | None, before: Sequence[Gpu]
+    ) -> Iterator[None]:
+        """Telemetry for the length of a server. An endpoint that already runs has only what the profile names."""
+        asked = self.telemetry
+        if spec is None:
+            asked = replace(asked, exporter=False)
+        if not asked.enabled or not (asked.exporter or asked.sources or asked.prometheus):
+            yield
+            return
+        # What runs in a container is no child of ours: its client's few megabytes would pass for the server's.
+        hidden = server is None or CONTAINERS & {Path(word).name for word in server.command.argv}
+        recorder = Recorder(
+            asked,
+            server=spec,
+            environment=self.environment,
+            pid=None if hidden or server is None else server.pid,
+            metrics_url=endpoint.metrics_url,
+            before=before,
+            page=lambda: server_info(endpoint.info_url),
+        )
+        with recorder as self._recorder:
+            yield
+        self._recorder = None
+
     def _run_one(self, trial: Trial, endpoint: Endpoint) -> TrialResult:
         interrupt.check()
-        return run_trial(
+        recorder = self._recorder
+        if recorder is not None:
+            recorder.begin()
+        result = run_trial(
             trial,
             endpoint,
             self.watcher,
             environment=self.environment.id,
             writer=self.store.sample_writer(trial.id),
         )
+        if recorder is None:
+            return result
+        return recorder.finish(result, self.store.samples_path(trial.id), self.store.telemetry_path(trial.id))
 
     def _unstarted(self, trial: Trial, failure: Failure) -> TrialResult:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

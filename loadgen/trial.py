@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,12 +16,18 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from loadgen import checks, interrupt, triton_metrics
-from loadgen.errors import LoadgenError, ServerError
+from loadgen.errors import LoadgenError, ServerError, ServerOutOfMemory
 from loadgen.load import run_trial_load
 from loadgen.metrics import Accumulator
 from loadgen.protocols import DriverFactory, Watcher
 from loadgen.records import Failure, Sample, Trial, TrialResult
 from loadgen.store import SampleWriter
+
+# The words of torch, CUDA, DeepSpeed and the kernel; a server that answers them to a request is still alive.
+NO_MEMORY = re.compile(
+    r"out of (?:\w+ )?memory|OutOfMemory|insufficient memory|can(?:no|')t allocate memory", re.I
+)
+OUT_OF_MEMORY = ServerOutOfMemory.__name__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +96,13 @@ def run_trial(
     watcher.trial(trial)
     started, start = datetime.datetime.now(datetime.UTC), time.monotonic()
     accumulator = Accumulator()
+    no_memory: list[Failure] = []
 
     def on_sample(sample: Sample, in_flight: int) -> None:
         accumulator.add(sample)
+        if sample.error is not None and not no_memory and NO_MEMORY.search(sample.error):
+            phase = "load" if sample.phase == "measured" else sample.phase
+            no_memory.append(Failure(error=OUT_OF_MEMORY, message=sample.error, phase=phase))
         if writer is not None:
             writer.add(sample)
         watcher.sample(sample, in_flight)
@@ -123,7 +134,7 @@ def run_trial(
     if fault is not None:
         failure = Failure(error=type(fault).__name__, message=str(fault), phase="load")
     elif failure is None and summary.requests_ok == 0:
-        failure = all_failed(summary.errors)
+        failure = no_memory[0] if no_memory else all_failed(summary.errors)
     return TrialResult(
         trial=trial,
         environment=environment,

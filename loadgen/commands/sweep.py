@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from loadgen.environment import capture, visible_gpus
 from loadgen.errors import BadInput
 from loadgen.plan import Plan, make_plan
 from loadgen.profile import Profile, load_profile
+from loadgen.protocols import Watcher
 from loadgen.records import Environment
 from loadgen.store import Store, open_results
 
@@ -43,6 +45,7 @@ def run(
     probe: bool,
     refine: bool,
     argv: tuple[str, ...],
+    metrics_port: int | None = None,
 ) -> int:
     """Run what is missing, then report. Returns the exit code: 1 when a trial failed."""
     from loadgen.commands import report
@@ -54,7 +57,8 @@ def run(
     environment = capture(argv)
     with (
         Store.create(folder, sweep_record(profile, plan, environment)) as store,
-        console(live=live is not False) as watcher,
+        console(live=live is not False) as shown,
+        exposed(shown, metrics_port) as watcher,
     ):
         if store.repaired:
             watcher.note(
@@ -68,6 +72,7 @@ def run(
             environment=environment,
             strict=strict,
             retry_failed=retry_failed,
+            telemetry=profile.telemetry,
         )
         if stored:
             watcher.note(f"resuming: {len(sweep.finished())} of {len(plan.trials)} trials are already stored")
@@ -105,6 +110,20 @@ def refined(plan: Plan, folder: Path, note: Callable[[str], None]) -> Plan:
     more = tuple(trial for trial in wanted if trial.id not in known)
     note(f"refining: {len(more)} more trials would settle open findings")
     return Plan(trials=plan.trials + more)
+
+
+@contextmanager
+def exposed(shown: Watcher, port: int | None) -> Iterator[Watcher]:
+    """The watcher, and with a port the live figures there besides. Raises BadInput for a port that is taken."""
+    if port is None:
+        yield shown
+        return
+    from loadgen.telemetry.live import LiveMetrics, MetricsPort
+
+    metrics = LiveMetrics(shown)
+    with MetricsPort(metrics, port) as place:
+        shown.note(f"live figures for Prometheus: {place.url}")
+        yield metrics
 
 
 def refuse_mixing(folder: Path, resume: bool) -> int:

@@ -1,0 +1,32 @@
+"""``loadgen exporter``: this host's GPUs, server processes and memory for Prometheus."""
+
+from __future__ import annotations
+
+import time
+
+import click
+import psutil
+
+from loadgen import interrupt
+from loadgen.environment import read_gpus
+from loadgen.errors import BadInput
+from loadgen.telemetry.exporter import start
+
+
+def run(*, host: str, port: int, pids: tuple[int, ...], links: bool) -> int:
+    """Serve until Ctrl-C. Raises BadInput for a port that is taken or a process that is not there."""
+    for pid in pids:
+        if not psutil.pid_exists(pid):
+            raise BadInput(f"--pid {pid}: no such process (accepted: the process id of a running server)")
+    server, url = start(host, port, pids, links=links)
+    gpus, _, _ = read_gpus()
+    click.echo(f"ready: {url}  {len(gpus)} GPUs, {len(pids)} process trees")
+    try:
+        while True:
+            interrupt.check()
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        server.shutdown()
+        server.server_close()

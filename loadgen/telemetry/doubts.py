@@ -1,0 +1,114 @@
+"""What telemetry makes one doubt of a trial: throttled or dropping clocks, company on the GPU, gaps. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from loadgen.records import Caveat
+from loadgen.telemetry.nvml import Gpu
+from loadgen.telemetry.series import Readings, peak
+from loadgen.telemetry.spans import Spans
+from loadgen.telemetry.spool import Scrape
+from loadgen.units import show_bytes, show_share
+
+# NVML's nvmlClocksEventReasons. Idle (0x1), clocks set by the user (0x2) and the display's (0x100) are no throttling.
+REASONS = {
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "thermal (software)",
+    0x40: "thermal (hardware)",
+    0x80: "power brake",
+}
+CLOCK_DROP = 0.9  # of the highest SM clock seen under load
+NOT_IDLE_BYTES = 2 << 30  # a driver alone holds some hundred MiB
+NOT_IDLE_SHARE = 0.05
+
+
+def before_start(gpus: Sequence[Gpu], indices: Sequence[int]) -> Iterator[Caveat]:
+    """GPUs that were not idle before the server came."""
+    for gpu in gpus:
+        if gpu.index not in indices or not gpu.memory_total_bytes:
+            continue
+        held = gpu.memory_used_bytes is not None and gpu.memory_used_bytes > NOT_IDLE_BYTES
+        works = gpu.utilization is not None and gpu.utilization > NOT_IDLE_SHARE
+        if held or works:
+            yield Caveat(
+                kind="gpu-not-idle",
+                message=f"GPU {gpu.index} was not idle before the server started: {show_bytes(gpu.memory_used_bytes)} "
+                f"in use, utilization {show_share(gpu.utilization)}",
+                remedy="end other work on the GPU and run the trial again",
+            )
+
+
+def of_devices(readings: Readings, spans: Spans, gpus: Sequence[str]) -> Iterator[Caveat]:
+    """Throttling, clocks that dropped, and foreign processes during the load."""
+    for uuid in gpus:
+        reasons = readings.get("gpu_throttle_reasons", uuid)
+        masks = [] if reasons is None else [int(value) for value in reasons.within(spans.load)]
+        told = [
+            f"{name} in {show_share(share)} of the readings"
+            for bit, name in REASONS.items()
+            if (share := sum(bool(mask & bit) for mask in masks) / max(1, len(masks)))
+        ]
+        if told:
+            yield Caveat(
+                kind="throttled",
+                message=f"{uuid} was held down during the load: {', '.join(told)}",
+                remedy="compare only with trials under the same cap; see to power limit and cooling",
+            )
+        clock = readings.get("gpu_sm_clock_hz", uuid)
+        values = np.array([]) if clock is None else clock.within(spans.load)
+        if len(values) >= 3 and np.percentile(values, 10) < CLOCK_DROP * values.max():
+            yield Caveat(
+                kind="clock-drop",
+                message=f"{uuid}: the SM clock moved between {values.min() / 1e6:.0f} and {values.max() / 1e6:.0f} MHz",
+                remedy="lock the clocks (nvidia-smi -lgc), or warm up longer",
+            )
+        count = peak(readings.all_of("gpu_foreign_processes", [uuid]), (*spans.warmup, *spans.load))
+        if count:
+            held = peak(readings.all_of("gpu_foreign_memory_bytes", [uuid]), (*spans.warmup, *spans.load))
+            yield Caveat(
+                kind="foreign-processes",
+                message=f"{uuid}: {count:.0f} processes that are not the server's held {show_bytes(held)}",
+                remedy="end other work on the GPU and run the trial again",
+            )
+
+
+def of_sources(scrapes: Sequence[Scrape], urls: Sequence[str]) -> Iterator[Caveat]:
+    """Scrapes that failed, values that cannot be, cards that a source cannot read, sources never heard."""
+    by_url: Mapping[str, list[Scrape]] = {url: [s for s in scrapes if s.source == url] for url in urls}
+    for url, own in by_url.items():
+        errors = Counter(scrape.error for scrape in own if scrape.error is not None)
+        if not own:
+            yield _gap(f"{url} gave no scrape during the trial")
+        elif errors:
+            words, _ = errors.most_common(1)[0]
+            yield _gap(f"{sum(errors.values())} of {len(own)} scrapes of {url} failed ({words})")
+        refused = Counter(value for scrape in own for value in scrape.refused)
+        if refused:
+            value, _ = refused.most_common(1)[0]
+            yield Caveat(
+                kind="telemetry-refused",
+                message=f"{url} gave {sum(refused.values())} values that cannot be, such as {value}; they are left out",
+                remedy="mend the exporter, or leave it out of [telemetry] sources",
+            )
+        blind = sorted({gpu for scrape in own for gpu in scrape.blind})
+        if blind:
+            yield Caveat(
+                kind="telemetry-blind",
+                message=f"{url} reports 0 bytes of total memory for {', '.join(blind)}: it cannot read the card, and "
+                "none of its figures of it is used",
+                remedy="use dcgm-exporter or loadgen's own exporter for GPU figures",
+            )
+
+
+def _gap(message: str) -> Caveat:
+    return Caveat(
+        kind="telemetry-gap",
+        message=message,
+        remedy="peaks may have been missed; see that the endpoint answers well within the period",
+    )

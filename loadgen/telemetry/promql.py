@@ -1,0 +1,119 @@
+"""A Prometheus server as a source of telemetry, read after the trial through its HTTP API.
+
+Raw samples with the times of their scrapes are asked for (an instant query of a range selector, ``{…}[30s]``). A range
+query would fill its grid by repeating each value for up to five minutes, and show readings where there were none.
+Prometheus' times are Unix times of its own clock; they are moved onto the samples' monotonic clock.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from loadgen.errors import BadInput
+from loadgen.telemetry.normal import NAMES, Series, normalise
+from loadgen.telemetry.spool import Scrape
+from loadgen.units import NS_PER_S
+
+LIMIT_S = 10.0
+
+
+class PrometheusFault(Exception):
+    """Prometheus did not answer, or not with what was asked for."""
+
+
+class Prometheus:
+    """One Prometheus server. ``selector`` are further label matchers, such as ``job="dcgm",cluster="a"``."""
+
+    def __init__(self, url: str, selector: str = "") -> None:
+        self.url, self._selector = url.rstrip("/"), selector.strip().strip("{}")
+
+    def check(self) -> None:
+        """Raises BadInput when nothing at the URL answers as Prometheus, or it refuses the selector."""
+        try:
+            self._query("time()")
+            self._query(self._matchers())
+        except PrometheusFault as fault:
+            raise BadInput(
+                f"[telemetry] prometheus = {self.url!r}, selector = {self._selector!r}: {fault} "
+                '(accepted: a Prometheus server\'s base URL, and label matchers such as job="dcgm")'
+            ) from None
+
+    def read(self, start_ns: int, end_ns: int) -> list[Scrape]:
+        """What Prometheus scraped between two instants of the monotonic clock, as scrapes of its targets.
+
+        A fault is a failed scrape: it costs a caveat, never the trial.
+        """
+        began_ns = time.monotonic_ns()
+        try:
+            offset_s = self._offset_s()
+            width_s = math.ceil((time.monotonic_ns() - start_ns) / NS_PER_S) + 1
+            found = self._query(f"{self._matchers()}[{width_s}s]")
+            return _scrapes(self.url, found, offset_s, start_ns, end_ns)
+        except PrometheusFault as fault:
+            took_ns = time.monotonic_ns() - began_ns
+            return [Scrape(source=self.url, at_ns=began_ns, took_ns=took_ns, error=str(fault))]
+
+    def _matchers(self) -> str:
+        names = "|".join(NAMES)
+        more = f",{self._selector}" if self._selector else ""
+        return f'{{__name__=~"{names}"{more}}}'
+
+    def _offset_s(self) -> float:
+        """Prometheus' Unix time less our monotonic time, by its own clock, to half of the query's round trip."""
+        before_ns = time.monotonic_ns()
+        result = self._query("time()")
+        middle_ns = (before_ns + time.monotonic_ns()) / 2
+        return float(result[0]) - middle_ns / NS_PER_S
+
+    def _query(self, query: str) -> list[Any]:
+        try:
+            reply = httpx.post(
+                f"{self.url}/api/v1/query", data={"query": query}, timeout=LIMIT_S, trust_env=False
+            )
+            body = reply.json()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise PrometheusFault(f"{type(error).__name__}: {error}") from None
+        except ValueError:
+            raise PrometheusFault(f"HTTP {reply.status_code}, and no JSON") from None
+        if not isinstance(body, dict) or body.get("status") != "success":
+            words = body.get("error") if isinstance(body, dict) else body
+            raise PrometheusFault(f"HTTP {reply.status_code}: {words}")
+        data = body.get("data")
+        result = data.get("result") if isinstance(data, dict) else None
+        if not isinstance(result, list):
+            raise PrometheusFault("an answer without a result")
+        return result
+
+
+def _scrapes(url: str, result: Sequence[Any], offset_s: float, start_ns: int, end_ns: int) -> list[Scrape]:
+    """A matrix as scrapes: the series of one target at one time belong together."""
+    by_scrape: dict[tuple[str, float], list[Series]] = {}
+    try:
+        for series in result:
+            labels = dict(series["metric"])
+            name, target = labels.pop("__name__"), f"{labels.get('job', '')} {labels.get('instance', '')}"
+            for at_s, value in series["values"]:
+                by_scrape.setdefault((target, float(at_s)), []).append((name, labels, float(value)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PrometheusFault(f"an answer of another shape ({type(error).__name__}: {error})") from None
+    found = []
+    for (_, at_s), every in sorted(by_scrape.items(), key=lambda item: item[0][1]):
+        at_ns = round((at_s - offset_s) * NS_PER_S)
+        if start_ns <= at_ns <= end_ns:
+            page = normalise(every)
+            found.append(
+                Scrape(
+                    source=url,
+                    at_ns=at_ns,
+                    took_ns=0,
+                    readings=page.readings,
+                    refused=page.refused,
+                    blind=page.blind,
+                )
+            )
+    return found

@@ -1,0 +1,271 @@
+"""A server's telemetry, from its start to its stop: the children that export and scrape, and each trial's share.
+
+Nothing here runs while a trial's load does: the children write, and the trial's part is read once it is over. A fault
+of telemetry costs a caveat, never the trial.
+"""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from loadgen.records import Caveat, Environment, ServerSpec, TelemetrySpec, TrialResult
+from loadgen.telemetry import doubts
+from loadgen.telemetry.ledger import make_ledger
+from loadgen.telemetry.nvml import Gpu, Nvml
+from loadgen.telemetry.promql import Prometheus
+from loadgen.telemetry.series import readings_of
+from loadgen.telemetry.spans import spans_of_file
+from loadgen.telemetry.spool import Scrape, Spool, write_parquet
+from loadgen.telemetry.summary import summarise
+from loadgen.units import seconds
+
+START_S = 10.0  # a child's Python, its imports and its first scrape, on a busy machine
+MARK_S = 2.5  # for one scrape asked for: the sampler's own limit, and a little
+STOP_S = 5.0
+POLL_S = 0.01
+CONTAINERS = frozenset({"docker", "podman"})
+
+
+def look() -> list[Gpu]:
+    """The GPUs as they are before a server starts; empty without a driver."""
+    nvml = Nvml()
+    try:
+        return nvml.read(links=False)
+    finally:
+        nvml.close()
+
+
+class Recorder:
+    """Telemetry of one server. Use as a context manager around its trials; ``begin`` and ``finish`` around each.
+
+    ``pid`` is the root of the server's process tree, ``None`` where it is not this host's to see; ``before`` what
+    ``look`` saw before its start; ``page`` asks the server for its own page.
+    """
+
+    def __init__(
+        self,
+        spec: TelemetrySpec,
+        *,
+        server: ServerSpec | None,
+        environment: Environment,
+        pid: int | None,
+        metrics_url: str | None,
+        before: Sequence[Gpu],
+        page: Callable[[], Mapping[str, object]],
+    ) -> None:
+        self._spec, self._pid, self._page = spec, pid, page
+        self._metrics_url = metrics_url
+        indices = server.gpus if server is not None else ()
+        known = {gpu.get("index"): str(gpu.get("uuid") or "") for gpu in environment.gpus}
+        self._gpus = tuple(uuid for index in indices if (uuid := known.get(index)))
+        self._used_before = {
+            gpu.uuid: float(gpu.memory_used_bytes) for gpu in before if gpu.memory_used_bytes is not None
+        }
+        self._doubts_before = tuple(doubts.before_start(before, indices))
+        self._prometheus = Prometheus(spec.prometheus, spec.selector) if spec.prometheus else None
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._logs: dict[int, Path] = {}
+        self._faults: list[str] = []
+        self._urls: list[str] = []
+        self._scrapes: list[Scrape] = []
+        self._failing: set[str] = set()
+        self._spool: Spool | None = None
+        self._began_ns, self._cpu_s = 0, 0.0
+        self._server_page: Mapping[str, object] = {}
+
+    def __enter__(self) -> Recorder:
+        self._folder = tempfile.TemporaryDirectory(prefix="loadgen-telemetry-")
+        try:
+            self._start()
+        except OSError as error:
+            self._faults.append(f"telemetry could not be started: {error}")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        self._urls = list(self._spec.sources)
+        if self._metrics_url is not None and self._metrics_url not in self._urls:
+            self._urls.append(self._metrics_url)
+        if self._spec.exporter and (url := self._start_exporter()) is not None:
+            self._urls.append(url)
+        if not self._urls:
+            return
+        path = Path(self._folder.name) / "scrapes.jsonl"
+        path.touch()
+        self._spool = Spool(path, self._urls)
+        period = ("--period", repr(self._spec.period_s))
+        self._spawn("loadgen.telemetry.sampler", "--spool", str(path), *period, *self._urls)
+        self._await_scrapes(time.monotonic_ns(), START_S)
+
+    def _start_exporter(self) -> str | None:
+        pid = () if self._pid is None else ("--pid", str(self._pid))
+        child = self._spawn("loadgen.telemetry.exporter", "--port", str(self._spec.exporter_port), *pid)
+        assert child.stdout is not None
+        heard, _, _ = select.select([child.stdout], [], [], START_S)
+        # Its URL, or the end of its output when it could not start.
+        url = child.stdout.readline().decode().strip() if heard else ""
+        if not url:
+            self._faults.append(f"the exporter did not start: {self._words(child)}")
+            return None
+        return url
+
+    def _spawn(self, module: str, *args: str) -> subprocess.Popen[bytes]:
+        path = Path(self._folder.name) / f"{module}.log"
+        with path.open("wb") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", module, *args],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is the sweep's to handle; the end of its pipe is theirs
+            )
+        self._children.append(child)
+        self._logs[child.pid] = path
+        return child
+
+    def _words(self, child: subprocess.Popen[bytes]) -> str:
+        lines = self._logs[child.pid].read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit status {child.poll()}"
+
+    def begin(self) -> None:
+        """Before a trial: a scrape of every source, so that the idle server is on record."""
+        self._began_ns, self._cpu_s = time.monotonic_ns(), self._children_cpu_s()
+        self._server_page = self._page()
+        self._mark()
+
+    def finish(self, result: TrialResult, samples: Path, into: Path) -> TrialResult:
+        """After a trial: its telemetry in ``into`` (Parquet), its summary and caveats in the result."""
+        self._mark()
+        end_ns = time.monotonic_ns()
+        cpu_s = self._children_cpu_s() - self._cpu_s
+        scrapes = [scrape for scrape in self._scrapes if scrape.at_ns >= self._began_ns]
+        self._scrapes = []
+        preferred = list(self._urls)
+        if self._prometheus is not None:
+            scrapes += self._prometheus.read(self._began_ns, end_ns)
+            preferred.insert(len(self._spec.sources), self._prometheus.url)
+        caveats = [*self._doubts_before, *self._own_doubts(), *doubts.of_sources(scrapes, preferred)]
+        try:
+            write_parquet(into, scrapes)
+        except OSError as error:
+            caveats.append(_gap(f"telemetry could not be stored: {error}"))
+        if result.failure is not None and not samples.exists():
+            return replace(result, caveats=(*result.caveats, *caveats))
+        done = self._summed(result, samples, scrapes, preferred, caveats)
+        if done.telemetry is None or not self._children or cpu_s < 0:
+            return done
+        own = cpu_s / seconds(end_ns - self._began_ns)
+        return replace(done, telemetry=replace(done.telemetry, cpu_cores=own))
+
+    def _summed(
+        self,
+        result: TrialResult,
+        samples: Path,
+        scrapes: list[Scrape],
+        preferred: Sequence[str],
+        caveats: list[Caveat],
+    ) -> TrialResult:
+        readings = readings_of(scrapes, preferred)
+        spans = spans_of_file(samples, self._began_ns)
+        gpus = self._gpus
+        ledger = make_ledger(
+            result.trial, readings, spans, gpus=gpus, before=self._server_page, after=result.engine
+        )
+        telemetry = summarise(
+            scrapes,
+            readings,
+            spans,
+            gpus=gpus,
+            root=str(self._pid),
+            summary=result.summary,
+            before=self._used_before,
+            ledger=ledger,
+            period_s=self._spec.period_s,
+        )
+        caveats += doubts.of_devices(readings, spans, gpus)
+        return replace(result, telemetry=telemetry, caveats=(*result.caveats, *caveats))
+
+    def _children_cpu_s(self) -> float:
+        """CPU time of exporter and sampler so far; of those that still run."""
+        total_s = 0.0
+        for child in self._children:
+            try:
+                times = psutil.Process(child.pid).cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            total_s += times.user + times.system
+        return total_s
+
+    def _own_doubts(self) -> list[Caveat]:
+        dead = [child for child in self._children if child.poll() is not None]
+        words = [f"{self._logs[child.pid].stem} ended: {self._words(child)}" for child in dead]
+        return [_gap(fault) for fault in (*self._faults, *words)]
+
+    def _mark(self) -> None:
+        """Ask for a scrape of every source and wait until they are in, or have had their time."""
+        if self._spool is None or self._children[-1].poll() is not None:
+            return
+        asked_ns = time.monotonic_ns()
+        stdin: Any = self._children[-1].stdin
+        try:
+            stdin.write(b"now\n")
+            stdin.flush()
+        except BrokenPipeError:
+            return  # it has just ended, which _own_doubts tells
+        self._await_scrapes(asked_ns, MARK_S)
+
+    def _await_scrapes(self, since_ns: int, limit_s: float) -> None:
+        """Until every source that answers was scraped since an instant; one that last failed is not waited for."""
+        assert self._spool is not None
+        deadline_s = time.monotonic() + limit_s
+        missing = set(self._urls) - self._failing
+        while missing and time.monotonic() < deadline_s and self._children[-1].poll() is None:
+            new = self._spool.read()
+            self._scrapes += new
+            for scrape in new:
+                (self._failing.add if scrape.error else self._failing.discard)(scrape.source)
+                if scrape.at_ns >= since_ns:
+                    missing.discard(scrape.source)
+            if missing:
+                time.sleep(POLL_S)
+
+    def close(self) -> None:
+        """End the children. Idempotent."""
+        for child in self._children:
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    pipe.close()
+        for child in self._children:
+            try:
+                child.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._children = []
+        self._spool = None
+        self._folder.cleanup()
+
+
+def _gap(message: str) -> Caveat:
+    return Caveat(kind="telemetry-gap", message=message, remedy="run the trial again; see the message")

@@ -1,0 +1,161 @@
+"""Scrapes and phases → a trial's TelemetrySummary. Pure. What was not measured is ``None``, never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from loadgen.records import MemoryLedger, PhaseFigures, SourceFigures, Summary, TelemetrySummary
+from loadgen.telemetry.series import Readings, Series, inside, mean, peak, peak_of_sum
+from loadgen.telemetry.spans import Span, Spans
+from loadgen.telemetry.spool import Scrape
+from loadgen.units import seconds
+
+PHASES = ("idle", "warmup", "load", "prefill", "decode")
+
+
+def summarise(
+    scrapes: Sequence[Scrape],
+    readings: Readings,
+    spans: Spans,
+    *,
+    gpus: Sequence[str],
+    root: str,
+    summary: Summary | None,
+    before: Mapping[str, float],
+    ledger: MemoryLedger | None,
+    period_s: float,
+) -> TelemetrySummary:
+    """The figures of one trial.
+
+    ``gpus`` are the UUIDs of its GPUs, ``root`` the process id of its server's tree, ``before`` the bytes in use on
+    each GPU before the server came.
+    """
+    phases = {
+        name: phase_figures(readings, found, gpus, root, scrapes)
+        for name in PHASES
+        if (found := getattr(spans, name))
+    }
+    load = phases.get("load")
+    busy = (*spans.warmup, *spans.load)
+    pss = peak(readings.all_of("server_pss_bytes", [root]), busy)
+    rss = peak(readings.all_of("server_rss_bytes", [root]), busy)
+    joules, energy_from = energy(readings, spans.load, gpus)
+    reserved = held_bytes(readings, busy, gpus, before)
+    return TelemetrySummary(
+        gpu_memory_bytes=None if ledger is None else ledger.needed_bytes,
+        gpu_memory_reserved_bytes=reserved,
+        cpu_memory_bytes=pss if pss is not None else rss,
+        cpu_memory_from="pss" if pss is not None else "rss" if rss is not None else None,
+        power_w=None if load is None else load.power_mean_w,
+        joules_per_output_token=per_token(joules, summary),
+        energy_from=energy_from,
+        period_s=period_s,
+        gpus=tuple(gpus),
+        phases=phases,
+        sources=source_figures(scrapes),
+        ledger=ledger,
+    )
+
+
+def held_bytes(
+    readings: Readings, spans: Sequence[Span], gpus: Sequence[str], before: Mapping[str, float]
+) -> float | None:
+    """The most that the server held on any of its GPUs: by process, else by what the GPU's use grew.
+
+    In a container NVML may name the host's process ids, of which none can be known for the server's.
+    """
+    by_process = peak(readings.all_of("gpu_server_memory_bytes", gpus), spans)
+    if by_process is not None:
+        return by_process
+    grown = []
+    for gpu in gpus:
+        used = peak(readings.all_of("gpu_memory_used_bytes", [gpu]), spans)
+        if used is None or gpu not in before:
+            return None
+        grown.append(used - before[gpu])
+    return max(grown, default=None)
+
+
+def per_token(joules: float | None, summary: Summary | None) -> float | None:
+    """Joules per output token; ``None`` when a request failed, for its energy bought no token that was counted."""
+    if joules is None or summary is None or summary.requests_failed or not summary.output_tokens:
+        return None
+    return joules / summary.output_tokens
+
+
+def energy(
+    readings: Readings, spans: Sequence[Span], gpus: Sequence[str]
+) -> tuple[float | None, Literal["counter", "power"] | None]:
+    """Joules of all GPUs over the stretches: by the driver's counter, else by the sampled power."""
+    counters = readings.all_of("gpu_energy_j", gpus)
+    grown = [one.grown(spans) for one in counters or ()]
+    if grown and None not in grown:
+        return sum(value or 0.0 for value in grown), "counter"
+    powers = readings.all_of("gpu_power_w", gpus)
+    integrals = [one.integral(spans) for one in powers or ()]
+    if integrals and None not in integrals:
+        return sum(value or 0.0 for value in integrals), "power"
+    return None, None
+
+
+def phase_figures(
+    readings: Readings, spans: Sequence[Span], gpus: Sequence[str], root: str, scrapes: Sequence[Scrape]
+) -> PhaseFigures:
+    """Figures over the stretches of one phase."""
+    length_s = sum(seconds(end - start) for start, end in spans)
+    good = [scrape.at_ns + scrape.took_ns // 2 for scrape in scrapes if scrape.error is None]
+    memory = readings.all_of("gpu_memory_used_bytes", gpus)
+    memory_means = [mean([one], spans) for one in memory or ()]
+    used = readings.all_of("gpu_utilization", gpus)
+    power = readings.all_of("gpu_power_w", gpus)
+    power_mean = mean(power, spans)
+    clocks = readings.all_of("gpu_sm_clock_hz", gpus)
+    clock_means = [mean([one], spans) for one in clocks or ()]
+    joules, _ = energy(readings, spans, gpus)
+    cpu = readings.get("server_cpu_s", root)
+    cpu_s = cpu.grown(spans) if cpu is not None else None
+    return PhaseFigures(
+        seconds=length_s,
+        readings=int(inside(np.array(good, dtype=np.int64), spans).sum()),
+        gpu_memory_peak_bytes=peak(memory, spans),
+        gpu_memory_mean_bytes=max((value for value in memory_means if value is not None), default=None),
+        gpu_utilization_mean=mean(used, spans),
+        gpu_utilization_peak=peak(used, spans),
+        power_mean_w=None if power_mean is None else power_mean * len(gpus),
+        power_peak_w=peak_of_sum(power, spans),
+        energy_j=joules,
+        sm_clock_mean_hz=min((value for value in clock_means if value is not None), default=None),
+        sm_clock_min_hz=lowest(clocks, spans),
+        cpu_cores=None if cpu_s is None or not length_s else cpu_s / length_s,
+        rss_peak_bytes=peak(readings.all_of("server_rss_bytes", [root]), spans),
+        pss_peak_bytes=peak(readings.all_of("server_pss_bytes", [root]), spans),
+    )
+
+
+def lowest(every: Sequence[Series] | None, spans: Sequence[Span]) -> float | None:
+    """The lowest value of any series in the stretches."""
+    found = [float(values.min()) for one in every or () if len(values := one.within(spans))]
+    return min(found, default=None)
+
+
+def source_figures(scrapes: Sequence[Scrape]) -> tuple[SourceFigures, ...]:
+    """How each source did."""
+    by_url: dict[str, list[Scrape]] = {}
+    for scrape in scrapes:
+        by_url.setdefault(scrape.source, []).append(scrape)
+    found = []
+    for url, own in by_url.items():
+        took = [seconds(scrape.took_ns) for scrape in own if scrape.error is None]
+        found.append(
+            SourceFigures(
+                url=url,
+                scrapes=len(own),
+                failed=sum(scrape.error is not None for scrape in own),
+                scrape_p50_s=float(np.median(took)) if took else None,
+                scrape_max_s=max(took, default=None),
+            )
+        )
+    return tuple(found)

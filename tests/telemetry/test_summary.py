@@ -1,0 +1,336 @@
+"""Figures of a trial by hand: memory of the fullest GPU, power of all, joules, clocks; and what is left unsaid."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from loadgen.records import PhaseFigures
+from loadgen.telemetry.doubts import before_start, of_devices, of_sources
+from loadgen.telemetry.ledger import engine_memory, make_ledger
+from loadgen.telemetry.nvml import Gpu
+from loadgen.telemetry.series import Readings, readings_of
+from loadgen.telemetry.spans import Spans
+from loadgen.telemetry.spool import Scrape
+from loadgen.telemetry.summary import energy, summarise
+
+S = 1_000_000_000
+GIB = 1 << 30
+GPUS = ("GPU-a", "GPU-b")
+SPANS = Spans(
+    idle=((0, 1 * S),),
+    warmup=((1 * S, 2 * S),),
+    load=((2 * S, 6 * S),),
+    prefill=((2 * S, 3 * S), (4 * S, 5 * S)),
+    decode=((3 * S, 4 * S), (5 * S, 6 * S)),
+)
+HALVES = [half * S // 2 for half in range(15)]
+
+
+def scrapes(source: str = "one", **metrics: Any) -> list[Scrape]:
+    """A scrape each half second; each metric is a function of (GPU number, second), or None to leave it out."""
+    found = []
+    for at_ns in HALVES:
+        readings = [
+            (metric, gpu, float(value))
+            for metric, figure in metrics.items()
+            for number, gpu in enumerate(GPUS)
+            if (value := figure(number, at_ns / S)) is not None
+        ]
+        found.append(Scrape(source=source, at_ns=at_ns - 1000, took_ns=2000, readings=tuple(readings)))
+    return found
+
+
+def readings(**metrics: Any) -> Readings:
+    return readings_of(scrapes(**metrics), ["one"])
+
+
+def summed(build: Any, found: list[Scrape], *, before: dict[str, float] | None = None, **changes: Any) -> Any:
+    summary = replace(build.summary(build.trial(), 1.0, {}), output_tokens=800, **changes)
+    return summarise(
+        found,
+        readings_of(found, ["one"]),
+        SPANS,
+        gpus=GPUS,
+        root="7",
+        summary=summary,
+        before=before or {},
+        ledger=None,
+        period_s=0.5,
+    )
+
+
+def test_power_is_that_of_all_gpus_and_joules_are_the_counters(build: Any) -> None:
+    found = summed(
+        build,
+        scrapes(
+            gpu_power_w=lambda gpu, s: 100 + 300 * gpu,
+            gpu_energy_j=lambda gpu, s: 1000 + (50 if gpu else 150) * s,
+        ),
+    )
+    assert found.power_w == pytest.approx(500)
+    assert found.energy_from == "counter"
+    assert found.joules_per_output_token == pytest.approx((50 + 150) * 4 / 800)
+    assert found.phases["prefill"].energy_j == pytest.approx(400)
+    assert found.phases["load"].power_peak_w == pytest.approx(500)
+    assert found.gpu_memory_bytes is None
+    assert found.gpu_memory_reserved_bytes is None
+
+
+def test_a_counter_that_was_reset_is_replaced_by_the_power_that_was_read(build: Any) -> None:
+    reset = scrapes(gpu_power_w=lambda gpu, s: 100 * s, gpu_energy_j=lambda gpu, s: 500 + s if s < 3 else s)
+    found = summed(build, reset)
+    assert found.energy_from == "power"
+    assert found.joules_per_output_token == pytest.approx(2 * 100 * (6**2 - 2**2) / 2 / 800)
+
+
+def test_energy_of_a_stretch_that_was_not_covered_is_not_known() -> None:
+    short = readings(gpu_energy_j=lambda gpu, s: s if s < 5 else None, gpu_power_w=lambda gpu, s: s or None)
+    assert energy(short, ((2 * S, 4 * S),), GPUS) == (pytest.approx(4.0), "counter")
+    assert energy(short, ((2 * S, 6 * S),), GPUS)[1] == "power"
+    assert energy(short, ((0, 6 * S),), GPUS) == (None, None)
+    assert energy(short, ((2 * S, 4 * S),), (*GPUS, "GPU-unread")) == (None, None)
+    assert energy(short, (), GPUS) == (None, None)
+
+
+def test_energy_of_failed_requests_makes_no_joules_per_token(build: Any) -> None:
+    every = scrapes(gpu_energy_j=lambda gpu, s: s)
+    assert summed(build, every).joules_per_output_token is not None
+    assert summed(build, every, requests_failed=1).joules_per_output_token is None
+
+
+def test_memory_is_the_fullest_gpus_in_its_phase(build: Any) -> None:
+    found = summed(
+        build,
+        scrapes(
+            gpu_memory_used_bytes=lambda gpu, s: 10 + gpu + (5 if 3 <= s < 4 else 0) + (90 if s > 6 else 0)
+        ),
+        before={"GPU-a": 4.0, "GPU-b": 2.0},
+    )
+    assert found.phases["load"].gpu_memory_peak_bytes == 16
+    assert found.phases["idle"].gpu_memory_peak_bytes == 11
+    assert found.phases["decode"].gpu_memory_mean_bytes == pytest.approx(
+        (16 + 16 + 16 - 5 + 11 * 3) / 6, rel=0.1
+    )
+    assert found.gpu_memory_reserved_bytes == 14  # the second GPU's: 16 − 2
+    by_process = summed(
+        build,
+        scrapes(gpu_memory_used_bytes=lambda gpu, s: 90, gpu_server_memory_bytes=lambda gpu, s: 40 + gpu),
+    )
+    assert by_process.gpu_memory_reserved_bytes == 41
+
+
+def test_without_any_reading_nothing_is_claimed(build: Any) -> None:
+    found = summed(build, [])
+    empty = PhaseFigures(seconds=4.0, readings=0)
+    assert found.phases["load"] == empty
+    names = (
+        "gpu_memory_bytes",
+        "gpu_memory_reserved_bytes",
+        "cpu_memory_bytes",
+        "power_w",
+        "joules_per_output_token",
+    )
+    assert [getattr(found, name) for name in names] == [None] * 5
+
+
+def test_server_memory_is_pss_where_it_can_be_read(build: Any) -> None:
+    def tree(**values: float) -> list[Scrape]:
+        readings = tuple((f"server_{name}", "7", value) for name, value in values.items())
+        return [Scrape(source="one", at_ns=at, took_ns=0, readings=readings) for at in HALVES]
+
+    both = summed(build, tree(rss_bytes=900, pss_bytes=700))
+    assert (both.cpu_memory_bytes, both.cpu_memory_from) == (700, "pss")
+    rss = summed(build, tree(rss_bytes=900))
+    assert (rss.cpu_memory_bytes, rss.cpu_memory_from) == (900, "rss")
+    other = [
+        replace(scrape, readings=(("server_rss_bytes", "8", 5.0),)) for scrape in both and tree(rss_bytes=1)
+    ]
+    assert summed(build, other).cpu_memory_bytes is None  # another server's tree
+
+
+def test_the_first_named_source_that_has_a_figure_gives_it() -> None:
+    every = scrapes("late", gpu_power_w=lambda gpu, s: 1, gpu_utilization=lambda gpu, s: 0.5)
+    every += scrapes("first", gpu_power_w=lambda gpu, s: 2 if gpu else None)
+    found = readings_of(every, ["first", "late"])
+    first, second = found.get("gpu_power_w", "GPU-a"), found.get("gpu_power_w", "GPU-b")
+    assert first is not None
+    assert second is not None
+    assert (set(first.values), set(second.values)) == ({1.0}, {2.0})
+    assert found.get("gpu_utilization", "GPU-b") is not None
+    assert readings_of(every, ["first"]).get("gpu_utilization", "GPU-b") is None
+
+
+def ranks(**pools: tuple[float, float, float]) -> dict[str, Any]:
+    names = ("allocated_bytes", "peak_allocated_bytes", "reserved_bytes")
+    cuda = {rank.removeprefix("r"): dict(zip(names, pool, strict=True)) for rank, pool in pools.items()}
+    return {"engine": "hf/generate", "memory": {"resident_bytes": 5, "cuda": cuda}}
+
+
+def test_ledger_by_the_allocators_own_peak(build: Any) -> None:
+    trial = build.trial(batch=4, input_tokens=100, output_tokens=28, tp=2)
+    predicted = make_ledger(trial, readings(), SPANS, gpus=GPUS, before={}, after={})
+    assert predicted is not None
+    assert predicted.predicted_kv_bytes == 4 * 128 * 2 * 40 * 40 * 128 * 2 // 2
+    assert (predicted.needed_bytes, predicted.rest_bytes, predicted.needed_from) == (None, None, None)
+    ledger = make_ledger(
+        trial,
+        readings(gpu_server_memory_bytes=lambda gpu, s: 20 * GIB + gpu),
+        SPANS,
+        gpus=GPUS,
+        before=ranks(r0=(13 * GIB, 14 * GIB, 15 * GIB), r1=(13 * GIB, 14 * GIB, 15 * GIB)),
+        after=ranks(r0=(13 * GIB, 15 * GIB, 18 * GIB), r1=(13 * GIB, 16 * GIB, 17 * GIB)),
+    )
+    assert ledger is not None
+    assert (ledger.needed_bytes, ledger.needed_from) == (16 * GIB, "allocator's peak")
+    assert ledger.rest_bytes == 16 * GIB - predicted.predicted_weight_bytes - predicted.predicted_kv_bytes
+    assert (ledger.process_bytes, ledger.reserved_bytes) == (20 * GIB + 1, 18 * GIB)
+    assert ledger.overhead_bytes == 2 * GIB + 1
+
+
+def test_a_peak_of_an_earlier_trial_is_not_this_ones(build: Any) -> None:
+    """The counter did not move: only what was sampled is this trial's, and it is said to be a lower bound."""
+    page = ranks(r0=(5.0, 40.0, 50.0))
+    sampled = [
+        Scrape(source="one", at_ns=at, took_ns=0, readings=(("engine_allocated_bytes", "0", at / S),))
+        for at in HALVES
+    ]
+    ledger = make_ledger(
+        build.trial(), readings_of(sampled, ["one"]), SPANS, gpus=GPUS[:1], before=page, after=page
+    )
+    assert ledger is not None
+    assert (ledger.needed_bytes, ledger.needed_from) == (6.0, "allocator, sampled: at least")
+    assert ledger.idle_bytes == 1.0
+    unsampled = make_ledger(build.trial(), readings(), SPANS, gpus=GPUS[:1], before=page, after=page)
+    assert unsampled is not None
+    assert unsampled.needed_bytes is None
+
+
+def test_what_an_engine_reserved_is_not_what_it_needed(build: Any) -> None:
+    fastgen = {
+        "engine": "ds/mii-fastgen",
+        "memory": {"allocated": 9.0, "allocated_peak": 99.0, "reserved": 120.0},
+    }
+    before = {
+        "engine": "ds/mii-fastgen",
+        "memory": {"allocated": 9.0, "allocated_peak": 9.0, "reserved": 120.0},
+    }
+    ledger = make_ledger(build.trial(), readings(), SPANS, gpus=GPUS[:1], before=before, after=fastgen)
+    assert ledger is not None
+    assert (ledger.needed_bytes, ledger.reserved_bytes) == (None, 120.0)
+
+
+def test_needed_by_the_engines_kv_counter(build: Any) -> None:
+    every = [
+        Scrape(
+            source="one",
+            at_ns=at,
+            took_ns=0,
+            readings=(("kv_usage", "engine", at / S / 10), ("kv_capacity_tokens", "engine", 1000.0)),
+        )
+        for at in HALVES
+    ]
+    ledger = make_ledger(
+        build.trial(), readings_of(every, ["one"]), SPANS, gpus=GPUS[:1], before={}, after={"engine": "vllm"}
+    )
+    assert ledger is not None
+    assert ledger.predicted_weight_bytes is not None
+    assert ledger.needed_bytes == pytest.approx(
+        ledger.predicted_weight_bytes + 0.6 * 1000 * 2 * 40 * 40 * 128 * 2
+    )
+
+
+def test_a_sum_over_a_pipelines_gpus_is_no_gpus(build: Any) -> None:
+    trial = build.trial()
+    server = replace(trial.server, pp=2, gpus=(0, 1))
+    before, after = ranks(r0=(1.0, 1.0, 1.0)), ranks(r0=(1.0, 9.0, 9.0))
+    ledger = make_ledger(
+        replace(trial, server=server), readings(), SPANS, gpus=GPUS, before=before, after=after
+    )
+    assert ledger is not None
+    assert (ledger.needed_bytes, ledger.reserved_bytes) == (None, None)
+
+
+def test_on_a_cpu_there_is_no_ledger(build: Any) -> None:
+    trial = build.trial()
+    on_cpu = replace(trial, server=replace(trial.server, gpus=()))
+    assert make_ledger(on_cpu, readings(), SPANS, gpus=(), before={}, after={}) is None
+
+
+@pytest.mark.parametrize(
+    "page", [{}, {"memory": None}, {"memory": 3}, {"memory": {"cuda": None}}, {"memory": {"x": 1}}]
+)
+def test_a_page_without_memory_tells_none(page: dict[str, object]) -> None:
+    assert engine_memory(page) == {}
+
+
+def kinds(**metrics: Any) -> dict[str, str]:
+    return {caveat.kind: caveat.message for caveat in of_devices(readings(**metrics), SPANS, GPUS)}
+
+
+def test_throttling_is_told_with_its_reason_and_share() -> None:
+    found = kinds(gpu_throttle_reasons=lambda gpu, s: 0x4 | 0x1 if gpu and 2 <= s < 4 else 0x1)
+    assert "power cap in 44" in found["throttled"]
+    assert "GPU-b" in found["throttled"]
+    assert kinds(gpu_throttle_reasons=lambda gpu, s: 0x103) == {}
+    assert kinds(gpu_throttle_reasons=lambda gpu, s: 0 if 2 <= s <= 6 else 0x40) == {}  # not during the load
+
+
+def test_a_clock_that_dropped_is_told() -> None:
+    assert "1200 and 1980" in kinds(gpu_sm_clock_hz=lambda gpu, s: 1.2e9 if s > 4 else 1.98e9)["clock-drop"]
+    assert kinds(gpu_sm_clock_hz=lambda gpu, s: 1.98e9 - s * 1e6) == {}
+
+
+def test_company_on_the_gpu_is_told() -> None:
+    found = kinds(
+        gpu_foreign_processes=lambda gpu, s: 2 if gpu and 3 < s < 4 else None,
+        gpu_foreign_memory_bytes=lambda gpu, s: GIB if gpu and 3 < s < 4 else None,
+    )
+    assert "GPU-b: 2 processes" in found["foreign-processes"]
+    assert "1.00 GiB" in found["foreign-processes"]
+
+
+def test_a_gpu_that_was_not_idle_before() -> None:
+    def gpu(**state: Any) -> Gpu:
+        return Gpu(index=1, uuid="GPU-b", name="H200", memory_total_bytes=140 * GIB, **state)
+
+    assert [c.kind for c in before_start([gpu(memory_used_bytes=30 * GIB, utilization=0.0)], (0, 1))] == [
+        "gpu-not-idle"
+    ]
+    assert [c.kind for c in before_start([gpu(memory_used_bytes=0, utilization=0.5)], (0, 1))] == [
+        "gpu-not-idle"
+    ]
+    assert not list(before_start([gpu(memory_used_bytes=600 << 20, utilization=0.0)], (0, 1)))
+    assert not list(before_start([gpu(memory_used_bytes=30 * GIB)], (0,)))
+    assert not list(before_start([gpu()], (1,)))
+
+
+def test_sources_that_failed_lied_or_were_blind() -> None:
+    good = Scrape(source="a", at_ns=1, took_ns=1, readings=(("gpu_power_w", "x", 1.0),))
+    assert not list(of_sources([good], ["a"]))
+    every = [
+        good,
+        replace(good, error="ConnectError: refused", readings=()),
+        replace(good, refused=("x = NaN",)),
+    ]
+    found = {
+        caveat.kind: caveat.message for caveat in of_sources([*every, replace(good, blind=("GPU-a",))], ["a"])
+    }
+    assert set(found) == {"telemetry-gap", "telemetry-refused", "telemetry-blind"}
+    assert "1 of 4 scrapes of a failed (ConnectError: refused)" in found["telemetry-gap"]
+    (silent,) = of_sources([], ["b"])
+    assert "b gave no scrape" in silent.message
+
+
+def test_times_since_boot_keep_their_nanoseconds() -> None:
+    boot = 400 * 86400 * S
+    found = [
+        Scrape(source="one", at_ns=boot + at, took_ns=0, readings=(("gpu_energy_j", "a", at / S),))
+        for at in HALVES
+    ]
+    counter = readings_of(found, ["one"]).get("gpu_energy_j", "a")
+    assert counter is not None
+    assert math.isclose(counter.grown([(boot + S + 1, boot + 2 * S)]) or 0, 1 - 1e-9, rel_tol=1e-12)
