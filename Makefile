@@ -26,5 +26,9 @@ lint: env
 	ln -s $(CURDIR)/loadgen/* $(CURDIR)/servers build/types/loadgen/
 	cd build/types && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p loadgen
 
+# What the client costs and how exact it is, against goals; a quiet machine with two cores, and a C compiler.
+bench: env
+	.venv/bin/python tests/benches/client_cost.py
+
 clean:
 	rm -rf .venv build *.egg-info

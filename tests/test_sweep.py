@@ -207,3 +207,19 @@ def test_a_foreign_folder_is_not_written_into(slow: Path) -> None:
     done = loadgen("sweep", "slow.toml", "--out", "mine", cwd=slow)
     assert done.returncode == 2
     assert [path.name for path in (slow / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_trial_that_the_client_limited_is_marked_and_fails_a_strict_sweep(slow: Path) -> None:
+    text = SLOW.replace("ttft_ms = 100\nitl_ms = 20\n", "").replace("[server.options]\n", "")
+    text = text.replace('mode = "closed"\nconcurrency = [1, 2, 3, 4]', 'mode = "constant"\nrate = 500000')
+    text = text.replace("requests = 6", "requests = 3000")  # no client sends one every two microseconds
+    (slow / "fast.toml").write_text(text)
+    done = loadgen("sweep", "fast.toml", "--out", "lenient", cwd=slow)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = open_results(slow / "lenient").results()
+    assert any(caveat.client for caveat in result.caveats)
+    assert "!client" in done.stdout
+    assert "!client" in (slow / "lenient/report.md").read_text()
+    strict = loadgen("sweep", "fast.toml", "--out", "strict", "--strict", cwd=slow)
+    assert strict.returncode == 1
+    assert "1 counted as failed by --strict" in strict.stderr
