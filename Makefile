@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: env demo test lint bench clean
+.PHONY: env demo prometheus test lint bench clean
 
 env: $(STAMP)
 
@@ -15,7 +15,13 @@ $(STAMP):
 demo: env
 	.venv/bin/loadgen sweep profiles/quick.toml --probe
 
-test: env
+# Tests of the telemetry start a real Prometheus server; without one they skip, and say so.
+prometheus:
+	@command -v prometheus >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+		apt-get install -qq -y --no-install-recommends prometheus >/dev/null 2>&1 || \
+		echo 'no prometheus package to be had: its tests will skip'
+
+test: env prometheus
 	.venv/bin/python -m pytest
 
 # loadgen.servers is the folder servers/: mypy is shown one tree.

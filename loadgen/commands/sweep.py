@@ -54,6 +54,7 @@ def run(
 
     folder = out or Path("results") / profile.name
     stored = refuse_mixing(folder, resume)
+    check_prometheus(profile)
     environment = capture(argv)
     with (
         Store.create(folder, sweep_record(profile, plan, environment)) as store,
@@ -110,6 +111,15 @@ def refined(plan: Plan, folder: Path, note: Callable[[str], None]) -> Plan:
     more = tuple(trial for trial in wanted if trial.id not in known)
     note(f"refining: {len(more)} more trials would settle open findings")
     return Plan(trials=plan.trials + more)
+
+
+def check_prometheus(profile: Profile) -> None:
+    """Raises BadInput when the Prometheus server that the profile names does not answer, or not as one."""
+    named = profile.telemetry
+    if named.enabled and named.prometheus is not None:
+        from loadgen.telemetry.promql import Prometheus
+
+        Prometheus(named.prometheus, named.selector).check()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from loadgen.telemetry.spool import Scrape
 from loadgen.units import NS_PER_S
 
 Floats = npt.NDArray[np.float64]
+COMPLETE = 0.8  # of the readings of the source that has the most
 Ints = npt.NDArray[np.int64]
 
 
@@ -72,7 +73,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Readings:
-    """All series of a trial, by metric and subject; of several sources for one, the first named that has it."""
+    """All series of a trial, by metric and subject, each from one source."""
 
     series: Mapping[tuple[str, str], Series]
 
@@ -89,7 +90,7 @@ class Readings:
 
 
 def readings_of(scrapes: Iterable[Scrape], sources: Sequence[str]) -> Readings:
-    """Series from scrapes; ``sources`` in order of preference.
+    """Series from scrapes; ``sources`` in order of preference, which one that fell silent or is sparse loses.
 
     A reading's time is the middle of its scrape: the source took it somewhere within.
     """
@@ -102,7 +103,9 @@ def readings_of(scrapes: Iterable[Scrape], sources: Sequence[str]) -> Readings:
             column[1].append(value)
     chosen: dict[tuple[str, str], Series] = {}
     for key, by_source in columns.items():
-        source = next((source for source in sources if source in by_source), None)
+        most = max(len(column[0]) for column in by_source.values())
+        full = [name for name in sources if name in by_source and len(by_source[name][0]) >= COMPLETE * most]
+        source = next(iter(full), None)
         if source is not None:
             at_ns = np.array(by_source[source][0], dtype=np.int64)
             values = np.array(by_source[source][1], dtype=np.float64)

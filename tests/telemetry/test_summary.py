@@ -152,7 +152,7 @@ def test_server_memory_is_pss_where_it_can_be_read(build: Any) -> None:
     assert summed(build, other).cpu_memory_bytes is None  # another server's tree
 
 
-def test_the_first_named_source_that_has_a_figure_gives_it() -> None:
+def test_the_first_named_source_that_has_a_figure_throughout_gives_it() -> None:
     every = scrapes("late", gpu_power_w=lambda gpu, s: 1, gpu_utilization=lambda gpu, s: 0.5)
     every += scrapes("first", gpu_power_w=lambda gpu, s: 2 if gpu else None)
     found = readings_of(every, ["first", "late"])
@@ -162,6 +162,10 @@ def test_the_first_named_source_that_has_a_figure_gives_it() -> None:
     assert (set(first.values), set(second.values)) == ({1.0}, {2.0})
     assert found.get("gpu_utilization", "GPU-b") is not None
     assert readings_of(every, ["first"]).get("gpu_utilization", "GPU-b") is None
+    silent = [scrape for scrape in every if scrape.source == "late" or scrape.at_ns < 3 * S]
+    instead = readings_of(silent, ["first", "late"]).get("gpu_power_w", "GPU-b")
+    assert instead is not None
+    assert set(instead.values) == {1.0}
 
 
 def ranks(**pools: tuple[float, float, float]) -> dict[str, Any]:

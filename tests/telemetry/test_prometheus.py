@@ -1,0 +1,207 @@
+"""A real Prometheus server scrapes the exporter and a sweep's live figures, and a trial reads it back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from loadgen.errors import BadInput
+from loadgen.process import free_ports
+from loadgen.store import open_results
+from loadgen.telemetry.promql import Prometheus
+from loadgen.telemetry.spool import read_parquet
+
+PROGRAM = shutil.which("prometheus")
+needs_prometheus = pytest.mark.skipif(
+    PROGRAM is None, reason="no prometheus here (apt-get install prometheus)"
+)
+CONFIG = """
+global: {{ scrape_interval: 200ms, scrape_timeout: 200ms }}
+scrape_configs:
+  - job_name: exporter
+    static_configs: [{{ targets: ["127.0.0.1:{exporter}"] }}]
+  - job_name: sweep
+    static_configs: [{{ targets: ["127.0.0.1:{sweep}"] }}]
+"""
+PROFILE = """
+name = "p"
+[server]
+framework = "null"
+model = "tiny"
+dtype = "float32"
+gpus = []
+[server.options]
+ttft_ms = 20
+itl_ms = 20
+[sweep]
+mode = "closed"
+concurrency = [2, 3]
+input_tokens = 8
+output_tokens = 20
+requests = 12
+warmup = 1
+[telemetry]
+prometheus = "http://127.0.0.1:{prometheus}"
+selector = 'job="exporter"'
+exporter_port = {exporter}
+"""
+
+
+class Ports:
+    def __init__(self) -> None:
+        self.prometheus, self.exporter, self.sweep = free_ports(3)
+        self.url = f"http://127.0.0.1:{self.prometheus}"
+
+
+def query(ports: Ports, words: str) -> list[Any]:
+    reply = httpx.get(f"{ports.url}/api/v1/query", params={"query": words}, trust_env=False)
+    found: list[Any] = reply.json()["data"]["result"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
+    assert PROGRAM is not None
+    ports, folder = Ports(), tmp_path_factory.mktemp("prometheus")
+    (folder / "p.yml").write_text(CONFIG.format(exporter=ports.exporter, sweep=ports.sweep))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                PROGRAM,
+                f"--config.file={folder / 'p.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{ports.prometheus}",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not ready(ports):
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield ports
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def ready(ports: Ports) -> bool:
+    """Whether it scrapes both targets, which nobody serves yet; it begins some seconds after it answers."""
+    try:
+        reply = httpx.get(f"{ports.url}/-/ready", trust_env=False)
+        return reply.is_success and len(query(ports, "up")) == 2
+    except httpx.TransportError:
+        return False
+
+
+@needs_prometheus
+def test_a_sweep_is_scraped_and_reads_itself_back(ports: Ports, tmp_path: Path) -> None:
+    """The exporter feeds Prometheus and no one else; what the trial knows of its server came back through PromQL."""
+    profile = PROFILE.format(prometheus=ports.prometheus, exporter=ports.exporter)
+    (tmp_path / "p.toml").write_text(profile)
+    done = subprocess.run(
+        [sys.executable, "-m", "loadgen.cli", "sweep", "p.toml", "--metrics-port", str(ports.sweep)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"live figures for Prometheus: http://127.0.0.1:{ports.sweep}/metrics" in done.stderr
+    results = open_results(tmp_path / "results/p")
+    for result in results.results():
+        telemetry = result.telemetry
+        assert telemetry is not None
+        assert {source.url: source.failed for source in telemetry.sources}[ports.url] == 0
+        stored = [s for s in read_parquet(results.telemetry_path(result.trial.id)) if s.source == ports.url]
+        metrics = {metric for scrape in stored for metric, _, _ in scrape.readings}
+        assert {"server_rss_bytes", "server_pss_bytes", "server_cpu_s", "host_memory_used_bytes"} <= metrics
+        # The same figures, read by the sampler at about the same times: the clocks were made one.
+        direct = [s for s in read_parquet(results.telemetry_path(result.trial.id)) if s.source != ports.url]
+        assert direct[0].at_ns - 1e9 < stored[0].at_ns < stored[-1].at_ns < direct[-1].at_ns + 1e9
+        assert len(stored) >= 3
+        assert result.caveats == () or all(c.kind != "telemetry-gap" for c in result.caveats)
+
+    # And what Prometheus kept of the sweep itself.
+    def last(words: str) -> float:
+        return max(float(series["value"][1]) for series in query(ports, f"max_over_time({words}[5m])"))
+
+    assert last("loadgen_trials_planned") == 2
+    assert 0 < last('loadgen_requests_total{phase="measured",outcome="ok"}') <= 24
+    assert last("loadgen_in_flight_requests") in (2, 3)
+    assert last("loadgen_output_tokens_total") % 20 == 0
+    assert last("loadgen_e2e_latency_seconds_count") > 0
+    trials = {s["metric"]["trial"] for s in query(ports, "max_over_time(loadgen_trial_info[5m])")}
+    assert trials == {result.trial.id for result in results.results()}
+
+
+@needs_prometheus
+def test_raw_samples_come_back_with_the_times_of_their_scrapes(ports: Ports) -> None:
+    source = Prometheus(ports.url, 'job="exporter"')
+    source.check()
+    command = [
+        sys.executable,
+        "-m",
+        "loadgen.cli",
+        "exporter",
+        "--port",
+        str(ports.exporter),
+        "--pid",
+        str(os.getpid()),
+    ]
+    began_ns = time.monotonic_ns()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as exporter:
+        try:
+            deadline = time.monotonic() + 60
+            while len(found := source.read(began_ns, time.monotonic_ns())) < 5:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        finally:
+            exporter.terminate()
+    assert {scrape.error for scrape in found} == {None}
+    times = [scrape.at_ns for scrape in found]
+    assert began_ns <= times[0]
+    assert times == sorted(set(times))
+    span_ns = times[-1] - times[0]
+    assert (
+        len(times) <= span_ns / 200e6 + 2
+    )  # each sample once, at its own time: no grid filled up with repeats
+    assert all(("server_rss_bytes", str(os.getpid())) in {r[:2] for r in scrape.readings} for scrape in found)
+    empty = source.read(began_ns - 10_000_000_000, began_ns - 9_000_000_000)
+    assert empty == []
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    ("selector", "said"), [('job="exporter', "parse error"), ("job=exporter", "parse error")]
+)
+def test_a_selector_that_is_none_is_bad_input(ports: Ports, selector: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        Prometheus(ports.url, selector).check()
+
+
+@needs_prometheus
+def test_a_page_that_is_not_prometheus_is_bad_input(ports: Ports) -> None:
+    with pytest.raises(BadInput, match="no JSON"):
+        Prometheus(f"{ports.url}/graph").check()
+
+
+def test_a_prometheus_that_is_not_there_is_bad_input_first_and_a_failed_scrape_later() -> None:
+    (port,) = free_ports(1)
+    source = Prometheus(f"http://127.0.0.1:{port}")
+    with pytest.raises(BadInput, match="ConnectError"):
+        source.check()
+    (failed,) = source.read(0, time.monotonic_ns())
+    assert failed.error is not None
+    assert failed.readings == ()

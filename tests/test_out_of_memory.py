@@ -1,0 +1,149 @@
+"""Running out of device memory is a stored result, and the sweep goes on with a server started anew."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from loadgen import sweep as sweep_module
+from loadgen.plan import Plan
+from loadgen.records import Environment, ServerSpec, TelemetrySpec, Trial
+from loadgen.store import Store
+from loadgen.sweep import Sweep
+from loadgen.trial import NO_MEMORY, Endpoint, run_trial
+
+FITS = 2  # sequences in a batch
+WORDS = "out of device memory: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139 GiB"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """The wire of the hf server whose device takes ``FITS`` sequences: its refusal, word for word."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
+        if len(prompts) > FITS:
+            self.reply(
+                500, {"error": {"message": WORDS, "type": "out_of_memory", "param": None, "code": 500}}
+            )
+            return
+        choices = [
+            {"index": n, "text": "", "token_ids": [1] * body["max_tokens"], "finish_reason": "length"}
+            for n in range(len(prompts))
+        ]
+        self.reply(200, {"object": "text_completion", "choices": choices})
+
+    def reply(self, status: int, body: dict[str, Any]) -> None:
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class Quiet:
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_args: None
+
+
+def trial(build: Any, batch: int, **load: Any) -> Trial:
+    return build.trial(batch=batch, input_tokens=4, output_tokens=3, requests=3, stream=False, **load)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("warmup", "phase"), [(1, "warmup"), (0, "load")])
+def test_a_refusal_for_want_of_memory_is_the_trials_failure(
+    build: Any, url: str, warmup: int, phase: str
+) -> None:
+    result = run_trial(
+        trial(build, FITS + 1, warmup=warmup), Endpoint(base_url=url), Quiet(), environment="e"
+    )  # type: ignore[arg-type]
+    assert result.summary is None
+    assert result.failure is not None
+    assert (result.failure.error, result.failure.phase) == ("ServerOutOfMemory", phase)
+    assert "Tried to allocate 2.00 GiB" in result.failure.message
+
+
+def test_a_batch_that_fits_is_measured(build: Any, url: str) -> None:
+    result = run_trial(trial(build, FITS), Endpoint(base_url=url), Quiet(), environment="e")  # type: ignore[arg-type]
+    assert result.failure is None
+    assert result.summary is not None
+    assert result.summary.requests_ok == 3
+
+
+def test_the_sweep_goes_on_with_a_new_server(
+    build: Any, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[str] = []
+
+    def start(spec: ServerSpec, *_: object) -> tuple[Any, Endpoint]:
+        starts.append("start")
+        stop = lambda: starts.append("stop")  # noqa: E731
+        return SimpleNamespace(stop=stop, pid=None, command=SimpleNamespace(argv=("x",))), Endpoint(
+            base_url=url
+        )
+
+    monkeypatch.setattr(sweep_module, "start_server", start)
+    trials = [replace(trial(build, batch), id=f"t{place}") for place, batch in enumerate((1, 3, 2, 4))]
+    environment = Environment(
+        id="e", host="h", os="o", cpu="c", cpus=1, memory_bytes=1, gpus=(), driver=None, cuda=None, packages={},
+        commit=None, argv=(), started="",
+    )  # fmt: skip
+    with Store.create(tmp_path / "r", {"name": "r"}) as store:
+        Sweep(
+            plan=Plan(trials=tuple(trials)),
+            store=store,
+            watcher=Quiet(),  # type: ignore[arg-type]
+            environment=environment,
+            telemetry=TelemetrySpec(enabled=False),
+        ).run()
+        found = {result.trial.id: result for result in store.results()}
+    errors = {name: result.failure and result.failure.error for name, result in found.items()}
+    assert errors == {"t0": None, "t1": "ServerOutOfMemory", "t2": None, "t3": "ServerOutOfMemory"}
+    assert starts == ["start", "stop"] * 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"Refused: 500 Internal Server Error: {WORDS}",
+        "Refused: [StatusCode.INTERNAL] CUDA out of memory: Tried to allocate 20.00 MiB",
+        "Refused: torch.OutOfMemoryError: HIP out of memory",
+        "Refused: DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000 bytes",
+    ],
+)
+def test_engines_words_for_it(words: str) -> None:
+    assert NO_MEMORY.search(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["TimedOut: no first byte within 600 s", "Refused: 400: 3 prompts in one call; at most 2 (max_batch)"],
+)
+def test_other_words_are_not_taken_for_it(words: str) -> None:
+    assert not NO_MEMORY.search(words)
