@@ -1,4 +1,4 @@
-"""One gRPC method called many times over asyncio, with plain bytes in and out, and the limits of every request.
+"""gRPC methods called many times over asyncio, with plain bytes in and out, and the limits of every request.
 
 An arrival costs a stamp and an append; what it means is found out later.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import grpc
@@ -18,6 +18,7 @@ from loadgen.errors import BadInput, BadReply, ConnectFailed, DriverError, Refus
 from loadgen.records import Request, Timeouts
 from loadgen.units import nanoseconds, seconds
 
+Kind = Literal["unary", "stream", "bidirectional"]  # one reply; many; many, to a stream of one request
 MAX_CHANNELS = 8  # connections; each carries many calls at once
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -52,14 +53,14 @@ class Prepared:
 
 
 class Call:
-    """A request under way, then the raw record of it: arrivals as (ns, message)."""
+    """A request under way, then the raw record of it: arrivals as (ns, message, or what a driver made of it)."""
 
     __slots__ = ("arrivals", "done", "end_ns", "error", "late", "prepared", "sent_ns", "timer", "wire")
 
     def __init__(self, prepared: Prepared, done: Callable[[Any], None]) -> None:
         self.prepared, self.done = prepared, done
         self.sent_ns = self.end_ns = time.monotonic_ns()
-        self.arrivals: list[tuple[int, bytes]] = []
+        self.arrivals: list[tuple[int, Any]] = []
         self.error: str | None = None
         self.late: str | None = None  # which time-out cancelled it
         self.timer: asyncio.TimerHandle | None = None
@@ -67,17 +68,31 @@ class Call:
 
 
 class GrpcCalls:
-    """Connections to one server, and the calls on them. ``methods`` maps a full method name to whether it streams."""
+    """Connections to one server, and the calls on them. ``methods`` maps a full method name to its kind.
 
-    def __init__(self, address: str, timeouts: Timeouts, methods: dict[str, bool]) -> None:
-        self._address, self._timeouts, self._methods = address, timeouts, methods
+    ``on_message`` is told of every streamed message once it has been stamped.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        timeouts: Timeouts,
+        methods: dict[str, Kind],
+        on_message: Callable[[Call], None] | None = None,
+    ) -> None:
+        self._address, self._timeouts, self._methods, self._on_message = (
+            address,
+            timeouts,
+            methods,
+            on_message,
+        )
         self._first_ns = nanoseconds(timeouts.first_byte_s)
         self._between_ns = nanoseconds(timeouts.between_bytes_s)
         self._total_ns = nanoseconds(timeouts.total_s)
         self._channels: list[Any] = []
         self._stubs: list[dict[str, Any]] = []
         self._turn = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: dict[Call, asyncio.Task[None]] = {}
 
     async def open(self, connections: int) -> None:
         """Connect. Raises ConnectFailed."""
@@ -92,40 +107,55 @@ class GrpcCalls:
                 f"no connection to {self._address} within {self._timeouts.connect_s:g} s"
             ) from None
         self._stubs = [
-            {
-                name: channel.unary_stream(name) if streams else channel.unary_unary(name)
-                for name, streams in self._methods.items()
-            }
+            {name: _stub(channel, name, kind) for name, kind in self._methods.items()}
             for channel in self._channels
         ]
+
+    @property
+    def channel(self) -> Any:
+        """A connection for calls that are not measured."""
+        return self._channels[0]
 
     def start(self, prepared: Prepared, done: Callable[[Any], None]) -> None:
         """Hand a request to gRPC; it is stamped before, so that gRPC's own work is in the latency."""
         call = Call(prepared, done)
         self._turn += 1
         stub = self._stubs[self._turn % len(self._stubs)][prepared.method]
-        run = self._stream(call, stub) if self._methods[prepared.method] else self._whole(call, stub)
-        task = asyncio.get_running_loop().create_task(run)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        kind = self._methods[prepared.method]
+        run = self._whole(call, stub) if kind == "unary" else self._stream(call, stub, kind)
+        self._under_way[call] = asyncio.get_running_loop().create_task(run)
         self._watch(call)
 
     async def close(self) -> None:
         """Cancel what is under way and close the connections."""
-        for task in list(self._tasks):
+        calls, tasks = list(self._under_way), list(self._under_way.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for call in calls:
+            if call.timer is not None:
+                call.timer.cancel()
+        self._under_way.clear()
         for channel in self._channels:
             await channel.close()
         self._channels.clear()
         self._stubs.clear()
 
-    async def _stream(self, call: Call, stub: Any) -> None:
-        arrivals, now = call.arrivals, time.monotonic_ns
+    async def _stream(self, call: Call, stub: Any, kind: Kind) -> None:
+        arrivals, now, on_message = call.arrivals, time.monotonic_ns, self._on_message
         try:
-            wire = call.wire = stub(call.prepared.wire)
+            if kind == "stream":
+                wire = call.wire = stub(call.prepared.wire)
+            else:
+                wire = call.wire = stub()
+                await wire.write(call.prepared.wire)
+                await wire.done_writing()
             while (message := await wire.read()) is not grpc.aio.EOF:
                 arrivals.append((now(), message))
+                if on_message is not None:
+                    on_message(call)
+            code, details = await wire.code(), await wire.details()
+        except asyncio.InvalidStateError:  # the server ended the call before the request was written
             code, details = await wire.code(), await wire.details()
         except grpc.aio.AioRpcError as error:
             code, details = error.code(), error.details()
@@ -160,6 +190,7 @@ class GrpcCalls:
             error = fault(code, details, answered=bool(call.arrivals))
             call.error = f"{type(error).__name__}: {error}"
         call.wire = None
+        del self._under_way[call]
         call.done(call)
 
     def _watch(self, call: Call) -> None:
@@ -182,6 +213,15 @@ class GrpcCalls:
         # Until the first message nobody tells when the shorter limit between messages begins to count.
         wait = max(min(due - now, self._between_ns), 1_000_000)
         call.timer = asyncio.get_running_loop().call_later(seconds(wait), self._watch, call)
+
+
+def _stub(channel: Any, name: str, kind: Kind) -> Any:
+    make = {
+        "unary": channel.unary_unary,
+        "stream": channel.unary_stream,
+        "bidirectional": channel.stream_stream,
+    }
+    return make[kind](name)
 
 
 def fault(code: Any, details: str | None, *, answered: bool) -> DriverError:

@@ -45,7 +45,7 @@ class MiiDriver:
     stamps = "user"
 
     def __init__(self, address: str, timeouts: Timeouts, text: Text) -> None:
-        self._calls = GrpcCalls(address, timeouts, {WHOLE: False, STREAM: True})
+        self._calls = GrpcCalls(address, timeouts, {WHOLE: "unary", STREAM: "stream"})
         self._text = text
 
     async def open(self, connections: int) -> None:

@@ -188,8 +188,8 @@ def test_a_short_answer_is_counted_as_short(url: str) -> None:
 @pytest.mark.parametrize(
     ("number", "limits", "words"),
     [
-        (4, {"first_byte_s": 0.3}, "TimedOut: no response within 0.3 s (first_byte_s)"),
-        (3, {"between_bytes_s": 0.3}, "TimedOut: no response for 0.3 s (between_bytes_s)"),
+        (4, {"first_byte_s": 0.3}, "TimedOut: no message within 0.3 s (first_byte_s)"),
+        (3, {"between_bytes_s": 0.3}, "TimedOut: no message for 0.3 s (between_bytes_s)"),
         (3, {"total_s": 0.5}, "TimedOut: not done within 0.5 s (total_s)"),
     ],
 )

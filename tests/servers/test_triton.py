@@ -188,7 +188,7 @@ def test_the_server_killed_in_mid_stream_leaves_nothing(tmp_path: Path) -> None:
 
         reply = asyncio.run(go())
         assert reply.error is not None
-        assert reply.error.startswith("BadReply: the connection was lost in mid-answer")
+        assert reply.error.startswith("BadReply: the connection was lost in the middle of the answer")
         assert reply.output_tokens is None
         assert reply.token_ns
         psutil.wait_procs(family, timeout=30)
@@ -199,7 +199,7 @@ def test_the_server_killed_in_mid_stream_leaves_nothing(tmp_path: Path) -> None:
 
 def arrived(driver: Any) -> bool:
     """Whether the call under way has had a response."""
-    return any(call.arrivals for call in driver._under_way)
+    return any(call.arrivals for call in driver._calls._under_way)
 
 
 def test_a_dead_engine_process_ends_the_server(tmp_path: Path) -> None:
