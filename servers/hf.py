@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 import loadgen
-from loadgen.errors import BadInput
+from loadgen.errors import BadInput, MissingDependency
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
 
@@ -46,7 +46,7 @@ class HuggingFace:
     }
 
     def check(self, spec: ServerSpec) -> None:
-        """Raise BadInput for a spec that cannot run; arithmetic only, no look at this machine."""
+        """Raise BadInput for a spec that cannot run anywhere, MissingDependency for one that cannot run here."""
         engine = _choice(spec, "engine", ENGINES)
         _choice(spec, "attention", ATTENTION)
         _choice(spec, "compile", COMPILE)
@@ -63,6 +63,9 @@ class HuggingFace:
                 f"hf: model {spec.model.name!r} is a preset without weights (accepted: a checkpoint folder)"
             )
         _check_parallel(spec, engine)
+        missing = [need.name for need in self.needs() if not need.ok] if spec.python is None else []
+        if missing:
+            raise MissingDependency(f"hf: {sys.executable} has no {', '.join(missing)}", REMEDY)
 
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it; tensor-parallel ranks are started by rank 0."""
