@@ -148,6 +148,7 @@ class Device:
         )
         if self.followers:
             self.followers.send(number, job.call)
+        count_call_memory()
         try:
             self.engine.run(run)
         except Cancelled:
@@ -201,13 +202,34 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+_peak_before: int | None = (
+    None  # the highest use before the call that runs or ran last; None before the first
+)
+
+
+def count_call_memory() -> None:
+    """Count the highest use anew, for the call that comes; the process's own is kept beside."""
+    global _peak_before
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        devices = range(torch.cuda.device_count())
+        _peak_before = max(_peak_before or 0, sum(torch.cuda.max_memory_allocated(d) for d in devices))
+        for device in devices:
+            torch.cuda.reset_peak_memory_stats(device)
+
+
 def cuda_memory() -> dict[str, int] | None:
-    """This process's CUDA memory in bytes: in use, held by the allocator, and the highest use; None without CUDA."""
+    """This process's CUDA memory in bytes; None without CUDA.
+
+    What is in use, what the allocator holds, the highest use since the start, and that of the last call where
+    calls run one at a time.
+    """
     if not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return None
     devices: Any = range(torch.cuda.device_count())
-    return {
+    peak = sum(torch.cuda.max_memory_allocated(d) for d in devices)
+    found = {
         "allocated_bytes": sum(torch.cuda.memory_allocated(d) for d in devices),
         "reserved_bytes": sum(torch.cuda.memory_reserved(d) for d in devices),
-        "peak_allocated_bytes": sum(torch.cuda.max_memory_allocated(d) for d in devices),
+        "peak_allocated_bytes": max(_peak_before or 0, peak),
     }
+    return found if _peak_before is None else {**found, "call_peak_allocated_bytes": peak}

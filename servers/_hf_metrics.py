@@ -63,13 +63,15 @@ class _CudaMemory:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         ranks = self._memory()
-        for name in ("allocated_bytes", "reserved_bytes", "peak_allocated_bytes"):
-            if ranks:
+        names = ("allocated_bytes", "reserved_bytes", "peak_allocated_bytes", "call_peak_allocated_bytes")
+        for name in names:
+            if any(name in values for values in ranks.values()):
                 family = GaugeMetricFamily(
                     f"hf_cuda_{name}", "CUDA memory of a rank's process", labels=["rank"]
                 )
                 for rank, values in ranks.items():
-                    family.add_metric([rank], values[name])
+                    if name in values:
+                        family.add_metric([rank], values[name])
                 yield family
 
 

@@ -22,7 +22,7 @@ from torch.utils.dlpack import from_dlpack
 
 from loadgen.records import ModelSpec, ServerSpec
 from loadgen.servers import _triton_batch as batch
-from loadgen.servers._hf_device import cuda_memory, first_line, free_memory
+from loadgen.servers._hf_device import count_call_memory, cuda_memory, first_line, free_memory
 from loadgen.servers._hf_requests import Call
 from loadgen.servers._hf_run import Cancelled, Run, Step
 from loadgen.servers._hf_stand_up import stand_up
@@ -104,6 +104,7 @@ class TritonPythonModel:
                 job.after_step(self.settings["stream_step"])
 
         run = Run(call, self.stood.eos, cancelled=lambda: all(job.over() for job in jobs), on_step=on_step)
+        count_call_memory()
         try:
             self.stood.engine.run(run)
         except Cancelled:
@@ -214,17 +215,22 @@ class _MemoryGauges:
     """Gauges beside Triton's own on its /metrics, under the names that framework hf uses; none without CUDA."""
 
     def __init__(self) -> None:
-        self._families = []  # a family takes its metrics with it when it goes
-        self._gauges = {}
+        self._families: list[Any] = []  # a family takes its metrics with it when it goes
+        self._gauges: dict[str, Any] = {}
         for name in cuda_memory() or {}:
-            family = pb_utils.MetricFamily(
-                name=f"hf_cuda_{name}",
-                description="CUDA memory of a rank's process",
-                kind=pb_utils.MetricFamily.GAUGE,
-            )
-            self._families.append(family)
-            self._gauges[name] = family.Metric(labels={"rank": "0"})
+            self._add(name)
+
+    def _add(self, name: str) -> None:
+        family = pb_utils.MetricFamily(
+            name=f"hf_cuda_{name}",
+            description="CUDA memory of a rank's process",
+            kind=pb_utils.MetricFamily.GAUGE,
+        )
+        self._families.append(family)
+        self._gauges[name] = family.Metric(labels={"rank": "0"})
 
     def note(self) -> None:
         for name, value in (cuda_memory() or {}).items():
+            if name not in self._gauges:
+                self._add(name)
             self._gauges[name].set(value)

@@ -12,6 +12,7 @@ from loadgen.telemetry.normal import ENGINE
 from loadgen.telemetry.series import Readings, peak
 from loadgen.telemetry.spans import Span, Spans
 
+AT_LEAST = "allocator, sampled: at least"
 Pools = Mapping[str, Mapping[str, float]]  # rank → allocated, peak, reserved
 
 
@@ -24,6 +25,7 @@ def engine_memory(info: Mapping[str, object]) -> dict[str, dict[str, float]]:
     if not isinstance(memory, Mapping):
         return {}
     names = {"allocated": "allocated", "reserved": "reserved", "allocated_peak": "peak"}
+    names |= {"call_peak_allocated_bytes": "call_peak"}
     names |= {"allocated_bytes": "allocated", "reserved_bytes": "reserved", "peak_allocated_bytes": "peak"}
     ranks: Any = memory.get("cuda") if "cuda" in memory else {"0": memory}
     found: dict[str, dict[str, float]] = {}
@@ -65,14 +67,17 @@ def make_ledger(
         allocated = [one for _, one in _ranks(readings, "engine_allocated_bytes")]
         idle = peak(allocated, spans.idle)
         reserved = peak([one for _, one in _ranks(readings, "engine_reserved_bytes")], busy)
-        pools = engine_memory(after)
+        first, pools = (
+            engine_memory(before) or _scraped(readings, 0),
+            engine_memory(after) or _scraped(readings, -1),
+        )
         reserved = (
             reserved or max((pool.get("reserved", 0.0) for pool in pools.values()), default=0.0) or None
         )
         if preallocates(after.get("engine")):
             needed, needed_from = _by_kv_counter(trial, readings, busy, predicted.weight_bytes)
         else:
-            needed, needed_from = _by_allocator(engine_memory(before), pools, peak(allocated, busy))
+            needed, needed_from = _by_allocator(first, pools, peak(allocated, busy))
     known = predicted.weight_bytes is not None and predicted.kv_bytes is not None
     rest = (
         needed - predicted.weight_bytes - predicted.kv_bytes
@@ -95,6 +100,20 @@ def make_ledger(
     )
 
 
+def _scraped(readings: Readings, place: int) -> Pools:
+    """The allocator's figures by the first (0) or last (-1) scrape, for servers whose own page has none."""
+    names = {
+        "engine_peak_bytes": "peak",
+        "engine_call_peak_bytes": "call_peak",
+        "engine_reserved_bytes": "reserved",
+    }
+    found: dict[str, dict[str, float]] = {}
+    for metric, name in names.items():
+        for rank, series in _ranks(readings, metric):
+            found.setdefault(rank, {})[name] = float(series.values[place])
+    return found
+
+
 def _ranks(readings: Readings, metric: str) -> list[tuple[str, Any]]:
     return [
         (rank, one) for rank in readings.subjects(metric) if (one := readings.get(metric, rank)) is not None
@@ -105,7 +124,8 @@ def _by_allocator(before: Pools, after: Pools, sampled: float | None) -> tuple[f
     """The allocator's highest use in this trial, on the fullest rank.
 
     Its peak counter runs since the server's start: it is this trial's only if the trial raised it. Otherwise an
-    earlier trial needed more, and what was sampled, which may have missed the peak, is all that is known.
+    earlier trial needed more; then an engine that counts each call's own peak tells that of the trial's last call
+    (all calls of a static batch are alike), and without one, what was sampled may have missed the peak.
     """
     peaks = {rank: pool["peak"] for rank, pool in after.items() if "peak" in pool}
     if peaks:
@@ -113,7 +133,10 @@ def _by_allocator(before: Pools, after: Pools, sampled: float | None) -> tuple[f
         start = before.get(rank, {}).get("peak")
         if start is not None and peaks[rank] > start:
             return peaks[rank], "allocator's peak"
-    return (None, None) if sampled is None else (sampled, "allocator, sampled: at least")
+    of_calls = [pool["call_peak"] for pool in after.values() if "call_peak" in pool]
+    if of_calls:
+        return max(of_calls), "allocator's peak in the last call"
+    return (None, None) if sampled is None else (sampled, AT_LEAST)
 
 
 def _by_kv_counter(

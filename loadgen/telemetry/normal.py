@@ -82,6 +82,7 @@ RULES: Mapping[str, Rule] = {
     "hf_cuda_allocated_bytes": Rule("engine_allocated_bytes", 1.0, "rank"),
     "hf_cuda_reserved_bytes": Rule("engine_reserved_bytes", 1.0, "rank"),
     "hf_cuda_peak_allocated_bytes": Rule("engine_peak_bytes", 1.0, "rank"),
+    "hf_cuda_call_peak_allocated_bytes": Rule("engine_call_peak_bytes", 1.0, "rank"),
     "loadgen_process_tree_cpu_seconds_total": Rule("server_cpu_s", 1.0, "root", TREE),
     "loadgen_process_tree_resident_memory_bytes": Rule("server_rss_bytes", 1.0, "root", TREE),
     "loadgen_process_tree_proportional_memory_bytes": Rule("server_pss_bytes", 1.0, "root", TREE),

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from loadgen.records import MemoryLedger, PhaseFigures, SourceFigures, Summary, TelemetrySummary
+from loadgen.telemetry.ledger import AT_LEAST
 from loadgen.telemetry.series import Readings, Series, inside, mean, peak, peak_of_sum
 from loadgen.telemetry.spans import Span, Spans
 from loadgen.telemetry.spool import Scrape
@@ -45,7 +46,8 @@ def summarise(
     joules, energy_from = energy(readings, spans.load, gpus)
     reserved = held_bytes(readings, busy, gpus, before)
     return TelemetrySummary(
-        gpu_memory_bytes=None if ledger is None else ledger.needed_bytes,
+        # A lower bound stays in the ledger, under its name: beside peaks it would look like one.
+        gpu_memory_bytes=None if ledger is None or ledger.needed_from == AT_LEAST else ledger.needed_bytes,
         gpu_memory_reserved_bytes=reserved,
         cpu_memory_bytes=pss if pss is not None else rss,
         cpu_memory_from="pss" if pss is not None else "rss" if rss is not None else None,

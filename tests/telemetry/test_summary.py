@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from loadgen.records import PhaseFigures
+from loadgen.records import MemoryLedger, PhaseFigures
 from loadgen.telemetry.doubts import before_start, of_devices, of_sources
-from loadgen.telemetry.ledger import engine_memory, make_ledger
+from loadgen.telemetry.ledger import AT_LEAST, engine_memory, make_ledger
 from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.series import Readings, readings_of
 from loadgen.telemetry.spans import Spans
@@ -211,6 +211,45 @@ def test_a_peak_of_an_earlier_trial_is_not_this_ones(build: Any) -> None:
     unsampled = make_ledger(build.trial(), readings(), SPANS, gpus=GPUS[:1], before=page, after=page)
     assert unsampled is not None
     assert unsampled.needed_bytes is None
+
+
+def test_an_engine_that_counts_each_calls_peak_tells_a_smaller_trials_need(build: Any) -> None:
+    page = ranks(r0=(5.0, 40.0, 50.0), r1=(5.0, 41.0, 50.0))
+    for rank, peak in (("0", 11.0), ("1", 12.0)):
+        page["memory"]["cuda"][rank]["call_peak_allocated_bytes"] = peak
+    ledger = make_ledger(build.trial(), readings(), SPANS, gpus=GPUS[:1], before=page, after=page)
+    assert ledger is not None
+    assert (ledger.needed_bytes, ledger.needed_from) == (12.0, "allocator's peak in the last call")
+
+
+def test_a_server_without_a_page_is_known_by_its_scrapes(build: Any) -> None:
+    """Triton: the allocator's figures come with its metrics only."""
+    every = [
+        Scrape(source="one", at_ns=at, took_ns=0, readings=(("engine_peak_bytes", "0", 10.0 + at // S),))
+        for at in HALVES
+    ]
+    found = readings_of(every, ["one"])
+    ledger = make_ledger(
+        build.trial(), found, SPANS, gpus=GPUS[:1], before={}, after={"engine": "triton-python"}
+    )
+    assert ledger is not None
+    assert (ledger.needed_bytes, ledger.needed_from) == (17.0, "allocator's peak")
+
+
+def test_a_lower_bound_is_not_given_as_the_need(build: Any) -> None:
+    ledger = MemoryLedger(
+        predicted_weight_bytes=1,
+        predicted_kv_bytes=1,
+        needed_bytes=9.0,
+        needed_from=AT_LEAST,
+        reserved_bytes=20.0,
+    )
+    common: dict[str, Any] = {
+        "gpus": GPUS, "root": "7", "summary": None, "before": {}, "period_s": 0.5,
+    }  # fmt: skip
+    assert summarise([], readings(), SPANS, ledger=ledger, **common).gpu_memory_bytes is None
+    exact = replace(ledger, needed_from="allocator's peak")
+    assert summarise([], readings(), SPANS, ledger=exact, **common).gpu_memory_bytes == 9.0
 
 
 def test_what_an_engine_reserved_is_not_what_it_needed(build: Any) -> None:
