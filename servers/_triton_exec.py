@@ -49,10 +49,21 @@ def assemble(source: Path, stubs: Path, target: Path, version: str) -> Path:
     return stub
 
 
-def library_path() -> str:
-    """LD_LIBRARY_PATH with this interpreter's libpython first."""
-    found = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
-    return os.pathsep.join(folder for folder in found if folder)
+def library_path(folder: Path) -> str:
+    """LD_LIBRARY_PATH with ``folder`` first, into which this interpreter's libpython is linked, alone.
+
+    Its own folder will not do: where that is the system's, another cuDNN or cuBLAS there would take the place of the
+    one that torch brings, and another engine than ``hf``'s would be measured.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for library in Path(sysconfig.get_config_var("LIBDIR") or "/nowhere").glob(
+        f"libpython{sys.version_info.major}.{sys.version_info.minor}*.so.*"
+    ):
+        link = folder / library.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(library.resolve())
+    found = [str(folder), os.environ.get("LD_LIBRARY_PATH")]
+    return os.pathsep.join(path for path in found if path)
 
 
 def check_stub(stub: Path, env: dict[str, str]) -> None:
@@ -83,7 +94,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     env = dict(os.environ)
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
-    env["LD_LIBRARY_PATH"] = library_path()
+    env["LD_LIBRARY_PATH"] = library_path(options.assemble.parent / "python-lib")
     try:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         check_stub(assemble(options.backends, options.stubs, options.assemble, version), env)

@@ -255,7 +255,7 @@ def test_a_stub_without_its_libpython_is_refused_at_once(
         if _triton_exec.missing_libraries(stub, env)
     ]
     assert lost, "no machine has a system-wide libpython of all six versions"
-    monkeypatch.setattr(_triton_exec, "library_path", lambda: str(tmp_path))
+    monkeypatch.setattr(_triton_exec, "library_path", lambda _folder: str(tmp_path))
     monkeypatch.setattr(_triton_exec, "assemble", lambda *_: lost[0])
     given = {
         "server": triton.server,
@@ -278,7 +278,11 @@ def test_a_python_without_a_stub_is_told_which_have_one(tmp_path: Path) -> None:
 
 
 def test_a_bare_interpreter_without_python3_beside_it_is_refused(tmp_path: Path) -> None:
-    env = {**os.environ, "PATH": str(tmp_path), "LD_LIBRARY_PATH": _triton_exec.library_path()}
+    env = {
+        **os.environ,
+        "PATH": str(tmp_path),
+        "LD_LIBRARY_PATH": _triton_exec.library_path(tmp_path / "lib"),
+    }
     triton = _triton_find.find_triton()
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = _triton_exec.assemble(triton.backends, triton.stubs, tmp_path / "backends", version)
@@ -324,3 +328,10 @@ def test_the_command_is_pure_and_binds_where_it_is_told() -> None:
     assert one.env["CUDA_VISIBLE_DEVICES"] == "1"
     assert "shm-region-prefix-name=loadgen_triton_7001_" in str(one.argv)
     assert one.cleanup == ("/dev/shm/loadgen_triton_7001_*",)
+
+
+def test_the_stub_is_led_to_libpython_and_to_nothing_beside_it(tmp_path: Path) -> None:
+    """Other libraries in that folder would take the place of torch's own."""
+    first, *rest = _triton_exec.library_path(tmp_path / "lib").split(os.pathsep)
+    assert rest == [path for path in [os.environ.get("LD_LIBRARY_PATH")] if path]
+    assert all(path.name.startswith("libpython3") for path in Path(first).iterdir())
