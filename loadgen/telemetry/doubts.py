@@ -12,7 +12,7 @@ from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.series import Readings, peak
 from loadgen.telemetry.spans import Spans
 from loadgen.telemetry.spool import Scrape
-from loadgen.units import show_bytes, show_share
+from loadgen.units import show_bytes, show_s, show_share
 
 # NVML's nvmlClocksEventReasons. Idle (0x1), clocks set by the user (0x2) and the display's (0x100) are no throttling.
 REASONS = {
@@ -26,6 +26,7 @@ REASONS = {
 CLOCK_DROP = 0.9  # of the highest SM clock seen under load
 NOT_IDLE_BYTES = 2 << 30  # a driver alone holds some hundred MiB
 NOT_IDLE_SHARE = 0.05
+STALE_S = 1.0
 
 
 def before_start(gpus: Sequence[Gpu], indices: Sequence[int]) -> Iterator[Caveat]:
@@ -67,6 +68,15 @@ def of_devices(readings: Readings, spans: Spans, gpus: Sequence[str]) -> Iterato
                 kind="clock-drop",
                 message=f"{uuid}: the SM clock moved between {values.min() / 1e6:.0f} and {values.max() / 1e6:.0f} MHz",
                 remedy="lock the clocks (nvidia-smi -lgc), or warm up longer",
+            )
+        counter = readings.get("gpu_energy_j", uuid)
+        repeats_s = 0.0 if counter is None else counter.repeats_s(spans.load)
+        if repeats_s > STALE_S:
+            yield Caveat(
+                kind="telemetry-stale",
+                message=f"{uuid}: its source gave the same energy reading for {show_s(repeats_s)}: it reads the GPU "
+                "less often than it is scraped, and peaks may have been missed",
+                remedy="shorten the source's own interval (dcgm-exporter: -c 100), or use loadgen's exporter",
             )
         count = peak(readings.all_of("gpu_foreign_processes", [uuid]), (*spans.warmup, *spans.load))
         if count:

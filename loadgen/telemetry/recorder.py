@@ -105,10 +105,11 @@ class Recorder:
 
     def _start(self) -> None:
         self._urls = list(self._spec.sources)
-        if self._metrics_url is not None and self._metrics_url not in self._urls:
-            self._urls.append(self._metrics_url)
         if self._spec.exporter and (url := self._start_exporter()) is not None:
             self._urls.append(url)
+        # Last: Triton's own GPU figures are up to two seconds old.
+        if self._metrics_url is not None and self._metrics_url not in self._urls:
+            self._urls.append(self._metrics_url)
         if not self._urls:
             return
         path = Path(self._folder.name) / "scrapes.jsonl"

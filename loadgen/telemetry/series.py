@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from loadgen.units import NS_PER_S
 
 Floats = npt.NDArray[np.float64]
 COMPLETE = 0.8  # of the readings of the source that has the most
+MOVES = 0.5  # of the changes from reading to reading of the source that has the most
 Ints = npt.NDArray[np.int64]
 
 
@@ -57,6 +59,17 @@ class Series:
             total += last - first
         return total if spans else None
 
+    def repeats_s(self, spans: Sequence[Span]) -> float:
+        """The longest that the same value was read again and again, in readings from before the stretches to after."""
+        if not spans or not len(self.at_ns):
+            return 0.0
+        first = max(0, int(np.searchsorted(self.at_ns, spans[0][0], side="right")) - 1)
+        last = int(np.searchsorted(self.at_ns, spans[-1][1], side="left")) + 1
+        times, values = self.at_ns[first:last], self.values[first:last]
+        starts = np.flatnonzero(np.concatenate(([True], np.diff(values) != 0)))
+        ends = np.concatenate((starts[1:], [len(values)])) - 1
+        return float((times[ends] - times[starts]).max()) / NS_PER_S
+
     def integral(self, spans: Sequence[Span]) -> float | None:
         """∫ value dt in value·seconds by the trapezoid rule; ``None`` where the stretches are not covered."""
         total = 0.0
@@ -90,7 +103,10 @@ class Readings:
 
 
 def readings_of(scrapes: Iterable[Scrape], sources: Sequence[str]) -> Readings:
-    """Series from scrapes; ``sources`` in order of preference, which one that fell silent or is sparse loses.
+    """Series from scrapes; ``sources`` in order of preference.
+
+    One that fell silent, is sparse, or repeats old figures while another moves loses its place: dcgm-exporter by
+    default reads its GPUs every 30 s, however often it is scraped.
 
     A reading's time is the middle of its scrape: the source took it somewhere within.
     """
@@ -103,15 +119,29 @@ def readings_of(scrapes: Iterable[Scrape], sources: Sequence[str]) -> Readings:
             column[1].append(value)
     chosen: dict[tuple[str, str], Series] = {}
     for key, by_source in columns.items():
-        most = max(len(column[0]) for column in by_source.values())
-        full = [name for name in sources if name in by_source and len(by_source[name][0]) >= COMPLETE * most]
-        source = next(iter(full), None)
+        source = _chosen(by_source, sources)
         if source is not None:
             at_ns = np.array(by_source[source][0], dtype=np.int64)
             values = np.array(by_source[source][1], dtype=np.float64)
             order = np.argsort(at_ns, kind="stable")
             chosen[key] = Series(at_ns[order], values[order])
     return Readings(chosen)
+
+
+def _chosen(by_source: Mapping[str, tuple[list[int], list[float]]], sources: Sequence[str]) -> str | None:
+    """The first named source that tells about as much as the one that tells most."""
+    counts = {name: len(values) for name, (_, values) in by_source.items()}
+    moves = {name: sum(a != b for a, b in pairwise(values)) for name, (_, values) in by_source.items()}
+    for name in sources:
+        if (
+            name in by_source
+            and counts[name] >= COMPLETE * max(counts.values())
+            and moves[name] >= MOVES * max(moves.values())
+        ):
+            return name
+    # One has the most readings, another moves the most: the livelier one is at least no repetition.
+    known = [name for name in sources if name in by_source]
+    return max(known, key=lambda name: moves[name], default=None)
 
 
 def peak(every: Sequence[Series] | None, spans: Sequence[Span]) -> float | None:

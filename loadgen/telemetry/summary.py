@@ -14,6 +14,7 @@ from loadgen.telemetry.spans import Span, Spans
 from loadgen.telemetry.spool import Scrape
 from loadgen.units import seconds
 
+STALE_SHARE = 0.05  # of a phase's length
 PHASES = ("idle", "warmup", "load", "prefill", "decode")
 
 
@@ -91,8 +92,15 @@ def per_token(joules: float | None, summary: Summary | None) -> float | None:
 def energy(
     readings: Readings, spans: Sequence[Span], gpus: Sequence[str]
 ) -> tuple[float | None, Literal["counter", "power"] | None]:
-    """Joules of all GPUs over the stretches: by the driver's counter, else by the sampled power."""
+    """Joules of all GPUs over the stretches: by the driver's counter, else by the sampled power.
+
+    A GPU always draws power, so a counter that stands still is an old reading told again; where that blurs the
+    stretches' ends by more than STALE_SHARE nothing is known, and the power beside it is as old.
+    """
     counters = readings.all_of("gpu_energy_j", gpus)
+    length_s = sum(seconds(end - start) for start, end in spans)
+    if any(one.repeats_s(spans) > STALE_SHARE * length_s for one in counters or ()):
+        return None, None
     grown = [one.grown(spans) for one in counters or ()]
     if grown and None not in grown:
         return sum(value or 0.0 for value in grown), "counter"

@@ -96,6 +96,31 @@ def test_energy_of_a_stretch_that_was_not_covered_is_not_known() -> None:
     assert energy(short, (), GPUS) == (None, None)
 
 
+def test_a_counter_that_is_read_seldom_gives_no_joules() -> None:
+    """dcgm-exporter as it comes reads its GPUs every 30 s: over 4 s its counter stood still, and no 0 J were drawn."""
+    still = readings(gpu_energy_j=lambda gpu, s: 1000, gpu_power_w=lambda gpu, s: 300)
+    assert energy(still, SPANS.load, GPUS) == (None, None)
+    steps = readings(gpu_energy_j=lambda gpu, s: 1000 * (s // 2), gpu_power_w=lambda gpu, s: 300)
+    assert energy(steps, SPANS.load, GPUS) == (None, None)
+    told = {caveat.kind for caveat in of_devices(steps, SPANS, GPUS)}
+    assert told == {"telemetry-stale"}
+    fresh = readings(gpu_energy_j=lambda gpu, s: 300 * s)
+    assert energy(fresh, SPANS.load, GPUS) == (pytest.approx(2 * 300 * 4), "counter")
+    assert not list(of_devices(fresh, SPANS, GPUS))
+
+
+def test_a_source_that_repeats_itself_loses_to_one_that_moves() -> None:
+    every = scrapes("named", gpu_power_w=lambda gpu, s: 100 if s < 4 else 300)
+    every += scrapes("own", gpu_power_w=lambda gpu, s: 100 + s)
+    chosen = readings_of(every, ["named", "own"]).get("gpu_power_w", "GPU-a")
+    assert chosen is not None
+    assert chosen.values[1] == 100.5
+    both_still = scrapes("named", gpu_power_w=lambda gpu, s: 1) + scrapes("own", gpu_power_w=lambda gpu, s: 2)
+    named = readings_of(both_still, ["named", "own"]).get("gpu_power_w", "GPU-a")
+    assert named is not None
+    assert set(named.values) == {1.0}
+
+
 def test_energy_of_failed_requests_makes_no_joules_per_token(build: Any) -> None:
     every = scrapes(gpu_energy_j=lambda gpu, s: s)
     assert summed(build, every).joules_per_output_token is not None
