@@ -160,9 +160,11 @@ class Sweep:
             before=before,
             page=lambda: server_info(endpoint.info_url),
         )
-        with recorder as self._recorder:
-            yield
-        self._recorder = None
+        try:
+            with recorder as self._recorder:
+                yield
+        finally:
+            self._recorder = None
 
     def _run_one(self, trial: Trial, endpoint: Endpoint) -> TrialResult:
         interrupt.check()

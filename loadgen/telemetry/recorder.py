@@ -156,7 +156,17 @@ class Recorder:
         self._mark()
 
     def finish(self, result: TrialResult, samples: Path, into: Path) -> TrialResult:
-        """After a trial: its telemetry in ``into`` (Parquet), its summary and caveats in the result."""
+        """After a trial: its telemetry in ``into`` (Parquet), its summary and caveats in the result.
+
+        Whatever is wrong with files or figures, the trial's own result comes back.
+        """
+        try:
+            return self._finish(result, samples, into)
+        except (OSError, ValueError) as error:
+            gap = _gap(f"telemetry could not be summed up: {type(error).__name__}: {error}")
+            return replace(result, caveats=(*result.caveats, gap))
+
+    def _finish(self, result: TrialResult, samples: Path, into: Path) -> TrialResult:
         self._mark()
         end_ns = time.monotonic_ns()
         cpu_s = self._children_cpu_s() - self._cpu_s

@@ -294,3 +294,25 @@ def test_a_trial_that_failed_keeps_its_failure_and_its_telemetry(build: Any, tmp
     assert result.failure == build.out_of_memory
     assert result.telemetry is None  # no sample says when its load was
     assert read_parquet(tmp_path / "t.parquet")
+
+
+def test_a_torn_samples_file_costs_the_telemetry_and_not_the_result(build: Any, tmp_path: Path) -> None:
+    trial = build.trial()
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
+    with (
+        endpoint(lambda handler, n: page(handler, POWER % 300)) as url,
+        Recorder(
+            TelemetrySpec(sources=(url,), exporter=False),
+            server=trial.server,
+            environment=environment(GPU),
+            pid=None,
+            metrics_url=None,
+            before=(),
+            page=lambda: {},
+        ) as recorder,
+    ):
+        recorder.begin()
+        result = recorder.finish(build.result(trial), tmp_path / "torn.parquet", tmp_path / "t.parquet")
+    assert result.summary is not None
+    assert result.telemetry is None
+    assert "could not be summed up" in messages(result)["telemetry-gap"]
