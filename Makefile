@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: env demo prometheus test lint bench clean
+.PHONY: env demo tools test lint bench clean
 
 env: $(STAMP)
 
@@ -15,13 +15,15 @@ $(STAMP):
 demo: env
 	.venv/bin/loadgen sweep profiles/quick.toml --probe
 
-# Tests of the telemetry start a real Prometheus server; without one they skip, and say so.
-prometheus:
-	@command -v prometheus >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
-		apt-get install -qq -y --no-install-recommends prometheus >/dev/null 2>&1 || \
-		echo 'no prometheus package to be had: its tests will skip'
+# Some tests use a real Prometheus and a real browser. Where they cannot be installed, those tests skip, and say so.
+TOOLS := $(shell command -v prometheus >/dev/null || echo prometheus) $(shell command -v chromium >/dev/null || echo chromium)
 
-test: env prometheus
+tools:
+	@test -z "$(strip $(TOOLS))" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq >/dev/null 2>&1 && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(TOOLS) >/dev/null 2>&1; } || \
+		echo 'not to be had here, so its tests will skip: $(strip $(TOOLS))'
+
+test: env tools
 	.venv/bin/python -m pytest
 
 # loadgen.servers is the folder servers/: mypy is shown one tree.
