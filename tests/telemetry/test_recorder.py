@@ -245,8 +245,11 @@ def children() -> list[psutil.Process]:
 
 def test_children_that_die_cost_a_caveat_and_none_outlives_the_recorder(build: Any, tmp_path: Path) -> None:
     def kill() -> None:
-        for child in children():
+        killed = children()
+        for child in killed:
             child.kill()
+        while any(child.status() != psutil.STATUS_ZOMBIE for child in killed):  # the recorder reaps them
+            time.sleep(0.01)
 
     (result,) = record(build, tmp_path, exporter=True, during=kill, pid=os.getpid())
     told = [caveat.message for caveat in result.caveats if caveat.kind == "telemetry-gap"]
