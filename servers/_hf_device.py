@@ -202,9 +202,7 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-_peak_before: int | None = (
-    None  # the highest use before the call that runs or ran last; None before the first
-)
+_peak_before: int | None = None  # the highest use before the current or last call; None before the first
 
 
 def count_call_memory() -> None:
