@@ -3,10 +3,11 @@
 Usage: python tests/benches/hf_overhead.py --model llama-13b --engine generate --tp 1 --batches 1,8,64
        (any interpreter with torch, transformers, starlette, uvicorn, prometheus_client; ``--gpus none`` for a CPU try)
 
-``direct`` is transformers' ``model.generate`` without a streamer (engine generate) or the engine's own loop (compiled),
-in this process; with tensor parallelism this process is rank 0 of a second group on the same GPUs. Each round times
-direct, whole reply and streamed reply once; ratios are medians over rounds of that round's ratio, and of the best
-times, which a noisy host disturbs least.
+``direct`` is transformers' ``model.generate`` without a streamer (engine generate) or the engine's own loop (compiled).
+It runs inside the server, on the thread that runs the served calls, while the HTTP thread sleeps: two processes of one
+program differ by more than a server costs (where their memory lies, which cores they got). Each round times direct,
+whole and streamed once, in rotating order; a ratio is the median over the rounds of that round's ratio, with the 95 %
+interval of a bootstrap over rounds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import http.client
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -22,9 +24,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+DIRECT = 2**62  # the seed that marks a direct call
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(1, str(ROOT))
 
@@ -73,32 +77,33 @@ def spec_of(given: argparse.Namespace) -> ServerSpec:
 
 
 class Served:
-    """The server child, asked over one kept connection."""
+    """The server child with the direct call inside, asked over one kept connection."""
 
-    def __init__(self, spec: ServerSpec, port: int) -> None:
-        self.folder = tempfile.mkdtemp(prefix="hf-bench-")
-        command = FRAMEWORK.command(spec, self.folder, [port])
-        env = {**os.environ, **{k: v for k, v in command.env.items() if v is not None}}
-        self.process = subprocess.Popen(list(command.argv), env=env)
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.times = Path(tempfile.mkdtemp(prefix="hf-bench-")) / "direct"
+        argv = [sys.executable, __file__, *sys.argv[1:], "--inside", str(self.times)]
+        self.process = subprocess.Popen(argv)
         while True:
             try:
-                urllib.request.urlopen(command.ready_url, timeout=2).close()
+                urllib.request.urlopen(f"http://127.0.0.1:{given.port}/health", timeout=2).close()
                 break
             except (urllib.error.URLError, OSError):
                 if self.process.poll() is not None:
                     sys.exit(f"the server ended with status {self.process.returncode}; see its output above")
                 time.sleep(0.2)
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1800)
+        self.connection = http.client.HTTPConnection("127.0.0.1", given.port, timeout=1800)
 
     def info(self) -> dict[str, Any]:
         self.connection.request("GET", "/info")
         found: dict[str, Any] = json.loads(self.connection.getresponse().read())
         return found
 
-    def ask(self, prompts: list[list[int]], output: int, *, stream: bool) -> tuple[float, float | None]:
+    def ask(
+        self, prompts: list[list[int]], output: int, *, stream: bool, seed: int = 0
+    ) -> tuple[float, float | None]:
         """(end-to-end seconds, seconds to the first token if streamed)."""
         fields = {"prompt": prompts, "max_tokens": output, "ignore_eos": True, "return_token_ids": True}
-        body = json.dumps({**fields, "stream": stream}).encode()
+        body = json.dumps({**fields, "stream": stream, "seed": seed}).encode()
         start, first = time.perf_counter(), None
         self.connection.request("POST", "/v1/completions", body)
         reply = self.connection.getresponse()
@@ -121,6 +126,11 @@ class Served:
         if got != len(prompts) * output:
             sys.exit(f"{got} tokens came, {len(prompts) * output} were asked for")
         return elapsed, first
+
+    def direct(self, prompts: list[list[int]], output: int) -> float:
+        """Seconds of the direct call alone, as timed inside."""
+        self.ask(prompts, output, stream=False, seed=DIRECT)
+        return float(self.times.read_text().split()[-1])
 
     def stop(self) -> None:
         self.connection.close()
@@ -150,39 +160,65 @@ class Direct:
 
         return Call(prompts=tuple(map(tuple, prompts)), max_tokens=output, ignore_eos=True)
 
-    def ask(self, prompts: list[list[int]], output: int) -> float:
-        """End-to-end seconds from lists of ids to lists of ids."""
-        from loadgen.servers._hf_generate import GenerateEngine, padded_ids, padding_mask, settings
-        from loadgen.servers._hf_run import Run
-
-        call, engine = self.call(prompts, output), self.stood.engine
-        self.calls += 1
-        start = time.perf_counter()
-        if self.followers:
-            self.followers.send(self.calls, call)
-        if isinstance(engine, GenerateEngine):
-            ids, mask = padded_ids(call).to(engine.device), padding_mask(call).to(engine.device)
-            out = engine.model.generate(
-                ids, attention_mask=mask, generation_config=settings(call, frozenset())
-            )
-            tokens = out[:, ids.shape[1] :].tolist()
-        else:
-            run = Run(call, frozenset())
-            engine.run(run)
-            tokens = run.tokens
-        elapsed = time.perf_counter() - start
-        if [len(sequence) for sequence in tokens] != [output] * len(prompts):
-            sys.exit("a direct call gave another number of tokens")
-        if self.followers:
-            self.followers.gather(self.calls, "ok")
-        return elapsed
-
     def leave(self) -> None:
         if self.followers:
             self.followers.release()
         self.stood.leave()
         if self.followers:
             self.followers.join(30)
+
+
+class WithDirect:
+    """The engine as served, which makes the direct call where a call carries its mark, and times it."""
+
+    in_flight_batching = False
+
+    def __init__(self, engine: Any, times: Path) -> None:
+        self.engine, self.name, self.times = engine, engine.name, times
+
+    def run(self, run: Any) -> None:
+        if run.call.seed != DIRECT:
+            self.engine.run(run)
+            return
+        start = time.perf_counter()
+        tokens = direct_tokens(self.engine, run.call)
+        elapsed = time.perf_counter() - start
+        with self.times.open("a") as file:
+            file.write(f"{elapsed!r}\n")
+        for step in zip(*tokens, strict=True):
+            run.grow(enumerate(step))
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def direct_tokens(engine: Any, call: Any) -> list[list[int]]:
+    """From lists of ids to lists of ids, with nothing of a server in between."""
+    from loadgen.servers._hf_generate import GenerateEngine, padded_ids, padding_mask, settings
+    from loadgen.servers._hf_run import Run
+
+    if not isinstance(engine, GenerateEngine):
+        run = Run(call, frozenset())
+        engine.run(run)
+        return run.tokens
+    ids, mask = padded_ids(call).to(engine.device), padding_mask(call).to(engine.device)
+    out = engine.model.generate(ids, attention_mask=mask, generation_config=settings(call, frozenset()))
+    tokens: list[list[int]] = out[:, ids.shape[1] :].tolist()
+    return tokens
+
+
+def inside(spec: ServerSpec, given: argparse.Namespace) -> None:
+    """The server child: all of it as ``_hf_server`` makes it, around the engine with the direct call."""
+    import dataclasses
+
+    from loadgen.servers._hf_serve import serve
+    from loadgen.servers._hf_server import _bind
+
+    listener = _bind("127.0.0.1", given.port)
+    direct = Direct(spec)
+    stood = dataclasses.replace(direct.stood, engine=WithDirect(direct.stood.engine, Path(given.inside)))
+    serve(spec, stood, direct.followers, listener)
+    direct.leave()
 
 
 def prompts_of(batch: int, length: int, vocab: int, salt: int) -> list[list[int]]:
@@ -192,12 +228,16 @@ def prompts_of(batch: int, length: int, vocab: int, salt: int) -> list[list[int]
 def main() -> None:
     parser = arguments()
     parser.add_argument("--batches", default="1,8,64")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--port", type=int, default=20471)
+    parser.add_argument("--inside", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     spec = spec_of(given)
-    served = Served(spec, given.port)
+    if given.inside:
+        inside(spec, given)
+        return
+    served = Served(given)
     try:
         measure(served, spec, given)
     finally:
@@ -207,7 +247,6 @@ def main() -> None:
 def measure(served: Served, spec: ServerSpec, given: argparse.Namespace) -> None:
     """Print one line per batch size."""
     info = served.info()
-    direct = Direct(spec)
     embedding = spec.model.vocab * spec.model.hidden * {"float32": 4}.get(spec.dtype, 2)
     floor_ms = (info["weight_bytes"] - embedding) / (given.bandwidth * 1e12) * 1e3
     print(
@@ -217,32 +256,52 @@ def measure(served: Served, spec: ServerSpec, given: argparse.Namespace) -> None
         f"{given.input} tokens in, {given.output} out; weight floor {floor_ms:.2f} ms/token at {given.bandwidth} TB/s"
     )
     print(
-        "batch  direct ms  ms/token  whole/direct  stream/direct  best/best whole  stream  decode ms/token  x floor"
-        "  first token ms"
+        "batch  direct ms  its p10…p90  ms/token  whole/direct [95 %]       streamed/direct [95 %]    "
+        "decode ms/token  x floor  first token ms"
     )
     for batch in map(int, given.batches.split(",")):
-        rows = []
-        for i in range(given.warmup + given.rounds):
-            prompts = prompts_of(batch, given.input, spec.model.vocab, i)
-            alone = direct.ask(prompts, given.output)
-            whole, _ = served.ask(prompts, given.output, stream=False)
-            streamed, first = served.ask(prompts, given.output, stream=True)
-            assert first is not None
-            if i >= given.warmup:
-                rows.append((alone, whole, streamed, (streamed - first) / (given.output - 1), first))
-        best_alone, best_whole, best_streamed = (min(column) for column in list(zip(*rows, strict=True))[:3])
-        whole_ratio = statistics.median(row[1] / row[0] for row in rows)
-        stream_ratio = statistics.median(row[2] / row[0] for row in rows)
-        alone, _, _, decode, first = (statistics.median(column) for column in zip(*rows, strict=True))
+        rows = [
+            one_round(served, spec, given, batch, number) for number in range(given.warmup + given.rounds)
+        ]
+        direct, whole, streamed, first = zip(*rows[given.warmup :], strict=True)
+        decode = [
+            (end - begin) / (given.output - 1) * 1e3 for end, begin in zip(streamed, first, strict=True)
+        ]
+        alone = statistics.median(direct) * 1e3
+        low, high = sorted(direct)[len(direct) // 10] * 1e3, sorted(direct)[-1 - len(direct) // 10] * 1e3
         print(
-            f"{batch:5d}  {alone * 1e3:9.1f}  {alone * 1e3 / given.output:8.2f}  "
-            f"{whole_ratio:12.4f}  {stream_ratio:13.4f}  "
-            f"{best_whole / best_alone:15.4f}  {best_streamed / best_alone:6.4f}  "
-            f"{decode * 1e3:15.2f}  {decode * 1e3 / floor_ms:7.2f}  {first * 1e3:14.1f}",
+            f"{batch:5d}  {alone:9.1f}  {low:5.0f}…{high:5.0f}  {alone / given.output:8.2f}  "
+            f"{ratio(whole, direct)}  {ratio(streamed, direct)}  {statistics.median(decode):15.2f}  "
+            f"{statistics.median(decode) / floor_ms:7.2f}  {statistics.median(first) * 1e3:14.1f}",
             flush=True,
         )
     print(f"memory: server {served.info()['memory']}")
-    direct.leave()
+
+
+def one_round(
+    served: Served, spec: ServerSpec, given: argparse.Namespace, batch: int, number: int
+) -> tuple[float, float, float, float]:
+    """Seconds (direct, whole, streamed, to the streamed one's first token), begun with another each round."""
+    prompts = prompts_of(batch, given.input, spec.model.vocab, number)
+    took: dict[str, tuple[float, float | None]] = {}
+    order = ("direct", "whole", "streamed")
+    for turn in range(3):
+        kind = order[(turn + number) % 3]
+        if kind == "direct":
+            took[kind] = served.direct(prompts, given.output), None
+        else:
+            took[kind] = served.ask(prompts, given.output, stream=kind == "streamed")
+    first = took["streamed"][1]
+    assert first is not None
+    return took["direct"][0], took["whole"][0], took["streamed"][0], first
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:
+    """The median of paired ratios with its bootstrap interval."""
+    ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
+    draw = random.Random(1)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return f"{statistics.median(ratios):7.4f} [{medians[50]:6.4f}, {medians[1949]:6.4f}]"
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
-"""Where a decode step's time goes: launches on the CPU, kernels on the GPU, collectives, and nothing at all.
+"""Where a decode step's time goes: launches on the CPU, kernels on the GPU, collectives, host functions, threads.
 
 Usage: python tests/benches/hf_step_profile.py --model llama-13b --engine generate --tp 2 --batch 1
 
-Rank 0's view. ``wall`` is measured twice, without and with the profiler, whose own cost falls on the launches.
+Rank 0's view. ``wall`` is measured without a profiler too, whose own cost falls on the launches. Functions of the host
+come from a third window under cProfile, threads from the kernel's account of a window with neither.
 """
 
 from __future__ import annotations
 
+import cProfile
+import os
+import pstats
 import time
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hf_overhead import Direct, arguments, prompts_of, spec_of
@@ -32,14 +38,14 @@ def main() -> None:
     spec = spec_of(given)
     direct = Direct(spec)
     for salt in range(2):
-        steps(direct, given, salt, None)
-    plain = min(steps(direct, given, 2 + i, None) for i in range(3))
+        steps(direct, given, salt)
+    plain = min(steps(direct, given, 2 + i) for i in range(3))
     import torch
     from torch.profiler import ProfilerActivity
 
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if spec.gpus else [])
     profiler = torch.profiler.profile(activities=kinds, acc_events=True)
-    watched = steps(direct, given, 9, profiler)
+    watched = steps(direct, given, 9, profiler.start, profiler.stop)
     name = direct.stood.engine.name
     print(
         f"\n{name} {spec.model.name} {spec.dtype} tp {spec.tp} batch {given.batch}, per decode step over {STEPS}:"
@@ -47,21 +53,63 @@ def main() -> None:
     print(f"  wall, not profiled       {plain * 1e3:9.3f} ms")
     print(f"  wall, profiled           {watched * 1e3:9.3f} ms")
     report(list(profiler.events()), watched, given.top)
+    threads(direct, given)
+    functions(direct, given)
     direct.leave()
 
 
-def steps(direct: Direct, given: Any, salt: int, profiler: Any) -> float:
-    """Mean seconds of a step in the window of one call, under ``profiler`` if given."""
+def threads(direct: Direct, given: Any) -> None:
+    """CPU time of this process's threads, and how often each was put aside for another."""
+    before: dict[str, tuple[str, float, int]] = {}
+    after: dict[str, tuple[str, float, int]] = {}
+    wall = steps(direct, given, 10, lambda: before.update(accounts()), lambda: after.update(accounts()))
+    print(f"  threads of rank 0, CPU ms and involuntary switches per step of {wall * 1e3:.3f} ms:")
+    used = {tid: (n, cpu - before.get(tid, (n, 0.0, 0))[1]) for tid, (n, cpu, _) in after.items()}
+    for tid, (name, cpu) in sorted(used.items(), key=lambda item: -item[1][1])[:6]:
+        switched = after[tid][2] - before.get(tid, ("", 0.0, 0))[2]
+        main = " (main)" if int(tid) == os.getpid() else ""
+        print(f"    {cpu / STEPS * 1e3:8.3f}  {switched / STEPS:6.1f}  {name}{main}")
+
+
+def accounts() -> dict[str, tuple[str, float, int]]:
+    """Thread id → (name, CPU seconds, involuntary switches) of this process."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        on_cpu_ns = int((task / "schedstat").read_text().split()[0])
+        status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+        found[task.name] = (status["Name"], on_cpu_ns / 1e9, int(status["nonvoluntary_ctxt_switches"]))
+    return found
+
+
+def functions(direct: Direct, given: Any) -> None:
+    """Where the host's main thread spends a step, by function, what it calls not counted."""
+    profile = cProfile.Profile()
+    wall = steps(direct, given, 11, profile.enable, profile.disable)
+    print(f"  functions by own time, ms and calls per step, under cProfile ({wall * 1e3:.3f} ms a step):")
+    rows = sorted(pstats.Stats(profile).stats.items(), key=lambda item: -item[1][2])  # type: ignore[attr-defined]
+    for (file, line, name), (_, calls, own, _, _) in rows[: given.top]:
+        place = name if file == "~" else f"{Path(file).parent.name}/{Path(file).name}:{line} {name}"
+        print(f"    {own / STEPS * 1e3:8.3f}  {calls / STEPS:8.1f}  {place[:100]}")
+
+
+def steps(
+    direct: Direct,
+    given: Any,
+    salt: int,
+    begin: Callable[[], Any] = lambda: None,
+    finish: Callable[[], Any] = lambda: None,
+) -> float:
+    """Mean seconds of a step in the window of one call; ``begin`` and ``finish`` are called at its ends."""
     from loadgen.servers._hf_run import Run
 
     stamps: list[float] = []
 
     def on_step(_: Any) -> None:
-        if profiler is not None and len(stamps) == FIRST:
-            profiler.start()
+        if len(stamps) == FIRST:
+            begin()
         stamps.append(time.perf_counter())
-        if profiler is not None and len(stamps) == FIRST + STEPS + 1:
-            profiler.stop()
+        if len(stamps) == FIRST + STEPS + 1:
+            finish()
 
     prompts = prompts_of(given.batch, given.input, direct.spec.model.vocab, salt)
     call = direct.call(prompts, given.output)
