@@ -90,6 +90,14 @@ def serve(log: Path | None, dry_run: bool, **given: Any) -> None:
 )
 @click.option("--probe", is_flag=True, help="first measure this machine's ceilings, unless they are known")
 @click.option("--refine", is_flag=True, help="then run the cells that would settle open findings")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="start only what is expected to end in time; --resume goes on",
+)
+@click.option("--cpus", metavar="CORES", help="run all of it on these cores, such as 0-15,32")
+@click.option("--report/--no-report", "report_after", default=True, help="tables and pages at the end")
 def sweep(
     profile: str,
     sets: tuple[str, ...],
@@ -102,6 +110,9 @@ def sweep(
     metrics_port: int | None,
     probe: bool,
     refine: bool,
+    time_limit: float | None,
+    cpus: str | None,
+    report_after: bool,
 ) -> None:
     """Run all trials of a PROFILE (a TOML file, or a shipped one by name: quick, exp1 to exp5).
 
@@ -110,8 +121,12 @@ def sweep(
     \b
     loadgen sweep profiles/exp1.toml --dry-run
     loadgen sweep profiles/exp1.toml --set model=llama-65b --set tp=2,4
-    loadgen sweep profiles/exp1.toml --resume
+    loadgen sweep profiles/exp1.toml --resume --time-limit 540
     """
+    if cpus is not None:
+        from loadgen.cpus import confine
+
+        confine(cpus)
     from loadgen.commands import plan_tables
     from loadgen.commands import sweep as room
 
@@ -132,6 +147,8 @@ def sweep(
             probe=probe,
             refine=refine,
             argv=tuple(sys.argv),
+            time_limit_s=time_limit,
+            report_after=report_after,
         )
     )
 

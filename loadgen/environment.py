@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from loadgen import cpus
 from loadgen.records import Environment
 
 # Distributions whose version can move a number: the engines, what they compute with, and our own client's parts.
@@ -38,7 +39,8 @@ def capture(argv: Sequence[str]) -> Environment:
         "host": socket.gethostname(),
         "os": operating_system(),
         "cpu": cpu_model(),
-        "cpus": len(os.sched_getaffinity(0)),  # what this process may use, not what the board holds
+        "cpus": len(cpus.usable()),  # what this process may use, not what the board holds
+        "affinity": cpus.compact(cpus.usable()),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": gpus,
         "driver": driver,

@@ -1,14 +1,27 @@
 """Ctrl-C and SIGTERM that cannot get lost.
 
 Python raises KeyboardInterrupt wherever it happens to be, and drops it when that is a destructor or a callback of C
-code. So the handler also leaves a mark, which the sweep looks at between its steps.
+code. So the handler also leaves a mark, which the sweep looks at between its steps. A time limit leaves no signal,
+only its mark: it ends what runs at the same places.
 """
 
 from __future__ import annotations
 
 import signal
+import time
 
 _asked = False
+_deadline_s: float | None = None
+
+
+class TimeIsUp(KeyboardInterrupt):
+    """The time limit has come: whatever ends on Ctrl-C ends on this, too."""
+
+
+def end_at(deadline_s: float | None) -> None:
+    """From this moment of ``time.monotonic`` on an end counts as asked for; ``None`` takes the limit away."""
+    global _deadline_s
+    _deadline_s = deadline_s
 
 
 def install() -> None:
@@ -24,11 +37,13 @@ def _on_signal(_number: int, _frame: object) -> None:
 
 
 def asked() -> bool:
-    """Whether the user has asked for an end."""
-    return _asked
+    """Whether the user has asked for an end, or the time limit has come."""
+    return _asked or (_deadline_s is not None and time.monotonic() >= _deadline_s)
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt when the user has asked for an end."""
+    """Raise KeyboardInterrupt when the user has asked for an end, TimeIsUp when the time limit has come."""
     if _asked:
         raise KeyboardInterrupt
+    if asked():
+        raise TimeIsUp

@@ -18,6 +18,7 @@ from types import TracebackType
 
 import httpx
 
+from loadgen import interrupt
 from loadgen.errors import BadInput, ServerDied, ServerError, ServerNotReady, ServerOutOfMemory
 from loadgen.protocols import Command
 
@@ -132,6 +133,7 @@ class Server:
 
     def _await_exit(self, deadline: float, limit_s: float) -> None:
         while self.alive():
+            interrupt.check()
             if time.monotonic() > deadline:
                 raise self.failure(ServerNotReady, f"its preparation took more than {limit_s:g} s")
             time.sleep(POLL_S)
@@ -143,6 +145,7 @@ class Server:
     def _await_ready(self, deadline: float, limit_s: float) -> None:
         with httpx.Client(timeout=2.0, trust_env=False) as client:
             while True:
+                interrupt.check()
                 if not self.alive():
                     raise self.death()
                 try:

@@ -371,7 +371,10 @@ class TelemetrySummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """Where a sweep ran. ``id`` is a hash of everything but ``argv`` and ``started``."""
+    """Where a sweep ran. ``id`` is a hash of everything but ``argv`` and ``started``.
+
+    ``affinity`` names the ``cpus`` cores that it was confined to, such as ``0-15,32``; empty in older results.
+    """
 
     id: str
     host: str
@@ -386,6 +389,7 @@ class Environment:
     commit: str | None
     argv: tuple[str, ...]
     started: str
+    affinity: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadgen import frameworks, interrupt
+from loadgen.budget import Budget
 from loadgen.errors import BadInput, ServerError
 from loadgen.plan import Plan
 from loadgen.process import Server, free_ports, port_is_free
@@ -74,19 +76,26 @@ class Sweep:
     strict: bool = False
     retry_failed: bool = False
     telemetry: TelemetrySpec = field(default_factory=TelemetrySpec)
+    budget: Budget = field(default_factory=Budget)
     limited: int = 0
     _recorder: Recorder | None = field(default=None, init=False)
 
     def run(self) -> None:
-        """Run all missing trials. KeyboardInterrupt passes through, servers stopped and results kept."""
+        """Run all missing trials that fit into the budget: one that does not is passed over, later ones may still.
+
+        KeyboardInterrupt passes through, servers stopped and results kept.
+        """
         self.store.add_environment(self.environment)
         done = self.finished()
         self.watcher.plan(self.plan.trials, done)
         skip = {result.trial.id for result in done}
-        for spec, trials in self.plan.groups():
-            missing = [trial for trial in trials if trial.id not in skip]
-            if missing:
-                self._run_group(spec, missing)
+        for result in done:
+            self.budget.learn(result)
+        try:
+            for spec, trials in self.plan.groups():
+                self._run_group(spec, [trial for trial in trials if trial.id not in skip])
+        except interrupt.TimeIsUp:
+            self.watcher.note("the time limit came: what was in flight is not kept")
 
     def stored(self) -> list[TrialResult]:
         """The stored results of this plan's trials."""
@@ -100,11 +109,14 @@ class Sweep:
     def _run_group(self, spec: ServerSpec | None, trials: Sequence[Trial]) -> None:
         """Trials of one server, started again after a death; if it cannot start, all that is left fails."""
         rest = list(trials)
-        while rest:
+        while rest := [trial for trial in rest if self.budget.fits(trial, starting=True)]:
             try:
                 with self._serving(spec, rest[0]) as endpoint:
                     while rest:
-                        result = self._run_one(rest.pop(0), endpoint)
+                        trial = rest.pop(0)
+                        if not self.budget.fits(trial):
+                            continue
+                        result = self._run_one(trial, endpoint)
                         self._keep(result)
                         if endpoint.fault() is not None or ran_out_of_memory(result):
                             break  # an engine that ran out once is left with a torn heap: start it anew
@@ -127,9 +139,11 @@ class Sweep:
         log_path = self.store.path / "logs" / f"{label.replace('/', '-').replace(' ', '_')}-{stamp}.log"
         before = look() if self.telemetry.enabled else []
         with tempfile.TemporaryDirectory(prefix="loadgen-") as run_dir:
+            began_s = time.monotonic()
             server, endpoint = start_server(
                 spec, log_path.absolute(), Path(run_dir), lambda state: self.watcher.server(label, state)
             )
+            self.budget.learn_start(trial, time.monotonic() - began_s)
             try:
                 with self._recording(spec, endpoint, server, before):
                     yield endpoint
@@ -195,5 +209,6 @@ class Sweep:
 
     def _keep(self, result: TrialResult) -> None:
         self.store.append(result)
+        self.budget.learn(result)
         self.limited += self.strict and any(caveat.client for caveat in result.caveats)
         self.watcher.result(result)
