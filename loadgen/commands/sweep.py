@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from loadgen import frameworks
+from loadgen import frameworks, interrupt
+from loadgen.budget import Budget
 from loadgen.environment import capture, visible_gpus
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.plan import Plan, make_plan
@@ -50,8 +52,12 @@ def run(
     refine: bool,
     argv: tuple[str, ...],
     metrics_port: int | None = None,
+    time_limit_s: float | None = None,
+    report_after: bool = True,
 ) -> int:
     """Run what is missing, then report. Returns the exit code: 1 when a trial failed."""
+    budget = Budget(limit_s=time_limit_s, clock=time.monotonic)
+    interrupt.end_at(None if time_limit_s is None else time.monotonic() + time_limit_s)
     from loadgen.commands import report
     from loadgen.console import console
     from loadgen.sweep import Sweep
@@ -78,6 +84,7 @@ def run(
             strict=strict,
             retry_failed=retry_failed,
             telemetry=profile.telemetry,
+            budget=budget,
         )
         if stored:
             watcher.note(f"resuming: {len(sweep.finished())} of {len(plan.trials)} trials are already stored")
@@ -85,8 +92,12 @@ def run(
         if refine:
             sweep.plan = refined(plan, folder, watcher.note)
             sweep.run()
-    report.run([folder], (), None, None)
-    failed = sum(result.failure is not None for result in sweep.stored())
+    if report_after:
+        report.run([folder], (), None, None)
+    results = sweep.stored()
+    if time_limit_s is not None and (left := len(sweep.plan.trials) - len(results)):
+        click.echo(f"time limit: {left} of {len(sweep.plan.trials)} trials are left; --resume goes on")
+    failed = sum(result.failure is not None for result in results)
     if failed or sweep.limited:
         click.echo(f"{failed} trials failed, {sweep.limited} counted as failed by --strict", err=True)
     return 1 if failed or sweep.limited else 0

@@ -27,7 +27,8 @@ def _facts(environment: Environment) -> dict[str, str]:
     facts = {
         "host": environment.host,
         "system": environment.os,
-        "CPU": f"{environment.cpu}, {environment.cpus} usable",
+        "CPU": f"{environment.cpu}, {environment.cpus} usable"
+        + (f" (cores {environment.affinity})" if environment.affinity else ""),
         "memory": show_bytes(environment.memory_bytes),
         "GPUs": gpu_words(environment.gpus) if environment.gpus else "none",
         "driver": environment.driver or "–",
