@@ -7,13 +7,18 @@ gone: the end of the pipe tells it.
 from __future__ import annotations
 
 import array
+import json
 import os
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from loadgen.servers._memory import Figures, Memory
+
 _CALL = struct.Struct("<QIII")  # number, sequences, tokens to make, tokens in all prompts
-_OUTCOME = struct.Struct("<QI")  # number, checksum of the tokens made
+_OUTCOME = struct.Struct("<QII")  # number, checksum of the tokens made, bytes of the memory figures behind it
+_TELL, _ANEW = b"t", b"a"  # what a rank that takes no calls can be asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +31,13 @@ class Call:
 
 
 class Leader:
-    """Rank 0's ends: (write, read) descriptors per follower."""
+    """Rank 0's ends: (write, read) descriptors per follower. ``memory`` is what the followers last told of theirs."""
 
     def __init__(self, pairs: Sequence[tuple[int, int]]) -> None:
         self._down = [os.fdopen(down, "wb", buffering=0) for down, _ in pairs]
         self._up = [os.fdopen(up, "rb") for _, up in pairs]
+        self._asking = threading.Lock()
+        self.memory: Figures = {}
 
     def send(self, call: Call) -> None:
         """Hand a call to every follower."""
@@ -47,11 +54,19 @@ class Leader:
         """Every follower's checksum of a call, or of number 0: that it is ready. Raises EOFError when one is gone."""
         found = []
         for rank, pipe in enumerate(self._up, start=1):
-            answered, checksum = _OUTCOME.unpack(_exactly(pipe, _OUTCOME.size, f"rank {rank}"))
+            answered, checksum, size = _OUTCOME.unpack(_exactly(pipe, _OUTCOME.size, f"rank {rank}"))
+            self.memory.update(json.loads(_exactly(pipe, size, f"rank {rank}")))
             if answered != number:
                 raise RuntimeError(f"rank {rank} answered call {answered}, not {number}")
             found.append(checksum)
         return found
+
+    def ask_memory(self, *, anew: bool = False) -> None:
+        """Have ranks that take no calls tell their memory; with ``anew`` they count their peaks anew first."""
+        with self._asking:
+            for pipe in self._down:
+                pipe.write(_ANEW if anew else _TELL)
+            self.outcomes(0)
 
     def close(self) -> None:
         """Tell the followers to leave."""
@@ -68,10 +83,11 @@ class Follower:
 
     def ready(self) -> None:
         """Tell rank 0 that this rank can take calls."""
-        self.answer(0, 0)
+        self.answer(0, 0, {})
 
-    def answer(self, number: int, checksum: int) -> None:
-        self._up.write(_OUTCOME.pack(number, checksum))
+    def answer(self, number: int, checksum: int, memory: Figures) -> None:
+        told = json.dumps(memory).encode()
+        self._up.write(_OUTCOME.pack(number, checksum, len(told)) + told)
 
     def calls(self) -> Iterator[Call]:
         """Calls until rank 0 closes its end."""
@@ -85,10 +101,12 @@ class Follower:
                 at += length
             yield Call(number=number, prompts=tuple(prompts), new_tokens=new_tokens)
 
-    def wait(self) -> None:
-        """Return when rank 0 closes its end."""
-        while self._down.read(1):
-            continue
+    def wait(self, memory: Memory) -> None:
+        """Tell ``memory`` when asked; return when rank 0 closes its end."""
+        while asked := self._down.read(1):
+            if asked == _ANEW:
+                memory.begin()
+            self.answer(0, 0, memory.figures())
 
     def close(self) -> None:
         """Leave: rank 0 finds that this rank is gone."""

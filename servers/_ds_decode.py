@@ -110,6 +110,10 @@ class Decoder:
         """Bytes of this rank's parameters, shared ones once."""
         return sum(p.numel() * p.element_size() for p in self._engine.module.parameters())
 
+    def cache(self) -> tuple[torch.Tensor, ...]:
+        """The key/value cache of the last call, which stays for the next one of its shape."""
+        return () if self._cache is None else (self._cache.keys, self._cache.values)
+
     def _prepare(self, batch: int, length: int) -> Buffers:
         if self._cuda_graph:
             length = -(-length // GRAPH_STEP) * GRAPH_STEP

@@ -22,13 +22,20 @@ from loadgen.servers._ds_channel import Follower, Leader
 from loadgen.servers._ds_options import Options
 from loadgen.servers._ds_patches import Patches
 from loadgen.servers._ds_text import Text, text_of
+from loadgen.servers._memory import Blocks, Figures, Memory
 
 SETTLE_S = 0.5  # followers subscribe to rank 0 without a handshake: what it publishes before that is lost
 DEFAULT_SEQUENCES = 512  # MII's own limit of sequences in one forward pass
 
 
 def build(
-    spec: ServerSpec, options: Options, device: torch.device, run_dir: str, zmq_port: int, patches: Patches
+    spec: ServerSpec,
+    options: Options,
+    device: torch.device,
+    run_dir: str,
+    zmq_port: int,
+    patches: Patches,
+    memory: Memory,
 ) -> FastGen:
     """MII's pipeline over a loaded engine, not yet started. torch.distributed must be up, for one rank too."""
     from deepspeed.inference import build_hf_engine
@@ -48,6 +55,8 @@ def build(
         patching.tune_fastgen(patches, MIIAsyncPipeline)
     engine = build_hf_engine(path=folder, engine_config=config.inference_engine_config)
     torch.cuda.empty_cache()  # whole parameters on their way to shards
+    memory.count(count_blocks(engine._state_manager._kv_cache))
+    memory.load_done()
     graphs = None
     if options.cuda_graph:
         from loadgen.servers import _ds_fastgen_graph
@@ -58,7 +67,7 @@ def build(
         tokenizer=tokenizer(text_of(spec.model.checkpoint, spec.model.vocab), spec.model.vocab),
         model_config=config,
     )
-    return FastGen(pipeline, graphs)
+    return FastGen(pipeline, memory, graphs)
 
 
 def model_folder(spec: ServerSpec, made: str) -> str:
@@ -130,6 +139,16 @@ def block_tokens(spec: ServerSpec) -> int:
     return int(get_kv_block_size(spec.model.head_dim))
 
 
+def count_blocks(cache: Any) -> Blocks:
+    """Count what is in use of FastGen's ``BlockedKVCache``, at each reservation of blocks by a step."""
+    (tensor,), (allocator,) = cache._caches, cache._allocators  # a llama has one group of layers
+    total = int(tensor.shape[1])
+    size = tensor.numel() * tensor.element_size() // total
+    blocks = Blocks(total, int(tensor.shape[2]), size, lambda: total - allocator.free_blocks)
+    blocks.watch(cache, "reserve")
+    return blocks
+
+
 def tokenizer(text: Text, vocab: int) -> Any:
     """``text`` in the shape of MII's tokenizers."""
     from mii.modeling.tokenizers import MIITokenizerWrapper
@@ -157,21 +176,37 @@ def tokenizer(text: Text, vocab: int) -> Any:
 class FastGen:
     """See ``_ds_rank.Stood``."""
 
-    def __init__(self, pipeline: Any, graphs: Any = None) -> None:
-        self.pipeline, self._graphs = pipeline, graphs
+    def __init__(self, pipeline: Any, memory: Memory, graphs: Any = None) -> None:
+        self.pipeline, self._memory, self._graphs = pipeline, memory, graphs
+        self._leader: Leader | None = None
 
     def lead(self, leader: Leader) -> Any:
+        self._leader = leader
         time.sleep(SETTLE_S)
         return self.pipeline
 
     def follow(self, follower: Follower) -> None:
         self.pipeline.start()
         follower.ready()
-        follower.wait()
+        follower.wait(self._memory)
 
     def check(self, ask: Callable[[int], str]) -> None:
         if self._graphs is not None:
             self._graphs.check(ask)
+
+    def memory(self) -> Figures:
+        """Peaks are those since ``begin_memory``: requests come and go, so there is no one call to tell of."""
+        return self._all_memory(anew=False)
+
+    def begin_memory(self) -> None:
+        self._memory.begin()
+        self._all_memory(anew=True)
+
+    def _all_memory(self, *, anew: bool) -> Figures:
+        if self._leader is None:
+            return self._memory.figures()
+        self._leader.ask_memory(anew=anew)
+        return {**self._memory.figures(), **self._leader.memory}
 
     def facts(self) -> dict[str, Any]:
         engine = self.pipeline.inference_engine
@@ -182,6 +217,15 @@ class FastGen:
             "kv_cache_bytes": sum(cache.numel() * cache.element_size() for cache in caches),
             "kv_cache_tokens": int(caches[0].shape[1] * caches[0].shape[2]),
             "kv_block_tokens": int(caches[0].shape[2]),
+            "kv_reserved_by": self._reserved_by(config.memory_config),
             "max_ragged_batch_size": config.max_ragged_batch_size,
             "max_ragged_sequence_count": config.max_ragged_sequence_count,
         }
+
+    @staticmethod
+    def _reserved_by(memory: Any) -> str:
+        """What decided how large the cache taken ahead is."""
+        mode = getattr(memory.mode, "value", memory.mode)
+        if mode == "allocate":
+            return f"kv_tokens: {memory.size} blocks"
+        return f"all free memory but {memory.size} bytes (kv_reserve_mb)"

@@ -97,6 +97,10 @@ class KernelDecoder:
         """Bytes of this rank's parameters."""
         return sum(p.numel() * p.element_size() for p in self._engine.module.parameters())
 
+    def cache(self) -> tuple[torch.Tensor, ...]:
+        """It lies in DeepSpeed's own work space, of unknown share."""
+        return ()
+
     def first(self, ids: torch.Tensor) -> torch.Tensor:
         """Forget everything and take a prompt: logits [batch, vocabulary] after its last token."""
         from deepspeed.model_implementations.transformers.ds_transformer import DeepSpeedTransformerInference

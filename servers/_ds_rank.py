@@ -18,6 +18,7 @@ from loadgen.servers import _ds_ops
 from loadgen.servers._ds_channel import Follower, Leader
 from loadgen.servers._ds_options import AUTOTP, FASTGEN, KERNEL, Options
 from loadgen.servers._ds_patches import Patches, fail_aloud
+from loadgen.servers._memory import Figures, Memory
 
 log = logging.getLogger("loadgen.ds")
 STORE_FILE = "ds-rendezvous"
@@ -39,6 +40,13 @@ class Stood(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """What ``/info`` tells of it beside the common things."""
+
+    def memory(self) -> Figures:
+        """Rank 0: the memory figures of every rank (see ``_memory``)."""
+
+    @property
+    def begin_memory(self) -> Callable[[], None] | None:
+        """Rank 0: count the peaks of every rank anew; None where each batch does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,15 +117,16 @@ def _meet(spec: ServerSpec, options: Options, place: Place, device: torch.device
 def _stand_up(
     spec: ServerSpec, options: Options, place: Place, device: torch.device, patches: Patches
 ) -> Stood:
+    memory = Memory((place.rank,), cuda=bool(spec.gpus))
     if options.engine == FASTGEN:
         from loadgen.servers import _ds_fastgen
 
-        return _ds_fastgen.build(spec, options, device, place.run_dir, place.zmq_port, patches)
+        return _ds_fastgen.build(spec, options, device, place.run_dir, place.zmq_port, patches, memory)
     from loadgen.servers import _ds_autotp, _ds_kernel
     from loadgen.servers._ds_static import Static
 
     engines: Any = _ds_kernel if options.engine == KERNEL else _ds_autotp
     engine = engines.build(spec, options, device, patches)
-    return Static(
-        engines.decoder(engine, spec, options, device, patches), spec, equal=options.engine == KERNEL
-    )
+    memory.load_done()
+    decoder = engines.decoder(engine, spec, options, device, patches)
+    return Static(decoder, spec, memory, equal=options.engine == KERNEL)

@@ -18,6 +18,7 @@ from loadgen.servers._ds_options import FASTGEN, Options
 from loadgen.servers._ds_patches import Patches
 from loadgen.servers._ds_service import THREADS, Service, serve_grpc, serve_pages
 from loadgen.servers._ds_text import text_of
+from loadgen.servers._memory import Figures
 
 if TYPE_CHECKING:
     from loadgen.servers._ds_rank import Place, Stood
@@ -64,7 +65,14 @@ def serve(
         "load_s": round(loaded - started, 3),
         "warmup_s": round(time.monotonic() - loaded, 3),
     }
-    serve_pages(spec.host, place.http_port, lambda: {**facts, "memory": _memory(spec)})
+    if stood.begin_memory is not None:
+        stood.begin_memory()  # what the warm-up needed is nobody's trial
+    serve_pages(
+        spec.host,
+        place.http_port,
+        lambda: {**facts, "memory": _memory(spec, stood.memory())},
+        stood.begin_memory,
+    )
     log.info(
         "ready: %s serves %s on grpc://%s:%d", options.engine, spec.model.name, spec.host, place.grpc_port
     )
@@ -119,14 +127,9 @@ def _facts(spec: ServerSpec, options: Options, patches: Patches, text: str) -> d
     }
 
 
-def _memory(spec: ServerSpec) -> dict[str, int] | None:
-    """Device memory of rank 0, in bytes."""
+def _memory(spec: ServerSpec, ranks: Figures) -> dict[str, Any]:
+    """Memory of every rank, in bytes (see ``_memory``), and what the driver counts as used on rank 0's GPU."""
     if not spec.gpus:
-        return None
+        return {"cuda": None, "cpu": ranks or None}
     free, total = torch.cuda.mem_get_info(0)
-    return {
-        "allocated": torch.cuda.memory_allocated(0),
-        "allocated_peak": torch.cuda.max_memory_allocated(0),
-        "reserved": torch.cuda.memory_reserved(0),
-        "device_used": total - free,
-    }
+    return {"cuda": ranks, "device_used_bytes": total - free}

@@ -16,6 +16,7 @@ from mii.grpc_related.modelresponse_server import ModelResponse
 from mii.grpc_related.proto import modelresponse_pb2_grpc
 
 MESSAGE_BYTES = 2**30
+RESET = "/memory/reset"
 # A stream holds a thread of gRPC's pool to its end: with fewer threads than streams, some would wait unseen.
 THREADS = 2048
 
@@ -91,18 +92,38 @@ def serve_grpc(service: Service, host: str, port: int) -> Any:
     return server
 
 
-def serve_pages(host: str, port: int, info: Callable[[], dict[str, Any]]) -> ThreadingHTTPServer:
-    """``/health`` and ``/info`` in a thread of their own."""
+def serve_pages(
+    host: str, port: int, info: Callable[[], dict[str, Any]], begin_memory: Callable[[], None] | None = None
+) -> ThreadingHTTPServer:
+    """``/health`` and ``/info`` in a thread of their own.
+
+    With ``begin_memory``, the latter names the URL to POST to so that memory peaks are counted anew from then on.
+    """
 
     class Pages(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             pages: dict[str, Callable[[], dict[str, Any]]] = {
                 "/health": lambda: {"status": "ok"},
-                "/info": info,
+                "/info": self._info,
             }
             page = pages.get(self.path)
-            body = json.dumps(page() if page else {"error": f"no page {self.path}"}).encode()
-            self.send_response(200 if page else 404)
+            self._answer(200 if page else 404, page() if page else {"error": f"no page {self.path}"})
+
+        def do_POST(self) -> None:
+            if self.path != RESET or begin_memory is None:
+                self._answer(404, {"error": f"nothing to do at {self.path}"})
+                return
+            begin_memory()
+            self._answer(200, {"status": "ok"})
+
+        def _info(self) -> dict[str, Any]:
+            if begin_memory is None:
+                return info()
+            return {**info(), "reset_peaks_url": f"http://{self.headers['host']}{RESET}"}
+
+        def _answer(self, status: int, page: dict[str, Any]) -> None:
+            body = json.dumps(page).encode()
+            self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
             self.end_headers()

@@ -13,6 +13,7 @@ from loadgen.records import ServerSpec
 from loadgen.servers._ds_batches import OnTokens, StaticBatches
 from loadgen.servers._ds_channel import Call, Follower, Leader
 from loadgen.servers._ds_text import text_of
+from loadgen.servers._memory import Figures, Memory
 
 REPLIES_LEAVE_S = 0.5
 
@@ -26,13 +27,16 @@ class Decoder(Protocol):
 
     def weight_bytes(self) -> int: ...
 
+    def cache(self) -> Sequence[torch.Tensor]:
+        """The key/value cache of the last batch; nothing when it is not known."""
+
 
 class Static:
     """See ``_ds_rank.Stood``."""
 
-    def __init__(self, decoder: Decoder, spec: ServerSpec, *, equal: bool) -> None:
+    def __init__(self, decoder: Decoder, spec: ServerSpec, memory: Memory, *, equal: bool) -> None:
         """``equal``: the engine takes only batches whose prompts have one length."""
-        self._decoder, self._spec, self._equal = decoder, spec, equal
+        self._decoder, self._spec, self._memory, self._equal = decoder, spec, memory, equal
         self._number = 0
         self._leader: Leader | None = None
 
@@ -53,8 +57,8 @@ class Static:
     def follow(self, follower: Follower) -> None:
         follower.ready()
         for call in follower.calls():
-            tokens = self._decoder.generate(call.prompts, call.new_tokens, None)
-            follower.answer(call.number, _checksum(tokens))
+            tokens = self._generate(call.prompts, call.new_tokens, None)
+            follower.answer(call.number, _checksum(tokens), self._memory.figures())
 
     def check(self, ask: Callable[[int], str]) -> None:
         """Ranks compare their tokens after every batch; the injected kernels were checked when they were built."""
@@ -65,12 +69,24 @@ class Static:
             "scheduling": "one call at a time, first in first out",
         }
 
+    def memory(self) -> Figures:
+        """Peaks are those of the last batch."""
+        return {**self._memory.figures(), **(self._leader.memory if self._leader else {})}
+
+    begin_memory = None
+
+    def _generate(self, prompts: Sequence[Sequence[int]], n: int, on_tokens: OnTokens | None) -> torch.Tensor:
+        self._memory.begin()
+        tokens = self._decoder.generate(prompts, n, on_tokens)
+        self._memory.used(self._decoder.cache())
+        return tokens
+
     def _run(self, prompts: Sequence[Sequence[int]], n: int, on_tokens: OnTokens | None) -> list[list[int]]:
         assert self._leader is not None
         self._number += 1
         self._leader.send(Call(number=self._number, prompts=tuple(map(tuple, prompts)), new_tokens=n))
         try:
-            tokens = self._decoder.generate(prompts, n, on_tokens)
+            tokens = self._generate(prompts, n, on_tokens)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             raise

@@ -21,6 +21,7 @@ from loadgen.servers import _ds_decode, _ds_fastgen, _ds_ops, _ds_options, _ds_w
 from loadgen.servers._ds_channel import Call, Follower, Leader
 from loadgen.servers._ds_decode import Decoder
 from loadgen.servers._ds_text import Decimal
+from loadgen.servers._memory import Blocks, Memory
 
 CPU = torch.device("cpu")
 SPEC = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32")
@@ -137,6 +138,19 @@ def pipes(count: int) -> tuple[Leader, list[Follower]]:
     return Leader(leads), follows
 
 
+class Count:
+    """Ten blocks of 16 tokens and 100 bytes."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self.blocks = Blocks(10, 16, 100, lambda: self.used)
+        self.blocks.watch(self, "take")
+
+    def take(self, count: int) -> int:
+        self.used += count
+        return self.used
+
+
 class TestChannel:
     def test_calls_arrive_whole_and_outcomes_return(self) -> None:
         leader, followers = pipes(2)
@@ -150,7 +164,8 @@ class TestChannel:
             followers[place].ready()
             for call in followers[place].calls():
                 seen[place].append(call)
-                followers[place].answer(call.number, 100 * place + call.number)
+                memory = {str(place + 1): {"kv_needed_bytes": call.number}}
+                followers[place].answer(call.number, 100 * place + call.number, memory)
 
         threads = [threading.Thread(target=follow, args=(place,)) for place in range(2)]
         for thread in threads:
@@ -159,6 +174,7 @@ class TestChannel:
         for call in calls:
             leader.send(call)
             assert leader.outcomes(call.number) == [call.number, 100 + call.number]
+            assert leader.memory == {rank: {"kv_needed_bytes": call.number} for rank in ("1", "2")}
         leader.close()
         for thread in threads:
             thread.join(10)
@@ -166,6 +182,33 @@ class TestChannel:
         for follower in followers:
             follower.close()
         assert seen == [calls, calls]
+
+    def test_ranks_that_take_no_calls_tell_their_memory_when_asked(self) -> None:
+        leader, followers = pipes(2)
+        memories = [Memory((place,), cuda=False) for place in (1, 2)]
+        counts = [Count(), Count()]
+        for memory, count in zip(memories, counts, strict=True):
+            memory.count(count.blocks)
+
+        def follow(place: int) -> None:
+            followers[place].ready()
+            followers[place].wait(memories[place])
+
+        threads = [threading.Thread(target=follow, args=(place,)) for place in range(2)]
+        for thread in threads:
+            thread.start()
+        leader.outcomes(0)
+        counts[0].take(7)
+        counts[0].used = 2
+        leader.ask_memory()
+        assert [leader.memory[rank]["kv_blocks_peak"] for rank in ("1", "2")] == [7, 0]
+        leader.ask_memory(anew=True)
+        assert [leader.memory[rank]["kv_needed_bytes"] for rank in ("1", "2")] == [200, 0]
+        leader.close()
+        for thread, follower in zip(threads, followers, strict=True):
+            thread.join(10)
+            assert not thread.is_alive()
+            follower.close()
 
     def test_a_follower_that_is_gone_is_told_by_its_rank(self) -> None:
         leader, followers = pipes(1)
@@ -266,6 +309,38 @@ class TestMii:
             HuggingFaceCheckpointEngine._fetch_checkpoint_files, HuggingFaceCheckpointEngine.parameters = (
                 before
             )
+
+    def test_fastgens_cache_is_counted_at_every_reservation(self) -> None:
+        """Over DeepSpeed's own cache and allocator, whose constructors want CUDA."""
+        from deepspeed.inference.v2.ragged.blocked_allocator import BlockedAllocator
+        from deepspeed.inference.v2.ragged.kv_cache import BlockedKVCache
+        from deepspeed.inference.v2.ragged.ragged_manager import DSStateManager
+
+        allocator = BlockedAllocator.__new__(BlockedAllocator)
+        allocator._num_blocks = allocator._free_blocks = 12
+        allocator._blocks, allocator._head = torch.arange(1, 13, dtype=torch.int32), 0
+        cache = BlockedKVCache.__new__(BlockedKVCache)
+        cache._caches = (torch.empty((3, 12, 64, 2, 4, 8), dtype=torch.bfloat16),)
+        cache._allocators = (allocator,)
+        manager = DSStateManager.__new__(DSStateManager)
+        manager._kv_cache = cache
+        memory = Memory((0,), cuda=False)
+        memory.count(_ds_fastgen.count_blocks(cache))
+        held = manager.allocate_blocks(5)
+        more = manager.allocate_blocks(3)
+        cache.free(held)
+        size = 3 * 64 * 2 * 4 * 8 * 2
+        assert memory.figures() == {
+            "0": {
+                "kv_needed_bytes": 8 * size, "kv_reserved_bytes": 12 * size, "kv_blocks": 12, "kv_blocks_used": 3,
+                "kv_blocks_peak": 8, "kv_block_tokens": 64, "kv_block_bytes": size,
+            }
+        }  # fmt: skip
+        memory.begin()
+        assert memory.figures()["0"]["kv_blocks_peak"] == 3
+        cache.free(more)
+        manager.allocate_blocks(2)
+        assert memory.figures()["0"]["kv_needed_bytes"] == 3 * size
 
     def test_the_tuned_choice_of_tokens_is_miis_own(self) -> None:
         from mii.batching.data_classes import RequestBatch

@@ -210,6 +210,15 @@ def test_it_says_what_it_is(standing: Stand) -> None:
     assert info["in_flight_batching"] is False
 
 
+def test_every_rank_tells_the_cache_of_the_last_batch(standing: Stand) -> None:
+    """Of 4 sequences of 20 + 6 tokens: keys and values of 4 layers, 2 heads of 32 shared out, float32."""
+    talk(standing, lambda c: c.ask(EVEN, 6))
+    info, tp = standing.info(), standing.spec.tp
+    each = 4 * 26 * 2 * 4 * (2 // tp) * 32 * 4
+    assert info["memory"] == {"cuda": None, "cpu": {str(r): {"kv_needed_bytes": each} for r in range(tp)}}
+    assert "reset_peaks_url" not in info  # every batch counts anew
+
+
 def test_every_rank_holds_its_share_and_listens_to_this_machine_only(standing: Stand) -> None:
     ranks = standing.ranks()
     assert len(ranks) == standing.spec.tp
