@@ -9,12 +9,13 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from loadgen import interleave
 from loadgen.predict import relative_cost
 from loadgen.profile import Cell, Profile, Target
-from loadgen.records import LoadSpec, ModelSpec, ServerSpec, Trial
+from loadgen.records import LoadSpec, ModelSpec, Order, ServerSpec, Trial
 
 ID_SCHEME = 1  # to be raised when the same fields come to mean something else
 SEED_BITS = 62
@@ -26,35 +27,46 @@ NAMES_ONLY = frozenset({"name", "checkpoint"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Trials in order. Those of one server stand together; among them whole passes (repeats) follow each other,
-    each from the cheapest trial to the dearest, so that an early end leaves the most cells and drift over time
-    strikes all cells alike."""
+    """Trials in order: whole passes (repeats) follow each other, each from the cheapest trial to the dearest, so
+    that an early end leaves the most cells and drift over time strikes all cells alike.
+
+    ``grouped``: the trials of one server stand together. ``interleaved``: see interleave.py.
+    """
 
     trials: tuple[Trial, ...]
+    order: Order = "grouped"
 
     def groups(self) -> list[tuple[ServerSpec | None, tuple[Trial, ...]]]:
         """Runs of trials that share a server, in order; ``None`` is an endpoint that already runs."""
         grouped: dict[str, list[Trial]] = {}
         for trial in self.trials:
-            grouped.setdefault(_server_key(trial), []).append(trial)
+            grouped.setdefault(server_key(trial), []).append(trial)
         return [(trials[0].server, tuple(trials)) for trials in grouped.values()]
+
+    def sets(self) -> list[tuple[Trial, ...]]:
+        """The trials whose servers are up together, in order."""
+        if self.order == "grouped":
+            return [trials for _, trials in self.groups()]
+        return interleave.sets(self.trials)
 
     def without(self, done: Iterable[str]) -> Plan:
         """What is left when the trials of these ids are done."""
         ids = frozenset(done)
-        return Plan(trials=tuple(trial for trial in self.trials if trial.id not in ids))
+        return replace(self, trials=tuple(trial for trial in self.trials if trial.id not in ids))
 
 
 def make_plan(profile: Profile) -> Plan:
     """Every cell as a trial, once. Servers come in the order in which the profile first asks for them."""
     trials = {trial.id: trial for trial in map(trial_of, profile.cells)}
-    keys = {trial.id: _server_key(trial) for trial in trials.values()}
+    keys = {trial.id: server_key(trial) for trial in trials.values()}
     servers = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
     places = {id_: place for place, id_ in enumerate(trials)}
 
     def order(trial: Trial) -> tuple[int, int, float, int]:
         return servers[keys[trial.id]], trial.repeat, relative_cost(trial), places[trial.id]
 
+    if profile.order == "interleaved":
+        return Plan(trials=interleave.arrange(list(trials.values()), server_key), order="interleaved")
     return Plan(trials=tuple(sorted(trials.values(), key=order)))
 
 
@@ -122,10 +134,16 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _server_key(trial: Trial) -> str:
+def server_key(trial: Trial) -> str:
+    """Equal for trials that share a server (or an endpoint that already runs)."""
     if trial.server is None:
         return f"endpoint {trial.url} {trial.model_name}"
-    return _canonical(dataclasses.asdict(trial.server))
+    return spec_key(trial.server)
+
+
+def spec_key(spec: ServerSpec) -> str:
+    """Equal for servers that are one."""
+    return _canonical(dataclasses.asdict(spec))
 
 
 def _canonical(value: Any) -> str:

@@ -4,6 +4,8 @@
 
     name = "exp1"                    # the results folder; the file's name when left out
     description = "…"
+    order = "interleaved"            # servers of one model on equally many GPUs are up together and take turns,
+                                     # A B B A …, so that drift strikes all alike; "grouped": one after the other
 
     [server]                         # what to stand up
     framework = "hf"
@@ -21,7 +23,7 @@
     engine = "generate"
 
     [frameworks.hf]                  # laid over [server] for one framework
-    python = "…"                     # also: dtype, max_batch, ready_timeout_s, options
+    python = "…"                     # also: dtype, gpus, max_batch, ready_timeout_s, options
 
     [load]                           # what to send
     mode = "static"                  # static closed constant poisson gamma ramp trace
@@ -86,7 +88,7 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.errors import ProfileError
-from loadgen.records import LoadSpec, ServerSpec, TelemetrySpec
+from loadgen.records import LoadSpec, Order, ServerSpec, TelemetrySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,7 @@ class Profile:
     text: str
     sets: tuple[str, ...]
     cells: tuple[Cell, ...]
+    order: Order = "grouped"
     telemetry: TelemetrySpec = field(default_factory=TelemetrySpec)
 
 
@@ -158,6 +161,7 @@ def build_profile(
     """The same from tables at hand, such as those that command line flags make."""
     # Imported here: pydantic takes time that a plain `loadgen run` does not have.
     from loadgen.profile_cells import expand
+    from loadgen.profile_interleave import side_by_side
     from loadgen.profile_schema import parse, telemetry_of
     from loadgen.profile_sets import lay_over
 
@@ -167,13 +171,17 @@ def build_profile(
         from loadgen.analysis.declared import parse as parse_findings
 
         parse_findings(tables.finding, file)  # the analysis reads them again, from the stored profile
+    cells = expand(tables, origins, gpu_count, frameworks)
+    if tables.order == "interleaved":
+        cells = side_by_side(cells, tables, origins, gpu_count)
     return Profile(
         name=tables.name or _name_from(file),
         description=tables.description,
         file=file,
         text=text,
         sets=tuple(sets),
-        cells=expand(tables, origins, gpu_count, frameworks),
+        cells=cells,
+        order=tables.order,
         telemetry=telemetry_of(tables.telemetry),
     )
 

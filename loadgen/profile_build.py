@@ -144,6 +144,9 @@ class Builder:
     def _gpus(self, point: Point, model: ModelSpec) -> tuple[int, ...] | None:
         """The devices of a server: the first tp × pp of those it may use, none on the CPU."""
         tp, pp, gpus = point.values["tp"], point.values["pp"], point.values["gpus"]
+        own, listed = self._tables.frameworks.get(point.values["framework"] or ""), "server.gpus"
+        if own is not None and own.gpus is not None:
+            gpus, listed = own.gpus, f"frameworks.{point.values['framework']}.gpus"
         blamed = "pp" if pp > model.layers or tp == 1 < pp else "tp"
         path, value = point.paths[blamed], point.values[blamed]
         problem = models.split_problem(model, tp, pp)
@@ -157,11 +160,11 @@ class Builder:
         count, need = self._gpu_count, tp * pp
         if gpus is not None and count is not None and max(gpus) >= count:
             accepted = f"indices below {count}" if count else "[] for the CPU"
-            self._problems.add(("server", "gpus"), gpus, f"this machine has {count} GPUs", accepted)
+            self._problems.add(listed.split("."), gpus, f"this machine has {count} GPUs", accepted)
             return None
         have = len(gpus) if gpus is not None else count
         if have is not None and need > have:
-            whose = "this machine has" if gpus is None else "server.gpus lists"
+            whose = "this machine has" if gpus is None else f"{listed} lists"
             accepted = f"tp × pp up to {have}" if have else "server.gpus = [] to run on the CPU"
             self._problems.add(path, value, f"tp × pp = {need} GPUs are needed, {whose} {have}", accepted)
             return None

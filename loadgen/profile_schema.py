@@ -20,6 +20,7 @@ from loadgen.profile_values import (
     Index,
     Mode,
     Option,
+    Ordering,
     Repeats,
     Several,
     Slug,
@@ -81,6 +82,7 @@ class ServerTable(Table):
 
 class FrameworkTable(Table):
     dtype: Dtype | None = None
+    gpus: Devices | None = None
     max_batch: Count | None = None
     python: Text | None = None
     ready_timeout_s: Amount | None = None
@@ -159,6 +161,7 @@ class TelemetryTable(Table):
 class Tables(Table):
     name: Slug | None = None
     description: str = ""
+    order: Ordering = "grouped"
     server: ServerTable | None = None
     load: LoadTable = LoadTable()
     sweep: list[SweepTable] = [SweepTable()]

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from loadgen.errors import BadInput
 from loadgen.models import DTYPE_ALIASES, DTYPE_BYTES, dtype_name
-from loadgen.records import LoadKind, OptionValue
+from loadgen.records import LoadKind, OptionValue, Order
 
 Validator = Callable[[Any], Any]
 
@@ -121,6 +121,7 @@ Text = Annotated[str, BeforeValidator(_text)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Dtype = Annotated[str, BeforeValidator(_dtype)]
 Mode = Annotated[LoadKind, BeforeValidator(_one_of(*get_args(LoadKind)))]
+Ordering = Annotated[Order, BeforeValidator(_one_of(*get_args(Order)))]
 Option = Annotated[Any, BeforeValidator(_option)]
 Repeats = Annotated[list[int], BeforeValidator(_repeat)]
 Devices = Annotated[list[int], BeforeValidator(_devices)]

@@ -14,6 +14,7 @@ SCHEMA_VERSION = 1
 
 LoadKind = Literal["static", "closed", "constant", "poisson", "gamma", "ramp", "trace"]
 Phase = Literal["warmup", "measured"]
+Order = Literal["grouped", "interleaved"]
 OptionValue = str | int | float | bool
 OPEN_LOOP: frozenset[str] = frozenset({"constant", "poisson", "gamma", "ramp", "trace"})
 

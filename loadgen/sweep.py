@@ -3,63 +3,33 @@
 from __future__ import annotations
 
 import datetime
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 
-from loadgen import frameworks, interrupt
+from loadgen import interrupt
 from loadgen.budget import Budget
 from loadgen.errors import BadInput, ServerError
-from loadgen.plan import Plan
-from loadgen.process import Server, free_ports, port_is_free
-from loadgen.progress import server_label
-from loadgen.protocols import Framework, Watcher
-from loadgen.records import Environment, Failure, ServerSpec, TelemetrySpec, Trial, TrialResult
+from loadgen.plan import Plan, server_key
+from loadgen.protocols import Watcher
+from loadgen.records import Environment, Failure, TelemetrySpec, Trial, TrialResult
+from loadgen.stand import Stand, Up
 from loadgen.store import Store
-from loadgen.telemetry.nvml import Gpu
-from loadgen.telemetry.recorder import CONTAINERS, Recorder, look
-from loadgen.trial import OUT_OF_MEMORY, Endpoint, run_trial, server_info
-
-
-def start_server(
-    spec: ServerSpec, log_path: Path, run_dir: Path, on_state: Callable[[str], None]
-) -> tuple[Server, Endpoint]:
-    """Start what ``spec`` asks for and wait until it takes work.
-
-    Raises BadInput when it cannot run here, ServerError when it does not come up; nothing is left then.
-    """
-    framework = frameworks.find(spec.framework)
-    framework.check(spec)
-    if spec.port and not port_is_free(spec.port, spec.host):
-        raise BadInput(
-            f"--port {spec.port}: already in use on {spec.host} (accepted: a free port, or 0 to pick one)"
-        )
-    first = (spec.port,) if spec.port else ()
-    ports = (*first, *free_ports(framework.ports - len(first), spec.host))
-    command = framework.command(spec, str(run_dir.resolve()), ports)
-    server = Server(command, run_dir, log_path)
-    server.start(spec.ready_timeout_s, on_state)
-    return server, endpoint_of(framework, spec, server)
-
-
-def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpoint:
-    """The endpoint of a running server, with its death told as the error it is."""
-    return Endpoint(
-        base_url=server.command.base_url,
-        protocol=framework.protocol,
-        driver_options=framework.driver_options(spec),
-        info_url=server.command.info_url,
-        metrics_url=server.command.metrics_url,
-        fault=lambda: None if server.alive() else server.death(),
-    )
+from loadgen.trial import OUT_OF_MEMORY, run_trial
 
 
 def ran_out_of_memory(result: TrialResult) -> bool:
     """Whether a trial failed because its server ran out of memory."""
     return result.failure is not None and result.failure.error == OUT_OF_MEMORY
+
+
+def first_of_each(trials: Sequence[Trial]) -> list[Trial]:
+    """The first trial of each server."""
+    firsts: dict[str, Trial] = {}
+    for trial in trials:
+        firsts.setdefault(server_key(trial), trial)
+    return list(firsts.values())
 
 
 @dataclass(slots=True)
@@ -78,7 +48,6 @@ class Sweep:
     telemetry: TelemetrySpec = field(default_factory=TelemetrySpec)
     budget: Budget = field(default_factory=Budget)
     limited: int = 0
-    _recorder: Recorder | None = field(default=None, init=False)
 
     def run(self) -> None:
         """Run all missing trials that fit into the budget: one that does not is passed over, later ones may still.
@@ -92,8 +61,10 @@ class Sweep:
         for result in done:
             self.budget.learn(result)
         try:
-            for spec, trials in self.plan.groups():
-                self._run_group(spec, [trial for trial in trials if trial.id not in skip])
+            for trials in self.plan.sets():
+                missing = [trial for trial in trials if trial.id not in skip]
+                if missing:
+                    self._run_together(missing)
         except interrupt.TimeIsUp:
             self.watcher.note("the time limit came: what was in flight is not kept")
 
@@ -106,95 +77,59 @@ class Sweep:
         """Those of them that need no second run."""
         return [result for result in self.stored() if not (self.retry_failed and result.failure is not None)]
 
-    def _run_group(self, spec: ServerSpec | None, trials: Sequence[Trial]) -> None:
-        """Trials of one server, started again after a death; if it cannot start, all that is left fails."""
-        rest = list(trials)
-        while rest := [trial for trial in rest if self.budget.fits(trial, starting=True)]:
-            try:
-                with self._serving(spec, rest[0]) as endpoint:
-                    while rest:
-                        trial = rest.pop(0)
-                        if not self.budget.fits(trial):
-                            continue
-                        result = self._run_one(trial, endpoint)
-                        self._keep(result)
-                        if endpoint.fault() is not None or ran_out_of_memory(result):
-                            break  # an engine that ran out once is left with a torn heap: start it anew
-            except (ServerError, BadInput) as error:
-                failure = Failure(error=type(error).__name__, message=str(error), phase="start")
-                for trial in rest:
-                    self._keep(self._unstarted(trial, failure))
-                return
+    def _run_together(self, trials: Sequence[Trial]) -> None:
+        """Trials in order on servers that are up side by side."""
+        with self._stand() as stand:
+            for trial in first_of_each(trials):  # before any trial, so that none has the machine to itself
+                if self.budget.fits(trial, starting=True):
+                    with suppress(ServerError, BadInput):  # its trials will tell
+                        self._up(stand, trial)
+            for trial in trials:
+                if self.budget.fits(trial, starting=not stand.has(trial)):
+                    self._keep(self._attempt(stand, trial))
 
-    @contextmanager
-    def _serving(self, spec: ServerSpec | None, trial: Trial) -> Iterator[Endpoint]:
-        if spec is None:
-            assert trial.url is not None
-            endpoint = Endpoint(base_url=trial.url)
-            with self._recording(None, endpoint, None, ()):
-                yield endpoint
-            return
-        label = server_label(spec)
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
-        log_path = self.store.path / "logs" / f"{label.replace('/', '-').replace(' ', '_')}-{stamp}.log"
-        before = look() if self.telemetry.enabled else []
-        with tempfile.TemporaryDirectory(prefix="loadgen-") as run_dir:
-            began_s = time.monotonic()
-            server, endpoint = start_server(
-                spec, log_path.absolute(), Path(run_dir), lambda state: self.watcher.server(label, state)
-            )
-            self.budget.learn_start(trial, time.monotonic() - began_s)
-            try:
-                with self._recording(spec, endpoint, server, before):
-                    yield endpoint
-            finally:
-                self.watcher.server(label, "stopping")
-                server.stop()
-                self.watcher.server(label, "stopped")
-
-    @contextmanager
-    def _recording(
-        self, spec: ServerSpec | None, endpoint: Endpoint, server: Server | None, before: Sequence[Gpu]
-    ) -> Iterator[None]:
-        """Telemetry for the length of a server. An endpoint that already runs has only what the profile names."""
-        asked = self.telemetry
-        if spec is None:
-            asked = replace(asked, exporter=False)
-        if not asked.enabled or not (asked.exporter or asked.sources or asked.prometheus):
-            yield
-            return
-        # What runs in a container is no child of ours: its client's few megabytes would pass for the server's.
-        hidden = server is None or CONTAINERS & {Path(word).name for word in server.command.argv}
-        recorder = Recorder(
-            asked,
-            server=spec,
+    def _stand(self) -> Stand:
+        return Stand(
+            watcher=self.watcher,
             environment=self.environment,
-            pid=None if hidden or server is None else server.pid,
-            metrics_url=endpoint.metrics_url,
-            before=before,
-            page=lambda: server_info(endpoint.info_url),
+            telemetry=self.telemetry,
+            logs=self.store.path / "logs",
         )
-        try:
-            with recorder as self._recorder:
-                yield
-        finally:
-            self._recorder = None
 
-    def _run_one(self, trial: Trial, endpoint: Endpoint) -> TrialResult:
+    def _up(self, stand: Stand, trial: Trial) -> Up:
+        starting, began_s = not stand.has(trial), time.monotonic()
+        up = stand.up(trial)
+        if starting:
+            self.budget.learn_start(trial, time.monotonic() - began_s)
+        return up
+
+    def _attempt(self, stand: Stand, trial: Trial) -> TrialResult:
+        """One trial on its server, which is stopped if that killed it; a server that cannot start fails it."""
         interrupt.check()
-        recorder = self._recorder
-        if recorder is not None:
-            recorder.begin()
+        try:
+            up = self._up(stand, trial)
+        except (ServerError, BadInput) as error:
+            failure = Failure(error=type(error).__name__, message=str(error), phase="start")
+            return self._unstarted(trial, failure)
+        result = self._run_one(trial, up)
+        if up.endpoint.fault() is not None or ran_out_of_memory(result):
+            stand.drop(trial)  # an engine that ran out once is left with a torn heap: start it anew
+        return result
+
+    def _run_one(self, trial: Trial, up: Up) -> TrialResult:
+        if up.recorder is not None:
+            up.recorder.begin()
         result = run_trial(
             trial,
-            endpoint,
+            up.endpoint,
             self.watcher,
             environment=self.environment.id,
             writer=self.store.sample_writer(trial.id),
         )
-        if recorder is None:
+        if up.recorder is None:
             return result
-        return recorder.finish(result, self.store.samples_path(trial.id), self.store.telemetry_path(trial.id))
+        samples, telemetry = self.store.samples_path(trial.id), self.store.telemetry_path(trial.id)
+        return up.recorder.finish(result, samples, telemetry)
 
     def _unstarted(self, trial: Trial, failure: Failure) -> TrialResult:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

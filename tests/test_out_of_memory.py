@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from loadgen import sweep as sweep_module
+from loadgen import stand as stand_module
 from loadgen.plan import Plan
 from loadgen.records import Environment, ServerSpec, TelemetrySpec, Trial
 from loadgen.store import Store
@@ -108,7 +108,7 @@ def test_the_sweep_goes_on_with_a_new_server(
             base_url=url
         )
 
-    monkeypatch.setattr(sweep_module, "start_server", start)
+    monkeypatch.setattr(stand_module, "start_server", start)
     trials = [replace(trial(build, batch), id=f"t{place}") for place, batch in enumerate((1, 3, 2, 4))]
     environment = Environment(
         id="e", host="h", os="o", cpu="c", cpus=1, memory_bytes=1, gpus=(), driver=None, cuda=None, packages={},

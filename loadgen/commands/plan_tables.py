@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import string
+
 from loadgen.ceilings import datasheet
 from loadgen.environment import read_gpus
-from loadgen.plan import Plan
+from loadgen.plan import Plan, server_key
 from loadgen.predict import Outlook, check_fit, outlook
 from loadgen.progress import server_label, trial_row
 from loadgen.records import ServerSpec
 from loadgen.report.tables import Table
 from loadgen.units import show_bytes, show_duration, show_s
 
+LETTERS = string.ascii_uppercase
 HEAD = ("trial", "load", "in", "out", "requests", "weights/GPU", "KV/GPU", "floor/call", "about")
 
 
@@ -27,6 +30,7 @@ def print_plan(plan: Plan) -> None:
     memory = [memory for gpu in gpus if isinstance(memory := gpu.get("memory_bytes"), int)]
     warnings = check_fit(plan.trials, min(memory)) if memory else []
     screen.print_lines([f"warning: {warning}" for warning in warnings])
+    screen.print_lines(together(plan))
     screen.print_lines([headline(plan, ahead)])
 
 
@@ -46,6 +50,22 @@ def server_tables(plan: Plan, ahead: Outlook) -> list[Table]:
             rows.append((trial.id, load, *lengths, calls, *memory, *times))
         tables.append(Table(title=title(spec), head=HEAD, rows=tuple(rows)))
     return tables
+
+
+def together(plan: Plan) -> list[str]:
+    """Which servers are up side by side, and in which order their trials come."""
+    if plan.order == "grouped":
+        return []
+    lines = []
+    for trials in plan.sets():
+        names = {server_key(trial): title(trial.server) for trial in trials}
+        letters = dict(zip(names, LETTERS, strict=False))
+        turns = " ".join(letters.get(server_key(trial), "…") for trial in trials[: 4 * len(names)])
+        listed = "; ".join(f"{letters.get(key, '…')} = {name}" for key, name in names.items())
+        lines.append(
+            f"up together: {listed}; trials in the order {turns}{' …' if len(trials) > 4 * len(names) else ''}"
+        )
+    return lines
 
 
 def title(spec: ServerSpec | None) -> str:

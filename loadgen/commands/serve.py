@@ -18,7 +18,7 @@ from loadgen.profile import build_profile
 from loadgen.profile_sets import value_of
 from loadgen.progress import server_label
 from loadgen.records import OptionValue, ServerSpec
-from loadgen.sweep import start_server
+from loadgen.stand import start_server
 from loadgen.trial import server_info
 from loadgen.units import show_bytes
 

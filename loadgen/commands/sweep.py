@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from loadgen import frameworks, interrupt
+from loadgen import frameworks, interleave, interrupt
 from loadgen.budget import Budget
 from loadgen.environment import capture, visible_gpus
 from loadgen.errors import BadInput, MissingDependency
@@ -19,6 +19,7 @@ from loadgen.profile import Profile, load_profile
 from loadgen.protocols import Watcher
 from loadgen.records import Environment
 from loadgen.store import Store, open_results
+from loadgen.units import show_bytes
 
 
 def make(profile_name: str, sets: tuple[str, ...], *, dry_run: bool) -> tuple[Profile, Plan]:
@@ -36,7 +37,27 @@ def make(profile_name: str, sets: tuple[str, ...], *, dry_run: bool) -> tuple[Pr
             except MissingDependency:
                 if not dry_run:  # a plan can be seen on any machine
                     raise
+    check_host_memory(plan)
     return profile, plan
+
+
+def check_host_memory(plan: Plan) -> None:
+    """Raises BadInput when servers on the CPU cannot be up together: they are predicted to need more than there is."""
+    if plan.order == "grouped":
+        return
+    import psutil
+
+    have = psutil.virtual_memory().total
+    for trials in plan.sets():
+        real = [
+            t for t in trials if t.server and getattr(frameworks.find(t.server.framework), "uses_gpus", True)
+        ]
+        need = interleave.host_memory_bytes(real)
+        if need > have:
+            raise BadInput(
+                f"order = 'interleaved': servers that are to be up together are predicted to need {show_bytes(need)} "
+                f'of this host\'s {show_bytes(have)} (accepted: smaller models or batches, or order = "grouped")'
+            )
 
 
 def run(
@@ -174,6 +195,7 @@ def sweep_record(profile: Profile, plan: Plan, environment: Environment) -> dict
         "description": profile.description,
         "profile": profile.text,
         "sets": list(profile.sets),
+        "order": plan.order,
         "argv": list(environment.argv),
         "plan": [asdict(trial) for trial in plan.trials],
     }
