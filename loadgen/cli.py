@@ -203,6 +203,46 @@ def report(
 
 
 @main.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("results/reproduction"),
+    show_default=True,
+    help="results folder of each part in there",
+)
+@click.option(
+    "--parts", "wanted", multiple=True, metavar="NAMES", help="ids or globs of parts: core/*, *-tp1 [all]"
+)
+@click.option(
+    "--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="end by then"
+)
+@click.option("--sequential", is_flag=True, help="one part at a time, with all cores: no neighbours")
+@click.option("--gpus", help="device indices such as 0,1 (default: all)")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="override a key in every part")
+@click.option("--retry-failed", is_flag=True, help="run failed trials again, too")
+@click.option("--dry-run", is_flag=True, help="print which part would run where and when; start nothing")
+@click.option(
+    "--profiles",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="folder of parts [profiles/reproduce]",
+)
+def reproduce(**given: Any) -> None:
+    """Run the experiments of the reproduction on the GPUs there are; what is stored already is not run again.
+
+    Its parts, a profile for each server, run side by side on GPUs and CPU cores of their own. What needs more GPUs, or
+    a library that is missing, is named and not run.
+
+    \b
+    loadgen reproduce --dry-run
+    loadgen reproduce --parts 'core/*' --time-limit 540
+    loadgen report results/reproduction/10-hf-generate-tp1 results/reproduction/11-hf-compiled-tp1
+    """
+    from loadgen.commands import reproduce as room
+
+    raise SystemExit(room.run(**given))
+
+
+@main.command()
 @click.argument("a", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("b", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
