@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from loadgen.analysis.statistics import (
+    Array,
     Drift,
     Estimate,
     Noise,
@@ -27,6 +28,7 @@ from loadgen.analysis.table import Key, Row, latencies
 ENOUGH_FREEDOM = 6  # of a server's own repeats; with fewer, the whole sweep's are pooled
 # What a key's field becomes when it is the axis of a series: a value that no trial has.
 BLANK = {"batch": -1, "input_tokens": -1, "output_tokens": -1, "tp": -1, "pp": -1, "label": "", "machine": ""}
+WORK = ("kind", "batch", "rate", "input_tokens", "output_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,6 +40,10 @@ class Cell:
 
     def values(self, metric: str) -> list[float]:
         return [row.values[metric] for row in self.rows if metric in row.values]
+
+    def by_round(self, metric: str) -> dict[str, float]:
+        """The figures of the repeats that ran side by side with rivals."""
+        return {row.round: row.values[metric] for row in self.rows if row.round and metric in row.values}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,18 +73,25 @@ def quotient(top: Estimate | None, bottom: Estimate | None) -> Ratio | None:
 
 def mean_quotient(pairs: Sequence[tuple[Estimate, Estimate]]) -> Ratio:
     """The geometric mean of top / bottom over (top, bottom) pairs, of which there is at least one."""
-    value = float(np.exp(np.mean([np.log(top.value / bottom.value) for top, bottom in pairs])))
-    known = [
-        top.draws - bottom.draws
-        for top, bottom in pairs
-        if top.draws is not None and bottom.draws is not None
-    ]
-    if len(known) < len(pairs):
+    return _mean([_log_quotient(top, bottom) for top, bottom in pairs])
+
+
+def _log_quotient(top: Estimate, bottom: Estimate) -> LogRatio:
+    known = top.draws is not None and bottom.draws is not None
+    draws = top.with_draws() - bottom.with_draws() if known else None
+    return float(np.log(top.value / bottom.value)), draws
+
+
+def _mean(quotients: Sequence[LogRatio]) -> Ratio:
+    value = float(np.exp(np.mean([centre for centre, _ in quotients])))
+    known = [draws for _, draws in quotients if draws is not None]
+    if len(known) < len(quotients):
         return Ratio(value=value, low=None, high=None)
     low, high = np.exp(interval(np.mean(known, axis=0)))
     return Ratio(value=value, low=float(low), high=float(high))
 
 
+LogRatio = tuple[float, Array | None]  # the logarithm of a quotient, and its draws
 RequestErrors = dict[
     str, tuple[float, float] | None
 ]  # by trial: relative error of the mean, over the naive one
@@ -193,16 +206,64 @@ class Study:
 
     def ratio(self, over: Cell, under: Cell, metric: str) -> Ratio | None:
         """over / under, ``None`` when either lacks the figure."""
-        return quotient(self.estimate(over, metric), self.estimate(under, metric))
+        return self.mean_ratio([(over, under)], metric)
 
     def mean_ratio(self, pairs: Sequence[tuple[Cell, Cell]], metric: str) -> Ratio | None:
         """The geometric mean of over / under over the pairs that have the figure."""
-        found = [
-            (top, bottom)
-            for top, bottom in ((self.estimate(a, metric), self.estimate(b, metric)) for a, b in pairs)
-            if top is not None and bottom is not None
-        ]
-        return mean_quotient(found) if found else None
+        found = [self._difference(over, under, metric) for over, under in pairs]
+        known = [quotient for quotient in found if quotient is not None]
+        return _mean(known) if known else None
+
+    def _difference(self, over: Cell, under: Cell, metric: str) -> LogRatio | None:
+        paired = self.paired(over, under, metric)
+        if paired is not None:
+            return float(np.log(paired.value)), paired.draws
+        top, bottom = self.estimate(over, metric), self.estimate(under, metric)
+        return None if top is None or bottom is None else _log_quotient(top, bottom)
+
+    def paired(self, over: Cell, under: Cell, metric: str) -> Estimate | None:
+        """over / under from the rounds in which both ran side by side: what struck a whole round cancels out.
+
+        Deviations from a cell's mean quotient are pooled over all work that the two servers did in rounds. ``None``
+        without rounds in common, or with too few to tell an interval.
+        """
+        quotients = _by_round(over, under, metric)
+        if not quotients:
+            return None
+        found = estimate(
+            quotients,
+            self._whole._rounds(over.key, under.key, metric),
+            _rng("rounds", metric, over.key, under.key),
+        )
+        return None if found.draws is None else replace(found, how=f"{found.how}, paired by round")
+
+    def _rounds(self, over: Key, under: Key, metric: str) -> Pool:
+        """How quotients of two servers deviate from round to round, over all their work."""
+        sides = (_side(over), _side(under))
+        known = (f"rounds of {metric}", sides)
+        if known not in self._pools:
+            groups = []
+            for key, cell in self.cells.items():
+                if _side(key) == sides[0]:
+                    rival = self.cells.get(replace(under, **{name: getattr(key, name) for name in WORK}))
+                    groups.append(_by_round(cell, rival, metric) if rival else [])
+            self._pools[known] = residuals(groups)
+        return self._pools[known]
+
+    def rounds(self) -> int:
+        """How many rounds there were: the same work on rivals, one right after the other."""
+        names = [row.round for cell in self.cells.values() for row in cell.rows if row.round]
+        return sum(count > 1 for count in Counter(names).values())
+
+
+def _by_round(over: Cell, under: Cell, metric: str) -> list[float]:
+    top, bottom = over.by_round(metric), under.by_round(metric)
+    return [top[name] / bottom[name] for name in top if name in bottom]
+
+
+def _side(key: Key) -> Key:
+    """The server alone."""
+    return replace(key, kind="", batch=-1, rate=-1.0, input_tokens=-1, output_tokens=-1)
 
 
 def _server(key: Key) -> tuple[str, str, str, int, int]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from loadgen.analysis.rounds import rounds_of
 from loadgen.analysis.statistics import Array
 from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
 from loadgen.store import Results
@@ -66,7 +67,10 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Row:
-    """One trial, flat. ``values`` maps metrics to figures (medians of latencies); ``results`` finds its samples."""
+    """One trial, flat. ``values`` maps metrics to figures (medians of latencies); ``results`` finds its samples.
+
+    ``round`` is equal for trials that did the same work side by side, empty for one that ran alone.
+    """
 
     key: Key
     result: TrialResult
@@ -76,6 +80,7 @@ class Row:
     values: Mapping[str, float]
     environment: Environment | None = None
     flags: tuple[str, ...] = ()
+    round: str = ""
 
     @property
     def trial(self) -> Trial:
@@ -139,7 +144,9 @@ def rows_of(
     source: str = "",
     results: Results | None = None,
 ) -> list[Row]:
-    """One row per result, in order."""
+    """One row per result, in order, which is that in which they finished."""
+    found = list(found)
+    rounds = rounds_of(found)
     return [
         Row(
             key=key_of(result, environments.get(result.environment)),
@@ -149,6 +156,7 @@ def rows_of(
             started_h=_hours(result.started),
             values=values_of(result),
             environment=environments.get(result.environment),
+            round=rounds.get(result.trial.id, ""),
         )
         for result in found
     ]

@@ -71,6 +71,11 @@ def statistics(analysis: Analysis) -> str:
         )
     else:
         lines.append("Drift: not tested (no repeats spread over time).")
+    if rounds := analysis.study.rounds():
+        lines.append(
+            f"{rounds} rounds ran side by side: the same work on rivals, one right after the other. Differences "
+            "between rivals are taken within rounds, where drift strikes both alike."
+        )
     lines.append(
         "Intervals are 95 %: a bootstrap of the repeats' residuals, pooled over a server's cells and widened for "
         f"small samples; with one run per cell, a block bootstrap over its requests. A change within "
