@@ -21,6 +21,7 @@ from loadgen.servers._hf_requests import BadRequest, Call, Limits, error_body, p
 from loadgen.servers._hf_run import Run
 from loadgen.servers._hf_text import Text, whole
 
+RESET = "/memory/reset"
 STATUS = {"out_of_memory": 500, "server_error": 500, "cancelled": 503}
 
 
@@ -30,8 +31,12 @@ def build_app(
     text: Text,
     metrics: Metrics,
     info: Callable[[], dict[str, Any]],
+    begin_memory: Callable[[], None] | None = None,
 ) -> Starlette:
-    """The routes; ``info`` is asked at each ``/info``."""
+    """The routes; ``info`` is asked at each ``/info``.
+
+    With ``begin_memory``, that page names the URL to POST to so that memory peaks are counted anew from then on.
+    """
     completions = _Completions(device, limits, text, metrics)
 
     async def models(_: Request) -> Response:
@@ -46,8 +51,16 @@ def build_app(
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    async def about(_: Request) -> Response:
-        return JSONResponse(info())
+    async def about(request: Request) -> Response:
+        if begin_memory is None:
+            return JSONResponse(info())
+        return JSONResponse({**info(), "reset_peaks_url": str(request.url.replace(path=RESET, query=""))})
+
+    async def reset(_: Request) -> Response:
+        if begin_memory is None:
+            return JSONResponse({"error": "every call counts its own peaks"}, 404)
+        begin_memory()
+        return JSONResponse({"status": "ok"})
 
     async def scrape(_: Request) -> Response:
         return Response(metrics.text(), media_type=metrics.content_type)
@@ -59,6 +72,7 @@ def build_app(
             Route("/health", health),
             Route("/info", about),
             Route("/metrics", scrape),
+            Route(RESET, reset, methods=["POST"]),
         ]
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +38,23 @@ class CompiledEngine:
     in_flight_batching = False
 
     def __init__(
-        self, model: Any, eos: frozenset[int], device: torch.device, *, compile_mode: str, tp: int
+        self,
+        model: Any,
+        eos: frozenset[int],
+        device: torch.device,
+        *,
+        compile_mode: str,
+        tp: int,
+        on_cache: Callable[[Iterable[torch.Tensor], Iterable[torch.Tensor]], None] = lambda cache, kept: None,
     ) -> None:
+        """``on_cache`` is told each call's key/value cache, and the caches kept beside it for other shapes."""
         kind = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type", "default")
         if kind in ("dynamic", "longrope"):
             raise ValueError(f"engine compiled tabulates rotary positions, which rope type {kind!r} forbids")
         self.model, self.eos, self.device = model, eos, device
         self.graphs = device.type == "cuda"
         self.name = "hf/compiled" if self.graphs else "hf/compiled (CPU: no CUDA graphs, no torch.compile)"
-        self.tp = tp
+        self.tp, self._on_cache = tp, on_cache
         if tp > 1:
             use_plain_collectives(model)
         use_static_attention(model)
@@ -68,6 +76,9 @@ class CompiledEngine:
         sampled = call.temperature > 0
         prepared = self._prepared(shape_of(call))
         prepared.prepare(call, sampled)
+        others = (other.buffers for other in self._shapes.values() if other is not prepared)
+        kept = [tensor for buffers in others for tensor in buffers.cache]
+        self._on_cache(prepared.buffers.cache, kept)
         if sampled:
             torch.manual_seed(call.seed)  # after the captures, whose trial runs draw too
         buffers, host = prepared.buffers, prepared.host

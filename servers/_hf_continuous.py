@@ -20,6 +20,7 @@ import torch
 from loadgen.servers._hf_device import Done, Job, first_line
 from loadgen.servers._hf_requests import BadRequest, Call
 from loadgen.servers._hf_run import Run
+from loadgen.servers._memory import Blocks
 
 log = logging.getLogger("loadgen.hf")
 POLL_S = 0.05  # how soon a cancelled call or a dead manager is seen when no token comes
@@ -80,6 +81,18 @@ class ContinuousEngine:
         """What killed the manager's thread, if anything did."""
         fault: Exception | None = self.manager.background_thread_status.fatal_error
         return fault
+
+    def blocks(self) -> Blocks | None:
+        """Count what is in use of the paged cache; None where this transformers keeps its books otherwise."""
+        cache: Any = getattr(self.manager.batch_processor, "cache", None)
+        pool: Any = getattr(cache, "pool", None)
+        if not (hasattr(pool, "num_free_sectors") and hasattr(pool, "allocate_sector")):
+            return None
+        total = int(cache.num_sectors)
+        size, tokens = int(cache.bytes_per_sector), int(cache.tokens_per_sector)  # of all layers
+        blocks = Blocks(total, tokens, size, lambda: total - int(pool.num_free_sectors))
+        blocks.watch(pool, "allocate_sector")
+        return blocks
 
     def close(self) -> None:
         if self.manager.is_running():

@@ -95,8 +95,12 @@ class Buffers:
         self.caches = [DecodeCache(k, v, self.position) for k, v in zip(self.keys, self.values, strict=True)]
 
     @property
+    def cache(self) -> tuple[torch.Tensor, ...]:
+        return (*self.keys, *self.values)
+
+    @property
     def cache_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        return sum(t.numel() * t.element_size() for t in self.cache)
 
     def load(self, call: Call, eos: frozenset[int]) -> None:
         """Lay a call's settings into the buffers; the prompts go through ``read_prompts``."""

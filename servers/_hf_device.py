@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from loadgen.servers._hf_ranks import Followers
 from loadgen.servers._hf_requests import Call
 from loadgen.servers._hf_run import Cancelled, Run, Step
+from loadgen.servers._memory import Memory
 
 log = logging.getLogger("loadgen.hf")
 REPLY_S = 1.0  # for a last reply to leave
@@ -91,8 +92,10 @@ class Device:
         followers: Followers | None = None,
         observe: Callable[[Job, Done], None] = lambda job, done: None,
         give_up: Callable[[int], None] = os._exit,
+        memory: Memory | None = None,
     ) -> None:
         self.engine, self.eos, self.followers, self.observe = engine, eos, followers, observe
+        self._memory = memory
         self._give_up = give_up
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._stopping = False
@@ -148,7 +151,8 @@ class Device:
         )
         if self.followers:
             self.followers.send(number, job.call)
-        count_call_memory()
+        if self._memory is not None:
+            self._memory.begin()
         try:
             self.engine.run(run)
         except Cancelled:
@@ -200,34 +204,3 @@ def free_memory() -> None:
 def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-_peak_before: int | None = None  # the highest use before the current or last call; None before the first
-
-
-def count_call_memory() -> None:
-    """Count the highest use anew, for the call that comes; the process's own is kept beside."""
-    global _peak_before
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        devices = range(torch.cuda.device_count())
-        _peak_before = max(_peak_before or 0, sum(torch.cuda.max_memory_allocated(d) for d in devices))
-        for device in devices:
-            torch.cuda.reset_peak_memory_stats(device)
-
-
-def cuda_memory() -> dict[str, int] | None:
-    """This process's CUDA memory in bytes; None without CUDA.
-
-    What is in use, what the allocator holds, the highest use since the start, and that of the last call where
-    calls run one at a time.
-    """
-    if not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return None
-    devices: Any = range(torch.cuda.device_count())
-    peak = sum(torch.cuda.max_memory_allocated(d) for d in devices)
-    found = {
-        "allocated_bytes": sum(torch.cuda.memory_allocated(d) for d in devices),
-        "reserved_bytes": sum(torch.cuda.memory_reserved(d) for d in devices),
-        "peak_allocated_bytes": max(_peak_before or 0, peak),
-    }
-    return found if _peak_before is None else {**found, "call_peak_allocated_bytes": peak}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,12 +18,19 @@ class GenerateEngine:
     name = "hf/generate"
     in_flight_batching = False
 
-    def __init__(self, model: Any, eos: frozenset[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Any,
+        eos: frozenset[int],
+        device: torch.device,
+        on_cache: Callable[[Iterable[torch.Tensor]], None] = lambda cache: None,
+    ) -> None:
+        """``on_cache`` is told the key/value cache of each finished call."""
         from transformers import GenerationConfig
 
         # A checkpoint's generation config may carry sampling settings and an EOS; each call states its own.
         model.generation_config = GenerationConfig()
-        self.model, self.eos, self.device = model, eos, device
+        self.model, self.eos, self.device, self._on_cache = model, eos, device, on_cache
 
     def run(self, run: Run) -> None:
         """Generate; every step goes to ``run``. Raises Cancelled, torch.OutOfMemoryError."""
@@ -29,12 +38,39 @@ class GenerateEngine:
         ids, mask = padded_ids(call).to(self.device), padding_mask(call).to(self.device)
         if call.temperature > 0:
             torch.manual_seed(call.seed)
-        self.model.generate(
-            ids, attention_mask=mask, generation_config=settings(call, self.eos), streamer=_Steps(run)
-        )
+        with _seen_cache(self.model) as caches:
+            self.model.generate(
+                ids, attention_mask=mask, generation_config=settings(call, self.eos), streamer=_Steps(run)
+            )
+            self._on_cache(tensor for cache in caches for tensor in cache_tensors(cache))
 
     def close(self) -> None:
         """Nothing is held between calls."""
+
+
+@contextmanager
+def _seen_cache(model: Any) -> Iterator[list[Any]]:
+    """The cache that ``generate`` makes, caught at its first forward; asking it to return the cache would change how
+    it decodes."""
+    caught: list[Any] = []
+
+    def catch(_module: Any, _args: Any, named: dict[str, Any]) -> None:
+        hook.remove()
+        if named.get("past_key_values") is not None:
+            caught.append(named["past_key_values"])
+
+    hook = model.register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        yield caught
+    finally:
+        hook.remove()
+        caught.clear()
+
+
+def cache_tensors(cache: Any) -> list[torch.Tensor]:
+    """Keys and values of every layer of one of transformers' caches."""
+    layers = getattr(cache, "layers", ())
+    return [t for layer in layers for t in (layer.keys, layer.values) if isinstance(t, torch.Tensor)]
 
 
 def settings(call: Call, eos: frozenset[int]) -> Any:

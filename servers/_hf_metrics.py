@@ -9,8 +9,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
+from loadgen.servers._memory import Figures
+
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-Memory = dict[str, dict[str, int]]
 
 
 class Metrics:
@@ -26,7 +27,7 @@ class Metrics:
         engine: str,
         waiting: Callable[[], int],
         running: Callable[[], int],
-        memory: Callable[[], Memory],
+        memory: Callable[[], Figures],
     ):
         self._registry = CollectorRegistry()
         common: dict[str, Any] = {"registry": self._registry}
@@ -56,23 +57,19 @@ class Metrics:
 
 
 class _CudaMemory:
-    """Allocated, reserved and peak CUDA memory per rank; no series at all without CUDA."""
+    """The figures of ``_memory`` per GPU (``rank``: its place among the server's); no series at all without CUDA."""
 
-    def __init__(self, memory: Callable[[], Memory]) -> None:
+    def __init__(self, memory: Callable[[], Figures]) -> None:
         self._memory = memory
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         ranks = self._memory()
-        names = ("allocated_bytes", "reserved_bytes", "peak_allocated_bytes", "call_peak_allocated_bytes")
-        for name in names:
-            if any(name in values for values in ranks.values()):
-                family = GaugeMetricFamily(
-                    f"hf_cuda_{name}", "CUDA memory of a rank's process", labels=["rank"]
-                )
-                for rank, values in ranks.items():
-                    if name in values:
-                        family.add_metric([rank], values[name])
-                yield family
+        for name in dict.fromkeys(name for values in ranks.values() for name in values):
+            family = GaugeMetricFamily(f"hf_cuda_{name}", "CUDA memory of a rank's process", labels=["rank"])
+            for rank, values in ranks.items():
+                if name in values:
+                    family.add_metric([rank], values[name])
+            yield family
 
 
 def resident_bytes() -> int:

@@ -18,9 +18,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loadgen.servers._hf_requests import Call
+
+if TYPE_CHECKING:
+    from loadgen.servers._memory import Figures
 
 log = logging.getLogger("loadgen.hf")
 PR_SET_PDEATHSIG = 1
@@ -51,7 +54,7 @@ class Followers:
     def __init__(self, argv: list[str], size: int, folder: str) -> None:
         """Start them: ``argv`` is this program's own, to which each rank's place is added; ``folder`` is shared."""
         self.word = SharedStopWord(os.path.join(folder, WORD_FILE))
-        self.memory: dict[int, dict[str, int]] = {}
+        self.memory: Figures = {}
         self._stopping = False
         self._processes: list[subprocess.Popen[bytes]] = []
         self._answers: list[Any] = []
@@ -80,10 +83,9 @@ class Followers:
     def gather(self, number: int, outcome: str) -> bool:
         """Wait until every follower has ended the call; True when all ended it with ``outcome``."""
         same = True
-        for rank, answers in enumerate(self._answers, start=1):
+        for answers in self._answers:
             answer = json.loads(answers.readline())
-            if answer["memory"] is not None:
-                self.memory[rank] = answer["memory"]
+            self.memory.update(answer["memory"])
             same = same and answer["number"] == number and answer["outcome"] == outcome
         return same
 
@@ -140,7 +142,7 @@ def incoming(answer_fd: int) -> Iterator[tuple[int, Call, Any]]:
             number = work["number"]
             call = Call(**{**work["call"], "prompts": tuple(map(tuple, work["call"]["prompts"]))})
 
-            def answer(outcome: str, memory: dict[str, int] | None, number: int = number) -> None:
+            def answer(outcome: str, memory: Figures, number: int = number) -> None:
                 body = {"number": number, "outcome": outcome, "memory": memory}
                 answers.write(json.dumps(body).encode() + b"\n")
 

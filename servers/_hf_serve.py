@@ -18,12 +18,13 @@ import uvicorn
 from loadgen.records import ServerSpec
 from loadgen.servers._hf_app import build_app, prompt_tokens
 from loadgen.servers._hf_continuous import ContinuousDevice, ContinuousEngine
-from loadgen.servers._hf_device import Device, Done, Job, Scheduler, cuda_memory
+from loadgen.servers._hf_device import Device, Done, Job, Scheduler
 from loadgen.servers._hf_metrics import Metrics, resident_bytes
 from loadgen.servers._hf_ranks import Followers
 from loadgen.servers._hf_requests import Limits
 from loadgen.servers._hf_stand_up import Stood
 from loadgen.servers._hf_text import Text, text_of
+from loadgen.servers._memory import Figures
 
 log = logging.getLogger("loadgen.hf")
 LIBRARIES = ("torch", "transformers", "accelerate", "safetensors", "starlette", "uvicorn", "triton")
@@ -36,13 +37,14 @@ KEEP_ALIVE_S = 3600  # a client's idle connection is its own to close: losing th
 def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener: socket.socket) -> bool:
     """Serve until SIGTERM or SIGINT: HTTP on a thread of its own, the device on this one. False: it ended unasked."""
 
-    def memory() -> dict[str, dict[str, int]]:
-        mine = cuda_memory()
-        others = {str(rank): values for rank, values in followers.memory.items()} if followers else {}
-        return {"0": mine, **others} if mine else {}
+    def memory() -> Figures:
+        return {**stood.memory.figures(), **(followers.memory if followers else {})}
+
+    def on_gpus() -> Figures:
+        return memory() if spec.gpus else {}
 
     text = text_of(spec.model.checkpoint)
-    metrics = Metrics(stood.engine.name, lambda: device.waiting, lambda: device.running_sequences, memory)
+    metrics = Metrics(stood.engine.name, lambda: device.waiting, lambda: device.running_sequences, on_gpus)
 
     def observe(job: Job, done: Done) -> None:
         generated = sum(map(len, done.run.tokens)) if done.run else 0
@@ -52,7 +54,7 @@ def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener:
     if isinstance(stood.engine, ContinuousEngine):
         device = ContinuousDevice(stood.engine, stood.eos, observe)
     else:
-        device = Device(stood.engine, stood.eos, followers, observe)
+        device = Device(stood.engine, stood.eos, followers, observe, memory=stood.memory)
     limits = Limits(
         model=spec.model.name,
         vocab=spec.model.vocab,
@@ -63,9 +65,16 @@ def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener:
     facts = _facts(spec, stood, text)
 
     def info() -> dict[str, Any]:
-        return {**facts, "memory": {"resident_bytes": resident_bytes(), "cuda": memory() or None}}
+        return {
+            **facts,
+            "memory": {"resident_bytes": resident_bytes(), "cuda": None, stood.memory.kind: memory() or None},
+        }
 
-    app = build_app(device, limits, text, metrics, info)
+    # Calls that run one at a time have each their own peaks; where they mix, somebody must say from when to count.
+    begin = stood.memory.begin if stood.engine.in_flight_batching else None
+    if begin is not None:
+        begin()
+    app = build_app(device, limits, text, metrics, info, begin)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

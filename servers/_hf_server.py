@@ -93,7 +93,7 @@ def _follow(spec: ServerSpec, arguments: argparse.Namespace) -> None:
         signal.signal(stop, signal.SIG_IGN)
     import torch
 
-    from loadgen.servers._hf_device import count_call_memory, cuda_memory, free_memory
+    from loadgen.servers._hf_device import free_memory
     from loadgen.servers._hf_run import Cancelled, Run
     from loadgen.servers._hf_stand_up import stand_up
 
@@ -101,7 +101,7 @@ def _follow(spec: ServerSpec, arguments: argparse.Namespace) -> None:
     word = SharedStopWord(os.path.join(arguments.run_dir, WORD_FILE))
     for number, call, answer in incoming(arguments.answer_fd):
         outcome = "ok"
-        count_call_memory()
+        stood.memory.begin()
         try:
             stood.engine.run(Run(call, stood.eos, number=number, word=word))
         except Cancelled:
@@ -110,7 +110,7 @@ def _follow(spec: ServerSpec, arguments: argparse.Namespace) -> None:
             outcome = "out_of_memory"
         if outcome != "ok":
             free_memory()
-        answer(outcome, cuda_memory())
+        answer(outcome, stood.memory.figures())
     stood.leave()
 
 

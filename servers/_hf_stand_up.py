@@ -16,6 +16,7 @@ from loadgen.servers._hf_device import Engine
 from loadgen.servers._hf_ranks import STORE_FILE
 from loadgen.servers._hf_requests import Call
 from loadgen.servers._hf_run import Run
+from loadgen.servers._memory import Memory
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 
@@ -26,6 +27,7 @@ class Stood:
 
     engine: Engine
     eos: frozenset[int]
+    memory: Memory
     weight_bytes: int
     load_s: float
     warmup_s: float
@@ -51,13 +53,17 @@ def stand_up(spec: ServerSpec, rank: int, run_dir: str) -> Stood:
     )
     eos = _hf_model.end_ids(model)
     weights = _hf_model.weight_bytes(model)
-    engine = _engine(spec, model, eos, device)
+    # The engine of one process over several GPUs has all of them; otherwise a rank has the GPU of its own number.
+    memory = Memory(range(spec.pp) if spec.pp > 1 else (rank,), cuda=bool(spec.gpus))
+    memory.load_done()
+    engine = _engine(spec, model, eos, device, memory)
     loaded = time.monotonic()
     # Nothing is ready before one small generation went through every layer and library on every rank.
     engine.run(Run(Call(prompts=((1, 2, 3, 4),), max_tokens=3, ignore_eos=True), eos))
     return Stood(
         engine=engine,
         eos=eos,
+        memory=memory,
         weight_bytes=weights,
         load_s=loaded - started,
         warmup_s=time.monotonic() - loaded,
@@ -75,20 +81,30 @@ def _join_group(spec: ServerSpec, rank: int, device: torch.device, run_dir: str)
     )
 
 
-def _engine(spec: ServerSpec, model: Any, eos: frozenset[int], device: torch.device) -> Engine:
+def _engine(
+    spec: ServerSpec, model: Any, eos: frozenset[int], device: torch.device, memory: Memory
+) -> Engine:
     kind = spec.options.get("engine", "generate")
     if kind == "generate":
         from loadgen.servers._hf_generate import GenerateEngine
 
-        return GenerateEngine(model, eos, device)
+        return GenerateEngine(model, eos, device, memory.used)
     if kind == "compiled":
         from loadgen.servers._hf_compiled import CompiledEngine
 
         return CompiledEngine(
-            model, eos, device, compile_mode=str(spec.options.get("compile", "default")), tp=spec.tp
+            model,
+            eos,
+            device,
+            compile_mode=str(spec.options.get("compile", "default")),
+            tp=spec.tp,
+            on_cache=memory.used,
         )
     if kind == "continuous":
         from loadgen.servers._hf_continuous import ContinuousEngine
 
-        return ContinuousEngine(model, eos, max_batch=spec.max_batch)
+        continuous = ContinuousEngine(model, eos, max_batch=spec.max_batch)
+        if (blocks := continuous.blocks()) is not None:
+            memory.count(blocks)
+        return continuous
     raise ValueError(f"unknown engine {kind!r}")

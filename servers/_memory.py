@@ -4,7 +4,8 @@ Names of the figures, all of one device: ``allocated_bytes`` and ``reserved_byte
 ``peak_reserved_bytes`` since the start; the same with ``call_`` before since the last ``begin``; ``loaded_bytes`` in
 use once the weights were there, without a cache taken ahead. ``kv_needed_bytes``: what the cache of the last call
 took, or the most that was in use of a cache taken ahead since the last ``begin``; the size of such a cache is
-``kv_reserved_bytes``. A figure that nobody has is absent.
+``kv_reserved_bytes``, as is what caches kept from other calls hold together with this one. A figure that nobody has
+is absent.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Memory:
         self._earlier: dict[int, dict[str, int]] = {}  # the highest of each peak before the last begin
         self._loaded: dict[int, int] = {}
         self._cache: dict[int, int] = {}
+        self._kept: dict[int, int] = {}
         self._blocks: Blocks | None = None
 
     def load_done(self) -> None:
@@ -75,7 +77,7 @@ class Memory:
 
     def begin(self) -> None:
         """Count peaks anew, for what comes; those of the process are kept beside."""
-        self._cache = {}
+        self._cache, self._kept = {}, {}
         if self._blocks is not None:
             self._blocks.begin()
         if self._cuda:
@@ -83,13 +85,18 @@ class Memory:
                 self._earlier[place] = highest(peaks_of(place), self._earlier.get(place))
                 torch.cuda.reset_peak_memory_stats(place)
 
-    def used(self, cache: Iterable[torch.Tensor]) -> None:
-        """The tensors of the cache that a call had."""
+    def used(self, cache: Iterable[torch.Tensor], kept: Iterable[torch.Tensor] = ()) -> None:
+        """The tensors of the cache that a call had, and those of caches that are kept beside it for later calls."""
+        self._cache = self._sizes(cache)
+        beside = self._sizes(kept)
+        self._kept = {place: size + self._cache.get(place, 0) for place, size in beside.items()}
+
+    def _sizes(self, tensors: Iterable[torch.Tensor]) -> dict[int, int]:
         found: dict[int, int] = {}
-        for tensor in cache:
+        for tensor in tensors:
             place = self.places[0] if tensor.device.index is None else tensor.device.index
             found[place] = found.get(place, 0) + tensor.numel() * tensor.element_size()
-        self._cache = found
+        return found
 
     def figures(self) -> Figures:
         """By place; empty where there is nothing to tell."""
@@ -104,6 +111,7 @@ class Memory:
             figures |= self._blocks.figures()
         elif place in self._cache:
             figures["kv_needed_bytes"] = self._cache[place]
+            figures |= {"kv_reserved_bytes": self._kept[place]} if place in self._kept else {}
         return figures
 
     def _allocator(self, place: int) -> dict[str, int]:

@@ -22,10 +22,11 @@ from torch.utils.dlpack import from_dlpack
 
 from loadgen.records import ModelSpec, ServerSpec
 from loadgen.servers import _triton_batch as batch
-from loadgen.servers._hf_device import count_call_memory, cuda_memory, first_line, free_memory
+from loadgen.servers._hf_device import first_line, free_memory
 from loadgen.servers._hf_requests import Call
 from loadgen.servers._hf_run import Cancelled, Run, Step
 from loadgen.servers._hf_stand_up import stand_up
+from loadgen.servers._memory import Memory
 
 log = logging.getLogger("loadgen.triton")
 LIBRARIES = ("torch", "transformers", "numpy")
@@ -49,7 +50,7 @@ class TritonPythonModel:
         self.decoupled = bool(config["model_transaction_policy"]["decoupled"])
         self.stood = stand_up(self.spec, rank=0, run_dir=self.settings["run_dir"])
         self.inputs = [entry["name"] for entry in config["input"]]
-        self.memory = _MemoryGauges()
+        self.memory = _MemoryGauges(self.stood.memory)
         self.memory.note()
         info = Path(self.settings["run_dir"], "info.json")
         partial = info.with_suffix(".partial")  # it is watched for: never half of it
@@ -104,7 +105,7 @@ class TritonPythonModel:
                 job.after_step(self.settings["stream_step"])
 
         run = Run(call, self.stood.eos, cancelled=lambda: all(job.over() for job in jobs), on_step=on_step)
-        count_call_memory()
+        self.stood.memory.begin()
         try:
             self.stood.engine.run(run)
         except Cancelled:
@@ -214,11 +215,10 @@ class _Job:
 class _MemoryGauges:
     """Gauges beside Triton's own on its /metrics, under the names that framework hf uses; none without CUDA."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
         self._families: list[Any] = []  # a family takes its metrics with it when it goes
         self._gauges: dict[str, Any] = {}
-        for name in cuda_memory() or {}:
-            self._add(name)
 
     def _add(self, name: str) -> None:
         family = pb_utils.MetricFamily(
@@ -230,7 +230,9 @@ class _MemoryGauges:
         self._gauges[name] = family.Metric(labels={"rank": "0"})
 
     def note(self) -> None:
-        for name, value in (cuda_memory() or {}).items():
+        if self._memory.kind != "cuda":
+            return
+        for name, value in self._memory.figures().get("0", {}).items():
             if name not in self._gauges:
                 self._add(name)
             self._gauges[name].set(value)

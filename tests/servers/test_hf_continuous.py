@@ -103,3 +103,21 @@ def test_a_client_that_leaves_is_dropped(client: httpx.Client, server: Server) -
             break
     else:
         pytest.fail("the abandoned call was not dropped")
+
+
+def test_the_paged_cache_is_counted_since_the_peaks_were_reset(client: httpx.Client) -> None:
+    """Blocks of 256 tokens: three sequences of 300 + 10 take two each, one of 5 + 2 takes one."""
+
+    def peak(sequences: int, prompt: int, new: int) -> int:
+        page = client.get("/info").json()
+        assert client.post(page["reset_peaks_url"]).json() == {"status": "ok"}
+        body = {"prompt": [[5] * prompt] * sequences, "max_tokens": new, "ignore_eos": True}
+        assert client.post("/v1/completions", json=body).status_code == 200
+        figures = client.get("/info").json()["memory"]["cpu"]["0"]
+        assert figures["kv_needed_bytes"] == figures["kv_blocks_peak"] * figures["kv_block_bytes"]
+        assert figures["kv_reserved_bytes"] == figures["kv_blocks"] * figures["kv_block_bytes"]
+        return int(figures["kv_blocks_peak"] * figures["kv_block_tokens"])
+
+    assert peak(3, 300, 10) >= 3 * 512
+    # It frees blocks when it next has work.
+    assert min(peak(1, 5, 2) for _ in range(10)) in (256, 512)

@@ -58,6 +58,8 @@ def test_two_ranks_give_the_greedy_tokens_of_one(server: Server, expected: list[
         reply = ask(server, prompt=RAGGED, max_tokens=24)
         assert [choice["token_ids"] for choice in reply["choices"]] == expected
     info = httpx.get(server.command.info_url, trust_env=False).json()
+    cache = {rank: figures["kv_needed_bytes"] for rank, figures in info["memory"]["cpu"].items()}
+    assert cache["0"] == cache["1"] >= 3 * 35 * 2 * 4 * 1 * 32 * 4  # one head each, of 4 layers, in float32
     assert info["tp"] == 2
     half = (
         _hf_model.weight_bytes(
