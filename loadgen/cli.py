@@ -203,6 +203,29 @@ def report(
 
 
 @main.command()
+@click.argument(
+    "sources", nargs=-1, required=True, metavar="SRC [SRC…]", type=click.Path(file_okay=False, path_type=Path)
+)
+@click.argument("target", metavar="DEST", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--samples-limit", default=10_000, show_default=True, metavar="N", help="token times kept of each trial"
+)
+def keep(sources: tuple[Path, ...], target: Path, samples_limit: int) -> None:
+    """Copy results folders in compact form, for a repository: the same report from small files.
+
+    One SRC becomes DEST, several become folders in it. Every file stays under 5 MB; paths, host and user names are
+    redacted; there are no logs. What was left out stands in sweep.json and in the report.
+
+    \b
+    loadgen keep results/exp1 docs/results/exp1
+    loadgen report docs/results/exp1
+    """
+    from loadgen.commands import keep as room
+
+    raise SystemExit(room.run(sources, target, samples_limit))
+
+
+@main.command()
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from operator import attrgetter
 from pathlib import Path
@@ -67,20 +67,11 @@ class SampleWriter:
 
     def _write(self, batches: list[Any]) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        schema = _schema()
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lists = ["token_ns.list.element", "sent_ns", "end_ns", "due_ns"]
-            self._writer = pq.ParquetWriter(
-                self._beside,
-                schema,
-                compression="zstd",
-                use_dictionary=["phase", "counted_by", "finish", "error"],
-                column_encoding=dict.fromkeys(lists, "DELTA_BINARY_PACKED"),
-            )
-        self._writer.write_table(pa.Table.from_batches(batches, schema=schema).combine_chunks())
+            self._writer = _parquet_writer(self._beside)
+        self._writer.write_table(pa.Table.from_batches(batches, schema=_schema()).combine_chunks())
 
     def close(self) -> None:
         """Write the rest and give the file its name."""
@@ -129,20 +120,75 @@ def _schema() -> Any:
     return pa.schema([(name, types.get(name, pa.int64())) for name in names])
 
 
-def read_samples(path: str | Path) -> Iterator[Sample]:
-    """The samples of one trial, in the order they were stored. Raises StoreError when there are none."""
+def _parquet_writer(path: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetWriter(
+        path,
+        _schema(),
+        compression="zstd",
+        use_dictionary=["phase", "counted_by", "finish", "error"],
+        column_encoding=dict.fromkeys(
+            ["token_ns.list.element", "sent_ns", "end_ns", "due_ns"], "DELTA_BINARY_PACKED"
+        ),
+    )
+
+
+def thin(
+    source: Path, target: Path, *, arrivals: int, first_tokens: int, text: Callable[[str], str] = str
+) -> None:
+    """Copy a trial's samples: every request, but the bulk of its first ones only; null where it is left out.
+
+    Token times are kept of the first requests that have no more than ``arrivals`` together, first tokens of the first
+    ``first_tokens`` requests. ``text`` rewrites errors. Raises StoreError when there are no samples.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    schema = _schema()
+    rows = seen = 0
+    with _opened(source) as file, _parquet_writer(target) as writer:
+        for group in range(file.num_row_groups):  # the same groups again: readers go by them
+            table = file.read_row_group(group).combine_chunks()
+            lengths = pc.list_value_length(table["token_ns"]).to_numpy()
+            # A reply that was not streamed has no times, so nothing of it is left out.
+            timed = (seen + np.cumsum(lengths) <= arrivals) | (lengths == 0)
+            first = rows + np.arange(table.num_rows) < first_tokens
+            columns = {name: table[name] for name in schema.names}
+            for name, kept in (("token_ns", timed), ("tokens_per_arrival", timed), ("first_tokens", first)):
+                nothing = pa.scalar(None, schema.field(name).type)
+                columns[name] = pc.if_else(pa.array(kept), columns[name], nothing)
+            errors = [None if error is None else text(error) for error in table["error"].to_pylist()]
+            columns["error"] = pa.array(errors, type=pa.string())
+            writer.write_table(pa.table(columns, schema=schema).combine_chunks())
+            rows, seen = rows + table.num_rows, seen + int(lengths.sum())
+
+
+def _opened(path: str | Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        return pq.ParquetFile(path)
     except FileNotFoundError:
         raise StoreError(f"{path}: no such samples file") from None
-    with file:
+
+
+def read_samples(path: str | Path) -> Iterator[Sample]:
+    """The samples of one trial, in the order they were stored.
+
+    Raises StoreError when there are none, or when they were thinned: half of the times would pass for all of them.
+    """
+    with _opened(path) as file:
         for batch in file.iter_batches(batch_size=ROW_GROUP):
             for row in batch.to_pylist():
                 own = {name: row[name] for name in _SAMPLE_FIELDS}
                 reply = {name: row[name] for name in _REPLY_FIELDS}
                 for name in ("token_ns", "tokens_per_arrival", "first_tokens"):
+                    if reply[name] is None:
+                        raise StoreError(
+                            f"{path}: {name} of request {reply['seq']} was left out when these results were kept"
+                        )
                     reply[name] = tuple(reply[name])
                 if reply["output_tokens"] is not None:
                     reply["output_tokens"] = tuple(reply["output_tokens"])

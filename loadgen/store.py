@@ -79,6 +79,12 @@ class Results:
     def trials_path(self) -> Path:
         return self.path / "trials.jsonl"
 
+    @property
+    def left_out(self) -> str:
+        """What `loadgen keep` left out of these results, in words; empty for results as a sweep wrote them."""
+        kept = self.sweep.get("kept")
+        return f"{kept['rule']} {kept['redacted']}" if kept else ""
+
     def samples_path(self, trial_id: str) -> Path:
         return self.path / "samples" / f"{trial_id}.parquet"
 

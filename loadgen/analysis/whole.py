@@ -97,7 +97,7 @@ def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
         drift=study.drift("e2e_s"),
         proofs=tuple(proofs(study)),
         inside_noise=tuple(inside_noise(study)),
-        notes=tuple(_notes(study, ceilings, rows)),
+        notes=(*_kept_notes(sources), *_notes(study, ceilings, rows)),
         rules=rules,
     )
 
@@ -180,6 +180,11 @@ def inside_noise(study: Study) -> list[str]:
 
 def _server(cell: Cell) -> str:
     return " ".join(part for part in (cell.key.label, cell.key.variant, split_text(cell.key)) if part)
+
+
+def _kept_notes(sources: Sequence[Source]) -> list[str]:
+    """What was left out of results in compact form, each rule once."""
+    return list(dict.fromkeys(filter(None, (source.results.left_out for source in sources))))
 
 
 def _notes(study: Study, ceilings: Mapping[str, Ceilings], rows: Sequence[Row]) -> list[str]:

@@ -27,6 +27,7 @@ class Report:
     headline: str
     fixed: str
     missing: str
+    left_out: str
     overview: tuple[Table, ...]
     every_trial: Table | None
     doubts: tuple[Table, ...]
@@ -48,6 +49,7 @@ def gather(results_dir: str | Path) -> Report:
         headline=sections.headline(results),
         fixed=tables.fixed_words([*planned, *(result.trial for result in results)]),
         missing=sections.missing_words(results, planned_ids, planned),
+        left_out=folder.left_out,
         overview=tuple(tables.pivot_tables(results, planned)),
         every_trial=tables.full_table(results) if results else None,
         doubts=_there(
@@ -98,6 +100,7 @@ def to_markdown(report: Report) -> str:
     """The report's text."""
     parts = [f"# {escape(report.name)}", escape(report.description), f"{report.headline}."]
     parts += [f"In every trial: {escape(report.fixed)}." if report.fixed else "", escape(report.missing)]
+    parts += [escape(report.left_out)]
     parts += [
         f"Cells marked {escape(tables.CLIENT_MARK)} were limited by the load generator, those marked "
         f"{escape(tables.CAVEAT_MARK)} carry another caveat (see below); – was not measured."

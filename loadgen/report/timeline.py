@@ -22,10 +22,15 @@ COLUMNS = ["phase", "sent_ns", "end_ns", "token_ns", "tokens_per_arrival", "outp
 def timeline_chart(analysis: Analysis) -> Chart:
     """A few trials that say most: of each server the slowest, the one of most tokens per second, a doubtful one."""
     choices = {}
-    for name, row in _chosen(analysis.rows).items():
-        figure = _timeline(row)
-        if figure is not None:
-            choices[name] = figure
+    for name, row in chosen(analysis.rows).items():
+        batch = _first_requests(row)
+        if batch is None:
+            continue
+        whole = batch["token_ns"].null_count == 0
+        if not whole:  # kept results hold the token times of the first requests only
+            batch = batch.slice(0, batch["token_ns"].is_null().index(True).as_py())
+        if batch.num_rows:
+            choices[name if whole else f"{name}, its first {batch.num_rows} requests"] = _timeline(batch)
     return Chart(
         id="timeline",
         title="A trial over time",
@@ -36,8 +41,9 @@ def timeline_chart(analysis: Analysis) -> Chart:
     )
 
 
-def _chosen(rows: Sequence[Row]) -> dict[str, Row]:
-    chosen: dict[str, Row] = {}
+def chosen(rows: Sequence[Row]) -> dict[str, Row]:
+    """The trials that are drawn, by what the choice is called."""
+    found: dict[str, Row] = {}
     labels = sorted({row.key.label for row in rows})
     for label in labels:
         mine = [row for row in rows if row.key.label == label and row.results and "e2e_s" in row.values]
@@ -53,19 +59,21 @@ def _chosen(rows: Sequence[Row]) -> dict[str, Row]:
         for why, row in picks.items():
             key = row.key
             place = f"{label} {split_text(key)}, {key.kind} batch {key.batch}, {key.input_tokens}/{key.output_tokens}"
-            chosen[f"{place} ({why})"] = row
-    return dict(list(chosen.items())[:MOST_TRIALS])
+            found[f"{place} ({why})"] = row
+    return dict(list(found.items())[:MOST_TRIALS])
 
 
-def _timeline(row: Row) -> Figure | None:
+def _first_requests(row: Row) -> pa.RecordBatch | None:
     assert row.results is not None
     path = row.results.samples_path(row.id)
     if not path.exists():
         return None
     with pq.ParquetFile(path) as file:
         first = next(file.iter_batches(batch_size=MOST_REQUESTS, columns=COLUMNS), None)
-    if first is None or first.num_rows == 0:
-        return None
+    return first if first is not None and first.num_rows else None
+
+
+def _timeline(first: pa.RecordBatch) -> Figure:
     sent = first["sent_ns"].to_numpy()
     end = first["end_ns"].to_numpy()
     start = sent.min()
