@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: env demo tools test lint bench clean
+.PHONY: env demo reproduce tools test lint bench clean
 
 env: $(STAMP)
 
@@ -14,6 +14,14 @@ $(STAMP):
 
 demo: env
 	.venv/bin/loadgen sweep profiles/quick.toml --probe
+
+# The whole study on the GPUs that are here, then one report of all its parts. Failed trials (exit 1) are in it, too.
+OUT ?= results/reproduction
+
+reproduce: env
+	@.venv/bin/loadgen reproduce --out $(OUT); code=$$?; test $$code -le 1 || exit $$code; \
+		ls $(OUT)/*/sweep.json >/dev/null 2>&1 || { echo 'nothing has run, so there is nothing to report'; exit $$code; }; \
+		.venv/bin/loadgen report $$(dirname $(OUT)/*/sweep.json) --format html --out $(OUT)/report.html && exit $$code
 
 # Some tests use a real Prometheus and a real browser. Where they cannot be installed, those tests skip, and say so.
 TOOLS := $(shell command -v prometheus >/dev/null || echo prometheus) $(shell command -v chromium >/dev/null || echo chromium)
