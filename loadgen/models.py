@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -114,16 +115,41 @@ def weight_bytes(
     DeepSpeed and FasterTransformer all split the output head but not the look-up table). Layers are split over
     ``pp`` stages: the first also holds the embedding, the last the head.
     """
+    return max(
+        stage_weight_bytes(spec, dtype, stage, tp, pp, embeddings_replicated=embeddings_replicated)
+        for stage in range(pp)
+    )
+
+
+def stage_weight_bytes(
+    spec: ModelSpec, dtype: str, stage: int, tp: int = 1, pp: int = 1, *, embeddings_replicated: bool = True
+) -> int:
+    """Weight bytes on a GPU of one pipeline stage, counted from 0. A tied head is the embedding, on the first."""
     embedding = spec.vocab * spec.hidden
-    lookup = embedding if embeddings_replicated else math.ceil(embedding / tp)
-    head = math.ceil(embedding / tp)
     per_layer = math.ceil(_layer_matrices(spec) / tp) + 2 * spec.hidden
-    stage = math.ceil(spec.layers / pp) * per_layer
-    if pp == 1:
-        ends = lookup + spec.hidden if spec.tied else lookup + head + spec.hidden
-    else:
-        ends = max(lookup, head + spec.hidden)
-    return (stage + ends) * DTYPE_BYTES[dtype_name(dtype)]
+    held = stage_layers(spec.layers, pp)[stage] * per_layer
+    if stage == 0:
+        held += embedding if embeddings_replicated else math.ceil(embedding / tp)
+    if stage == pp - 1:
+        held += spec.hidden + (0 if spec.tied else math.ceil(embedding / tp))
+    return held * DTYPE_BYTES[dtype_name(dtype)]
+
+
+def stage_layers(layers: int, pp: int) -> tuple[int, ...]:
+    """How many layers each of ``pp`` stages holds; layer i lies on stage ⌊i·pp/L⌋."""
+    starts = [-(-stage * layers // pp) for stage in range(pp + 1)]
+    return tuple(after - start for start, after in itertools.pairwise(starts))
+
+
+def activation_bytes(spec: ModelSpec, dtype: str, tokens: int, sequences: int, tp: int = 1) -> int:
+    """The least that a forward over ``tokens`` needs beside weights and cache, at its widest moment.
+
+    In a layer's MLP: residual and input, n·2h, with gate, up and their product, n·3f/p; after the last layer: logits of
+    each sequence, B·V, in the model's dtype and in float32. Attention's scores are taken as never written out.
+    """
+    size = DTYPE_BYTES[dtype_name(dtype)]
+    mlp = tokens * (2 * spec.hidden + 3 * math.ceil(spec.intermediate / tp)) * size
+    return max(mlp, tokens * spec.hidden * size + sequences * spec.vocab * (size + 4))
 
 
 def kv_bytes_per_token(spec: ModelSpec, dtype: str, tp: int = 1, pp: int = 1) -> int:

@@ -323,13 +323,18 @@ class SourceFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryLedger:
-    """Bytes on the fullest GPU: predicted beside measured.
+    """Bytes on the GPU that needed most, ``gpu`` (its place among the server's): predicted beside measured.
 
-    ``idle_bytes`` is what the engine's allocator holds in use with no request in flight (the weights, and caches it
-    keeps), ``needed_bytes`` its highest use in the trial by ``needed_from``; ``rest_bytes`` = needed − predicted
-    weights − predicted KV (activations, logits, work space). ``reserved_bytes`` is what the allocator took from the
-    device, ``process_bytes`` what the driver counts for the server's process; ``overhead_bytes`` = process − reserved
-    (context, communication buffers, kernels).
+    ``weight_bytes`` is what the engine's allocator held once loaded, without a cache taken ahead. ``kv_bytes`` is the
+    engine's own count of the cache in need: that of a call, or the blocks in use at their peak; ``kv_rounding_bytes``
+    what whole blocks add to the prediction, and ``kv_reserved_bytes`` the cache that it took ahead or keeps.
+    ``idle_bytes`` is what the allocator holds in use with no request in flight, ``needed_bytes`` its highest use in the
+    trial by ``needed_from``, less cache that was held but not needed; ``activation_bytes`` = needed − weights − KV, all
+    measured (activations, logits, work space), ``rest_bytes`` = needed − predicted weights − predicted KV.
+    ``reserved_bytes`` is what the allocator took from the device, ``process_bytes`` what the driver counts for the
+    server's process, or what the GPU's use grew by (``process_from``); ``overhead_bytes`` = process − reserved
+    (context, communication buffers, kernels). ``weight_ratio`` and ``kv_ratio`` are measured over predicted, the
+    latter's prediction in whole blocks.
     """
 
     predicted_weight_bytes: int | None
@@ -341,6 +346,16 @@ class MemoryLedger:
     reserved_bytes: float | None = None
     process_bytes: float | None = None
     overhead_bytes: float | None = None
+    gpu: int | None = None
+    predicted_activation_bytes: int | None = None
+    weight_bytes: float | None = None
+    weight_ratio: float | None = None
+    kv_bytes: float | None = None
+    kv_rounding_bytes: int | None = None
+    kv_ratio: float | None = None
+    kv_reserved_bytes: float | None = None
+    activation_bytes: float | None = None
+    process_from: Literal["process", "growth"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from loadgen.models import kv_bytes_per_token
-from loadgen.predict import predict
-from loadgen.records import MemoryLedger, Trial
+from loadgen.models import activation_bytes, kv_bytes_per_token, stage_layers, stage_weight_bytes
+from loadgen.records import OPEN_LOOP, LoadSpec, MemoryLedger, ServerSpec, Trial
 from loadgen.telemetry.normal import ENGINE
 from loadgen.telemetry.series import Readings, peak
 from loadgen.telemetry.spans import Span, Spans
 
 AT_LEAST = "allocator, sampled: at least"
-Pools = Mapping[str, Mapping[str, float]]  # rank → allocated, peak, reserved
+ONE_AT_A_TIME = "one call at a time"
+LESS_CACHE = ", less the cache that was held but not needed"
+# What the servers' pages call a figure → its name here.
+PAGE = {
+    "loaded_bytes": "loaded",
+    "allocated_bytes": "allocated",
+    "reserved_bytes": "reserved",
+    "peak_allocated_bytes": "peak",
+    "call_peak_allocated_bytes": "call_peak",
+    "kv_needed_bytes": "kv_needed",
+    "kv_reserved_bytes": "kv_reserved",
+}
+# The same where they were scraped: Triton has no page.
+SCRAPED = {
+    "engine_loaded_bytes": "loaded",
+    "engine_reserved_bytes": "reserved",
+    "engine_peak_bytes": "peak",
+    "engine_call_peak_bytes": "call_peak",
+    "engine_kv_needed_bytes": "kv_needed",
+    "engine_kv_reserved_bytes": "kv_reserved",
+}
+Pools = Mapping[str, Mapping[str, float]]  # GPU's place among the server's → the names above
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What one GPU was predicted to hold, in bytes; ``None`` where the load or the server does not tell."""
+
+    weights: int
+    kv: int | None
+    kv_rounding: int | None
+    activations: int | None
 
 
 def engine_memory(info: Mapping[str, object]) -> dict[str, dict[str, float]]:
-    """Rank → ``allocated``, ``peak``, ``reserved`` bytes, from a server's own page; empty when it tells none.
-
-    hf and Triton's transformers engine give them per rank under ``memory.cuda``, ds of rank 0 under ``memory``.
-    """
+    """Place → figures (see ``PAGE``), from a server's own page; empty when it tells none."""
     memory = info.get("memory")
-    if not isinstance(memory, Mapping):
-        return {}
-    names = {"allocated": "allocated", "reserved": "reserved", "allocated_peak": "peak"}
-    names |= {"call_peak_allocated_bytes": "call_peak"}
-    names |= {"allocated_bytes": "allocated", "reserved_bytes": "reserved", "peak_allocated_bytes": "peak"}
-    ranks: Any = memory.get("cuda") if "cuda" in memory else {"0": memory}
+    ranks: Any = memory.get("cuda") if isinstance(memory, Mapping) else None
     found: dict[str, dict[str, float]] = {}
     for rank, values in (ranks if isinstance(ranks, Mapping) else {}).items():
-        known = {names[key]: float(value) for key, value in values.items() if key in names}
+        known = {PAGE[key]: float(value) for key, value in values.items() if key in PAGE}
         if known:
             found[str(rank)] = known
     return found
@@ -38,7 +62,9 @@ def engine_memory(info: Mapping[str, object]) -> dict[str, dict[str, float]]:
 
 def preallocates(engine: object) -> bool:
     """Whether an engine takes its whole KV cache at the start: its allocator then says nothing of what was needed."""
-    return isinstance(engine, str) and any(name in engine.lower() for name in ("fastgen", "vllm"))
+    return isinstance(engine, str) and any(
+        name in engine.lower() for name in ("fastgen", "vllm", "continuous")
+    )
 
 
 def make_ledger(
@@ -49,104 +75,197 @@ def make_ledger(
     gpus: Sequence[str],
     before: Mapping[str, object],
     after: Mapping[str, object],
+    used_before: Mapping[str, float] | None = None,
+    peaks_known: bool = True,
 ) -> MemoryLedger | None:
     """The ledger of a trial on GPUs; ``before`` and ``after`` are the server's own page around it.
 
-    One process that spans several GPUs (a pipeline) reports their sum, which is no GPU's: then the engine's figures
-    are left out.
+    ``gpus`` are the UUIDs of the server's GPUs in its order, ``used_before`` the bytes in use there before it came.
+    Without ``peaks_known`` the server's figures may be of earlier trials, and none is used.
     """
     server = trial.server
     if server is None or not server.gpus:
         return None
-    predicted = predict(trial, None)
     busy = (*spans.warmup, *spans.load)
-    process = peak(readings.all_of("gpu_server_memory_bytes", gpus), busy)
-    idle = reserved = needed = None
-    needed_from = None
-    if server.pp == 1:
-        allocated = [one for _, one in _ranks(readings, "engine_allocated_bytes")]
-        idle = peak(allocated, spans.idle)
-        reserved = peak([one for _, one in _ranks(readings, "engine_reserved_bytes")], busy)
-        first, pools = (
-            engine_memory(before) or _scraped(readings, 0),
-            engine_memory(after) or _scraped(readings, -1),
-        )
-        reserved = (
-            reserved or max((pool.get("reserved", 0.0) for pool in pools.values()), default=0.0) or None
-        )
-        if preallocates(after.get("engine")):
-            needed, needed_from = _by_kv_counter(trial, readings, busy, predicted.weight_bytes)
-        else:
-            needed, needed_from = _by_allocator(first, pools, peak(allocated, busy))
-    known = predicted.weight_bytes is not None and predicted.kv_bytes is not None
-    rest = (
-        needed - predicted.weight_bytes - predicted.kv_bytes
-        if known
-        and needed is not None
-        and predicted.weight_bytes is not None
-        and predicted.kv_bytes is not None
-        else None
+    first = engine_memory(before) or _scraped(readings, 0)
+    pools = (engine_memory(after) or _scraped(readings, -1)) if peaks_known else {}
+    ahead = preallocates(after.get("engine"))
+    needs = {place: _need(first.get(place, {}), pool, ahead=ahead) for place, pool in pools.items()}
+    known = {place: need for place, need in needs.items() if need is not None}
+    place = max(known, key=lambda name: known[name][0], default=None) or _fullest(pools)
+    expected = expect(
+        server, trial.load, after, int(place) if place is not None and place.isdigit() else None
     )
-    return MemoryLedger(
-        predicted_weight_bytes=predicted.weight_bytes,
-        predicted_kv_bytes=predicted.kv_bytes,
+    needed, needed_from = known.get(place or "", (None, None))
+    if needed is None and ahead:
+        needed, needed_from = _by_kv_counter(server, readings, busy, expected.weights)
+    elif needed is None and (sampled := peak(_series(readings, "engine_allocated_bytes", None), busy)):
+        needed, needed_from = sampled, AT_LEAST
+    own = pools.get(place, {}) if place is not None else {}
+    reserved = peak(_series(readings, "engine_reserved_bytes", place), busy) or own.get("reserved")
+    process, process_from = _process(readings, busy, gpus, place, used_before or {})
+    idle = peak(_series(readings, "engine_allocated_bytes", place), spans.idle)
+    if idle is None and place is not None:
+        idle = first.get(place, {}).get("allocated")
+    found = MemoryLedger(
+        predicted_weight_bytes=expected.weights,
+        predicted_kv_bytes=expected.kv,
+        predicted_activation_bytes=expected.activations,
+        gpu=int(place) if place is not None and place.isdigit() else None,
+        weight_bytes=own.get("loaded"),
+        kv_bytes=own.get("kv_needed"),
+        kv_rounding_bytes=expected.kv_rounding,
+        kv_reserved_bytes=own.get("kv_reserved"),
         idle_bytes=idle,
         needed_bytes=needed,
         needed_from=needed_from,
-        rest_bytes=rest,
         reserved_bytes=reserved,
         process_bytes=process,
-        overhead_bytes=None if process is None or reserved is None else process - reserved,
+        process_from=process_from,
+    )
+    return _differences(found)
+
+
+def expect(server: ServerSpec, load: LoadSpec, page: Mapping[str, object], place: int | None) -> Expected:
+    """The prediction for the GPU at ``place``, else for the fullest; ``page`` tells how the engine batches.
+
+    An engine that runs one call at a time holds that call's sequences; any other all that are in flight, at their
+    full length. Rounding is to the whole blocks that the page tells of.
+    """
+    layers = stage_layers(server.model.layers, server.pp)
+    stages = range(server.pp) if server.pp > 1 else (0,)
+    weights = [stage_weight_bytes(server.model, server.dtype, s, server.tp, server.pp) for s in stages]
+    stage = place if place is not None and place in stages and server.pp > 1 else weights.index(max(weights))
+    one_at_a_time = str(page.get("scheduling", "")).startswith(ONE_AT_A_TIME)
+    sequences = _sequences(load, one_at_a_time=one_at_a_time)
+    if sequences is None:
+        return Expected(weights=weights[stage], kv=None, kv_rounding=None, activations=None)
+    # Per token the cache of a stage is that of its layers.
+    per_token = kv_bytes_per_token(server.model, server.dtype, server.tp) * layers[stage] // sum(layers)
+    length = load.input_tokens + load.output_tokens
+    block = page.get("kv_block_tokens")
+    tokens = sequences * load.input_tokens
+    if not one_at_a_time:
+        limit = page.get("max_ragged_batch_size")
+        tokens = min(tokens, limit) if isinstance(limit, int) else 0
+    return Expected(
+        weights=weights[stage],
+        kv=sequences * length * per_token,
+        kv_rounding=sequences * (-length % block) * per_token if isinstance(block, int) and block else None,
+        activations=activation_bytes(server.model, server.dtype, tokens, sequences, server.tp)
+        if tokens
+        else None,
     )
 
 
-def _scraped(readings: Readings, place: int) -> Pools:
-    """The allocator's figures by the first (0) or last (-1) scrape, for servers whose own page has none."""
-    names = {
-        "engine_peak_bytes": "peak",
-        "engine_call_peak_bytes": "call_peak",
-        "engine_reserved_bytes": "reserved",
-    }
-    found: dict[str, dict[str, float]] = {}
-    for metric, name in names.items():
-        for rank, series in _ranks(readings, metric):
-            found.setdefault(rank, {})[name] = float(series.values[place])
-    return found
+def _sequences(load: LoadSpec, *, one_at_a_time: bool) -> int | None:
+    if load.kind == "static" or (one_at_a_time and load.kind != "trace"):
+        return load.batch_size
+    return None if load.kind in OPEN_LOOP else load.concurrency * load.batch_size
 
 
-def _ranks(readings: Readings, metric: str) -> list[tuple[str, Any]]:
-    return [
-        (rank, one) for rank in readings.subjects(metric) if (one := readings.get(metric, rank)) is not None
-    ]
+def _differences(found: MemoryLedger) -> MemoryLedger:
+    """The ledger with what follows from its other lines."""
+    needed, predicted_kv = found.needed_bytes, found.predicted_kv_bytes
+    rest = activations = None
+    if needed is not None and found.predicted_weight_bytes is not None and predicted_kv is not None:
+        rest = needed - found.predicted_weight_bytes - predicted_kv
+    exact = found.needed_from != AT_LEAST
+    if needed is not None and found.weight_bytes is not None and found.kv_bytes is not None and exact:
+        activations = needed - found.weight_bytes - found.kv_bytes
+    overhead = None
+    if found.process_bytes is not None and found.reserved_bytes is not None:
+        overhead = found.process_bytes - found.reserved_bytes
+    blocks = None if predicted_kv is None else predicted_kv + (found.kv_rounding_bytes or 0)
+    return replace(
+        found,
+        rest_bytes=rest,
+        activation_bytes=activations,
+        overhead_bytes=overhead,
+        weight_ratio=_ratio(found.weight_bytes, found.predicted_weight_bytes),
+        kv_ratio=_ratio(found.kv_bytes, blocks),
+    )
 
 
-def _by_allocator(before: Pools, after: Pools, sampled: float | None) -> tuple[float | None, str | None]:
-    """The allocator's highest use in this trial, on the fullest rank.
+def _ratio(measured: float | None, predicted: float | None) -> float | None:
+    return measured / predicted if measured is not None and predicted else None
+
+
+def _need(
+    before: Mapping[str, float], after: Mapping[str, float], *, ahead: bool
+) -> tuple[float, str] | None:
+    """The allocator's highest use in this trial on one GPU, and by what it is known.
 
     Its peak counter runs since the server's start: it is this trial's only if the trial raised it. Otherwise an
     earlier trial needed more; then an engine that counts each call's own peak tells that of the trial's last call
-    (all calls of a static batch are alike), and without one, what was sampled may have missed the peak.
+    (all calls of a static batch are alike), one whose calls mix that since the trial began.
     """
-    peaks = {rank: pool["peak"] for rank, pool in after.items() if "peak" in pool}
-    if peaks:
-        rank = max(peaks, key=lambda name: peaks[name])
-        start = before.get(rank, {}).get("peak")
-        if start is not None and peaks[rank] > start:
-            return peaks[rank], "allocator's peak"
-    of_calls = [pool["call_peak"] for pool in after.values() if "call_peak" in pool]
-    if of_calls:
-        return max(of_calls), "allocator's peak in the last call"
-    return (None, None) if sampled is None else (sampled, AT_LEAST)
+    start, top = before.get("peak"), after.get("peak")
+    if top is not None and start is not None and top > start:
+        how = "allocator's peak"
+    elif (top := after.get("call_peak")) is not None:
+        how = "allocator's peak since the trial began" if ahead else "allocator's peak in the last call"
+    else:
+        return None
+    held, used = after.get("kv_reserved"), after.get("kv_needed")
+    if held is None or used is None:
+        return None if ahead else (top, how)
+    return top - held + used, how + LESS_CACHE
+
+
+def _fullest(pools: Pools) -> str | None:
+    return max(pools, key=lambda place: pools[place].get("loaded", -math.inf), default=None)
+
+
+def _scraped(readings: Readings, at: int) -> Pools:
+    """The figures by the first (0) or last (-1) scrape, for servers whose own page has none."""
+    found: dict[str, dict[str, float]] = {}
+    for metric, name in SCRAPED.items():
+        for place in readings.subjects(metric):
+            if (series := readings.get(metric, place)) is not None:
+                found.setdefault(place, {})[name] = float(series.values[at])
+    return found
+
+
+def _series(readings: Readings, metric: str, place: str | None) -> list[Any]:
+    """A metric's series of one GPU, or of all."""
+    places = readings.subjects(metric) if place is None else [place]
+    return [one for name in places if (one := readings.get(metric, name)) is not None]
+
+
+def _process(
+    readings: Readings,
+    busy: Sequence[Span],
+    gpus: Sequence[str],
+    place: str | None,
+    before: Mapping[str, float],
+) -> tuple[float | None, Any]:
+    """What the driver counts for the server on its GPU, else what that GPU's use grew by; with how it is known.
+
+    In a container NVML may name the host's process ids, of which none can be known for the server's.
+    """
+    mine = (
+        [gpus[int(place)]] if place is not None and place.isdigit() and int(place) < len(gpus) else list(gpus)
+    )
+    by_process = peak(readings.all_of("gpu_server_memory_bytes", mine), busy)
+    if by_process is not None:
+        return by_process, "process"
+    grown = []
+    for gpu in mine:
+        used = peak(readings.all_of("gpu_memory_used_bytes", [gpu]), busy)
+        if used is None or gpu not in before:
+            return None, None
+        grown.append(used - before[gpu])
+    return (max(grown), "growth") if grown else (None, None)
 
 
 def _by_kv_counter(
-    trial: Trial, readings: Readings, busy: Sequence[Span], weights: int | None
+    server: ServerSpec, readings: Readings, busy: Sequence[Span], weights: int
 ) -> tuple[float | None, str | None]:
-    """Predicted weights and the engine's own count of KV blocks in use."""
+    """Predicted weights and the engine's own count of KV blocks in use, where its metrics tell both."""
     usage, capacity = readings.get("kv_usage", ENGINE), readings.get("kv_capacity_tokens", ENGINE)
-    server = trial.server
     highest, tokens = peak([usage] if usage else None, busy), peak([capacity] if capacity else None, busy)
-    if server is None or weights is None or highest is None or tokens is None:
+    if highest is None or tokens is None:
         return None, None
     per_token = kv_bytes_per_token(server.model, server.dtype, server.tp, server.pp)
     return weights + highest * tokens * per_token, "weights as predicted, KV by the engine's counter"

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx
 import psutil
 
 from loadgen.records import Caveat, Environment, ServerSpec, TelemetrySpec, TrialResult
@@ -34,6 +35,7 @@ START_S = 10.0  # a child's Python, its imports and its first scrape, on a busy 
 MARK_S = 2.5  # for one scrape asked for: the sampler's own limit, and a little
 STOP_S = 5.0
 POLL_S = 0.01
+PAGE_S = 2.0
 CONTAINERS = frozenset({"docker", "podman"})
 
 
@@ -83,6 +85,7 @@ class Recorder:
         self._spool: Spool | None = None
         self._began_ns, self._cpu_s = 0, 0.0
         self._server_page: Mapping[str, object] = {}
+        self._peaks_known = True
 
     def __enter__(self) -> Recorder:
         self._folder = tempfile.TemporaryDirectory(prefix="loadgen-telemetry-")
@@ -152,8 +155,23 @@ class Recorder:
     def begin(self) -> None:
         """Before a trial: a scrape of every source, so that the idle server is on record."""
         self._began_ns, self._cpu_s = time.monotonic_ns(), self._children_cpu_s()
-        self._server_page = self._page()
+        self._server_page = self._begin_peaks(self._page())
         self._mark()
+
+    def _begin_peaks(self, page: Mapping[str, object]) -> Mapping[str, object]:
+        """Have an engine whose calls mix count its peaks from here on; the page as it is then.
+
+        Where that fails, the peaks that it will tell are of nobody knows when, and none of them is used.
+        """
+        self._peaks_known = True
+        url = page.get("reset_peaks_url")
+        if url is None:
+            return page
+        try:
+            self._peaks_known = httpx.post(str(url), timeout=PAGE_S, trust_env=False).is_success
+        except (httpx.HTTPError, httpx.InvalidURL):
+            self._peaks_known = False
+        return self._page() if self._peaks_known else page
 
     def finish(self, result: TrialResult, samples: Path, into: Path) -> TrialResult:
         """After a trial: its telemetry in ``into`` (Parquet), its summary and caveats in the result.
@@ -200,8 +218,19 @@ class Recorder:
         readings = readings_of(scrapes, preferred)
         spans = spans_of_file(samples, self._began_ns)
         gpus = self._gpus
+        if not self._peaks_known:
+            caveats.append(
+                _gap("the server did not begin its memory peaks anew: what the trial needed is not known")
+            )
         ledger = make_ledger(
-            result.trial, readings, spans, gpus=gpus, before=self._server_page, after=result.engine
+            result.trial,
+            readings,
+            spans,
+            gpus=gpus,
+            before=self._server_page,
+            after=result.engine,
+            used_before=self._used_before,
+            peaks_known=self._peaks_known,
         )
         telemetry = summarise(
             scrapes,

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +320,66 @@ def test_a_torn_samples_file_costs_the_telemetry_and_not_the_result(build: Any, 
     assert result.summary is not None
     assert result.telemetry is None
     assert "could not be summed up" in messages(result)["telemetry-gap"]
+
+
+class TestPeaks:
+    """An engine whose calls mix: FastGen's page around a trial, over a real server."""
+
+    def ledger(self, build: Any, tmp_path: Path, status: int) -> tuple[TrialResult, list[str]]:
+        posted: list[str] = []
+        figures = {"allocated_bytes": 5, "peak_allocated_bytes": 90, "reserved_bytes": 95}
+        figures |= {"call_peak_allocated_bytes": 50, "kv_needed_bytes": 3, "kv_reserved_bytes": 30}
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                posted.append(self.path)
+                page(self, "{}", status)
+
+            def log_message(self, format: str, *args: object) -> None:
+                return
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        told = {
+            "engine": "mii-fastgen",
+            "reset_peaks_url": f"http://127.0.0.1:{server.server_port}/memory/reset",
+            "memory": {"cuda": {"0": figures}},
+        }
+        trial = build.trial()
+        samples = tmp_path / "0.parquet"
+        try:
+            with Recorder(
+                TelemetrySpec(exporter=False),
+                server=trial.server,
+                environment=environment(GPU),
+                pid=None,
+                metrics_url=None,
+                before=(),
+                page=lambda: told,
+            ) as recorder:
+                recorder.begin()
+                writer = SampleWriter(samples)
+                writer.add(build.sample(0, sent_ms=time.monotonic_ns() / 1e6, e2e_ms=1, ttft_ms=0.5))
+                writer.close()
+                result = replace(build.result(trial), engine=told)
+                return recorder.finish(result, samples, tmp_path / "t.parquet"), posted
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    def test_they_are_begun_anew_before_a_trial(self, build: Any, tmp_path: Path) -> None:
+        result, posted = self.ledger(build, tmp_path, 200)
+        assert posted == ["/memory/reset"]
+        assert result.telemetry is not None
+        assert result.telemetry.ledger is not None
+        assert (result.telemetry.ledger.needed_bytes, result.telemetry.ledger.kv_bytes) == (23, 3)
+        assert "memory peaks" not in str(messages(result))
+
+    def test_those_of_an_unknown_time_are_not_used(self, build: Any, tmp_path: Path) -> None:
+        result, _ = self.ledger(build, tmp_path, 500)
+        assert result.telemetry is not None
+        assert result.telemetry.ledger is not None
+        assert (result.telemetry.ledger.needed_bytes, result.telemetry.ledger.kv_bytes) == (None, None)
+        assert "memory peaks" in messages(result)["telemetry-gap"]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from loadgen.models import weight_bytes
 from loadgen.records import MemoryLedger, PhaseFigures
 from loadgen.telemetry.doubts import before_start, of_devices, of_sources
-from loadgen.telemetry.ledger import AT_LEAST, engine_memory, make_ledger
+from loadgen.telemetry.ledger import AT_LEAST, LESS_CACHE, engine_memory, expect, make_ledger
 from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.series import Readings, readings_of
 from loadgen.telemetry.spans import Spans
@@ -216,8 +217,9 @@ def test_ledger_by_the_allocators_own_peak(build: Any) -> None:
     assert ledger is not None
     assert (ledger.needed_bytes, ledger.needed_from) == (16 * GIB, "allocator's peak")
     assert ledger.rest_bytes == 16 * GIB - predicted.predicted_weight_bytes - predicted.predicted_kv_bytes
-    assert (ledger.process_bytes, ledger.reserved_bytes) == (20 * GIB + 1, 18 * GIB)
-    assert ledger.overhead_bytes == 2 * GIB + 1
+    # All of one GPU, the one that needed most.
+    assert (ledger.gpu, ledger.process_bytes, ledger.reserved_bytes) == (1, 20 * GIB + 1, 17 * GIB)
+    assert (ledger.overhead_bytes, ledger.process_from) == (3 * GIB + 1, "process")
 
 
 def test_a_peak_of_an_earlier_trial_is_not_this_ones(build: Any) -> None:
@@ -278,17 +280,81 @@ def test_a_lower_bound_is_not_given_as_the_need(build: Any) -> None:
 
 
 def test_what_an_engine_reserved_is_not_what_it_needed(build: Any) -> None:
-    fastgen = {
-        "engine": "ds/mii-fastgen",
-        "memory": {"allocated": 9.0, "allocated_peak": 99.0, "reserved": 120.0},
-    }
-    before = {
-        "engine": "ds/mii-fastgen",
-        "memory": {"allocated": 9.0, "allocated_peak": 9.0, "reserved": 120.0},
-    }
-    ledger = make_ledger(build.trial(), readings(), SPANS, gpus=GPUS[:1], before=before, after=fastgen)
+    before, after = ranks(r0=(9.0, 9.0, 120.0)), ranks(r0=(9.0, 99.0, 120.0))
+    before["engine"] = after["engine"] = "mii-fastgen"
+    ledger = make_ledger(build.trial(), readings(), SPANS, gpus=GPUS[:1], before=before, after=after)
     assert ledger is not None
     assert (ledger.needed_bytes, ledger.reserved_bytes) == (None, 120.0)
+
+
+def fastgen(build: Any, **changes: Any) -> Any:
+    """FastGen with blocks of 64 tokens, of which 8 × 3 were in use: 8 sequences of 100 + 28, and one block spare."""
+    trial = build.trial(batch=8, input_tokens=100, output_tokens=28)
+    block = 64 * 2 * 40 * 40 * 128 * 2
+    weights = weight_bytes(trial.server.model, trial.server.dtype)
+    figures = {
+        "loaded_bytes": weights + 1000, "allocated_bytes": weights + 1000 + 500 * block,
+        "reserved_bytes": weights + 5000 + 500 * block, "peak_allocated_bytes": weights + 9000 + 500 * block,
+        "call_peak_allocated_bytes": weights + 3000 + 500 * block, "kv_needed_bytes": 24 * block,
+        "kv_reserved_bytes": 500 * block,
+    }  # fmt: skip
+    page = {
+        "engine": "mii-fastgen", "scheduling": "iteration level", "kv_block_tokens": 64,
+        "max_ragged_batch_size": 768, "memory": {"cuda": {"0": figures}},
+    }  # fmt: skip
+    used = readings(gpu_memory_used_bytes=lambda gpu, s: figures["reserved_bytes"] + 700 + 50)
+    ledger = make_ledger(
+        trial, used, SPANS, gpus=GPUS[:1], before=page, after=page, used_before={"GPU-a": 50.0}, **changes
+    )
+    return ledger, weights, block
+
+
+def test_a_cache_taken_ahead_is_counted_as_far_as_it_was_in_use(build: Any) -> None:
+    ledger, weights, block = fastgen(build)
+    assert ledger.needed_bytes == weights + 3000 + 24 * block
+    assert ledger.needed_from == "allocator's peak since the trial began" + LESS_CACHE
+    assert (ledger.weight_bytes, ledger.kv_bytes, ledger.kv_reserved_bytes) == (
+        weights + 1000, 24 * block, 500 * block,
+    )  # fmt: skip
+    assert (ledger.predicted_kv_bytes, ledger.kv_rounding_bytes) == (16 * block, 0)
+    assert ledger.kv_ratio == pytest.approx(24 / 16)
+    assert ledger.weight_ratio == pytest.approx(1.0, abs=1e-6)
+    assert ledger.activation_bytes == 2000
+    assert (ledger.overhead_bytes, ledger.process_from) == (700, "growth")
+    # 768 tokens through an MLP: residual, input, gate, up and their product, in bfloat16.
+    assert ledger.predicted_activation_bytes == 768 * (2 * 5120 + 3 * 13824) * 2
+
+
+def test_a_shape_of_whole_blocks_is_predicted_in_blocks(build: Any) -> None:
+    trial = build.trial(batch=2, input_tokens=20, output_tokens=20)
+    page = {**ranks(r0=(1.0, 2.0, 3.0)), "kv_block_tokens": 64, "scheduling": "one call at a time, first …"}
+    block = 64 * 2 * 40 * 40 * 128 * 2
+    page["memory"]["cuda"]["0"]["kv_needed_bytes"] = 2 * block
+    ledger = make_ledger(trial, readings(), SPANS, gpus=GPUS[:1], before={}, after=page)
+    assert ledger is not None
+    assert ledger.kv_ratio == 1.0
+    assert ledger.predicted_kv_bytes is not None
+    assert ledger.kv_rounding_bytes is not None
+    assert ledger.predicted_kv_bytes + ledger.kv_rounding_bytes == 2 * block
+
+
+def test_an_engine_that_runs_one_call_at_a_time_holds_one_calls_sequences(build: Any) -> None:
+    trial = build.trial()
+    load = replace(
+        trial.load, kind="closed", concurrency=16, batch_size=1, input_tokens=100, output_tokens=28
+    )
+    trial = replace(trial, load=load)
+    mixed = expect(trial.server, load, {"scheduling": "iteration level"}, 0)
+    alone = expect(trial.server, load, {"scheduling": "one call at a time, first in first out"}, 0)
+    assert mixed.kv is not None
+    assert alone.kv is not None
+    assert mixed.kv == 16 * alone.kv
+    opened = replace(load, kind="poisson", rate=3.0)
+    assert expect(trial.server, opened, {}, 0).kv is None
+    assert (
+        expect(trial.server, replace(opened, kind="trace"), {"scheduling": "one call at a time"}, 0).kv
+        is None
+    )
 
 
 def test_needed_by_the_engines_kv_counter(build: Any) -> None:
@@ -311,15 +377,24 @@ def test_needed_by_the_engines_kv_counter(build: Any) -> None:
     )
 
 
-def test_a_sum_over_a_pipelines_gpus_is_no_gpus(build: Any) -> None:
-    trial = build.trial()
-    server = replace(trial.server, pp=2, gpus=(0, 1))
-    before, after = ranks(r0=(1.0, 1.0, 1.0)), ranks(r0=(1.0, 9.0, 9.0))
+@pytest.mark.parametrize("fullest", [0, 1, 2])
+def test_a_pipelines_fullest_gpu_is_held_against_its_own_stage(build: Any, fullest: int) -> None:
+    """40 layers over 3 GPUs: 14, 13, 13; the embedding lies on the first, the norm and the head on the last."""
+    trial = build.trial(batch=4, input_tokens=100, output_tokens=28)
+    server = replace(trial.server, pp=3, gpus=(0, 1, 2))
+    peaks = [9.0 if place == fullest else 5.0 for place in range(3)]
+    after = ranks(r0=(1.0, peaks[0], 9.0), r1=(1.0, peaks[1], 9.0), r2=(1.0, peaks[2], 9.0))
+    before = ranks(r0=(1.0, 1.0, 1.0), r1=(1.0, 1.0, 1.0), r2=(1.0, 1.0, 1.0))
     ledger = make_ledger(
-        replace(trial, server=server), readings(), SPANS, gpus=GPUS, before=before, after=after
+        replace(trial, server=server), readings(), SPANS, gpus=(*GPUS, "GPU-c"), before=before, after=after
     )
     assert ledger is not None
-    assert (ledger.needed_bytes, ledger.reserved_bytes) == (None, None)
+    layers = (14, 13, 13)[fullest]
+    layer = 4 * 5120 * 5120 + 3 * 5120 * 13824 + 2 * 5120
+    ends = (32000 * 5120, 0, 32000 * 5120 + 5120)[fullest]
+    assert (ledger.gpu, ledger.needed_bytes) == (fullest, 9.0)
+    assert ledger.predicted_weight_bytes == 2 * (layers * layer + ends)
+    assert ledger.predicted_kv_bytes == 4 * 128 * 2 * layers * 40 * 128 * 2
 
 
 def test_on_a_cpu_there_is_no_ledger(build: Any) -> None:
