@@ -82,6 +82,7 @@ class Decoder:
         self._engine = engine
         self._layers, self._heads, self._dim = layers, heads, dim
         self._dtype, self._device, self._cuda_graph = dtype, device, cuda_graph
+        self.kv_block_tokens = GRAPH_STEP if cuda_graph else 1
         self._cache: Buffers | None = None
         self._step: _GraphStep | None = None
 
@@ -116,7 +117,7 @@ class Decoder:
 
     def _prepare(self, batch: int, length: int) -> Buffers:
         if self._cuda_graph:
-            length = -(-length // GRAPH_STEP) * GRAPH_STEP
+            length = -(-length // self.kv_block_tokens) * self.kv_block_tokens
         cache = self._cache
         if cache is None or cache.keys.shape[1] != batch or cache.keys.shape[3] != length:
             self._step = self._cache = cache = None  # free the old one before the new one is made

@@ -75,6 +75,8 @@ def check(decoder: KernelDecoder, tokens: torch.Tensor, expected: torch.Tensor) 
 class KernelDecoder:
     """Greedy decoding over the kernels' own cache. All prompts of a batch have one length: there is no padding."""
 
+    kv_block_tokens = 1
+
     def __init__(self, engine: Any) -> None:
         self._engine = engine
 

@@ -25,6 +25,9 @@ class Decoder(Protocol):
         self, prompts: Sequence[Sequence[int]], n: int, on_tokens: OnTokens | None
     ) -> torch.Tensor: ...
 
+    kv_block_tokens: int
+    """The cache of a sequence is made in multiples of so many tokens."""
+
     def weight_bytes(self) -> int: ...
 
     def cache(self) -> Sequence[torch.Tensor]:
@@ -66,6 +69,7 @@ class Static:
     def facts(self) -> dict[str, Any]:
         return {
             "weight_bytes": self._decoder.weight_bytes(),
+            "kv_block_tokens": self._decoder.kv_block_tokens,
             "scheduling": "one call at a time, first in first out",
         }
 

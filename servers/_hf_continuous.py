@@ -31,6 +31,7 @@ class ContinuousEngine:
 
     name = "hf/continuous"
     in_flight_batching = True
+    kv_block_tokens: int | None = None
 
     def __init__(self, model: Any, eos: frozenset[int], max_batch: int | None) -> None:
         from transformers import ContinuousBatchingConfig, GenerationConfig
@@ -92,6 +93,7 @@ class ContinuousEngine:
         size, tokens = int(cache.bytes_per_sector), int(cache.tokens_per_sector)  # of all layers
         blocks = Blocks(total, tokens, size, lambda: total - int(pool.num_free_sectors))
         blocks.watch(pool, "allocate_sector")
+        self.kv_block_tokens = tokens
         return blocks
 
     def close(self) -> None:

@@ -149,6 +149,7 @@ def _facts(spec: ServerSpec, stood: Stood, text: Text) -> dict[str, Any]:
         "text": text.name,
         "temperature_default": 0.0,
         "in_flight_batching": stood.engine.in_flight_batching,
+        "kv_block_tokens": getattr(stood.engine, "kv_block_tokens", None),
         "scheduling": "iteration level"
         if stood.engine.in_flight_batching
         else "one call at a time, first in first out",

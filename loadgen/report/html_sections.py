@@ -11,6 +11,7 @@ from loadgen.analysis.whole import Analysis
 from loadgen.models import kv_bytes_per_token, weight_bytes
 from loadgen.report import sections, tables
 from loadgen.report.html_findings import cell_text, folded, listed
+from loadgen.report.ledger_table import ledger_table
 from loadgen.report.tables import Table
 from loadgen.units import show_bytes, show_duration, show_number, show_rate, show_s, show_share
 
@@ -222,7 +223,8 @@ def memory_ledger(analysis: Analysis) -> str:
     )  # fmt: skip
     note = "Bytes of the fullest GPU (CPU column: the server's processes)."
     note += "" if measured else " Memory was not measured: dashes are unknown, not zero."
-    return table(Table(title="", head=head, rows=tuple(rows), note=note))
+    every = ledger_table([row.result for row in analysis.rows])
+    return table(Table(title="", head=head, rows=tuple(rows), note=note)) + titled(every)
 
 
 def environment(analysis: Analysis) -> str:

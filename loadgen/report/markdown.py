@@ -12,6 +12,7 @@ import orjson
 from loadgen.progress import clean
 from loadgen.records import Environment, Trial, TrialResult
 from loadgen.report import sections, tables
+from loadgen.report.ledger_table import ledger_table
 from loadgen.report.tables import Table, holds_figures
 from loadgen.store import from_json, open_results
 
@@ -55,7 +56,9 @@ def gather(results_dir: str | Path) -> Report:
         doubts=_there(
             sections.failure_table(results), sections.caveat_table(results), tables.unmeasured(results)
         ),
-        background=_there(sections.engine_table(results), sections.environment_table(environments)),
+        background=_there(
+            ledger_table(results), sections.engine_table(results), sections.environment_table(environments)
+        ),
     )
 
 
