@@ -19,6 +19,7 @@ from loadgen.analysis.finding import Rules
 from loadgen.analysis.same_work import REQUESTS_READ
 from loadgen.analysis.table import read
 from loadgen.analysis.whole import Analysis, analyse_rows
+from loadgen.bisection_log import OUTCOMES, PROBES
 from loadgen.ceilings import CEILINGS_FILE
 from loadgen.errors import BadInput, StoreError
 from loadgen.redact import Redactor
@@ -32,7 +33,8 @@ SAMPLES_LIMIT = 10_000  # token times of one trial
 DRAWN_LIMIT = 1_000_000  # of a trial that the report draws over time: 3 to 4 MB
 SCRAPES = 20  # of one source in one trial
 KEPT = "kept"  # the entry of sweep.json that says what was left out
-OWN = ("sweep.json", "trials.jsonl", CEILINGS_FILE, "samples", "telemetry")
+LINES = ("trials.jsonl", PROBES, OUTCOMES)
+OWN = ("sweep.json", *LINES, CEILINGS_FILE, "samples", "telemetry")
 
 
 def keep(sources: Iterable[Path], target: Path, samples_limit: int = SAMPLES_LIMIT) -> list[Path]:
@@ -97,14 +99,15 @@ def _keep(results: Results, target: Path, samples_limit: int) -> None:
 
 def _write_words(results: Results, made: Path, redactor: Redactor, samples_limit: int) -> None:
     """``sweep.json`` with the rule in it, every trial's line, and the ceilings."""
-    lines = [orjson.loads(line) for line in whole_lines(results.trials_path)]
-    redactor.learn([results.sweep, lines])
+    files = {name: [orjson.loads(line) for line in whole_lines(results.path / name)] for name in LINES}
+    redactor.learn([results.sweep, *files.values()])
     kept = {"rule": rule(samples_limit), "redacted": redact.RULE, "samples_limit": samples_limit}
     sweep = redactor.plain(results.sweep) | {KEPT: kept}
     (made / "sweep.json").write_bytes(orjson.dumps(sweep) + b"\n")
-    (made / "trials.jsonl").write_bytes(
-        b"".join(orjson.dumps(redactor.plain(line)) + b"\n" for line in lines)
-    )
+    for name, lines in files.items():
+        if lines or name == "trials.jsonl":
+            text = b"".join(orjson.dumps(redactor.plain(line)) + b"\n" for line in lines)
+            (made / name).write_bytes(text)
     ceilings = results.path / CEILINGS_FILE
     if ceilings.exists():
         (made / CEILINGS_FILE).write_bytes(orjson.dumps(redactor.plain(orjson.loads(ceilings.read_bytes()))))
@@ -121,7 +124,7 @@ def rule(samples_limit: int) -> str:
         "Kept in compact form: all trials' figures and all requests' times and counts, but token times only of a "
         f"trial's first requests (up to {samples_limit}; {DRAWN_LIMIT} where drawn over time), first tokens of "
         f"{REQUESTS_READ} requests, every k-th scrape of telemetry (up to {SCRAPES} a source) with each series' "
-        "highest and lowest; no logs."
+        "highest and lowest; no logs, no samples of probes."
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from loadgen import interleave
 from loadgen.predict import relative_cost
 from loadgen.profile import Cell, Profile, Target
-from loadgen.records import LoadSpec, ModelSpec, Order, ServerSpec, Trial
+from loadgen.records import LoadSpec, ModelSpec, Order, Search, ServerSpec, Trial
 
 ID_SCHEME = 1  # to be raised when the same fields come to mean something else
 SEED_BITS = 62
@@ -30,11 +30,13 @@ class Plan:
     """Trials in order: whole passes (repeats) follow each other, each from the cheapest trial to the dearest, so
     that an early end leaves the most cells and drift over time strikes all cells alike.
 
-    ``grouped``: the trials of one server stand together. ``interleaved``: see interleave.py.
+    ``grouped``: the trials of one server stand together. ``interleaved``: see interleave.py. ``searches`` come after
+    the trials of their servers.
     """
 
     trials: tuple[Trial, ...]
     order: Order = "grouped"
+    searches: tuple[Search, ...] = ()
 
     def groups(self) -> list[tuple[ServerSpec | None, tuple[Trial, ...]]]:
         """Runs of trials that share a server, in order; ``None`` is an endpoint that already runs."""
@@ -66,8 +68,10 @@ def make_plan(profile: Profile) -> Plan:
         return servers[keys[trial.id]], trial.repeat, relative_cost(trial), places[trial.id]
 
     if profile.order == "interleaved":
-        return Plan(trials=interleave.arrange(list(trials.values()), server_key), order="interleaved")
-    return Plan(trials=tuple(sorted(trials.values(), key=order)))
+        arranged = interleave.arrange(list(trials.values()), server_key)
+    else:
+        arranged = tuple(sorted(trials.values(), key=order))
+    return Plan(trials=arranged, order=profile.order, searches=profile.searches)
 
 
 def trial_of(cell: Cell) -> Trial:

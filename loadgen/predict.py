@@ -84,6 +84,13 @@ def predict(trial: Trial, ceilings: Ceilings | None) -> Prediction:
     )
 
 
+def largest_batch(server: ServerSpec, load: LoadSpec, memory_bytes: int) -> int:
+    """How many sequences' KV cache fits beside the weights into ``memory_bytes`` of each GPU; nothing else counted."""
+    weights = weight_bytes(server.model, server.dtype, server.tp, server.pp)
+    per_token = kv_bytes_per_token(server.model, server.dtype, server.tp, server.pp)
+    return max(0, (memory_bytes - weights) // (per_token * (load.input_tokens + load.output_tokens)))
+
+
 def check_fit(trials: Sequence[Trial], memory_bytes: int) -> list[str]:
     """A warning for each server of which some trials are predicted not to fit into a GPU of ``memory_bytes``."""
     needs: dict[str, list[tuple[int, LoadSpec]]] = {}

@@ -15,7 +15,8 @@
     tp = 1                           # tensor parallel: every layer split over tp GPUs
     pp = 1                           # pipeline: layers spread over pp GPUs
     gpus = [0, 1]                    # device indices to use; [] is the CPU; all GPUs when left out
-    max_batch = 64                   # capacity that the server is started with, where it needs one
+    max_batch = 64                   # capacity that the server is started with, where it needs one; "auto": find the
+                                     # largest static batch that fits, for every pair of lengths, by bisection
     dummy_weights = true             # random weights: what presets have, and a checkpoint when asked
     python = "…"                     # the interpreter of the server's own installation
     ready_timeout_s = 600
@@ -51,6 +52,10 @@
     exclude = [{ tp = 1, batch_size = 64 }]
     [sweep.options]
     engine = ["generate", "compiled"]
+
+    [bisection]                      # for max_batch = "auto"
+    most = 4096                      # the largest batch to try
+    within = 0.05                    # how exactly to find it, relative to it
 
     [target]                         # instead of [server]: an endpoint that already runs
     url = "http://127.0.0.1:8000"
@@ -88,7 +93,7 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.errors import ProfileError
-from loadgen.records import LoadSpec, Order, ServerSpec, TelemetrySpec
+from loadgen.records import LoadSpec, Order, Search, ServerSpec, TelemetrySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +130,7 @@ class Profile:
     sets: tuple[str, ...]
     cells: tuple[Cell, ...]
     order: Order = "grouped"
+    searches: tuple[Search, ...] = ()
     telemetry: TelemetrySpec = field(default_factory=TelemetrySpec)
 
 
@@ -163,6 +169,7 @@ def build_profile(
     from loadgen.profile_cells import expand
     from loadgen.profile_interleave import side_by_side
     from loadgen.profile_schema import parse, telemetry_of
+    from loadgen.profile_searches import searches
     from loadgen.profile_sets import lay_over
 
     merged, origins = lay_over(data, sets, file)
@@ -182,6 +189,7 @@ def build_profile(
         sets=tuple(sets),
         cells=cells,
         order=tables.order,
+        searches=searches(cells, tables, origins),
         telemetry=telemetry_of(tables.telemetry),
     )
 

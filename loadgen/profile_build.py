@@ -13,7 +13,7 @@ from loadgen import models
 from loadgen.errors import BadInput, ProfileError
 from loadgen.profile import Cell, Target
 from loadgen.profile_schema import FrameworkTable, Origins, Path, ServerTable, Tables, together
-from loadgen.profile_values import did_you_mean
+from loadgen.profile_values import AUTO, did_you_mean
 from loadgen.records import LoadSpec, ModelSpec, ServerSpec, Timeouts
 
 USED_BY: dict[str, frozenset[str]] = {
@@ -102,6 +102,7 @@ class Builder:
             return None
         own = self._tables.frameworks.get(name, FrameworkTable())
         table = self._tables.server or ServerTable()
+        capacity = own.max_batch or table.max_batch
         swept_dtype = point.paths["dtype"][0] == "sweep"
         return ServerSpec(
             framework=name,
@@ -110,7 +111,7 @@ class Builder:
             pp=values["pp"],
             gpus=gpus,
             dtype=values["dtype"] if swept_dtype else own.dtype or values["dtype"],
-            max_batch=own.max_batch or table.max_batch,
+            max_batch=None if capacity == AUTO else capacity,
             dummy_weights=model.checkpoint is None if table.dummy_weights is None else table.dummy_weights,
             python=own.python or table.python,
             ready_timeout_s=own.ready_timeout_s or table.ready_timeout_s,

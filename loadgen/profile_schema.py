@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from loadgen.errors import ProfileError
 from loadgen.profile_values import (
     Amount,
+    Capacity,
     Combine,
     Count,
     Devices,
@@ -23,6 +24,7 @@ from loadgen.profile_values import (
     Ordering,
     Repeats,
     Several,
+    Share,
     Slug,
     Text,
     Url,
@@ -73,7 +75,7 @@ class ServerTable(Table):
     tp: Count = 1
     pp: Count = 1
     gpus: Devices | None = None
-    max_batch: Count | None = None
+    max_batch: Capacity | None = None
     dummy_weights: Flag | None = None
     python: Text | None = None
     ready_timeout_s: Amount = 600.0
@@ -83,7 +85,7 @@ class ServerTable(Table):
 class FrameworkTable(Table):
     dtype: Dtype | None = None
     gpus: Devices | None = None
-    max_batch: Count | None = None
+    max_batch: Capacity | None = None
     python: Text | None = None
     ready_timeout_s: Amount | None = None
     options: dict[str, Option] = {}
@@ -142,6 +144,11 @@ class SweepTable(Axes):
     exclude: list[Axes] = []
 
 
+class BisectionTable(Table):
+    most: Count = 4096
+    within: Share = 0.05
+
+
 class TargetTable(Table):
     url: Url | None = None
     model: Text | None = None
@@ -166,6 +173,7 @@ class Tables(Table):
     load: LoadTable = LoadTable()
     sweep: list[SweepTable] = [SweepTable()]
     frameworks: dict[str, FrameworkTable] = {}
+    bisection: BisectionTable = BisectionTable()
     target: TargetTable | None = None
     finding: list[dict[str, Any]] = []
     telemetry: TelemetryTable = TelemetryTable()
@@ -228,6 +236,7 @@ def _keys_at(path: Sequence[str | int]) -> list[str]:
         "sweep": SweepTable,
         "exclude": Axes,
         "frameworks": FrameworkTable,
+        "bisection": BisectionTable,
         "target": TargetTable,
         "telemetry": TelemetryTable,
     }

@@ -15,6 +15,7 @@ from loadgen.errors import BadInput
 from loadgen.models import DTYPE_ALIASES, DTYPE_BYTES, dtype_name
 from loadgen.records import LoadKind, OptionValue, Order
 
+AUTO = "auto"
 Validator = Callable[[Any], Any]
 
 
@@ -54,6 +55,20 @@ def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise _bad("is not true or false", "true, false")
     return value
+
+
+def _capacity(value: Any) -> Any:
+    if isinstance(value, str):
+        if value != AUTO:
+            raise _bad("is neither a number nor " + repr(AUTO), f"whole numbers from 1, {AUTO}")
+        return value
+    return _whole(1)(value)
+
+
+def _share(value: Any) -> float:
+    if (number := _positive(value)) > 1:
+        raise _bad("is more than all of it", "numbers above 0 and up to 1")
+    return number
 
 
 def _one_of(*choices: str) -> Validator:
@@ -114,6 +129,8 @@ def _devices(value: Any) -> Any:
     return [_whole(0)(item) for item in values]
 
 
+Capacity = Annotated[Any, BeforeValidator(_capacity)]
+Share = Annotated[float, BeforeValidator(_share)]
 Count = Annotated[int, BeforeValidator(_whole(1))]
 Index = Annotated[int, BeforeValidator(_whole(0))]
 Amount = Annotated[float, BeforeValidator(_positive)]

@@ -123,6 +123,19 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """A point whose largest static batch is to be found: ``load`` with one wire call, no warm-up, batch 1.
+
+    ``most`` is the largest batch to try; ``within`` how exactly to find it, relative to it.
+    """
+
+    server: ServerSpec
+    load: LoadSpec
+    most: int = 4096
+    within: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One wire call: ``prompts`` holds ``batch_size`` lists of token ids, each asking for ``output_tokens``."""
 
@@ -423,3 +436,26 @@ class TrialResult:
     failure: Failure | None = None
     telemetry: TelemetrySummary | None = None
     schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaxBatch:
+    """The outcome of a Search: ``fits`` is the largest batch that was served, ``out_of_memory`` the smallest above it
+    that ran out of memory; both were tried, by the trials named.
+
+    ``None`` where there is none: nothing fitted; or something else ended the search (``ended``, ``why``): all batches
+    up to ``most`` fitted, the server refused more, or did not start. ``predicted`` is the batch whose weights and KV
+    cache would fill a GPU. ``trials`` are the ids behind it all, by batch.
+    """
+
+    search: Search
+    environment: str
+    predicted: int | None
+    most: int
+    fits: int | None
+    fits_trial: str | None
+    out_of_memory: int | None
+    out_of_memory_trial: str | None
+    ended: Literal["most", "out of memory", "not served", "not started"]
+    why: str | None = None
+    trials: tuple[str, ...] = ()

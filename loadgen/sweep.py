@@ -8,20 +8,26 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from loadgen import interrupt
+from loadgen import bisection, bisection_log, interrupt
 from loadgen.budget import Budget
 from loadgen.errors import BadInput, ServerError
-from loadgen.plan import Plan, server_key
+from loadgen.plan import Plan, server_key, spec_key
 from loadgen.protocols import Watcher
-from loadgen.records import Environment, Failure, TelemetrySpec, Trial, TrialResult
+from loadgen.records import Environment, Failure, Search, TelemetrySpec, Trial, TrialResult
 from loadgen.stand import Stand, Up
-from loadgen.store import Store
+from loadgen.store import Store, read_samples
 from loadgen.trial import OUT_OF_MEMORY, run_trial
 
 
 def ran_out_of_memory(result: TrialResult) -> bool:
     """Whether a trial failed because its server ran out of memory."""
     return result.failure is not None and result.failure.error == OUT_OF_MEMORY
+
+
+def machine_of(environment: Environment) -> tuple[object, ...]:
+    """What decides how much memory there is."""
+    gpus = [(gpu.get("name"), gpu.get("memory_bytes")) for gpu in environment.gpus]
+    return environment.host, environment.memory_bytes, gpus
 
 
 def first_of_each(trials: Sequence[Trial]) -> list[Trial]:
@@ -63,8 +69,9 @@ class Sweep:
         try:
             for trials in self.plan.sets():
                 missing = [trial for trial in trials if trial.id not in skip]
-                if missing:
-                    self._run_together(missing)
+                servers = {server_key(trial) for trial in trials}
+                searches = [search for search in self.plan.searches if spec_key(search.server) in servers]
+                self._run_together(missing, searches)
         except interrupt.TimeIsUp:
             self.watcher.note("the time limit came: what was in flight is not kept")
 
@@ -77,8 +84,8 @@ class Sweep:
         """Those of them that need no second run."""
         return [result for result in self.stored() if not (self.retry_failed and result.failure is not None)]
 
-    def _run_together(self, trials: Sequence[Trial]) -> None:
-        """Trials in order on servers that are up side by side."""
+    def _run_together(self, trials: Sequence[Trial], searches: Sequence[Search]) -> None:
+        """Trials in order on servers that are up side by side, then the searches for their largest batches."""
         with self._stand() as stand:
             for trial in first_of_each(trials):  # before any trial, so that none has the machine to itself
                 if self.budget.fits(trial, starting=True):
@@ -86,7 +93,49 @@ class Sweep:
                         self._up(stand, trial)
             for trial in trials:
                 if self.budget.fits(trial, starting=not stand.has(trial)):
-                    self._keep(self._attempt(stand, trial))
+                    self._keep(self._attempt(stand, trial, self.watcher))
+            for search in searches:
+                self._settle(stand, search)
+
+    def _settle(self, stand: Stand, search: Search) -> None:
+        """Find a server's largest batch, from what is stored on."""
+        folder = self.store.path
+        stored = [*self.store.results(), *bisection_log.probes(folder)]
+        known = bisection.evidence(search, (each for each in stored if self._same_machine(each)))
+        if self.retry_failed:
+            known = {
+                batch: each
+                for batch, each in known.items()
+                if each.failure is None or ran_out_of_memory(each)
+            }
+
+        def attempt(trial: Trial) -> TrialResult | None:
+            if not self.budget.fits(trial, starting=not stand.has(trial)):
+                return None
+            result = self._attempt(stand, trial, bisection.Unseen())
+            bisection_log.add_probe(folder, result)
+            self.budget.learn(result)
+            return result
+
+        found = bisection.settle(search, known, self.environment, attempt, self.watcher.note, self._reason)
+        if found is None:
+            self.watcher.note(f"{bisection.title(search)}: no time to find it; --resume goes on")
+            return
+        bisection_log.add_outcome(folder, found)
+        self.watcher.note(bisection.words(found))
+
+    def _same_machine(self, result: TrialResult) -> bool:
+        """Another machine's memory says nothing of this one's."""
+        known = self.store.environments().get(result.environment)
+        return known is not None and machine_of(known) == machine_of(self.environment)
+
+    def _reason(self, result: TrialResult) -> str:
+        """Why a trial was not served: the first error of its requests, else its own."""
+        path = self.store.samples_path(result.trial.id)
+        samples = read_samples(path) if path.exists() else ()
+        told = next((sample.error for sample in samples if sample.error is not None), None)
+        failure = result.failure
+        return (told or (f"{failure.error}: {failure.message}" if failure else "")).partition("\n")[0]
 
     def _stand(self) -> Stand:
         return Stand(
@@ -103,7 +152,7 @@ class Sweep:
             self.budget.learn_start(trial, time.monotonic() - began_s)
         return up
 
-    def _attempt(self, stand: Stand, trial: Trial) -> TrialResult:
+    def _attempt(self, stand: Stand, trial: Trial, watcher: Watcher) -> TrialResult:
         """One trial on its server, which is stopped if that killed it; a server that cannot start fails it."""
         interrupt.check()
         try:
@@ -111,18 +160,18 @@ class Sweep:
         except (ServerError, BadInput) as error:
             failure = Failure(error=type(error).__name__, message=str(error), phase="start")
             return self._unstarted(trial, failure)
-        result = self._run_one(trial, up)
+        result = self._run_one(trial, up, watcher)
         if up.endpoint.fault() is not None or ran_out_of_memory(result):
             stand.drop(trial)  # an engine that ran out once is left with a torn heap: start it anew
         return result
 
-    def _run_one(self, trial: Trial, up: Up) -> TrialResult:
+    def _run_one(self, trial: Trial, up: Up, watcher: Watcher) -> TrialResult:
         if up.recorder is not None:
             up.recorder.begin()
         result = run_trial(
             trial,
             up.endpoint,
-            self.watcher,
+            watcher,
             environment=self.environment.id,
             writer=self.store.sample_writer(trial.id),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping, Sequence
 
 from loadgen.ceilings import datasheet
 from loadgen.environment import read_gpus
@@ -11,7 +12,7 @@ from loadgen.predict import Outlook, check_fit, outlook
 from loadgen.progress import server_label, trial_row
 from loadgen.records import ServerSpec
 from loadgen.report.tables import Table
-from loadgen.units import show_bytes, show_duration, show_s
+from loadgen.units import show_bytes, show_duration, show_s, show_share
 
 LETTERS = string.ascii_uppercase
 HEAD = ("trial", "load", "in", "out", "requests", "weights/GPU", "KV/GPU", "floor/call", "about")
@@ -27,6 +28,8 @@ def print_plan(plan: Plan) -> None:
     starts = sum(spec is not None for spec, _ in groups)
     ahead = outlook(plan.trials, starts, device)
     screen.print_tables(server_tables(plan, ahead))
+    searches = search_table(plan, gpus)
+    screen.print_tables([searches] if searches else [])
     memory = [memory for gpu in gpus if isinstance(memory := gpu.get("memory_bytes"), int)]
     warnings = check_fit(plan.trials, min(memory)) if memory else []
     screen.print_lines([f"warning: {warning}" for warning in warnings])
@@ -50,6 +53,27 @@ def server_tables(plan: Plan, ahead: Outlook) -> list[Table]:
             rows.append((trial.id, load, *lengths, calls, *memory, *times))
         tables.append(Table(title=title(spec), head=HEAD, rows=tuple(rows)))
     return tables
+
+
+def search_table(plan: Plan, gpus: Sequence[Mapping[str, object]]) -> Table | None:
+    """The bounds of every search for a largest batch; ``None`` without any."""
+    if not plan.searches:
+        return None
+    import psutil
+
+    from loadgen import bisection
+
+    host = psutil.virtual_memory().total
+    rows = []
+    for search in plan.searches:
+        state = bisection.begin(search, bisection.memory_of(search, gpus, host))
+        lengths = (str(search.load.input_tokens), str(search.load.output_tokens))
+        predicted = "–" if state.predicted is None else str(state.predicted)
+        bounds = (predicted, str(state.start), str(state.most), show_share(search.within))
+        rows.append((title(search.server), *lengths, *bounds))
+    head = ("server", "in", "out", "predicted to fit", "starts at", "at most", "to within")
+    note = "Doubled until one does not fit, then bisected; each try is one wire call, and out of memory a restart."
+    return Table(title='max_batch = "auto": largest batches', head=head, rows=tuple(rows), note=note)
 
 
 def together(plan: Plan) -> list[str]:

@@ -19,6 +19,7 @@ from loadgen.report import html_findings as claims
 from loadgen.report import html_sections as parts
 from loadgen.report import plotlyjs
 from loadgen.report.chart import Chart, Figure
+from loadgen.report.max_batch_table import max_batch_table
 from loadgen.report.overview_charts import pareto_chart, roofline_chart, winners_chart
 from loadgen.report.series_charts import LATENCY, MEMORY, PER_TOKEN, RATE, ridge_chart, series_chart
 from loadgen.report.timeline import timeline_chart
@@ -100,7 +101,8 @@ def render(analysis: Analysis) -> str:
         + parts.statistics(analysis)
         + parts.excluded(analysis)
         + parts.caveats(analysis),
-        "memory": parts.memory_ledger(analysis),
+        "memory": parts.memory_ledger(analysis)
+        + parts.titled(max_batch_table([source.results.path for source in analysis.sources])),
         "environment": parts.environment(analysis),
         "all": _trials_frame(),
     }

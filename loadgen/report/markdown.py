@@ -13,6 +13,7 @@ from loadgen.progress import clean
 from loadgen.records import Environment, Trial, TrialResult
 from loadgen.report import sections, tables
 from loadgen.report.ledger_table import ledger_table
+from loadgen.report.max_batch_table import max_batch_table
 from loadgen.report.tables import Table, holds_figures
 from loadgen.store import from_json, open_results
 
@@ -51,7 +52,10 @@ def gather(results_dir: str | Path) -> Report:
         fixed=tables.fixed_words([*planned, *(result.trial for result in results)]),
         missing=sections.missing_words(results, planned_ids, planned),
         left_out=folder.left_out,
-        overview=tuple(tables.pivot_tables(results, planned)),
+        overview=(
+            *tables.pivot_tables(results, planned),
+            *_there(max_batch_table([Path(results_dir)])),
+        ),
         every_trial=tables.full_table(results) if results else None,
         doubts=_there(
             sections.failure_table(results), sections.caveat_table(results), tables.unmeasured(results)
