@@ -8,6 +8,11 @@ It runs inside the server, on the thread that runs the served calls, while the H
 program differ by more than a server costs (where their memory lies, which cores they got). Each round times direct,
 whole and streamed once, in rotating order; a ratio is the median over the rounds of that round's ratio, with the 95 %
 interval of a bootstrap over rounds.
+
+Where the engine's own calls differ by more than a server costs, these ratios say little. ``around`` tells without them
+what is ours of one call, as a share of the rest of that same call's run: the end-to-end time outside the engine's run
+(reading the request, queueing, writing the reply), the steps' bookkeeping inside it, and the HTTP thread's CPU time
+within it, which is the most that it can have kept the interpreter from the engine.
 """
 
 from __future__ import annotations
@@ -21,12 +26,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 DIRECT = 2**62  # the seed that marks a direct call
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,7 +136,12 @@ class Served:
     def direct(self, prompts: list[list[int]], output: int) -> float:
         """Seconds of the direct call alone, as timed inside."""
         self.ask(prompts, output, stream=False, seed=DIRECT)
-        return float(self.times.read_text().split()[-1])
+        return self.last_run()[0]
+
+    def last_run(self) -> tuple[float, float]:
+        """Seconds of the engine's last run, and what is the server's within it."""
+        run, ours = self.times.read_text().splitlines()[-1].split()
+        return float(run), float(ours)
 
     def stop(self) -> None:
         self.connection.close()
@@ -177,16 +188,33 @@ class WithDirect:
         self.engine, self.name, self.times = engine, engine.name, times
 
     def run(self, run: Any) -> None:
-        if run.call.seed != DIRECT:
+        ours = 0.0
+        take = run.step
+
+        def step(*of_engine: Any) -> bool:
+            nonlocal ours
+            start = time.perf_counter()
+            goes_on: bool = take(*of_engine)
+            ours += time.perf_counter() - start
+            return goes_on
+
+        run.step = step
+        before, start = self._http_cpu(), time.perf_counter()
+        if run.call.seed == DIRECT:
+            tokens = direct_tokens(self.engine, run.call)
+        else:
             self.engine.run(run)
-            return
-        start = time.perf_counter()
-        tokens = direct_tokens(self.engine, run.call)
         elapsed = time.perf_counter() - start
         with self.times.open("a") as file:
-            file.write(f"{elapsed!r}\n")
-        for step in zip(*tokens, strict=True):
-            run.grow(enumerate(step))
+            file.write(f"{elapsed!r} {self._http_cpu() - before + ours!r}\n")
+        if run.call.seed == DIRECT:
+            for tokens_of_step in zip(*tokens, strict=True):
+                run.grow(enumerate(tokens_of_step))
+
+    def _http_cpu(self) -> float:
+        thread = next(thread for thread in threading.enumerate() if thread.name == "http")
+        assert thread.ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
 
     def close(self) -> None:
         self.engine.close()
@@ -257,43 +285,59 @@ def measure(served: Served, spec: ServerSpec, given: argparse.Namespace) -> None
     )
     print(
         "batch  direct ms  its p10…p90  ms/token  whole/direct [95 %]       streamed/direct [95 %]    "
-        "decode ms/token  x floor  first token ms"
+        "around whole  around streamed  decode ms/token  x floor  first token ms"
     )
     for batch in map(int, given.batches.split(",")):
-        rows = [
+        rounds = [
             one_round(served, spec, given, batch, number) for number in range(given.warmup + given.rounds)
         ]
-        direct, whole, streamed, first = zip(*rows[given.warmup :], strict=True)
-        decode = [
-            (end - begin) / (given.output - 1) * 1e3 for end, begin in zip(streamed, first, strict=True)
-        ]
-        alone = statistics.median(direct) * 1e3
-        low, high = sorted(direct)[len(direct) // 10] * 1e3, sorted(direct)[-1 - len(direct) // 10] * 1e3
-        print(
-            f"{batch:5d}  {alone:9.1f}  {low:5.0f}…{high:5.0f}  {alone / given.output:8.2f}  "
-            f"{ratio(whole, direct)}  {ratio(streamed, direct)}  {statistics.median(decode):15.2f}  "
-            f"{statistics.median(decode) / floor_ms:7.2f}  {statistics.median(first) * 1e3:14.1f}",
-            flush=True,
-        )
+        print(row(batch, rounds[given.warmup :], given.output, floor_ms), flush=True)
     print(f"memory: server {served.info()['memory']}")
 
 
-def one_round(
-    served: Served, spec: ServerSpec, given: argparse.Namespace, batch: int, number: int
-) -> tuple[float, float, float, float]:
-    """Seconds (direct, whole, streamed, to the streamed one's first token), begun with another each round."""
+class Round(NamedTuple):
+    """Seconds of one round, and the shares of a call that its engine's run does not explain."""
+
+    direct: float
+    whole: float
+    streamed: float
+    first: float
+    around_whole: float
+    around_streamed: float
+
+
+def one_round(served: Served, spec: ServerSpec, given: argparse.Namespace, batch: int, number: int) -> Round:
+    """Each kind once, begun with another each round."""
     prompts = prompts_of(batch, given.input, spec.model.vocab, number)
-    took: dict[str, tuple[float, float | None]] = {}
+    took: dict[str, float] = {}
+    around: dict[str, float] = {}
+    begun = 0.0
     order = ("direct", "whole", "streamed")
     for turn in range(3):
         kind = order[(turn + number) % 3]
         if kind == "direct":
-            took[kind] = served.direct(prompts, given.output), None
-        else:
-            took[kind] = served.ask(prompts, given.output, stream=kind == "streamed")
-    first = took["streamed"][1]
-    assert first is not None
-    return took["direct"][0], took["whole"][0], took["streamed"][0], first
+            took[kind] = served.direct(prompts, given.output)
+            continue
+        took[kind], first = served.ask(prompts, given.output, stream=kind == "streamed")
+        run, ours = served.last_run()
+        around[kind] = (took[kind] - run + ours) / (run - ours)
+        begun = begun if first is None else first
+    return Round(took["direct"], took["whole"], took["streamed"], begun, around["whole"], around["streamed"])
+
+
+def row(batch: int, rounds: Sequence[Round], output: int, floor_ms: float) -> str:
+    """One batch size's line of the table."""
+    direct, whole, streamed, first, around_whole, around_streamed = zip(*rounds, strict=True)
+    decode = statistics.median(
+        (end - begin) / (output - 1) for end, begin in zip(streamed, first, strict=True)
+    )
+    alone, ordered, tenth = statistics.median(direct) * 1e3, sorted(direct), len(direct) // 10
+    return (
+        f"{batch:5d}  {alone:9.1f}  {ordered[tenth] * 1e3:5.0f}…{ordered[-1 - tenth] * 1e3:5.0f}  "
+        f"{alone / output:8.2f}  {ratio(whole, direct)}  {ratio(streamed, direct)}  "
+        f"{statistics.median(around_whole):12.2%}  {statistics.median(around_streamed):15.2%}  "
+        f"{decode * 1e3:15.2f}  {decode * 1e3 / floor_ms:7.2f}  {statistics.median(first) * 1e3:14.1f}"
+    )
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:
