@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadgen.errors import BadInput
-from loadgen.records import OPEN_LOOP, LoadSpec
+from loadgen.records import OPEN_LOOP, Dist, LoadSpec, TelemetrySpec
 from loadgen.replay import Null, Replay, shorten
+from loadgen.telemetry.cost import TelemetryCost
 from loadgen.units import show_number, show_s, show_share
 
 TTFT_MS, ITL_MS, BOUND_MS = 200.0, 20.0, 1.0
@@ -41,9 +42,14 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """A replay of the load itself, and the limit that was found from there; ``None`` where there is none to find."""
+    """A replay of the load itself, and the limit that was found from there; ``None`` where there is none to find.
+
+    ``recorded`` is the same replay with telemetry beside it, which took ``telemetry``.
+    """
 
     replay: Replay
+    recorded: Replay
+    telemetry: TelemetryCost
     limit: Limit | None
     bound_s: float
     ttft_s: float
@@ -70,9 +76,18 @@ def calibrate(
     null = Null(ttft_ms=ttft_ms, itl_ms=itl_ms, vocab=vocab)
     replay = null.replay(shorten(load, null.answer_s(load), REPLAY_S))
     note(f"{shape(replay.load)}: {verdict(replay, bound_ms / 1e3)[0] or 'within the bound'}")
+    telemetry = TelemetryCost(TelemetrySpec())
+    recorded = null.replay(replay.load, telemetry.beside)
+    note(f"with telemetry beside it: {verdict(recorded, bound_ms / 1e3)[0] or 'within the bound'}")
     limit = find_limit(null, replay, bound_ms / 1e3, note) if search and load.kind != "static" else None
     return Calibration(
-        replay=replay, limit=limit, bound_s=bound_ms / 1e3, ttft_s=ttft_ms / 1e3, itl_s=itl_ms / 1e3
+        replay=replay,
+        recorded=recorded,
+        telemetry=telemetry,
+        limit=limit,
+        bound_s=bound_ms / 1e3,
+        ttft_s=ttft_ms / 1e3,
+        itl_s=itl_ms / 1e3,
     )
 
 
@@ -183,8 +198,30 @@ def rows(found: Calibration) -> list[tuple[str, str]]:
         ("CPU share of the busiest process", show_share(quality.cpu_share)),
         ("driver, stamps", f"{quality.driver}, {quality.stamps}"),
     ]
+    shown += telemetry_rows(found)
     if found.limit is not None:
         shown.append((f"highest {found.limit.what} within {show_s(found.bound_s)}", limit_words(found.limit)))
+    return shown
+
+
+def telemetry_rows(found: Calibration) -> list[tuple[str, str]]:
+    """What telemetry takes at its default period, and the client's errors without and with it.
+
+    Two single replays: a difference within their noise is none.
+    """
+    cores = found.telemetry.cpu_cores
+    words = ", ".join(f"{name} {share * 1e3:.0f} ms per second" for name, share in sorted(cores.items()))
+    shown = [(f"telemetry every {show_s(found.telemetry.period_s)}, CPU", words or "could not be started")]
+    pairs: tuple[tuple[str, Dist | None, Dist | None], ...] = (
+        ("send lag", found.replay.quality.send_lag_s, found.recorded.quality.send_lag_s),
+        ("TTFT error", found.replay.errors.ttft_s, found.recorded.errors.ttft_s),
+        ("E2E error", found.replay.errors.e2e_s, found.recorded.errors.e2e_s),
+    )
+    for name, without, beside in pairs:
+        if without is not None and beside is not None:
+            shown.append(
+                (f"{name} p99, without / with telemetry", f"{show_s(without.p99)} / {show_s(beside.p99)}")
+            )
     return shown
 
 

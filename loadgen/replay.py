@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +67,12 @@ class Null:
         """How long one answer takes by the schedule."""
         return (self.ttft_ms + self.itl_ms * (load.output_tokens - 1)) / 1e3
 
-    def replay(self, load: LoadSpec) -> Replay:
-        """Send ``load`` and compare with the log."""
+    def replay(
+        self,
+        load: LoadSpec,
+        beside: Callable[[int | None], AbstractContextManager[None]] = lambda _pid: nullcontext(),
+    ) -> Replay:
+        """Send ``load`` and compare with the log; ``beside`` is given the server's process id, and lasts meanwhile."""
         framework = find("null")
         options: dict[str, OptionValue] = {"ttft_ms": self.ttft_ms, "itl_ms": self.itl_ms, "log": "sent.bin"}
         spec = ServerSpec(framework="null", model=models.resolve("tiny"), options=options)
@@ -80,14 +85,15 @@ class Null:
                 id="calibrate", load=load, url=command.base_url, model_name="null", vocab=self.vocab
             )
             with serving(command, run_dir, Path(folder) / "null.log", ready_timeout_s=READY_S) as server:
-                outcome = run_trial_load(
-                    trial,
-                    command.base_url,
-                    driver_factory(framework.protocol),
-                    framework.driver_options(spec),
-                    seen.add,
-                    stop=lambda: interrupt.asked() or not server.alive(),
-                )
+                with beside(server.pid):
+                    outcome = run_trial_load(
+                        trial,
+                        command.base_url,
+                        driver_factory(framework.protocol),
+                        framework.driver_options(spec),
+                        seen.add,
+                        stop=lambda: interrupt.asked() or not server.alive(),
+                    )
                 interrupt.check()
                 if outcome is None or not server.alive():
                     raise server.death()

@@ -170,8 +170,16 @@ def test_a_real_replay(load: LoadSpec) -> None:
     assert measured.rate_share is not None
     assert 0 < measured.rate_share < 1.5
     assert found.limit is None
-    assert len(notes) == 1
+    assert len(notes) == 2
+    assert found.recorded.failed == {}
+    assert found.recorded.requests == measured.requests
+    assert set(found.telemetry.cpu_cores) == {"exporter", "sampler"}
+    assert all(0 <= share < 2 for share in found.telemetry.cpu_cores.values())
     shown = dict(rows(found))
+    (words,) = [value for name, value in shown.items() if name.startswith("telemetry every")]
+    assert "exporter" in words
+    assert "E2E error p99, without / with telemetry" in shown
+    assert ("send lag p99, without / with telemetry" in shown) == (load.kind == "constant")
     assert shown["driver, stamps"].startswith("openai-raw, ")
     assert not any("None" in value for value in shown.values())
 

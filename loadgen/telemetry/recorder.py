@@ -154,7 +154,7 @@ class Recorder:
 
     def begin(self) -> None:
         """Before a trial: a scrape of every source, so that the idle server is on record."""
-        self._began_ns, self._cpu_s = time.monotonic_ns(), self._children_cpu_s()
+        self._began_ns, self._cpu_s = time.monotonic_ns(), sum(self.cpu_s().values())
         self._server_page = self._begin_peaks(self._page())
         self._mark()
 
@@ -187,7 +187,7 @@ class Recorder:
     def _finish(self, result: TrialResult, samples: Path, into: Path) -> TrialResult:
         self._mark()
         end_ns = time.monotonic_ns()
-        cpu_s = self._children_cpu_s() - self._cpu_s
+        cpu_s = sum(self.cpu_s().values()) - self._cpu_s
         scrapes = [scrape for scrape in self._scrapes if scrape.at_ns >= self._began_ns]
         self._scrapes = []
         preferred = list(self._urls)
@@ -246,16 +246,16 @@ class Recorder:
         caveats += doubts.of_devices(readings, spans, gpus)
         return replace(result, telemetry=telemetry, caveats=(*result.caveats, *caveats))
 
-    def _children_cpu_s(self) -> float:
-        """CPU time of exporter and sampler so far; of those that still run."""
-        total_s = 0.0
+    def cpu_s(self) -> dict[str, float]:
+        """CPU time so far of each child that still runs, by its module."""
+        found: dict[str, float] = {}
         for child in self._children:
             try:
                 times = psutil.Process(child.pid).cpu_times()
             except psutil.NoSuchProcess:
                 continue
-            total_s += times.user + times.system
-        return total_s
+            found[self._logs[child.pid].stem] = times.user + times.system
+        return found
 
     def _own_doubts(self) -> list[Caveat]:
         dead = [child for child in self._children if child.poll() is not None]
