@@ -239,6 +239,9 @@ def keep(sources: tuple[Path, ...], target: Path, samples_limit: int) -> None:
 @click.option(
     "--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="end by then"
 )
+@click.option(
+    "--part-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="for each part"
+)
 @click.option("--sequential", is_flag=True, help="one part at a time, with all cores: no neighbours")
 @click.option("--gpus", help="device indices such as 0,1 (default: all)")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="override a key in every part")
@@ -257,7 +260,7 @@ def reproduce(**given: Any) -> None:
 
     \b
     loadgen reproduce --dry-run
-    loadgen reproduce --parts 'core/*' --time-limit 540
+    loadgen reproduce --parts 'brief/*' --time-limit 540 --part-limit 90
     loadgen report results/reproduction/10-hf-generate-tp1 results/reproduction/11-hf-compiled-tp1
     """
     from loadgen.commands import reproduce as room

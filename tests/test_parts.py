@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1] / "profiles/reproduce"
 MEMORY = 0.95 * 139.8 * 2**30
 BLOCK = 64  # tokens in a block of FastGen's cache at llama's head dimension
 IDS = sorted(file.relative_to(ROOT).with_suffix("").as_posix() for file in ROOT.rglob("*.toml"))
+BRIEF = [id_ for id_ in IDS if id_.startswith("brief/")]
 CORE = [id_ for id_ in IDS if id_.startswith("core/")]
 FULL = [id_ for id_ in IDS if id_.startswith("full/")]
 
@@ -94,17 +95,23 @@ def test_the_cache_of_fastgen_leaves_room_for_the_weights(id_: str, every: dict[
     assert weight_bytes(server.model, server.dtype, server.tp) + cache <= MEMORY
 
 
-@pytest.mark.parametrize("full", FULL)
-def test_the_full_tier_finds_the_core_tiers_trials_done(full: str, every: dict[str, Part]) -> None:
-    core = every[full.replace("full/", "core/")]
-    assert core.folder == every[full].folder
-    ids = {trial.id for trial in every[full].plan.trials}
-    assert {trial.id for trial in core.plan.trials} < ids
+@pytest.mark.parametrize(
+    ("wider", "narrower"),
+    [(id_, id_.replace("full/", "core/")) for id_ in FULL]
+    + [(id_.replace("brief/", "core/"), id_) for id_ in BRIEF],
+)
+def test_a_wider_tier_finds_the_narrower_ones_trials_done(
+    wider: str, narrower: str, every: dict[str, Part]
+) -> None:
+    assert every[narrower].folder == every[wider].folder
+    ids = {trial.id for trial in every[wider].plan.trials}
+    assert {trial.id for trial in every[narrower].plan.trials} < ids
 
 
-def test_both_tiers_have_the_same_parts_but_for_the_large_model() -> None:
+def test_tiers_have_the_same_parts_but_for_the_large_model_and_triton() -> None:
     names = {id_.removeprefix("full/") for id_ in FULL}
     assert {name for id_ in CORE if "65b" not in (name := id_.removeprefix("core/"))} == names
+    assert {id_.removeprefix("brief/") for id_ in BRIEF} == {name for name in names if "triton" not in name}
     assert len(names) == 15
 
 
@@ -112,7 +119,7 @@ def test_repeats_are_passes_so_that_an_early_end_leaves_the_most_cells(every: di
     for part in every.values():
         repeats = [trial.repeat for trial in part.plan.trials]
         assert repeats == sorted(repeats)
-        assert set(repeats) == {0, 1, 2}
+        assert set(repeats) == {0, 1, 2} if part.tier != "brief" else set(repeats) <= {0, 1}
 
 
 def test_parts_are_chosen_by_id_name_or_glob(tmp_path: Path) -> None:
@@ -120,10 +127,12 @@ def test_parts_are_chosen_by_id_name_or_glob(tmp_path: Path) -> None:
         return [part.id for part in parts.find(ROOT, patterns, (), tmp_path)]
 
     assert chosen("core/10-hf-generate-tp1") == ["core/10-hf-generate-tp1"]
-    assert chosen("10-hf-generate-tp1") == ["core/10-hf-generate-tp1", "full/10-hf-generate-tp1"]
+    assert chosen("10-hf-generate-tp1") == [
+        f"{tier}/10-hf-generate-tp1" for tier in ("brief", "core", "full")
+    ]
     assert chosen("core/*") == CORE
     assert chosen("core/*-pp4", "core/14*") == ["core/14-triton-generate-tp1", "core/45-hf-generate-pp4"]
-    with pytest.raises(BadInput, match=r"--parts nothing: matches no part .*core/10-hf"):
+    with pytest.raises(BadInput, match=r"--parts nothing: matches no part .*brief/10-hf"):
         chosen("core/*", "nothing")
 
 

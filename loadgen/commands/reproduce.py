@@ -38,6 +38,7 @@ def run(
     sets: Sequence[str],
     gpus: str | None,
     time_limit: float | None,
+    part_limit: float | None,
     sequential: bool,
     retry_failed: bool,
     dry_run: bool,
@@ -67,7 +68,7 @@ def run(
     if dry_run:
         _print_schedule(lanes, runnable)
         return 0
-    broken = _run_all(lanes, runnable, out, sets, began_s, time_limit, retry_failed)
+    broken = _run_all(lanes, runnable, out, sets, began_s, time_limit, part_limit, retry_failed)
     return _sum_up(every, left_out, broken, out)
 
 
@@ -149,6 +150,7 @@ def _run_all(
     sets: Sequence[str],
     began_s: float,
     time_limit: float | None,
+    part_limit: float | None,
     retry_failed: bool,
 ) -> dict[str, str]:
     """Run all jobs to their end, or to that of the time. Returns what broke: id → its last words."""
@@ -164,7 +166,10 @@ def _run_all(
             if left_s is not None and left_s <= 0:
                 lanes.waiting.clear()
             for run in lanes.start():
-                children.append(_start(parts[run.job.id], run, out, sets, left_s, retry_failed))
+                limits = [seconds for seconds in (left_s, part_limit) if seconds is not None]
+                children.append(
+                    _start(parts[run.job.id], run, out, sets, min(limits, default=None), retry_failed)
+                )
                 missing = len(children[-1].part.missing().trials)
                 say(f"{run.job.id} starts on {_where(run)}: {missing} trials missing")
             for child in [child for child in children if child.process.poll() is not None]:
