@@ -35,6 +35,7 @@ def arguments(words: str) -> argparse.ArgumentParser:
     parser.add_argument("--tp", default="1", help="comma-separated degrees")
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--op-cache", default="")
+    parser.add_argument("--port", type=int, default=29555, help="of the ranks' meeting; the next is taken too")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one engine at one degree")
     parser.add_argument("--rank", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--work", default="", help=argparse.SUPPRESS)
@@ -78,7 +79,7 @@ def launch(spec: ServerSpec, given: Any, script: str, work: dict[str, Any]) -> l
         argv = [sys.executable, script, "--work", json.dumps({"spec": dump(spec), "folder": folder, **work})]
         ranks = []
         for rank in range(spec.tp):
-            env = {**environment(given), **_rank_environment(spec, rank, [0, 0, 29555, 0])}
+            env = {**environment(given), **_rank_environment(spec, rank, [0, 0, given.port, 0])}
             out = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
             ranks.append(subprocess.Popen([*argv, "--rank", str(rank)], env=env, stdout=out, text=True))
         try:
@@ -90,7 +91,7 @@ def launch(spec: ServerSpec, given: Any, script: str, work: dict[str, Any]) -> l
                 if process.poll() is None:
                     process.kill()
                 process.wait()
-            for left in Path("/dev/shm").glob("deepspeed_allreduce_buffer_*_127.0.0.1_29555_*"):
+            for left in Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*_127.0.0.1_{given.port}_*"):
                 left.unlink()
     lines = text.splitlines()
     return lines if ranks[0].returncode == 0 else [*lines, f"rank 0 ended with status {ranks[0].returncode}"]
@@ -102,7 +103,8 @@ def stand_up(spec: ServerSpec, rank: int, folder: str) -> tuple[Any, Any, dict[s
     from loadgen.servers._ds_patches import Patches
 
     options, patches = _ds_options.read(spec), Patches()
-    place = _ds_rank.Place(rank=rank, run_dir=folder, grpc_port=0, http_port=0, zmq_port=25777, pipes=())
+    port = int(os.environ["MASTER_PORT"])
+    place = _ds_rank.Place(rank=rank, run_dir=folder, grpc_port=0, http_port=0, zmq_port=port + 1, pipes=())
     device = _ds_rank._device(spec, rank)
     _ds_rank._load_ops(spec, options)
     _ds_rank._meet(spec, options, place, device)
