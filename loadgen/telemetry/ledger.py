@@ -93,9 +93,8 @@ def make_ledger(
     needs = {place: _need(first.get(place, {}), pool, ahead=ahead) for place, pool in pools.items()}
     known = {place: need for place, need in needs.items() if need is not None}
     place = max(known, key=lambda name: known[name][0], default=None) or _fullest(pools)
-    expected = expect(
-        server, trial.load, after, int(place) if place is not None and place.isdigit() else None
-    )
+    number = int(place) if place is not None and place.isdigit() else None
+    expected = expect(server, trial.load, after, number)
     needed, needed_from = known.get(place or "", (None, None))
     if needed is None and ahead:
         needed, needed_from = _by_kv_counter(server, readings, busy, expected.weights)
@@ -103,7 +102,10 @@ def make_ledger(
         needed, needed_from = sampled, AT_LEAST
     own = pools.get(place, {}) if place is not None else {}
     reserved = peak(_series(readings, "engine_reserved_bytes", place), busy) or own.get("reserved")
-    process, process_from = _process(readings, busy, gpus, place, used_before or {})
+    # A GPU that the environment does not name would shift the others' places.
+    if number is not None and number < len(gpus) == len(server.gpus):
+        gpus = [gpus[number]]
+    process, process_from = _process(readings, busy, gpus, used_before or {})
     idle = peak(_series(readings, "engine_allocated_bytes", place), spans.idle)
     if idle is None and place is not None:
         idle = first.get(place, {}).get("allocated")
@@ -111,7 +113,7 @@ def make_ledger(
         predicted_weight_bytes=expected.weights,
         predicted_kv_bytes=expected.kv,
         predicted_activation_bytes=expected.activations,
-        gpu=int(place) if place is not None and place.isdigit() else None,
+        gpu=number,
         weight_bytes=own.get("loaded"),
         kv_bytes=own.get("kv_needed"),
         kv_rounding_bytes=expected.kv_rounding,
@@ -237,21 +239,17 @@ def _process(
     readings: Readings,
     busy: Sequence[Span],
     gpus: Sequence[str],
-    place: str | None,
     before: Mapping[str, float],
 ) -> tuple[float | None, Any]:
-    """What the driver counts for the server on its GPU, else what that GPU's use grew by; with how it is known.
+    """What the driver counts for the server on the fullest of ``gpus``, else what its use grew by; how it is known.
 
     In a container NVML may name the host's process ids, of which none can be known for the server's.
     """
-    mine = (
-        [gpus[int(place)]] if place is not None and place.isdigit() and int(place) < len(gpus) else list(gpus)
-    )
-    by_process = peak(readings.all_of("gpu_server_memory_bytes", mine), busy)
+    by_process = peak(readings.all_of("gpu_server_memory_bytes", gpus), busy)
     if by_process is not None:
         return by_process, "process"
     grown = []
-    for gpu in mine:
+    for gpu in gpus:
         used = peak(readings.all_of("gpu_memory_used_bytes", [gpu]), busy)
         if used is None or gpu not in before:
             return None, None
