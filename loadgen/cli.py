@@ -349,6 +349,9 @@ def probe(**given: Any) -> None:
 @click.option("--port", default=9835, show_default=True, help="port to bind; 0: a free one")
 @click.option("--pid", "pids", type=int, multiple=True, help="a server whose process tree is told too")
 @click.option("--links", is_flag=True, help="PCIe rates too, which take NVML 40 ms per GPU")
+@click.option(
+    "--pss", is_flag=True, help="servers' PSS too; each reading stalls their mmap for 14 ms per GiB"
+)
 def exporter(**given: Any) -> None:
     """Export GPUs, server processes and host memory for Prometheus, until Ctrl-C.
 

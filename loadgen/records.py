@@ -371,22 +371,26 @@ class MemoryLedger:
     process_from: Literal["process", "growth"] | None = None
 
 
+CpuMemoryFrom = Literal["pss", "pss after the load", "rss"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetrySummary:
     """Memory, power and load of a trial's devices and server. Its scrapes lie in ``telemetry/TRIAL_ID.parquet``.
 
     ``gpu_memory_bytes`` is what the fullest GPU needed, apart from ``gpu_memory_reserved_bytes``, what the engine
-    held. ``cpu_memory_bytes`` is the peak PSS of the server's process tree (shared pages counted once), else its RSS
-    (``cpu_memory_from``). ``power_w`` is the mean over the measured load of all the trial's GPUs together.
-    ``joules_per_output_token`` is their energy from first send to last end over the output tokens; ``None`` when a
-    request failed, since its energy bought no counted token.
+    held. ``cpu_memory_bytes`` is the server's process tree's, by ``cpu_memory_from``: PSS (shared pages counted once)
+    right after the load, since reading it stalls the server; its peak where a source read that; else the peak RSS.
+    ``power_w`` is the mean over the measured load of all the trial's GPUs together. ``joules_per_output_token`` is
+    their energy from first send to last end over the output tokens; ``None`` when a request failed, since its energy
+    bought no counted token.
     ``cpu_cores`` is what telemetry itself took. Phases: load, warmup, prefill, decode, idle.
     """
 
     gpu_memory_bytes: float | None = None
     gpu_memory_reserved_bytes: float | None = None
     cpu_memory_bytes: float | None = None
-    cpu_memory_from: Literal["pss", "rss"] | None = None
+    cpu_memory_from: CpuMemoryFrom | None = None
     power_w: float | None = None
     joules_per_output_token: float | None = None
     energy_from: Literal["counter", "power"] | None = None

@@ -16,7 +16,8 @@ dashboards. What this machine does not have, or withholds, is absent: without a 
 | loadgen_gpu_pcie_sent_bytes_per_second, …_received_… | bytes/s over 20 ms (``--links``) | as above |
 | loadgen_gpu_process_memory_bytes | bytes | and pid, owner: server, foreign, or unseen (another PID namespace) |
 | loadgen_process_tree_cpu_seconds_total | s | root: the tree's process id |
-| loadgen_process_tree_{resident,proportional}_memory_bytes | bytes: RSS summed, PSS | root |
+| loadgen_process_tree_resident_memory_bytes | bytes: RSS summed | root |
+| loadgen_process_tree_proportional_memory_bytes | bytes: PSS, at most every second (``--pss``) | root |
 | loadgen_process_tree_threads, _processes | count | root |
 | loadgen_host_memory_{used,total}_bytes | bytes; used = total − available | – |
 | loadgen_exporter_cpu_seconds_total | s: what this exporter itself costs | – |
@@ -38,7 +39,7 @@ from prometheus_client.metrics_core import Metric
 from loadgen.errors import BadInput
 from loadgen.telemetry.normal import MIB
 from loadgen.telemetry.nvml import Gpu, Nvml
-from loadgen.telemetry.processes import Tree, TreeReader
+from loadgen.telemetry.processes import PSS_PERIOD_S, Tree, TreeReader
 
 PORT = 9835
 GPU_GAUGES = (
@@ -59,11 +60,11 @@ GPU_GAUGES = (
 
 
 class Collector:
-    """Reads everything anew at each scrape. ``roots`` are process ids of servers."""
+    """Reads everything anew at each scrape. ``roots`` are process ids of servers, whose PSS is read with ``pss``."""
 
-    def __init__(self, roots: Sequence[int] = (), *, links: bool = False) -> None:
+    def __init__(self, roots: Sequence[int] = (), *, links: bool = False, pss: bool = False) -> None:
         self._nvml, self._links = Nvml(), links
-        self._trees = [TreeReader(root) for root in roots]
+        self._trees = [TreeReader(root, pss_period_s=PSS_PERIOD_S if pss else None) for root in roots]
         self._self = psutil.Process()
 
     def collect(self) -> Iterator[Metric]:
@@ -140,10 +141,12 @@ def tree_families(trees: dict[int, Tree]) -> Iterator[Metric]:
     yield from (family for family in families if family.samples)
 
 
-def start(host: str, port: int, roots: Sequence[int], *, links: bool = False) -> tuple[Any, str]:
+def start(
+    host: str, port: int, roots: Sequence[int], *, links: bool = False, pss: bool = False
+) -> tuple[Any, str]:
     """Serve from a thread; returns the server (``shutdown`` ends it) and its URL. Raises BadInput for a taken port."""
     registry = CollectorRegistry()
-    registry.register(Collector(roots, links=links))
+    registry.register(Collector(roots, links=links, pss=pss))
     try:
         server, _thread = start_http_server(port, host, registry)
     except OSError as error:

@@ -24,6 +24,7 @@ from loadgen.records import Caveat, Environment, ServerSpec, TelemetrySpec, Tria
 from loadgen.telemetry import doubts
 from loadgen.telemetry.ledger import make_ledger
 from loadgen.telemetry.nvml import Gpu, Nvml
+from loadgen.telemetry.processes import TreeReader
 from loadgen.telemetry.promql import Prometheus
 from loadgen.telemetry.series import readings_of
 from loadgen.telemetry.spans import spans_of_file
@@ -84,6 +85,7 @@ class Recorder:
         self._failing: set[str] = set()
         self._spool: Spool | None = None
         self._began_ns, self._cpu_s = 0, 0.0
+        self._tree = None if pid is None else TreeReader(pid, pss_period_s=0)
         self._server_page: Mapping[str, object] = {}
         self._peaks_known = True
 
@@ -187,6 +189,9 @@ class Recorder:
     def _finish(self, result: TrialResult, samples: Path, into: Path) -> TrialResult:
         self._mark()
         end_ns = time.monotonic_ns()
+        tree = (
+            None if self._tree is None else self._tree.read()
+        )  # its PSS stalls the server: never under load
         cpu_s = sum(self.cpu_s().values()) - self._cpu_s
         scrapes = [scrape for scrape in self._scrapes if scrape.at_ns >= self._began_ns]
         self._scrapes = []
@@ -201,7 +206,9 @@ class Recorder:
             caveats.append(_gap(f"telemetry could not be stored: {error}"))
         if result.failure is not None and not samples.exists():
             return replace(result, caveats=(*result.caveats, *caveats))
-        done = self._summed(result, samples, scrapes, preferred, caveats)
+        done = self._summed(
+            result, samples, scrapes, preferred, caveats, pss_bytes=None if tree is None else tree.pss_bytes
+        )
         if done.telemetry is None or not self._children or cpu_s < 0:
             return done
         own = cpu_s / seconds(end_ns - self._began_ns)
@@ -214,6 +221,8 @@ class Recorder:
         scrapes: list[Scrape],
         preferred: Sequence[str],
         caveats: list[Caveat],
+        *,
+        pss_bytes: float | None,
     ) -> TrialResult:
         readings = readings_of(scrapes, preferred)
         spans = spans_of_file(samples, self._began_ns)
@@ -241,6 +250,7 @@ class Recorder:
             summary=result.summary,
             before=self._used_before,
             ledger=ledger,
+            pss_end_bytes=pss_bytes,
             period_s=self._spec.period_s,
         )
         caveats += doubts.of_devices(readings, spans, gpus)

@@ -7,7 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from loadgen.records import MemoryLedger, PhaseFigures, SourceFigures, Summary, TelemetrySummary
+from loadgen.records import (
+    CpuMemoryFrom,
+    MemoryLedger,
+    PhaseFigures,
+    SourceFigures,
+    Summary,
+    TelemetrySummary,
+)
 from loadgen.telemetry.ledger import AT_LEAST
 from loadgen.telemetry.series import Readings, Series, inside, mean, peak, peak_of_sum
 from loadgen.telemetry.spans import Span, Spans
@@ -29,11 +36,12 @@ def summarise(
     before: Mapping[str, float],
     ledger: MemoryLedger | None,
     period_s: float,
+    pss_end_bytes: float | None = None,
 ) -> TelemetrySummary:
     """The figures of one trial.
 
     ``gpus`` are the UUIDs of its GPUs, ``root`` the process id of its server's tree, ``before`` the bytes in use on
-    each GPU before the server came.
+    each GPU before the server came, ``pss_end_bytes`` the tree's PSS once the load had ended.
     """
     phases = {
         name: phase_figures(readings, found, gpus, root, scrapes)
@@ -42,16 +50,15 @@ def summarise(
     }
     load = phases.get("load")
     busy = (*spans.warmup, *spans.load)
-    pss = peak(readings.all_of("server_pss_bytes", [root]), busy)
-    rss = peak(readings.all_of("server_rss_bytes", [root]), busy)
+    cpu_bytes, cpu_from = cpu_memory(readings, busy, root, pss_end_bytes)
     joules, energy_from = energy(readings, spans.load, gpus)
     reserved = held_bytes(readings, busy, gpus, before)
     return TelemetrySummary(
         # A lower bound stays in the ledger, under its name: beside peaks it would look like one.
         gpu_memory_bytes=None if ledger is None or ledger.needed_from == AT_LEAST else ledger.needed_bytes,
         gpu_memory_reserved_bytes=reserved,
-        cpu_memory_bytes=pss if pss is not None else rss,
-        cpu_memory_from="pss" if pss is not None else "rss" if rss is not None else None,
+        cpu_memory_bytes=cpu_bytes,
+        cpu_memory_from=cpu_from,
         power_w=None if load is None else load.power_mean_w,
         joules_per_output_token=per_token(joules, summary),
         energy_from=energy_from,
@@ -61,6 +68,19 @@ def summarise(
         sources=source_figures(scrapes),
         ledger=ledger,
     )
+
+
+def cpu_memory(
+    readings: Readings, spans: Sequence[Span], root: str, pss_end_bytes: float | None
+) -> tuple[float | None, CpuMemoryFrom | None]:
+    """Host memory of a server's tree: its peak PSS where a source read it, else PSS after the load, else peak RSS."""
+    pss = peak(readings.all_of("server_pss_bytes", [root]), spans)
+    if pss is not None:
+        return pss, "pss"
+    if pss_end_bytes is not None:
+        return pss_end_bytes, "pss after the load"
+    rss = peak(readings.all_of("server_rss_bytes", [root]), spans)
+    return rss, None if rss is None else "rss"
 
 
 def held_bytes(

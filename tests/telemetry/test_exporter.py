@@ -45,7 +45,7 @@ def scrape(url: str) -> str:
 
 
 def test_a_tree_is_told_whole(child: subprocess.Popen[bytes]) -> None:
-    server, url = exporter.start("127.0.0.1", 0, [child.pid])
+    server, url = exporter.start("127.0.0.1", 0, [child.pid], pss=True)
     try:
         text = scrape(url)
     finally:
@@ -88,7 +88,21 @@ def test_a_tree_that_is_gone_is_absent_and_not_zero(child: subprocess.Popen[byte
 def test_pss_that_may_not_be_read_is_not_summed(tmp_path: Path) -> None:
     assert pss_bytes(os.getpid(), tmp_path) is None  # it runs, and its page cannot be had
     assert pss_bytes(2**22 + 1, tmp_path) == 0  # no such process: it holds nothing
-    assert TreeReader(os.getpid(), proc=tmp_path).read().pss_bytes is None  # type: ignore[union-attr]
+    assert TreeReader(os.getpid(), pss_period_s=0, proc=tmp_path).read().pss_bytes is None  # type: ignore[union-attr]
+
+
+def test_pss_is_read_only_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep's exporter scrapes during the load, when a reading would stall the server."""
+
+    def never(pid: int, proc: Path) -> int:
+        raise AssertionError("PSS was read")
+
+    monkeypatch.setattr("loadgen.telemetry.processes.pss_bytes", never)
+    registry = CollectorRegistry()
+    registry.register(exporter.Collector([os.getpid()]))
+    text = generate_latest(registry).decode()
+    assert "loadgen_process_tree_resident_memory_bytes" in text
+    assert "proportional" not in text
 
 
 def test_pss_is_asked_for_seldom(monkeypatch: pytest.MonkeyPatch) -> None:

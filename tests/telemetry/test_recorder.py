@@ -225,7 +225,7 @@ def test_the_exporter_tells_the_servers_tree(build: Any, tmp_path: Path) -> None
     (result,) = record(build, tmp_path, exporter=True, gpus=(), pid=os.getpid())
     assert result.telemetry is not None
     assert result.caveats == ()
-    assert result.telemetry.cpu_memory_from == "pss"
+    assert result.telemetry.cpu_memory_from == "pss after the load"
     assert result.telemetry.cpu_memory_bytes is not None
     assert 10 << 20 < result.telemetry.cpu_memory_bytes < 64 << 30
     assert result.telemetry.power_w is None

@@ -170,6 +170,15 @@ def test_server_memory_is_pss_where_it_can_be_read(build: Any) -> None:
 
     both = summed(build, tree(rss_bytes=900, pss_bytes=700))
     assert (both.cpu_memory_bytes, both.cpu_memory_from) == (700, "pss")
+    end: dict[str, Any] = {
+        "gpus": GPUS, "root": "7", "summary": None, "before": {}, "ledger": None, "period_s": 0.5,
+        "pss_end_bytes": 600,
+    }  # fmt: skip
+    after = summarise([], readings_of(tree(rss_bytes=900), ["one"]), SPANS, **end)
+    assert (after.cpu_memory_bytes, after.cpu_memory_from) == (600, "pss after the load")
+    assert after.phases["load"].rss_peak_bytes == 900
+    peak = summarise([], readings_of(tree(rss_bytes=900, pss_bytes=700), ["one"]), SPANS, **end)
+    assert (peak.cpu_memory_bytes, peak.cpu_memory_from) == (700, "pss")
     rss = summed(build, tree(rss_bytes=900))
     assert (rss.cpu_memory_bytes, rss.cpu_memory_from) == (900, "rss")
     other = [
