@@ -371,6 +371,32 @@ class MemoryLedger:
     process_from: Literal["process", "growth"] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFigures:
+    """What a trial's host did beside its server, on the ``cores`` that it may use. ``None`` is not measured.
+
+    ``steal_share`` is the share of those cores' time that the hypervisor says it took during the load (many take it
+    and do not say), ``waiting_share`` that of the load in which something runnable waited for a core (the kernel's
+    PSI, whole host), ``frequency_hz`` the fastest core's clock, on average. ``others_cores`` are CPU seconds per second
+    of processes that are not the sweep's, over the trial's ``seconds``. ``spin_before_s`` and ``spin_after_s`` time a
+    fixed piece of Python while the server idles; ``…_cpu_s`` are their CPU time, ``spin_best_s`` the fastest of the
+    sweep so far.
+    """
+
+    cores: int
+    seconds: float
+    load_seconds: float
+    steal_share: float | None = None
+    waiting_share: float | None = None
+    frequency_hz: float | None = None
+    others_cores: float | None = None
+    spin_before_s: float | None = None
+    spin_after_s: float | None = None
+    spin_before_cpu_s: float | None = None
+    spin_after_cpu_s: float | None = None
+    spin_best_s: float | None = None
+
+
 CpuMemoryFrom = Literal["pss", "pss after the load", "rss"]
 
 
@@ -400,6 +426,7 @@ class TelemetrySummary:
     phases: Mapping[str, PhaseFigures] = field(default_factory=dict)
     sources: tuple[SourceFigures, ...] = ()
     ledger: MemoryLedger | None = None
+    host: HostFigures | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from loadgen.process import Server, free_ports, port_is_free
 from loadgen.progress import server_label
 from loadgen.protocols import Framework, Watcher
 from loadgen.records import Environment, ServerSpec, TelemetrySpec, Trial
+from loadgen.telemetry.host import Gauge
 from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.recorder import CONTAINERS, Recorder, look
 from loadgen.trial import Endpoint, server_info
@@ -68,13 +69,14 @@ class Up:
 class Stand:
     """Servers side by side. Use as a context manager: none is left afterwards.
 
-    ``logs`` is the folder for their logs.
+    ``logs`` is the folder for their logs, ``gauge`` the speed of this host's cores so far.
     """
 
     watcher: Watcher
     environment: Environment
     telemetry: TelemetrySpec
     logs: Path
+    gauge: Gauge = field(default_factory=Gauge)
     _up: dict[str, Up] = field(default_factory=dict, init=False)
     _lost: dict[str, ServerError | BadInput] = field(default_factory=dict, init=False)
 
@@ -175,5 +177,6 @@ class Stand:
             metrics_url=endpoint.metrics_url,
             before=before,
             page=lambda: server_info(endpoint.info_url),
+            gauge=None if spec is None else self.gauge,
         ) as recorder:
             yield recorder

@@ -16,6 +16,7 @@ from loadgen.protocols import Watcher
 from loadgen.records import Environment, Failure, Search, TelemetrySpec, Trial, TrialResult
 from loadgen.stand import Stand, Up
 from loadgen.store import Store, read_samples
+from loadgen.telemetry.host import Gauge
 from loadgen.trial import OUT_OF_MEMORY, run_trial
 
 
@@ -54,6 +55,7 @@ class Sweep:
     telemetry: TelemetrySpec = field(default_factory=TelemetrySpec)
     budget: Budget = field(default_factory=Budget)
     limited: int = 0
+    gauge: Gauge = field(default_factory=Gauge)
 
     def run(self) -> None:
         """Run all missing trials that fit into the budget: one that does not is passed over, later ones may still.
@@ -66,6 +68,9 @@ class Sweep:
         skip = {result.trial.id for result in done}
         for result in done:
             self.budget.learn(result)
+            host = result.telemetry.host if result.telemetry is not None else None
+            if host is not None and result.environment == self.environment.id:
+                self.gauge.learn(host.spin_best_s)
         try:
             for trials in self.plan.sets():
                 missing = [trial for trial in trials if trial.id not in skip]
@@ -143,6 +148,7 @@ class Sweep:
             environment=self.environment,
             telemetry=self.telemetry,
             logs=self.store.path / "logs",
+            gauge=self.gauge,
         )
 
     def _up(self, stand: Stand, trial: Trial) -> Up:

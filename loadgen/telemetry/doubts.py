@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from loadgen.records import Caveat
+from loadgen.records import Caveat, HostFigures
 from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.series import Readings, peak
 from loadgen.telemetry.spans import Spans
 from loadgen.telemetry.spool import Scrape
-from loadgen.units import show_bytes, show_s, show_share
+from loadgen.units import show_bytes, show_number, show_s, show_share
 
 # NVML's nvmlClocksEventReasons. Idle (0x1), clocks set by the user (0x2) and the display's (0x100) are no throttling.
 REASONS = {
@@ -27,6 +27,17 @@ CLOCK_DROP = 0.9  # of the highest SM clock seen under load
 NOT_IDLE_BYTES = 2 << 30  # a driver alone holds some hundred MiB
 NOT_IDLE_SHARE = 0.05
 STALE_S = 1.0
+STEAL = 0.01  # of the usable cores' time
+LEAST_STEAL_S = 0.05  # the counter moves in ticks of 10 ms
+# A share, not one core: of 128 cores one is no loss to the server, of 2 it is half. Below it the scheduler finds room.
+OTHERS = 0.1
+LEAST_WATCHED_S = 1.0
+# Of the best. On a shared host the speed of a core has two levels, 1.7 times apart; within one it moves by 15 %.
+SLOW = 1.25
+QUIET = (
+    "run on a dedicated machine, or one whose virtual CPUs are pinned to cores of their own; else repeat the trial, "
+    'and let rivals take turns (order = "interleaved")'
+)
 
 
 def before_start(gpus: Sequence[Gpu], indices: Sequence[int]) -> Iterator[Caveat]:
@@ -86,6 +97,53 @@ def of_devices(readings: Readings, spans: Spans, gpus: Sequence[str]) -> Iterato
                 message=f"{uuid}: {count:.0f} processes that are not the server's held {show_bytes(held)}",
                 remedy="end other work on the GPU and run the trial again",
             )
+
+
+def of_host(host: HostFigures) -> Iterator[Caveat]:
+    """A host whose CPU was not the server's own, or not always as fast."""
+    stolen_s = (host.steal_share or 0.0) * host.load_seconds * host.cores
+    if host.steal_share is not None and host.steal_share > STEAL and stolen_s >= LEAST_STEAL_S:
+        yield Caveat(
+            kind="host-steal",
+            message=f"the hypervisor took {show_share(host.steal_share)} of the {host.cores} cores' time during the "
+            f"load ({show_s(stolen_s)})",
+            remedy=QUIET,
+        )
+    if (
+        host.others_cores is not None
+        and host.others_cores > OTHERS * host.cores
+        and host.seconds >= LEAST_WATCHED_S
+    ):
+        yield Caveat(
+            kind="host-busy",
+            message=f"other processes used {show_number(host.others_cores)} of the {host.cores} cores that the server "
+            "may use, on average over the trial",
+            remedy="end other work on the host, or keep it off these cores (sweep --cpus, taskset)",
+        )
+    ends = [
+        (end, wall_s, cpu_s)
+        for end, wall_s, cpu_s in (
+            ("before", host.spin_before_s, host.spin_before_cpu_s),
+            ("after", host.spin_after_s, host.spin_after_cpu_s),
+        )
+        if wall_s is not None and cpu_s is not None
+    ]
+    if host.spin_best_s is None or not ends:
+        return
+    worst, wall_s, cpu_s = max(ends, key=lambda one: one[1])
+    if wall_s > SLOW * host.spin_best_s:
+        waited = cpu_s < wall_s - (wall_s - host.spin_best_s) / 2
+        yield Caveat(
+            kind="host-slow",
+            message=f"right {worst} the trial one core took {show_s(wall_s)} for what took it "
+            f"{show_s(host.spin_best_s)} at best: {show_number(wall_s / host.spin_best_s)} times as long, "
+            + (
+                "most of which it waited"
+                if waited
+                else "and it did run (its clock, or a neighbour on the core)"
+            ),
+            remedy=QUIET,
+        )
 
 
 def of_sources(scrapes: Sequence[Scrape], urls: Sequence[str]) -> Iterator[Caveat]:

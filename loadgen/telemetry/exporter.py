@@ -19,6 +19,11 @@ dashboards. What this machine does not have, or withholds, is absent: without a 
 | loadgen_process_tree_resident_memory_bytes | bytes: RSS summed | root |
 | loadgen_process_tree_proportional_memory_bytes | bytes: PSS, at most every second (``--pss``) | root |
 | loadgen_process_tree_threads, _processes | count | root |
+| loadgen_host_cpu_busy_seconds_total | CPU s that processes used of the cores this process may use | – |
+| loadgen_host_cpu_steal_seconds_total | CPU s that the hypervisor took of them, where it tells | – |
+| loadgen_host_usable_cpus | count of these cores | – |
+| loadgen_host_cpu_frequency_hertz | Hz of the fastest of them, read every second; not on virtual machines | – |
+| loadgen_host_pressure_cpu_waiting_seconds_total | s in which something runnable waited for a core (PSI, "some") | – |
 | loadgen_host_memory_{used,total}_bytes | bytes; used = total − available | – |
 | loadgen_exporter_cpu_seconds_total | s: what this exporter itself costs | – |
 """
@@ -37,6 +42,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from loadgen.errors import BadInput
+from loadgen.telemetry.host import HostCpu, HostReader
 from loadgen.telemetry.normal import MIB
 from loadgen.telemetry.nvml import Gpu, Nvml
 from loadgen.telemetry.processes import PSS_PERIOD_S, Tree, TreeReader
@@ -65,13 +71,14 @@ class Collector:
     def __init__(self, roots: Sequence[int] = (), *, links: bool = False, pss: bool = False) -> None:
         self._nvml, self._links = Nvml(), links
         self._trees = [TreeReader(root, pss_period_s=PSS_PERIOD_S if pss else None) for root in roots]
-        self._self = psutil.Process()
+        self._self, self._host = psutil.Process(), HostReader()
 
     def collect(self) -> Iterator[Metric]:
         gpus = self._nvml.read(links=self._links)
         trees = {reader.root: tree for reader in self._trees if (tree := reader.read()) is not None}
         yield from gpu_families(gpus, frozenset().union(*(tree.pids for tree in trees.values())))
         yield from tree_families(trees)
+        yield from host_families(self._host.read())
         memory = psutil.virtual_memory()
         total = GaugeMetricFamily("loadgen_host_memory_total_bytes", "Memory of the host", value=memory.total)
         used = GaugeMetricFamily(
@@ -139,6 +146,22 @@ def tree_families(trees: dict[int, Tree]) -> Iterator[Metric]:
                 family.add_metric([str(root)], value)
         families.append(family)
     yield from (family for family in families if family.samples)
+
+
+def host_families(host: HostCpu) -> Iterator[Metric]:
+    """Families of the host's cores. What others used is busy less what one's own trees used."""
+    yield GaugeMetricFamily("loadgen_host_usable_cpus", "Cores that this process may use", value=host.cores)
+    for name, words, value in (
+        ("loadgen_host_cpu_busy_seconds", "CPU time of all processes on these cores", host.busy_s),
+        ("loadgen_host_cpu_steal_seconds", "Time of these cores that the hypervisor took", host.steal_s),
+        ("loadgen_host_pressure_cpu_waiting_seconds", "Time in which a task waited", host.waiting_s),
+    ):
+        if value is not None:
+            yield CounterMetricFamily(name, words, value=value)
+    if host.frequency_hz is not None:
+        yield GaugeMetricFamily(
+            "loadgen_host_cpu_frequency_hertz", "The fastest of these cores", value=host.frequency_hz
+        )
 
 
 def start(

@@ -90,6 +90,10 @@ RULES: Mapping[str, Rule] = {
     "loadgen_process_tree_resident_memory_bytes": Rule("server_rss_bytes", 1.0, "root", TREE),
     "loadgen_process_tree_proportional_memory_bytes": Rule("server_pss_bytes", 1.0, "root", TREE),
     "loadgen_process_tree_threads": Rule("server_threads", 1.0, "root", TREE),
+    "loadgen_host_cpu_busy_seconds_total": Rule("host_cpu_busy_s", subject=HOST),
+    "loadgen_host_cpu_steal_seconds_total": Rule("host_cpu_steal_s", subject=HOST),
+    "loadgen_host_cpu_frequency_hertz": Rule("host_cpu_frequency_hz", subject=HOST),
+    "loadgen_host_pressure_cpu_waiting_seconds_total": Rule("host_cpu_waiting_s", subject=HOST),
     "loadgen_host_memory_used_bytes": Rule("host_memory_used_bytes", subject=HOST),
     "loadgen_host_memory_total_bytes": Rule("host_memory_total_bytes", subject=HOST),
 }

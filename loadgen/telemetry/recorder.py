@@ -22,6 +22,7 @@ import psutil
 
 from loadgen.records import Caveat, Environment, ServerSpec, TelemetrySpec, TrialResult
 from loadgen.telemetry import doubts
+from loadgen.telemetry.host import Gauge, HostWatch
 from loadgen.telemetry.ledger import make_ledger
 from loadgen.telemetry.nvml import Gpu, Nvml
 from loadgen.telemetry.processes import TreeReader
@@ -53,7 +54,8 @@ class Recorder:
     """Telemetry of one server. Use as a context manager around its trials; ``begin`` and ``finish`` around each.
 
     ``pid`` is the root of the server's process tree, ``None`` where it is not this host's to see; ``before`` what
-    ``look`` saw before its start; ``page`` asks the server for its own page.
+    ``look`` saw before its start; ``page`` asks the server for its own page; ``gauge`` is given where the server runs
+    on this host.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Recorder:
         metrics_url: str | None,
         before: Sequence[Gpu],
         page: Callable[[], Mapping[str, object]],
+        gauge: Gauge | None = None,
     ) -> None:
         self._spec, self._pid, self._page = spec, pid, page
         self._metrics_url = metrics_url
@@ -86,6 +89,7 @@ class Recorder:
         self._spool: Spool | None = None
         self._began_ns, self._cpu_s = 0, 0.0
         self._tree = None if pid is None else TreeReader(pid, pss_period_s=0)
+        self._host = None if gauge is None else HostWatch(gauge, whole=pid is not None)
         self._server_page: Mapping[str, object] = {}
         self._peaks_known = True
 
@@ -156,6 +160,8 @@ class Recorder:
 
     def begin(self) -> None:
         """Before a trial: a scrape of every source, so that the idle server is on record."""
+        if self._host is not None:
+            self._host.begin()
         self._began_ns, self._cpu_s = time.monotonic_ns(), sum(self.cpu_s().values())
         self._server_page = self._begin_peaks(self._page())
         self._mark()
@@ -227,6 +233,9 @@ class Recorder:
         readings = readings_of(scrapes, preferred)
         spans = spans_of_file(samples, self._began_ns)
         gpus = self._gpus
+        # A request that was given up may still keep the server busy.
+        idle = result.summary is not None and not result.summary.requests_failed
+        host = None if self._host is None else self._host.finish(readings, spans, idle=idle)
         if not self._peaks_known:
             caveats.append(
                 _gap("the server did not begin its memory peaks anew: what the trial needed is not known")
@@ -251,9 +260,11 @@ class Recorder:
             before=self._used_before,
             ledger=ledger,
             pss_end_bytes=pss_bytes,
+            host=host,
             period_s=self._spec.period_s,
         )
         caveats += doubts.of_devices(readings, spans, gpus)
+        caveats += () if host is None else doubts.of_host(host)
         return replace(result, telemetry=telemetry, caveats=(*result.caveats, *caveats))
 
     def cpu_s(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from loadgen.records import (
     CpuMemoryFrom,
+    HostFigures,
     MemoryLedger,
     PhaseFigures,
     SourceFigures,
@@ -37,6 +38,7 @@ def summarise(
     ledger: MemoryLedger | None,
     period_s: float,
     pss_end_bytes: float | None = None,
+    host: HostFigures | None = None,
 ) -> TelemetrySummary:
     """The figures of one trial.
 
@@ -67,6 +69,7 @@ def summarise(
         phases=phases,
         sources=source_figures(scrapes),
         ledger=ledger,
+        host=host,
     )
 
 

@@ -47,6 +47,13 @@ def test_a_servers_memory_is_in_its_results(tmp_path: Path) -> None:
     assert 100 << 20 < telemetry.cpu_memory_bytes < 8 << 30  # torch alone is some hundred MiB
     assert telemetry.phases["load"].cpu_cores is not None
     assert telemetry.phases["load"].cpu_cores > 0.1
+    assert telemetry.cpu_memory_from == "pss after the load"
+    host = telemetry.host
+    assert host is not None
+    assert host.others_cores is not None
+    assert host.spin_before_s is not None
+    assert host.spin_after_s is not None
+    assert host.spin_best_s == min(host.spin_before_s, host.spin_after_s)
     assert (telemetry.gpus, telemetry.ledger, telemetry.power_w, telemetry.gpu_memory_bytes) == (
         (),
         None,
