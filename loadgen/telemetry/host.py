@@ -25,7 +25,7 @@ from loadgen.units import seconds
 FREQUENCY_PERIOD_S = 1.0  # a file per core
 SPIN_STEPS = 100_000  # about 2 ms
 SPIN_ROUNDS = 15
-SPIN_MOST_S = 0.05  # a slow machine does fewer rounds
+SPIN_MOST_S = 0.04  # a slow machine does fewer rounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
