@@ -181,15 +181,10 @@ def effects(
 
 def rise(
     study: Study, pairs: Sequence[tuple[Cell, Cell]], metric: str, grid: Sequence[int], margin: float
-) -> tuple[Threshold, float] | None:
-    """Where over/under first exceeds 1 + margin for good, and the margin used.
+) -> Threshold | None:
+    """Where over/under first exceeds 1 + margin for good; ``None`` for fewer than 2 points.
 
-    The margin is the stated one, or what the noise lets be seen where that is more. ``None`` for fewer than 2 points.
+    The level is the same for every server, so that thresholds compare; noise widens the interval instead.
     """
     found = effects(study, pairs, metric) if len(pairs) > 1 else None
-    if found is None:
-        return None
-    noise = study.noise(metric)
-    repeats = min(len(cell.values(metric)) for pair in pairs for cell in pair)
-    used = max(margin, noise.detectable(repeats)) if noise else margin
-    return crossing(grid, *found, float(np.log1p(used))), used
+    return None if found is None else crossing(grid, *found, float(np.log1p(margin)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 from loadgen.analysis.finding import (
     CLAIMS,
@@ -26,80 +28,142 @@ from loadgen.analysis.table import Key
 from loadgen.analysis.thresholds import Threshold
 from loadgen.units import show_share
 
+Lengths = tuple[int, int]  # the shorter and the longer input
+Pairs = dict[int, tuple[Cell, Cell]]  # batch → the cells of the longer and of the shorter input
 
-def input_thresholds(case: Case, study: Study) -> dict[Key, tuple[Threshold, float, list[Cell]]]:
-    """B* by server and output length: the batch from which the longest input is slower than the shortest.
 
-    Method: ratio of median end-to-end latencies at the longest and the shortest input, per batch, made to rise with the
-    batch; B* is the first batch where it exceeds 1 + margin. Value: threshold, margin used, its cells.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputThreshold:
+    """B* of one server and output length: the batch from which the longer of two inputs is slower than the shorter.
+
+    Method: ratio of median end-to-end latencies at the two inputs, per batch, made to rise with the batch; B* is the
+    first batch where it exceeds 1 + margin.
     """
-    found = {}
+
+    lengths: Lengths
+    threshold: Threshold
+    cells: tuple[Cell, ...]
+    batches: tuple[int, ...]
+
+
+def input_pairs(study: Study) -> dict[Key, dict[Lengths, Pairs]]:
+    """By server and output length: pairs of inputs that were measured at two batches or more in common."""
+    found: dict[Key, dict[Lengths, Pairs]] = {}
     for key, cells in study.series("batch", "input_tokens").items():
-        lengths = sorted({cell.key.input_tokens for cell in cells})
-        by_point = {(cell.key.batch, cell.key.input_tokens): cell for cell in cells}
-        if len(lengths) < 2:
-            continue
-        pairs = {
-            batch: (by_point[batch, lengths[-1]], by_point[batch, lengths[0]])
-            for batch in sorted({cell.key.batch for cell in cells})
-            if (batch, lengths[-1]) in by_point and (batch, lengths[0]) in by_point
-        }
-        risen = rise(study, list(pairs.values()), "e2e_s", list(pairs), case.rules.margin)
-        if risen is not None:
-            used = [cell for pair in pairs.values() for cell in pair]
-            found[key] = (*risen, used)
+        by_length: dict[int, dict[int, Cell]] = {}
+        for cell in cells:
+            by_length.setdefault(cell.key.input_tokens, {})[cell.key.batch] = cell
+        for short, long in combinations(sorted(by_length), 2):
+            shared = sorted(by_length[short].keys() & by_length[long].keys())
+            if len(shared) > 1:
+                pairs = {batch: (by_length[long][batch], by_length[short][batch]) for batch in shared}
+                found.setdefault(key, {})[short, long] = pairs
     return found
 
 
+def widest(lengths: Iterable[Lengths]) -> Lengths:
+    """The pair whose inputs differ by the largest factor."""
+    return max(lengths, key=lambda pair: (pair[1] / pair[0], pair))
+
+
+def input_threshold(case: Case, study: Study, lengths: Lengths, pairs: Pairs) -> InputThreshold | None:
+    threshold = rise(study, list(pairs.values()), "e2e_s", list(pairs), case.rules.margin)
+    if threshold is None:
+        return None
+    used = tuple(cell for pair in pairs.values() for cell in pair)
+    return InputThreshold(lengths=lengths, threshold=threshold, cells=used, batches=tuple(pairs))
+
+
+def input_thresholds(case: Case, study: Study) -> dict[Key, list[InputThreshold]]:
+    """Every B* by server and output length, that of the widest pair of inputs first."""
+    found = {}
+    for key, by_lengths in input_pairs(study).items():
+        first = widest(by_lengths)
+        order = [first, *(lengths for lengths in by_lengths if lengths != first)]
+        known = [input_threshold(case, study, lengths, by_lengths[lengths]) for lengths in order]
+        found[key] = [each for each in known if each is not None]
+    return {key: every for key, every in found.items() if every}
+
+
 def f1(case: Case, subject: Key, study: Study) -> Finding:
+    """Decided by the widest pair of inputs; narrower ones are told beside, for B* is higher there."""
     thresholds = input_thresholds(case, study)
-    name = subject_text(subject)
+    name, margin = subject_text(subject), case.rules.margin
     if not thresholds:
         return not_tested(
-            "F1", name, "Needs one server with at least two input lengths at two or more batch sizes."
+            "F1",
+            name,
+            "Needs one server with at least two input lengths at two or more batch sizes in common.",
         )
     verdicts, numbers, wanted, cells, said = [], [], [], [], []
-    for key, (threshold, margin, used) in thresholds.items():
-        lengths = sorted({cell.key.input_tokens for cell in used})
-        place = f"{split_text(key)}, {lengths[0]} against {lengths[-1]} in, {key.output_tokens} out"
-        verdict: Verdict = "not tested"
-        if threshold.state == "below the grid" and threshold.high == 1:
-            verdict = "refuted"
-        elif threshold.low > 0 and math.isfinite(threshold.high):
-            verdict = "holds"
-        verdicts.append(verdict)
-        numbers.append(threshold_number(f"B* ({place})", threshold, "sequences"))
-        said.append(f"B* {threshold.text()}, at {place} (margin {show_share(margin)})")
-        cells += [cell.key for cell in used]
-        ends = [cell for cell in used if cell.key.batch == used[0].key.batch]
-        wanted += wanted_batches(ends, threshold, f"B* at {place}")
+    for key, every in thresholds.items():
+        for found in every:
+            threshold, (short, long) = found.threshold, found.lengths
+            place = f"{split_text(key)}, {short} against {long} in, {key.output_tokens} out"
+            numbers.append(threshold_number(f"B* ({place})", threshold, "sequences"))
+            cells += [cell.key for cell in found.cells]
+            if found is not every[0]:
+                continue
+            verdict: Verdict = "not tested"
+            if threshold.state == "below the grid" and threshold.high == 1:
+                verdict = "refuted"
+            elif threshold.low > 0 and math.isfinite(threshold.high):
+                verdict = "holds"
+            verdicts.append(verdict)
+            said.append(f"B* {threshold.text()}, at {place}")
+            ends = [cell for cell in found.cells if cell.key.batch == found.batches[0]]
+            wanted += wanted_batches(ends, threshold, f"B* at {place}")
     return Finding(
         id="F1",
         claim=CLAIMS["F1"],
         subject=name,
         verdict=some(verdicts),
-        sentence=f"By end-to-end p50: {'; '.join(said)}.",
+        sentence=f"By end-to-end p50 and a margin of {show_share(margin)}: {'; '.join(said)}.",
         numbers=tuple(numbers),
-        cells=tuple(cells),
+        cells=tuple(dict.fromkeys(cells)),
         wanted=tuple(wanted),
     )
 
 
+def _telling(
+    case: Case, study: Study, common: Iterable[Lengths], members: Sequence[dict[Lengths, Pairs]]
+) -> Lengths:
+    """The widest pair whose B* lies above the smallest batch for some member, else the widest.
+
+    Where even the smallest batch is past B* on every number of GPUs, nothing can be seen to grow.
+    """
+    able = [
+        lengths
+        for lengths in common
+        for pairs in members
+        if (found := input_threshold(case, study, lengths, pairs[lengths])) is not None
+        and found.threshold.state != "below the grid"
+    ]
+    return widest(able or common)
+
+
 def f2(case: Case, subject: Key, study: Study) -> Finding:
+    """B* of one and the same pair of inputs on each number of GPUs: the widest of all that can tell."""
     name = subject_text(subject)
-    thresholds = input_thresholds(case, study)
+    pairs = input_pairs(study)
     verdicts, numbers, wanted, cells = [], [], [], []
-    for members in by_gpus(list(thresholds)).values():
-        found = [(key, thresholds[key][0], thresholds[key][2]) for key in members]
-        grown, told, missing = growth(found, f"B*, {members[0].output_tokens} output tokens")
+    for members in by_gpus(list(pairs)).values():
+        common = set.intersection(*({*pairs[key]} for key in members))
+        if not common:
+            continue
+        lengths = _telling(case, study, common, [pairs[key] for key in members])
+        found = {key: input_threshold(case, study, lengths, pairs[key][lengths]) for key in members}
+        known = [(key, each.threshold, each.cells) for key, each in found.items() if each is not None]
+        place = f"B*, {lengths[0]} against {lengths[1]} in, {members[0].output_tokens} out"
+        grown, told, missing = growth(known, place)
         verdicts += grown
         numbers += told
         wanted += missing
-        cells += [cell.key for key in members for cell in thresholds[key][2]]
+        cells += [cell.key for _, _, used in known for cell in used]
     if not verdicts:
-        return not_tested("F2", name, "Needs B* (F1) for at least two numbers of GPUs.")
+        return not_tested("F2", name, "Needs B* (F1) of one pair of inputs for at least two numbers of GPUs.")
     verdict = decide(verdicts)
-    said = ", ".join(f"{number.name}: {number.text}" for number in numbers)
+    said = "; ".join(f"{number.name}: {number.text}" for number in numbers)
     tail = {
         "holds": "Every interval lies above that of fewer GPUs",
         "refuted": "Not every interval lies above that of fewer GPUs",
@@ -117,14 +181,14 @@ def f2(case: Case, subject: Key, study: Study) -> Finding:
     )
 
 
-def plateau_ends(case: Case, study: Study) -> dict[Key, tuple[Threshold, float, list[Cell]]]:
+def plateau_ends(case: Case, study: Study) -> dict[Key, tuple[Threshold, list[Cell]]]:
     """By server and lengths: the batch from which latency exceeds that of the smallest batch by the margin."""
     found = {}
     for key, cells in study.series("batch").items():
         pairs = [(cell, cells[0]) for cell in cells]
         risen = rise(study, pairs, "e2e_s", [cell.key.batch for cell in cells], case.rules.margin)
         if risen is not None:
-            found[key] = (*risen, cells)
+            found[key] = (risen, cells)
     return found
 
 
@@ -154,7 +218,7 @@ def f3(case: Case, subject: Key, study: Study) -> Finding:
         )
         cells += [cell.key for pair in pairs for cell in pair]
     flat: list[Verdict] = []
-    for key, (threshold, _margin, used) in plateau_ends(case, study).items():
+    for key, (threshold, used) in plateau_ends(case, study).items():
         flat.append(plateau_verdict(threshold, [cell.key.batch for cell in used]))
         place = f"{split_text(key)}, {key.input_tokens}/{key.output_tokens}"
         numbers.append(threshold_number(f"plateau ends ({place})", threshold, "sequences"))
@@ -166,18 +230,15 @@ def f3(case: Case, subject: Key, study: Study) -> Finding:
         said.append("TP was not varied")
     verdict_tp, verdict_flat = decide(verdicts), some(flat)
     said.append(
-        {
-            "holds": "latency stays flat up to a batch of its own for each server",
-            "refuted": "latency rises from the smallest batch on in some series",
-            "not tested": "the plateau's end is not resolvable",
-        }[verdict_flat]
+        f"over the batch, latency stays flat beyond the smallest in {flat.count('holds')} of {len(flat)} series, "
+        f"rises from it on in {flat.count('refuted')}, and {flat.count('not tested')} cannot tell"
     )
     return Finding(
         id="F3",
         claim=CLAIMS["F3"],
         subject=name,
         verdict=decide([verdict_tp, verdict_flat]),
-        sentence="; ".join(said) + f" (margin {show_share(case.rules.margin)} or the noise where larger).",
+        sentence="; ".join(said) + f" (margin {show_share(case.rules.margin)}).",
         numbers=tuple(numbers),
         cells=tuple(dict.fromkeys(cells)),
         wanted=tuple(wanted),

@@ -65,23 +65,38 @@ def f6(case: Case, subject: Key, study: Study) -> Finding:
         steep = not flat and threshold.high <= grid[1] and grid[0] == 1 and grid[1] <= 2
         shapes.append("holds" if flat and risen else "refuted" if steep else "not tested")
         text = f"{show_bytes(values[0])} at batch {grid[0]} → {show_bytes(values[-1])} at batch {grid[-1]}"
-        numbers.append(Number(name=f"needed memory ({split_text(key)})", text=text))
+        place = f"{split_text(key)}, {key.input_tokens}/{key.output_tokens}"
+        numbers.append(Number(name=f"needed memory ({place})", text=text))
         cells += [cell.key for cell in series[key]]
         wanted += wanted_batches(series[key][:1], threshold, "memory knee")
     grown: list[Verdict] = []
     for members in by_gpus(list(knees)).values():
         verdicts, told, missing = growth(
-            [(key, knees[key][0], series[key][:1]) for key in members], "memory knee"
+            [(key, knees[key][0], series[key][:1]) for key in members],
+            f"memory knee, {members[0].input_tokens}/{members[0].output_tokens}",
         )
         grown += verdicts
         numbers += told
         wanted += missing
     if not grown:
         numbers += [
-            threshold_number(f"memory knee ({split_text(key)})", knee[0], "sequences")
+            threshold_number(
+                f"memory knee ({split_text(key)}, {key.input_tokens}/{key.output_tokens})",
+                knee[0],
+                "sequences",
+            )
             for key, knee in knees.items()
         ]
-    said = "; ".join(f"{number.name}: {number.text}" for number in numbers)
+    said = (
+        f"Over the batch, needed memory is flat at first and then climbs in {shapes.count('holds')} of {len(shapes)} "
+        f"series, climbs from the smallest batch on in {shapes.count('refuted')}, and {shapes.count('not tested')} "
+        "cannot tell"
+    )
+    if grown:
+        said += (
+            f"; the knee grows with the number of GPUs in {grown.count('holds')} of {len(grown)} comparisons and does "
+            f"not in {grown.count('refuted')}; {grown.count('not tested')} cannot tell"
+        )
     tail = "" if grown else " The number of GPUs was not varied, so whether the knee grows is not tested."
     return Finding(
         id="F6",

@@ -23,8 +23,13 @@ def wanted_batches(cells: Sequence[Cell], threshold: Threshold, why: str) -> lis
 
 
 def order(lower: Threshold, upper: Threshold) -> Verdict:
-    """Whether a threshold lies below another: only intervals that do not overlap can say."""
+    """Whether a threshold lies below another: only intervals that do not overlap can say.
+
+    Two that both lie off the same end of the grid may be in any order.
+    """
     if "no interval" in (lower.state, upper.state):
+        return "not tested"
+    if lower.state == upper.state and lower.state in ("below the grid", "above the grid"):
         return "not tested"
     if lower.high <= upper.low:
         return "holds"

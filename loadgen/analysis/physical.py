@@ -13,7 +13,8 @@ from loadgen.ceilings import Ceilings
 from loadgen.records import ModelSpec
 from loadgen.units import show_number, show_s, show_share
 
-# A resource that explains this share of the time sets the regime; below it the host (launches, scheduling) does.
+# Floors that explain this share of the time set the regime, the largest of them; below it the host (launches,
+# scheduling) does.
 EXPLAINS = 0.4
 MORE_EFFICIENT = 1.05  # times the MBU of tp 1
 HIGH_MBU, LOW_MBU, HIGH_EAGER_MBU, HIGH_MFU = (
@@ -205,7 +206,11 @@ def _regime(
     ceilings: Ceilings,
     model: ModelSpec,
 ) -> tuple[str, str]:
-    """What sets a time of so many forwards: the resource that explains most of it, else the host."""
+    """What sets a time of so many forwards: the resource that explains most of it, else the host.
+
+    Phases differ in what binds them, so it is all floors together that must explain enough. What they leave is told in
+    launches where it is much: the host's share, or kernels that fall short of the ceilings.
+    """
     parts = {
         "bandwidth": floor.bound_s("bandwidth"),
         "compute": floor.bound_s("compute"),
@@ -215,13 +220,12 @@ def _regime(
     rest = max(1 - sum(shares.values()), 0.0)
     words = ", ".join(f"{name} {show_share(share)}" for name, share in shares.items())
     evidence = f"{what} takes {show_s(seconds)}; floors explain {words}; {show_share(rest)} is not explained"
-    name = max(shares, key=lambda each: shares[each])
-    if shares[name] >= EXPLAINS:
-        return name, evidence
-    if ceilings.launch_s and rest:
+    if ceilings.launch_s and rest >= EXPLAINS:
         launches = show_number(rest * seconds / forwards / model.layers / ceilings.launch_s)
         evidence += f" (as long as {launches} launches per layer and forward at the probed {show_s(ceilings.launch_s)})"
-    return "host", evidence
+    if 1 - rest < EXPLAINS:
+        return "host", evidence
+    return max(shares, key=lambda each: shares[each]), evidence
 
 
 def _impossible(

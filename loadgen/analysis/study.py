@@ -23,9 +23,11 @@ from loadgen.analysis.statistics import (
     residuals,
     within_trial,
 )
-from loadgen.analysis.table import Key, Row, latencies
+from loadgen.analysis.table import POWER, Key, Row, latencies
 
-ENOUGH_FREEDOM = 6  # of a server's own repeats; with fewer, the whole sweep's are pooled
+# Of a server's own repeats. Engines differ in noise by tens of times (one replays a graph, the next launches every
+# kernel from Python), so another's repeats are a last resort: Student's t tells what few of its own leave open.
+ENOUGH_FREEDOM = 3
 # What a key's field becomes when it is the axis of a series: a value that no trial has.
 BLANK = {"batch": -1, "input_tokens": -1, "output_tokens": -1, "tp": -1, "pp": -1, "label": "", "machine": ""}
 WORK = ("kind", "batch", "rate", "input_tokens", "output_tokens")
@@ -153,17 +155,22 @@ class Study:
         return estimate(values, pool, rng)
 
     def _pool(self, cell: Cell, metric: str) -> Pool:
-        """Residuals of the cell's own server; of the whole sweep where that server had too few repeats."""
-        pool = self._residuals(metric, _server(cell.key))
-        return pool if pool.freedom >= ENOUGH_FREEDOM else self._residuals(metric, None)
+        """Residuals of the cell's own server; with too few, of its engine at any split; else of the whole sweep."""
+        own = _server(cell.key)
+        for like in (own, own[:3]):
+            pool = self._residuals(metric, like)
+            if pool.freedom >= ENOUGH_FREEDOM:
+                return pool
+        return self._residuals(metric, ())
 
-    def _residuals(self, metric: str, server: object) -> Pool:
+    def _residuals(self, metric: str, server: tuple[object, ...]) -> Pool:
+        """Of the servers whose machine, label, model, tp and pp begin like these."""
         known = (metric, server)
         if known not in self._pools:
             groups = [
                 cell.values(metric)
                 for cell in self.cells.values()
-                if server is None or _server(cell.key) == server
+                if _server(cell.key)[: len(server)] == server
             ]
             self._pools[known] = residuals(groups)
         return self._pools[known]
@@ -177,6 +184,8 @@ class Study:
         if blocks is None:
             return None
         relative, inflation = blocks
+        if metric == POWER:
+            return 2 * relative  # throughput and latency of one run move together
         dist = row.dist(metric)
         if dist is not None and dist.stdev is not None and dist.n > 1 and metric != "e2e_s":
             return float(dist.stdev / dist.mean / dist.n**0.5 * inflation)

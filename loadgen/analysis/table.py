@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +33,10 @@ METRICS = {
 DISTRIBUTIONS = ("e2e_s", "ttft_s", "tpot_s", "itl_s", "latency_per_output_token_s")
 RATES = ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s")
 OUT_OF_MEMORY = "OutOfMemory"
+POWER = "throughput_per_latency"  # of one run, since the two are two sides of one measurement
+# Options that size what a server sets aside and not the work that it does. A larger split sets aside more, so they
+# must not make another server of it.
+RESERVATIONS = frozenset({"kv_tokens", "kv_reserve_mb"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -39,7 +44,8 @@ class Key:
     """What makes two trials repeats of one cell.
 
     ``label`` is framework and engine; ``batch`` the sequences at work together (batch size, times concurrency in a
-    closed loop); ``variant`` any further options that set a server apart.
+    closed loop); ``variant`` any further options that set a server apart. Those that size a reservation do so only
+    where servers of one split differ in nothing else (``set_apart``).
     """
 
     machine: str
@@ -147,7 +153,7 @@ def rows_of(
     """One row per result, in order, which is that in which they finished."""
     found = list(found)
     rounds = rounds_of(found)
-    return [
+    rows = [
         Row(
             key=key_of(result, environments.get(result.environment)),
             result=result,
@@ -160,6 +166,38 @@ def rows_of(
         )
         for result in found
     ]
+    return set_apart(rows)
+
+
+def set_apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows, with reservations told in the keys of servers that came with several at one split.
+
+    Those are kept apart, since one may have queued or evicted what the other held. Where each split has one, more GPUs
+    simply hold more, and the splits stay comparable.
+    """
+    seen: dict[Key, set[str]] = defaultdict(set)
+    for row in rows:
+        seen[_split(row)].add(_options(row.trial, RESERVATIONS))
+    several = {replace(key, tp=-1, pp=-1) for key, found in seen.items() if len(found) > 1}
+    return [
+        replace(row, key=replace(row.key, variant=variant))
+        if (variant := _told(row, several)) != row.key.variant
+        else row
+        for row in rows
+    ]
+
+
+def _split(row: Row) -> Key:
+    """The server that a row is of, but for what it sets aside."""
+    alone = replace(row.key, kind="", batch=-1, rate=-1.0, input_tokens=-1, output_tokens=-1, stream=False)
+    return replace(alone, variant=_variant(row.trial))
+
+
+def _told(row: Row, several: Container[Key]) -> str:
+    variant = _variant(row.trial)
+    if replace(_split(row), tp=-1, pp=-1) not in several:
+        return variant
+    return ", ".join(part for part in (variant, _options(row.trial, RESERVATIONS)) if part)
 
 
 def key_of(result: TrialResult, environment: Environment | None) -> Key:
@@ -214,11 +252,15 @@ def label_of(result: TrialResult) -> str:
 def _variant(trial: Trial) -> str:
     if trial.server is None:
         return ""
-    options = {name: value for name, value in trial.server.options.items() if name != "engine"}
-    parts = [f"{name}={value}" for name, value in sorted(options.items())]
+    parts = [_options(trial, trial.server.options.keys() - RESERVATIONS - {"engine"})]
     if not trial.server.dummy_weights:
         parts.append("real weights")
-    return ", ".join(parts)
+    return ", ".join(part for part in parts if part)
+
+
+def _options(trial: Trial, names: Container[str]) -> str:
+    options = trial.server.options if trial.server else {}
+    return ", ".join(f"{name}={value}" for name, value in sorted(options.items()) if name in names)
 
 
 def values_of(result: TrialResult) -> dict[str, float]:
@@ -235,6 +277,8 @@ def values_of(result: TrialResult) -> dict[str, float]:
         rate = getattr(summary, metric)
         if rate:
             values[metric] = rate
+    if "output_tokens_per_s" in values and "e2e_s" in values:
+        values[POWER] = values["output_tokens_per_s"] / values["e2e_s"]
     return values | telemetry_of(result)
 
 

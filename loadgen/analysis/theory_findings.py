@@ -21,11 +21,12 @@ from loadgen.analysis.finding import (
     split_text,
     subject_text,
 )
-from loadgen.analysis.physical import EXPLAINS
 from loadgen.analysis.study import Cell, Study
 from loadgen.analysis.table import Key
-from loadgen.analysis.thresholds import Ridge, ridge
+from loadgen.analysis.thresholds import RISEN, Ridge, ridge
 from loadgen.units import show_s, show_share
+
+MOST = 0.5  # of a plateau's time: what explains less does not set it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,37 +105,45 @@ def f8(case: Case, subject: Key, study: Study) -> Finding:
             Number(name=f"predicted ridge ({place})", text=f"{predicted:.0f} tokens", value=predicted)
         )
         text = f"{fitted.tokens:.0f} [{fitted.low:.0f}, {fitted.high:.0f}] tokens"
+        text = text if fitted.resolved else f"not resolvable: {fitted.why}"
         numbers.append(
             Number(
                 name=f"measured ridge ({place})",
-                text=text if fitted.resolved else f"not resolvable: {fitted.why}",
+                text=text,
                 value=fitted.tokens if fitted.resolved else None,
                 low=fitted.low if fitted.resolved else None,
                 high=fitted.high if fitted.resolved else None,
             )
         )
         cells += [cell.key for cell in found.cells]
-        if not fitted.resolved:
-            verdicts.append("not tested")
-            said.append(f"{place}: predicted {predicted:.0f} tokens, measured not resolvable ({fitted.why})")
-            wanted += _wanted(found)
-            continue
-        factor = case.rules.ridge_factor
-        agrees = fitted.low <= predicted * factor and fitted.high >= predicted / factor
         read_s = physics.read_bytes(model, key.dtype) / (
             ceilings.bandwidth_for(physics.read_bytes(model, key.dtype) / ceilings.devices(key.tp))
             * ceilings.devices(key.tp)
         )
-        plateau = read_s / fitted.plateau_s
-        verdicts.append("holds" if agrees and plateau >= EXPLAINS else "refuted")
-        numbers.append(
-            Number(name=f"weight read over plateau ({place})", text=show_share(plateau), value=plateau)
-        )
-        cause = "bandwidth" if plateau >= EXPLAINS else "the host rather than bandwidth"
-        said.append(
-            f"{place}: predicted {predicted:.0f} tokens, measured {text}; below it prefill takes "
-            f"{show_s(fitted.plateau_s)}, of which reading the weights explains {show_share(plateau)} (set by {cause})"
-        )
+        seconds = fitted.plateau_s if fitted.resolved else fitted.fastest_plateau_s
+        said.append(f"{place}: predicted {predicted:.0f} tokens, measured {text}")
+        if seconds is not None:
+            plateau = read_s / seconds
+            cause = (
+                "bandwidth sets it" if plateau >= MOST else "the host rather than bandwidth sets most of it"
+            )
+            said[-1] += (
+                f"; below it prefill takes {'' if fitted.resolved else 'at least '}{show_s(seconds)}, of which reading "
+                f"the weights explains {show_share(plateau)} ({cause})"
+            )
+            numbers.append(
+                Number(name=f"weight read over plateau ({place})", text=show_share(plateau), value=plateau)
+            )
+        factor = case.rules.ridge_factor
+        agrees = fitted.low <= predicted * factor and fitted.high >= predicted / factor
+        if seconds is not None and plateau < MOST:
+            verdicts.append("refuted")  # wherever it turns, what lies below is not bandwidth's
+        elif fitted.resolved:
+            verdicts.append("holds" if agrees else "refuted")
+        else:
+            verdicts.append("not tested")
+        if not fitted.resolved:
+            wanted += _wanted(found)
     if not verdicts:
         return not_tested("F8", name, f"{ceilings.device} has no known matrix rate for {subject.dtype}.")
     return Finding(
@@ -150,11 +159,22 @@ def f8(case: Case, subject: Key, study: Study) -> Finding:
 
 
 def _wanted(found: MeasuredRidge) -> Sequence[Wanted]:
-    """Sizes that would show the missing side, as batches of the most common input length."""
+    """Sizes that would show the missing side, as batches of the most common input length.
+
+    As inputs of one sequence where larger batches have no prefill time of their own (an engine that mixes its calls).
+    """
+    why = f"measured ridge: {found.ridge.why}"
+    if {cell.key.batch for cell in found.cells} == {1}:
+        largest = max(found.cells, key=lambda cell: cell.key.input_tokens)
+        model = largest.rows[0].model
+        most = model.max_context - largest.key.output_tokens if model else max(found.ridge.add, default=0)
+        sizes = {min(size, most) for size in found.ridge.add}
+        inputs = sorted(
+            size for size in sizes if not max(found.tokens) / RISEN < size < max(found.tokens) * RISEN
+        )
+        return [Wanted(key=replace(largest.key, input_tokens=size), why=why) for size in inputs]
     lengths = [cell.key.input_tokens for cell in found.cells]
     length = max(set(lengths), key=lengths.count)
     like = next(cell.key for cell in found.cells if cell.key.input_tokens == length)
     batches = sorted({max(1, round(size / length)) for size in found.ridge.add})
-    return [
-        Wanted(key=replace(like, batch=batch), why=f"measured ridge: {found.ridge.why}") for batch in batches
-    ]
+    return [Wanted(key=replace(like, batch=batch), why=why) for batch in batches]

@@ -12,9 +12,17 @@ from typing import Literal
 
 import numpy as np
 
-from loadgen.analysis.statistics import Array, interval, isotonic
+from loadgen.analysis.statistics import CONFIDENCE, Array, interval, isotonic, student
 
-State = Literal["resolved", "below the grid", "above the grid", "too coarse", "too noisy", "no interval"]
+State = Literal[
+    "resolved",
+    "below the grid",
+    "above the grid",
+    "too coarse",
+    "too coarse, too noisy",
+    "too noisy",
+    "no interval",
+]
 FINEST_STEP = 2.0  # grids in powers of two are fine enough; a wider step is too coarse
 WIDEST = 4.0  # an interval wider than two such steps is noise's doing
 
@@ -44,9 +52,9 @@ class Threshold:
         if self.state == "no interval":
             return "not resolvable (no repeats: nothing says how large the noise is)"
         if self.state == "below the grid":
-            return f"at or below {self.high:g}{unit}, the smallest measured"
+            return f"at or below {self.high:g}{unit}, as far down as was measured"
         if self.state == "above the grid":
-            return f"above {self.low:g}{unit}, the largest measured"
+            return f"above {self.low:g}{unit}, as far up as was measured"
         about = "" if self.estimate is None else f", about {self.estimate:.3g}"
         place = f"in ({self.low:g}, {self.high:g}]{unit}{about}"
         if math.isinf(self.high):
@@ -85,11 +93,15 @@ def crossing(grid: Sequence[int], effects: Sequence[float], draws: Array | None,
         if right / left > FINEST_STEP
         for middle in between(left, right)
     )
-    if coarse:
+    again = tuple(grid[max(low_at - 1, 0) : high_at + 1])
+    if coarse and low_at == high_at:
         return Threshold(state="too coarse", low=low, high=high, estimate=estimate, add=coarse)
+    if coarse:  # its draws do not even agree on the step
+        return Threshold(
+            state="too coarse, too noisy", low=low, high=high, estimate=estimate, add=coarse, repeat=again
+        )
     if low == 0 or math.isinf(high) or high / low > WIDEST:
         edge = (2 * grid[-1],) if math.isinf(high) else ()
-        again = tuple(grid[max(low_at - 1, 0) : high_at + 1])
         return Threshold(state="too noisy", low=low, high=high, estimate=estimate, add=edge, repeat=again)
     return Threshold(state="resolved", low=low, high=high, estimate=estimate)
 
@@ -147,7 +159,11 @@ def best(grid: Sequence[int], values: Sequence[float], draws: Array | None) -> B
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ridge:
-    """t(T) = (aᵏ + (bT)ᵏ)^(1/k): a plateau of ``plateau_s`` turns into ``per_token_s``·T at T = ``tokens`` = a/b."""
+    """t(T) = (aᵏ + (bT)ᵏ)^(1/k): a plateau of ``plateau_s`` turns into ``per_token_s``·T at T = ``tokens`` = a/b.
+
+    ``fastest_plateau_s`` is the least time measured at a size well below the ridge, ``None`` without such a size or
+    where time does not rise beyond: what sets the plateau can be told even where the ridge's place cannot.
+    """
 
     tokens: float
     low: float
@@ -158,19 +174,24 @@ class Ridge:
     resolved: bool
     why: str
     add: tuple[int, ...] = ()
+    fastest_plateau_s: float | None = None
 
 
+RISEN = 1.25  # times the plateau: time has begun to rise
 SCAN, BEYOND = 800, 1.5  # steps of the scan over ridges, and how far it goes beyond the sizes (natural log)
-SHARPNESS = (1.0, 2.0, 4.0, 16.0)  # 1: the two times add up; 16: the larger one alone counts
+SHARPNESS = (1.0, 1.4, 2.0, 2.8, 4.0, 8.0, 16.0)  # 1: the two times add up; 16: the larger one alone counts
 
 
 def ridge(tokens: Sequence[int], seconds: Sequence[float], draws: Array | None) -> Ridge | None:
     """The measured ridge of prefill time against tokens per forward; ``None`` for fewer than 4 sizes.
 
-    Fitted by least squares on logarithms, the turn's sharpness k included; refitted to every draw for the interval.
-    Resolved only when the sizes reach at least twice beyond the ridge on both sides: else a or b is a guess.
+    Fitted by least squares on logarithms, the turn's sharpness k included. The interval holds the refits to all draws
+    (noise), the ridges whose fit is not worse than the best by more than its own misfit allows, and the refits without
+    each size in turn: real prefills are neither flat below nor straight above, whatever the noise.
+    Resolved only when two sizes or more lie at least twice beyond the ridge on both sides: else a or b is a guess.
     """
-    if len(set(tokens)) < 4:
+    sizes = sorted(set(tokens))
+    if len(sizes) < 4:
         return None
     at = np.log(np.asarray(tokens, dtype=float))
     points = np.log(np.asarray(seconds, dtype=float))[None, :]
@@ -181,19 +202,28 @@ def ridge(tokens: Sequence[int], seconds: Sequence[float], draws: Array | None) 
     if draws is not None:
         left, right = interval(log_ridge[1:])
         step = float(np.ptp(at) + 2 * BEYOND) / SCAN  # the scan itself cannot place it closer
-        low, high = math.exp(left - step), math.exp(right + step)
+        places = [left, right, *_model_spread(at, points)]
+        low, high = math.exp(min(places) - step), math.exp(max(places) + step)
     plateau = float(np.exp(log_a[0]))
-    smallest, largest = min(tokens), max(tokens)
+    smallest, largest = sizes[0], sizes[-1]
+    below = [each for each in sizes if each <= found / 2]
+    slowest = max(time for size, time in zip(tokens, seconds, strict=True) if size == largest)
+    flat = [time for size, time in zip(tokens, seconds, strict=True) if size in below]
+    rises = bool(flat) and slowest > RISEN * max(flat)
     why = ""
     add: tuple[int, ...] = ()
     if draws is None:
         why = "no repeats: nothing says how large the noise is"
-    elif sum(each <= found / 2 for each in tokens) < 2:
+    elif len(below) < 2:
         why, add = "no plateau is seen below it", (max(1, round(smallest / 4)), max(1, round(smallest / 2)))
-    elif sum(each >= 2 * found for each in tokens) < 2:
-        why, add = "time does not yet rise with the tokens beyond it", (2 * largest, 4 * largest)
+        if below:
+            why, add = "only one size lies well below it", between(sizes[0], sizes[1])
+    elif sum(each >= 2 * found for each in sizes) < 2:
+        few = "time rises at the largest sizes, but fewer than two lie well beyond it"
+        why = few if rises else "time does not yet rise with the tokens beyond it"
+        add = (2 * largest, 4 * largest)
     elif high / low > WIDEST:
-        why = f"noise leaves it between {low:.0f} and {high:.0f}"
+        why = f"the noise and the fit leave it between {low:.0f} and {high:.0f}"
     return Ridge(
         tokens=found,
         low=low,
@@ -204,7 +234,34 @@ def ridge(tokens: Sequence[int], seconds: Sequence[float], draws: Array | None) 
         resolved=not why,
         why=why,
         add=add,
+        fastest_plateau_s=min(flat) if rises else None,
     )
+
+
+def _model_spread(at: Array, points: Array) -> list[float]:
+    """Log ridges that the model's misfit leaves possible, shape of ``points`` (1, K): the outermost ones.
+
+    By profile: misfit² up to the best's times 1 + t²/(sizes − 3); and by leaving out each size, where four are left.
+    """
+    sizes = np.unique(at)
+    shape, owner = _shapes(at)
+    misfit = ((points - points.mean() - (shape - shape.mean(axis=1, keepdims=True))) ** 2).sum(axis=1)
+    freedom = len(sizes) - 3
+    allowed = misfit.min() * (1 + student((1 + CONFIDENCE) / 2, freedom) ** 2 / freedom)
+    places = [float(place) for place in owner[misfit <= allowed, 0]]
+    if len(sizes) > 4:
+        for size in sizes:
+            kept = at != size
+            places.append(float(_fit_ridges(at[kept], points[:, kept])[1][0]))
+    return [min(places), max(places)]
+
+
+def _shapes(at: Array) -> tuple[Array, Array]:
+    """Log time over plateau of all candidate curves at the sizes, (C, K), and their log ridge and sharpness (C, 2)."""
+    candidates = np.linspace(at.min() - BEYOND, at.max() + BEYOND, SCAN + 1)
+    sharpness, centre = (grid.ravel() for grid in np.meshgrid(SHARPNESS, candidates, indexing="ij"))
+    shape = np.logaddexp(0.0, sharpness[:, None] * (at - centre[:, None])) / sharpness[:, None]
+    return shape, np.stack([centre, sharpness], axis=1)
 
 
 def _fit_ridges(at: Array, draws: Array) -> tuple[Array, Array, Array]:
@@ -212,17 +269,11 @@ def _fit_ridges(at: Array, draws: Array) -> tuple[Array, Array, Array]:
 
     log t = log a + log(1 + (T/T*)ᵏ)/k, so for a given T* and k the best log a is a mean.
     """
-    candidates = np.linspace(at.min() - BEYOND, at.max() + BEYOND, SCAN + 1)
-    shapes, owners = [], []
-    for k in SHARPNESS:
-        for centre in candidates:
-            shapes.append(np.logaddexp(0.0, k * (at - centre)) / k)
-            owners.append((centre, k))
-    shape = np.array(shapes)  # (C, K)
+    shape, owners = _shapes(at)
     centred = shape - shape.mean(axis=1, keepdims=True)
     rows = draws - draws.mean(axis=1, keepdims=True)
     errors = (centred**2).sum(axis=1)[None, :] - 2 * rows @ centred.T  # + a constant of the row
     picks = errors.argmin(axis=1)
-    owner = np.array(owners)[picks]
+    owner = owners[picks]
     log_a = draws.mean(axis=1) - shape[picks].mean(axis=1)
     return log_a, owner[:, 0], owner[:, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -28,8 +29,8 @@ from loadgen.analysis.finding import (
 from loadgen.analysis.ordering import all_tp_steps, lengths_numbers
 from loadgen.analysis.statistics import Array, interval
 from loadgen.analysis.study import Cell, Ratio, Study
-from loadgen.analysis.table import Key
-from loadgen.analysis.thresholds import Best, Threshold, best, between, crossing
+from loadgen.analysis.table import POWER, Key
+from loadgen.analysis.thresholds import FINEST_STEP, Best, Threshold, best, between, crossing
 from loadgen.units import show_number, show_rate
 
 RATE = "output_tokens_per_s"
@@ -57,7 +58,7 @@ def best_values(case: Case, study: Study) -> list[Value]:
     """One per server and lengths with at least three batch sizes."""
     found = []
     for key, cells in study.series("batch").items():
-        both = [cell for cell in cells if cell.values(RATE) and cell.values("e2e_s")]
+        both = [cell for cell in cells if cell.values(POWER)]
         if len(both) < 3:
             continue
         logs, draws = _log_power(study, both)
@@ -77,15 +78,14 @@ def best_values(case: Case, study: Study) -> list[Value]:
 
 
 def _log_power(study: Study, cells: Sequence[Cell]) -> tuple[list[float], Array | None]:
-    """log(throughput / latency) of each cell with draws; the two figures of a run are taken as independent."""
+    """log(throughput / latency) of each cell with draws, run by run: a slow run is slow in both."""
     values, draws = [], []
     for cell in cells:
-        rate, latency = study.estimate(cell, RATE), study.estimate(cell, "e2e_s")
-        assert rate is not None
-        assert latency is not None
-        values.append(float(np.log(rate.value / latency.value)))
-        if rate.draws is not None and latency.draws is not None:
-            draws.append(rate.draws - latency.draws)
+        power = study.estimate(cell, POWER)
+        assert power is not None
+        values.append(float(np.log(power.value)))
+        if power.draws is not None:
+            draws.append(power.draws)
     return values, np.stack(draws, axis=1) if len(draws) == len(cells) else None
 
 
@@ -125,24 +125,34 @@ def _inside(
 
 
 def value_verdict(value: Value, claimed: tuple[int, int]) -> Verdict:
-    """The best batch inside the claimed range and better than the best outside; both sides must have been measured."""
-    grid = [cell.key.batch for cell in value.cells]
+    """Whether the best batch lies in the claimed range, wherever between the grid's points it may be.
+
+    A curve with one peak has it between the neighbours of the best points measured. That bracket must lie within one
+    step of two of the range, or wholly outside of it; a grid of 1, 64 and 256 says nothing of 16.
+    """
+    low, high = bracket(value)
     ratio = value.inside
-    if grid[-1] < claimed[0] and grid[-1] not in value.best.tied:  # it peaks, and before the range begins
+    if high <= claimed[0] or low >= claimed[1]:
         return "refuted"
-    if ratio is None or ratio.low is None or ratio.high is None:
+    if ratio is None or ratio.low is None or ratio.low <= 1:
         return "not tested"
-    if ratio.high < 1:
-        return "refuted"
-    reaches = grid[-1] > claimed[1] or not value.best.at_edge
-    return "holds" if ratio.low > 1 and reaches and grid[0] < claimed[0] else "not tested"
+    return "holds" if low >= claimed[0] / FINEST_STEP and high <= claimed[1] * FINEST_STEP else "not tested"
+
+
+def bracket(value: Value) -> tuple[float, float]:
+    """The grid's points around those that may be the best; 0 or infinity where it does not reach."""
+    grid = [cell.key.batch for cell in value.cells]
+    first, last = grid.index(value.best.tied[0]), grid.index(value.best.tied[-1])
+    return grid[first - 1] if first > 0 else 0.0, grid[last + 1] if last + 1 < len(grid) else math.inf
 
 
 def _value_wanted(value: Value, claimed: tuple[int, int]) -> list[Wanted]:
     grid = [cell.key.batch for cell in value.cells]
-    add = [2 * grid[-1]] if value.best.at_edge else []
-    add += [middle for left, right in pairwise(grid) for middle in between(left, right)]
-    if grid[0] >= claimed[0]:
+    low, high = bracket(value)
+    add = [2 * grid[-1]] if math.isinf(high) else []
+    inside = [batch for batch in grid if low <= batch <= high]
+    add += [middle for left, right in pairwise(inside) for middle in between(left, right)]
+    if low == 0 and grid[0] >= claimed[0]:
         add.append(max(1, claimed[0] // 2))
     keys = [replace(value.key, batch=batch) for batch in add]
     wanted = [Wanted(key=key, why="best value of the batch") for key in keys]
@@ -204,7 +214,8 @@ def f4(case: Case, subject: Key, study: Study) -> Finding:
         if value.knee is not None:
             numbers.append(threshold_number(f"knee of tok/s ({place})", value.knee, "sequences"))
         if value.inside is not None:
-            numbers.append(ratio_number(f"power inside {list(claimed)} over outside ({place})", value.inside))
+            over = f"throughput per latency, best batch inside {list(claimed)} over best outside ({place})"
+            numbers.append(ratio_number(over, value.inside))
         peak = study.estimate(value.peak, RATE)
         if peak is not None:
             numbers.append(
@@ -227,9 +238,9 @@ def f4(case: Case, subject: Key, study: Study) -> Finding:
     if not tp_verdicts:
         said.append("TP was not varied")
     words = {
-        "holds": "inside the range",
-        "refuted": "outside of it",
-        "not tested": "not told from the other side",
+        "holds": f"inside {list(claimed)}",
+        "refuted": f"outside of {list(claimed)}",
+        "not tested": f"of a grid too coarse, short or noisy to place the peak inside or outside of {list(claimed)}",
     }
     for outcome, found in places.items():
         if found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,7 @@ from loadgen.analysis.refine import RefineCell, refine
 from loadgen.analysis.same_work import Proof, proofs
 from loadgen.analysis.statistics import Drift, Noise
 from loadgen.analysis.study import Cell, RequestErrors, Study
-from loadgen.analysis.table import Key, Row, Source, read, work_of
+from loadgen.analysis.table import Key, Row, Source, read, set_apart, work_of
 from loadgen.analysis.theory_findings import f8
 from loadgen.analysis.throughput_findings import f4
 from loadgen.analysis.versus_findings import f10, f11
@@ -68,7 +68,7 @@ def analyse(folders: Sequence[str | Path], rules: Rules | None = None) -> Analys
 
 
 def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
-    rows = [row for source in sources for row in source.rows]
+    rows = set_apart([row for source in sources for row in source.rows])
     ceilings = ceilings_of(sources)
     physics = examine(rows, ceilings)
     rows = [
@@ -218,4 +218,18 @@ def _notes(study: Study, ceilings: Mapping[str, Ceilings], rows: Sequence[Row]) 
             f"repeat{'s' if fewest != 1 else ''} a difference below {show_share(noise.detectable(fewest))} would be "
             "missed more often than 1 time in 5."
         )
+        servers = sorted({_server(cell) for cell in study.cells.values()})
+        own = [(name, study.noise("e2e_s", _of(study, name))) for name in servers]
+        told = [
+            f"{name} {show_share(each.relative)}" if each else f"{name} not measured" for name, each in own
+        ]
+        if len(told) > 1:
+            notes.append(
+                f"That is of all servers together. By server: {', '.join(told)}. Intervals go by a server's own; with "
+                "fewer than 3 runs beyond the first of each cell by its engine's at any split, else by all."
+            )
     return notes
+
+
+def _of(study: Study, server: str) -> Callable[[Key], bool]:
+    return lambda key: _server(study.cells[key]) == server

@@ -13,6 +13,7 @@ from loadgen.report import sections, tables
 from loadgen.report.html_findings import cell_text, folded, listed
 from loadgen.report.ledger_table import ledger_table
 from loadgen.report.tables import Table
+from loadgen.telemetry.ledger import kv_at_most
 from loadgen.units import show_bytes, show_duration, show_number, show_rate, show_s, show_share
 
 BADGES = {
@@ -207,11 +208,14 @@ def memory_ledger(analysis: Analysis) -> str:
         ]
         measured = measured or any(figures)
         needed = figures[0].value if figures[0] else None
-        rest = None if needed is None else needed - weights - cache
+        first = cells[key].rows[0]
+        at_most = kv_at_most(first.trial.load, first.result.engine)
+        rest = None if needed is None or at_most else needed - weights - cache
+        told = f"{'at most ' if at_most else ''}{show_bytes(cache)}"
         rows.append(
             (
                 subject_text(key), split_text(key), f"{key.batch} × {key.input_tokens + key.output_tokens}",
-                show_bytes(weights), show_bytes(cache), *(show_bytes(each.value if each else None) for each in figures),
+                show_bytes(weights), told, *(show_bytes(each.value if each else None) for each in figures),
                 show_bytes(rest),
             )
         )  # fmt: skip
@@ -223,7 +227,8 @@ def memory_ledger(analysis: Analysis) -> str:
     )  # fmt: skip
     note = "Bytes of the fullest GPU (CPU column: the server's processes)."
     note += "" if measured else " Memory was not measured: dashes are unknown, not zero."
-    every = ledger_table([row.result for row in analysis.rows])
+    telemetry = {row.id: row.results.telemetry_path(row.id) for row in analysis.rows if row.results}
+    every = ledger_table([row.result for row in analysis.rows], telemetry)
     return table(Table(title="", head=head, rows=tuple(rows), note=note)) + titled(every)
 
 

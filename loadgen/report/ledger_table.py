@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from loadgen.records import MemoryLedger, TrialResult
+from loadgen.records import MemoryLedger, TelemetrySummary, TrialResult
 from loadgen.report.tables import Table, describe, varying
 from loadgen.units import show_bytes, show_share
 
@@ -16,36 +17,57 @@ NOTE = (
     "Of the GPU that needed most. Weights: the allocator after the load. KV: the cache that the engine itself counts "
     "as in use at its peak, against the prediction in the engine's whole blocks; held is what it took ahead or keeps. "
     "Needed: the allocator's peak less cache that was held but not in use. Framework: the driver's count for the "
-    "process, or the growth of the GPU's use, less what the allocator reserved. A dash was not measured."
+    "process, or the growth of the GPU's use, less what the allocator reserved at the same moment. KV at most: the "
+    "sequences need never all be in the cache at once, and less is no miss. A dash was not measured."
 )
+PAIRED = ("engine_reserved_bytes", "gpu_server_memory_bytes")
 
 
-def ledger_table(results: Sequence[TrialResult]) -> Table | None:
-    """A line per trial that has a ledger; ``None`` where none has one."""
+def ledger_table(results: Sequence[TrialResult], telemetry: Mapping[str, Path] | None = None) -> Table | None:
+    """A line per trial that has a ledger; ``None`` where none has one.
+
+    ``telemetry`` finds the readings of a trial by its id: stored ledgers may hold an overhead of two moments.
+    """
     known = [
-        (result, result.telemetry.ledger)
+        (result, _mended(result.telemetry, result.telemetry.ledger, (telemetry or {}).get(result.trial.id)))
         for result in results
         if result.telemetry is not None and result.telemetry.ledger is not None
     ]
     if not known:
         return None
     axes = varying(result.trial for result in results)
-    rows = tuple((describe(result.trial, axes), *_cells(ledger)) for result, ledger in known)
+    rows = tuple((describe(result.trial, axes), *_cells(result, ledger)) for result, ledger in known)
     return Table(title="Memory, trial by trial", head=HEAD, rows=rows, note=NOTE)
 
 
-def _cells(ledger: MemoryLedger) -> tuple[str, ...]:
+def _mended(summary: TelemetrySummary, ledger: MemoryLedger, path: Path | None) -> MemoryLedger:
+    # A terminal's tables need no numpy, and `run` starts quickly.
+    from loadgen.telemetry.overhead import mended
+    from loadgen.telemetry.series import Readings, readings_of
+    from loadgen.telemetry.spool import read_parquet
+
+    readings = Readings({})
+    if path is not None and path.exists() and ledger.overhead_bytes is not None:
+        readings = readings_of(read_parquet(path, PAIRED), [source.url for source in summary.sources])
+    return mended(ledger, readings, summary.gpus)
+
+
+def _cells(result: TrialResult, ledger: MemoryLedger) -> tuple[str, ...]:
+    from loadgen.telemetry.ledger import kv_at_most
+
     predicted_kv = ledger.predicted_kv_bytes
     if predicted_kv is not None:
         predicted_kv += ledger.kv_rounding_bytes or 0
+    at_most = "at most " if predicted_kv is not None and kv_at_most(result.trial.load, result.engine) else ""
+    share = show_share(ledger.kv_ratio)
     return (
         "–" if ledger.gpu is None else str(ledger.gpu),
         show_bytes(ledger.predicted_weight_bytes),
         show_bytes(ledger.weight_bytes),
         show_share(ledger.weight_ratio),
-        show_bytes(predicted_kv),
+        at_most + show_bytes(predicted_kv),
         show_bytes(ledger.kv_bytes),
-        show_share(ledger.kv_ratio),
+        f"{share} of the most" if at_most and ledger.kv_ratio is not None else share,
         show_bytes(ledger.predicted_activation_bytes),
         show_bytes(ledger.activation_bytes),
         show_bytes(ledger.needed_bytes),

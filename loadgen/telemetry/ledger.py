@@ -10,6 +10,7 @@ from typing import Any
 from loadgen.models import activation_bytes, kv_bytes_per_token, stage_layers, stage_weight_bytes
 from loadgen.records import OPEN_LOOP, LoadSpec, MemoryLedger, ServerSpec, Trial
 from loadgen.telemetry.normal import ENGINE
+from loadgen.telemetry.overhead import overhead
 from loadgen.telemetry.series import Readings, peak
 from loadgen.telemetry.spans import Span, Spans
 
@@ -40,12 +41,16 @@ Pools = Mapping[str, Mapping[str, float]]  # GPU's place among the server's → 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What one GPU was predicted to hold, in bytes; ``None`` where the load or the server does not tell."""
+    """What one GPU was predicted to hold, in bytes; ``None`` where the load or the server does not tell.
+
+    ``kv_at_most``: whether the cache of all sequences at full length is an upper bound, and no more.
+    """
 
     weights: int
     kv: int | None
     kv_rounding: int | None
     activations: int | None
+    kv_at_most: bool = False
 
 
 def engine_memory(info: Mapping[str, object]) -> dict[str, dict[str, float]]:
@@ -124,8 +129,9 @@ def make_ledger(
         reserved_bytes=reserved,
         process_bytes=process,
         process_from=process_from,
+        overhead_bytes=overhead(readings, place, gpus, own.get("reserved"), used_before or {}),
     )
-    return _differences(found)
+    return _differences(found, kv_at_most=expected.kv_at_most)
 
 
 def expect(server: ServerSpec, load: LoadSpec, page: Mapping[str, object], place: int | None) -> Expected:
@@ -157,7 +163,26 @@ def expect(server: ServerSpec, load: LoadSpec, page: Mapping[str, object], place
         activations=activation_bytes(server.model, server.dtype, tokens, sequences, server.tp)
         if tokens
         else None,
+        kv_at_most=kv_at_most(load, page),
     )
+
+
+def kv_at_most(load: LoadSpec, page: Mapping[str, object]) -> bool:
+    """Whether the sequences of a load need never all be in the cache at once, at their full length.
+
+    An engine that reads prompts in pieces of so many tokens per forward needs B·S/R forwards for all of them; where the
+    first sequence has its n tokens before the last has begun, its cache is free again. Callers that send one after the
+    other are never at their ends together, save in engines that run one call at a time.
+    """
+    if str(page.get("scheduling", "")).startswith(ONE_AT_A_TIME):
+        return False
+    if load.kind != "static":
+        return True
+    limit = page.get("max_ragged_batch_size")
+    if not isinstance(limit, int) or not limit:
+        return False
+    last = math.ceil(load.batch_size * load.input_tokens / limit)
+    return last >= math.ceil(load.input_tokens / limit) + load.output_tokens
 
 
 def _sequences(load: LoadSpec, *, one_at_a_time: bool) -> int | None:
@@ -166,24 +191,21 @@ def _sequences(load: LoadSpec, *, one_at_a_time: bool) -> int | None:
     return None if load.kind in OPEN_LOOP else load.concurrency * load.batch_size
 
 
-def _differences(found: MemoryLedger) -> MemoryLedger:
-    """The ledger with what follows from its other lines."""
+def _differences(found: MemoryLedger, *, kv_at_most: bool) -> MemoryLedger:
+    """The ledger with what follows from its other lines. Nothing is left over from an upper bound."""
     needed, predicted_kv = found.needed_bytes, found.predicted_kv_bytes
     rest = activations = None
-    if needed is not None and found.predicted_weight_bytes is not None and predicted_kv is not None:
+    known = found.predicted_weight_bytes is not None and predicted_kv is not None and not kv_at_most
+    if needed is not None and found.predicted_weight_bytes is not None and predicted_kv is not None and known:
         rest = needed - found.predicted_weight_bytes - predicted_kv
     exact = found.needed_from != AT_LEAST
     if needed is not None and found.weight_bytes is not None and found.kv_bytes is not None and exact:
         activations = needed - found.weight_bytes - found.kv_bytes
-    overhead = None
-    if found.process_bytes is not None and found.reserved_bytes is not None:
-        overhead = found.process_bytes - found.reserved_bytes
     blocks = None if predicted_kv is None else predicted_kv + (found.kv_rounding_bytes or 0)
     return replace(
         found,
         rest_bytes=rest,
         activation_bytes=activations,
-        overhead_bytes=overhead,
         weight_ratio=_ratio(found.weight_bytes, found.predicted_weight_bytes),
         kv_ratio=_ratio(found.kv_bytes, blocks),
     )

@@ -98,12 +98,14 @@ def _rows(scrapes: Iterable[Scrape]) -> Iterator[tuple[Any, ...]]:
             yield (*head, metric, subject, value, None)
 
 
-def read_parquet(path: Path) -> list[Scrape]:
-    """The scrapes that ``write_parquet`` wrote. Raises StoreError when there are none."""
+def read_parquet(path: Path, metrics: Sequence[str] | None = None) -> list[Scrape]:
+    """The scrapes that ``write_parquet`` wrote, of all metrics or some. Raises StoreError when there are none."""
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    chosen = None if metrics is None else pc.field("metric").isin([UP, *metrics])
     try:
-        rows = pq.read_table(path).to_pylist()
+        rows = pq.read_table(path, filters=chosen).to_pylist()
     except FileNotFoundError:
         raise StoreError(f"{path}: no such telemetry file") from None
     found: dict[tuple[str, int], dict[str, Any]] = {}

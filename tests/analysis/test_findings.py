@@ -84,12 +84,123 @@ def test_f1_recovers_b_star(seed: int, ridge: float) -> None:
     (study,) = found.subjects().values()
     thresholds = input_thresholds(found, study)
     assert len(thresholds) == 3
-    for key, (threshold, margin, _cells) in thresholds.items():
-        assert threshold.resolved
-        assert threshold.low <= truth_b_star(world, key.tp, 20, 512, margin) <= threshold.high
+    for key, every in thresholds.items():
+        assert every[0].lengths == (20, 512)
+        assert {each.lengths for each in every} == {(20, 512), (20, 128), (128, 512)}
+        for each in every:
+            assert each.threshold.resolved
+            truth = truth_b_star(world, key.tp, *each.lengths)
+            assert each.threshold.low <= truth <= each.threshold.high
     f1 = finding(found, "F1")
     assert f1.verdict == "holds"
-    assert len(f1.cells) == len({*f1.cells}) == 60
+    assert len(f1.cells) == len({*f1.cells}) == 90
+
+
+SIZED = {1: 139_264, 2: 278_528, 4: 540_672}
+
+
+def fastgen(tokens: dict[int, int], batches: Sequence[int] = BATCHES) -> list[Point]:
+    """A cache sized by the number of GPUs, as the parts of a reproduction ask for it."""
+    return [
+        Point(
+            framework="ds",
+            engine="mii-fastgen",
+            tp=tp,
+            batch=batch,
+            input_tokens=length,
+            options={"kv_tokens": size},
+        )
+        for tp, size in tokens.items()
+        for batch in batches
+        for length in (20, 512)
+    ]
+
+
+def test_a_reservation_makes_no_other_server_of_each_split() -> None:
+    found = case(rows(sweep(fastgen(SIZED), roofline_world(ridge=1000.0))))
+    (subject,) = found.subjects()
+    assert subject.variant == ""
+    assert finding(found, "F2").verdict == "holds"
+    assert finding(found, "F3").verdict == "holds"
+
+
+def test_two_reservations_at_one_split_are_not_pooled() -> None:
+    points = [*fastgen(SIZED), *fastgen({1: 20_000})]
+    found = case(rows(sweep(points, roofline_world(ridge=1000.0))))
+    variants = {subject.variant for subject in found.subjects()}
+    assert variants == {f"kv_tokens={size}" for size in (*SIZED.values(), 20_000)}
+    assert all(len(cell.rows) == 3 for cell in found.study.cells.values())
+
+
+def test_f1_takes_the_widest_inputs_that_two_batches_share() -> None:
+    """2048 ran at one batch only, and 512 at two: a hole in the grid must not leave the rest unread."""
+    points = [*grid(batch=(1, 64), input_tokens=(20, 128, 512)), Point(batch=1, input_tokens=2048)]
+    found = case(rows(sweep(points, roofline_world(ridge=2000.0))))
+    (study,) = found.subjects().values()
+    ((first, *others),) = input_thresholds(found, study).values()
+    assert first.lengths == (20, 512)
+    assert {each.lengths for each in others} == {(20, 128), (128, 512)}
+    assert finding(found, "F1").verdict == "holds"
+
+
+def growing(ridge: float) -> World:
+    """A prefill that turns from flat to linear at so many tokens, and at four times as many on twice the GPUs."""
+    return World(
+        prefill=lambda p: 6e-3 * max(1.0, p.tokens / (ridge * p.tp**2)), step=lambda _p: 6e-3, noise=0.005
+    )
+
+
+def test_f2_compares_one_pair_of_inputs_on_all_gpus() -> None:
+    points = [
+        *grid(tp=(1,), batch=BATCHES, input_tokens=(20, 128, 512)),
+        *grid(tp=(2,), batch=BATCHES, input_tokens=(20, 128)),
+        Point(tp=2, batch=1, input_tokens=512),
+    ]
+    f2 = finding(case(rows(sweep(points, growing(2000.0)))), "F2")
+    assert f2.verdict == "holds"
+    assert {number.name for number in f2.numbers} == {
+        f"B*, 20 against 128 in, 20 out (tp {tp})" for tp in (1, 2)
+    }
+
+
+def test_f2_reads_a_narrower_pair_where_the_widest_matters_at_once() -> None:
+    """Off the low end of the grid on every number of GPUs, nothing can be seen to grow."""
+    points = grid(tp=(1, 2), batch=BATCHES, input_tokens=(20, 128, 2048))
+    f2 = finding(case(rows(sweep(points, growing(140.0)))), "F2")
+    assert f2.verdict == "holds"
+    assert all("20 against 128" in number.name for number in f2.numbers)
+    only = [point for point in points if point.input_tokens != 128]
+    f2 = finding(case(rows(sweep(only, growing(140.0)))), "F2")
+    assert f2.verdict == "not tested"
+
+
+def test_noise_is_each_servers_own() -> None:
+    """A quiet engine beside one that launches every kernel from Python: neither lends the other its noise."""
+    quiet = World(prefill=lambda _p: 1e-2, step=lambda _p: 1e-2, noise=0.003)
+    loud = World(prefill=lambda _p: 1e-2, step=lambda _p: 1e-2, noise=0.3)
+    points = grid(batch=(1, 64), output_tokens=(20, 100))
+    results = sweep(points, quiet, repeats=2)
+    results += sweep([replace(point, engine="compiled") for point in points], loud, repeats=2, seed=4)
+    study = case(rows(results)).study
+    widths: dict[str, list[float]] = {}
+    for key, cell in study.cells.items():
+        estimate = study.estimate(cell, "e2e_s")
+        assert estimate is not None
+        assert estimate.low is not None
+        assert estimate.high is not None
+        widths.setdefault(key.label, []).append(estimate.high / estimate.low)
+    assert max(widths["hf/generate"]) < 1.02
+    assert min(widths["hf/compiled"]) > 1.2
+
+
+def test_f3_calls_nothing_flat_that_the_noise_may_hide() -> None:
+    """Twice as slow at batch 64 in truth, and runs that differ by 40 %: no plateau was seen."""
+    loud = World(prefill=lambda _p: 1e-2, step=lambda p: 1e-2 * (1 + p.batch / 64), noise=0.4)
+    points = grid(batch=(1, 64), input_tokens=(20, 128, 512))
+    f3 = finding(case(rows(sweep(points, loud, repeats=2))), "F3")
+    assert f3.verdict == "not tested"
+    assert "flat beyond the smallest in 0 of 3 series" in f3.sentence
+    assert any(want.again for want in f3.wanted)
 
 
 def test_f1_is_refuted_when_input_length_always_matters() -> None:
@@ -198,6 +309,26 @@ def test_f4_finds_the_knee_and_judges_the_range() -> None:
         assert finding(found, "F4").verdict == verdict
 
 
+def test_f4_does_not_place_a_peak_between_points_that_lie_far_apart() -> None:
+    """Throughput per latency peaks at 16 in truth; of 1, 64 and 256 the best is 64, which says nothing of 16."""
+    world = World(prefill=lambda _p: 1e-9, step=lambda p: 5e-3 / p.tp * (1 + p.batch / 16), noise=0.003)
+    coarse = grid(tp=(1, 2), batch=(1, 64, 256), output_tokens=(100,))
+    f4 = finding(case(rows(sweep(coarse, world))), "F4")
+    assert f4.verdict == "not tested"
+    assert {16, 32} & {want.key.batch for want in f4.wanted}
+
+
+def test_f4_takes_throughput_and_latency_of_a_run_as_one_figure() -> None:
+    """They are two sides of one measurement: power is twice as noisy as either, not √2 times."""
+    world = World(prefill=lambda _p: 1e-2, step=lambda _p: 1e-2, noise=0.05)
+    study = case(rows(sweep(grid(batch=BATCHES), world))).study
+    spreads: dict[str, float] = {}
+    for metric in ("e2e_s", "throughput_per_latency"):
+        draws = [study.estimate(cell, metric) for cell in study.cells.values()]
+        spreads[metric] = sum(each.with_draws().std() for each in draws if each is not None)
+    assert spreads["throughput_per_latency"] / spreads["e2e_s"] == pytest.approx(2, rel=0.1)
+
+
 def test_f4_wants_larger_batches_when_value_still_rises_at_the_edge() -> None:
     world = World(prefill=lambda _p: 1e-9, step=lambda point: 5e-3 / point.tp, noise=0.01)
     points = grid(tp=(1, 2), batch=(1, 2, 4, 8, 16, 32, 64), output_tokens=(100,))
@@ -289,6 +420,16 @@ def test_f8_is_refuted_by_a_plateau_that_the_host_sets() -> None:
     f8 = finding(case(rows(sweep(PREFILLS, bound_by(2000.0, 60e-3)))), "F8")
     assert f8.verdict == "refuted"
     assert "host rather than bandwidth" in f8.sentence
+
+
+def test_f8_tells_a_host_bound_plateau_where_the_ridge_itself_is_not_resolved() -> None:
+    """One size beyond the ridge does not place it, but a plateau of 48 ms is no reading of weights."""
+    points = grid(input_tokens=(20, 64, 256, 1024), output_tokens=(20, 100))
+    f8 = finding(case(rows(sweep(points, bound_by(600.0, 48e-3)))), "F8")
+    assert f8.verdict == "refuted"
+    assert "time rises at the largest sizes" in f8.sentence
+    assert "host rather than bandwidth" in f8.sentence
+    assert {want.key.input_tokens for want in f8.wanted} == {2028}  # what the context holds beside 20 tokens
 
 
 def test_f8_refuses_without_the_compute_side_or_ceilings() -> None:
@@ -405,9 +546,10 @@ def test_refine_names_trials_that_can_be_run() -> None:
     )
     again = case(rows([*sweep(coarse, world), *more]))
     (study,) = again.subjects().values()
-    ((threshold, margin, _used),) = input_thresholds(again, study).values()
+    ((found_again,),) = input_thresholds(again, study).values()
+    threshold = found_again.threshold
     assert threshold.resolved
-    assert threshold.low <= truth_b_star(world, 1, 20, 512, margin) <= threshold.high
+    assert threshold.low <= truth_b_star(world, 1, 20, 512) <= threshold.high
 
 
 def test_refined_trials_are_those_that_a_profile_would_have_made() -> None:

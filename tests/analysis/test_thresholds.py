@@ -52,6 +52,10 @@ def test_a_coarse_grid_names_the_points_to_add() -> None:
 def test_noise_names_the_points_to_repeat() -> None:
     found = crossing(GRID, *noisy([0.0, 0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2], 0.06), 0.1)
     assert found.state == "too noisy"
+    wide = crossing([1, 8, 64], *noisy([0.0, 0.12, 0.2], 0.2), 0.1)
+    assert wide.state == "too coarse, too noisy"
+    assert wide.add
+    assert wide.repeat
     assert len(found.repeat) > 2
     none = crossing(GRID, [0.0] * 4 + [1.0] * 4, None, 0.1)
     assert none.state == "no interval"
@@ -104,6 +108,35 @@ def test_a_ridge_outside_of_the_sizes_is_refused(truth: float, why: str) -> None
     assert not found.resolved
     assert why in found.why
     assert found.add
+
+
+def test_a_coarse_grid_widens_a_ridge_beyond_the_noise() -> None:
+    """Efficiency that grows with the size bends the line: the misfit must be in the interval, not the noise alone."""
+    sizes = [20, 64, 128, 512, 1280, 2048, 5120, 8192, 32768]
+    times = [0.0135 * max(1.0, size / 250 * (1 + 30 / size) ** 2 * size**-0.03 * 250**0.03) for size in sizes]
+    logs, draws = noisy(np.log(times).tolist(), 0.002)
+    bent = ridge(sizes, np.exp(logs).tolist(), draws)
+    straight = ridge(sizes, *_straight(sizes))
+    assert bent is not None
+    assert straight is not None
+    assert straight.high / straight.low < 1.1
+    assert bent.high / bent.low > 1.15
+    assert bent.low <= 250 <= bent.high
+
+
+def _straight(sizes: list[int]) -> tuple[list[float], np.ndarray]:
+    logs, draws = noisy([float(np.log(0.0135 * max(1.0, size / 250))) for size in sizes], 0.002)
+    return np.exp(logs).tolist(), draws
+
+
+def test_one_size_repeated_is_no_plateau() -> None:
+    sizes = [20, 20, 20, 256, 512, 1280, 2048, 8192]
+    found = ridge(sizes, *_straight(sizes))
+    assert found is not None
+    assert not found.resolved
+    assert "only one size" in found.why
+    assert found.fastest_plateau_s == pytest.approx(0.0135, rel=0.02)
+    assert set(found.add) < set(range(21, 256))
 
 
 def test_a_ridge_needs_sizes_and_repeats() -> None:

@@ -25,6 +25,7 @@ from synthetic import (
 )
 
 from loadgen.analysis.declared import parse
+from loadgen.analysis.physical import examine
 from loadgen.analysis.table import latencies
 from loadgen.analysis.whole import Analysis, analyse
 from loadgen.ceilings import CEILINGS_FILE, Ceilings, to_dict
@@ -113,6 +114,20 @@ def test_regimes_and_their_evidence(tmp_path: Path) -> None:
     assert regimes[2].decode_mbu == pytest.approx(5.4 / 8, abs=0.05)
     assert regimes[1].communication_share == 0
     assert regimes[1].ridge_tokens == pytest.approx(206, abs=1)
+
+
+def test_a_regime_is_the_hosts_only_where_all_floors_together_explain_little(tmp_path: Path) -> None:
+    """Half prefill at the compute floor, half decode at the bandwidth floor: neither alone explains most of it."""
+    world = World(prefill=lambda _p: 0.2, step=lambda _p: 11e-3, noise=0.0)
+    mixed = result(Point(batch=8, input_tokens=512), world)
+    partly = result(Point(batch=1), World(prefill=lambda _p: 12e-3, step=lambda _p: 11e-3, noise=0.0))
+    found = analyse([write(tmp_path / "mixed", [mixed, partly], samples=False)])
+    ceilings = {H200: dataclasses.replace(found.ceilings[H200], launch_s=7e-6)}
+    physics = examine(found.rows, ceilings)
+    regimes = {row.key.batch: physics[row.id] for row in found.rows}
+    assert regimes[8].regime in ("bandwidth", "compute")
+    assert regimes[1].regime == "bandwidth"
+    assert "as long as" in regimes[1].evidence  # half of it is the host's all the same
 
 
 def test_prefill_and_decode_are_derived_from_a_twin_of_one_output_token(tmp_path: Path) -> None:

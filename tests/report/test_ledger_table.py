@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from loadgen.records import MemoryLedger, TelemetrySummary
+from loadgen.records import MemoryLedger, SourceFigures, TelemetrySummary
 from loadgen.report.ledger_table import HEAD, ledger_table
+from loadgen.telemetry.spool import Scrape, write_parquet
 
 MIB = 1 << 20
+SOURCES = (SourceFigures(url="one", scrapes=10, failed=0, scrape_p50_s=None, scrape_max_s=None),)
 LEDGER = MemoryLedger(
     predicted_weight_bytes=100 * MIB,
     predicted_kv_bytes=10 * MIB,
@@ -35,6 +38,38 @@ def test_every_trial_has_its_ratios_and_a_dash_for_what_nobody_measured(build: A
     assert (first[4, "of predicted"], first[7, "of predicted"]) == ("103.0 %", "100.0 %")
     assert (first[5, "KV, predicted"], first[6, "measured"]) == ("12.0 MiB", "12.0 MiB")
     assert set(second.values()) == {"batch 8", "100.0 MiB", "–"}
+
+
+def test_a_stored_overhead_of_two_moments_is_read_again(build: Any, tmp_path: Path) -> None:
+    ledger = replace(LEDGER, gpu=0, process_bytes=1.0, process_from="process", overhead_bytes=-3.0 * MIB)
+    result = with_ledger(build, 1, ledger)
+    result = replace(result, telemetry=replace(result.telemetry, gpus=("GPU-a",), sources=SOURCES))
+    path = tmp_path / "trial.parquet"
+    scrapes = [
+        Scrape(source="one", at_ns=at + late, took_ns=0, readings=((metric, subject, value * MIB),))
+        for at in range(0, 10_000, 1000)
+        for late, metric, subject, value in (
+            (0, "engine_reserved_bytes", "0", 90.0),
+            (100, "gpu_server_memory_bytes", "GPU-a", 97.0),
+        )
+    ]
+    write_parquet(path, scrapes)
+    table = ledger_table([result], {result.trial.id: path})
+    assert table is not None
+    assert table.rows[0][-1] == "7.0 MiB"
+    table = ledger_table([result])
+    assert table is not None
+    assert table.rows[0][-1] == "–"  # nothing to read it again from: it is not shown
+
+
+def test_an_upper_bound_is_called_one_and_its_share_no_miss(build: Any) -> None:
+    result = with_ledger(build, 64, replace(LEDGER, kv_ratio=0.495))
+    load = replace(result.trial.load, input_tokens=512, output_tokens=20)
+    page = {"scheduling": "iteration level", "max_ragged_batch_size": 768}
+    result = replace(result, trial=replace(result.trial, load=load), engine=page)
+    table = ledger_table([result])
+    assert table is not None
+    assert table.rows[0][5:8] == ("at most 12.0 MiB", "12.0 MiB", "49.5 % of the most")
 
 
 def test_without_a_ledger_there_is_no_table(build: Any) -> None:

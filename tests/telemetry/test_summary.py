@@ -231,6 +231,91 @@ def test_ledger_by_the_allocators_own_peak(build: Any) -> None:
     assert (ledger.overhead_bytes, ledger.process_from) == (3 * GIB + 1, "process")
 
 
+def overhead(build: Any, reserved: Any, process: Any, page: Any = None) -> float | None:
+    """The overhead of one GPU whose allocator and process are functions of time, read a little apart."""
+    found = []
+    for at_ns in HALVES:
+        found.append(
+            Scrape(
+                source="engine",
+                at_ns=at_ns,
+                took_ns=0,
+                readings=(("engine_reserved_bytes", "0", reserved(at_ns / S)),),
+            )
+        )
+        late = at_ns + S // 10
+        memory = ("gpu_server_memory_bytes", "GPU-a", process(late / S))
+        found.append(Scrape(source="gpu", at_ns=late, took_ns=0, readings=(memory,)))
+    page = page or ranks(r0=(5.0 * GIB, 6.0 * GIB, 7.0 * GIB))
+    ledger = make_ledger(
+        build.trial(), readings_of(found, ["engine", "gpu"]), SPANS, gpus=GPUS[:1], before=page, after=page
+    )
+    assert ledger is not None
+    return ledger.overhead_bytes
+
+
+@pytest.mark.parametrize("drop", [2.55, 2.65])
+def test_overhead_is_of_one_moment_where_an_allocator_gives_its_memory_back(build: Any, drop: float) -> None:
+    """The peaks are of different moments (133 and 139 GiB): their difference would be negative, or 30 GiB."""
+
+    def reserved(second: float) -> float:
+        return (139.0 if 2.4 <= second < drop else 133.0 if second < drop else 31.0) * GIB
+
+    def process(second: float) -> float:
+        return (133.7 if second < drop else 31.7) * GIB
+
+    assert overhead(build, reserved, process) == pytest.approx(0.7 * GIB)
+    assert overhead(build, process, reserved) is None  # less than the allocator holds: it is no overhead
+
+
+def test_overhead_does_not_trust_a_ranks_old_figure(build: Any) -> None:
+    """A rank tells of its allocator at a call's end only: until then the process alone is seen to grow."""
+
+    def process(second: float) -> float:
+        return (16.6 if second < 1 else 18.0) * GIB
+
+    assert overhead(build, lambda s: (15.0 if s < 5 else 16.3) * GIB, process) == pytest.approx(1.7 * GIB)
+    assert overhead(build, lambda _s: 15.0 * GIB, process) is None
+
+
+def test_overhead_without_engine_metrics_is_that_of_the_end(build: Any) -> None:
+    found = readings(gpu_server_memory_bytes=lambda _gpu, s: (90 if 2 <= s < 3 else 8) * GIB)
+    page = ranks(r0=(5.0 * GIB, 6.0 * GIB, 7.0 * GIB))
+    ledger = make_ledger(build.trial(), found, SPANS, gpus=GPUS[:1], before=page, after=page)
+    assert ledger is not None
+    assert (ledger.process_bytes, ledger.overhead_bytes) == (90 * GIB, 1 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("batch", "inputs", "at_most"), [(64, 512, True), (8, 2048, False), (64, 128, False), (1, 4000, False)]
+)
+def test_a_cache_that_never_holds_all_sequences_is_predicted_at_most(
+    build: Any, batch: int, inputs: int, at_most: bool
+) -> None:
+    """768 tokens of prompts per forward: with 64 × 512 the first have their 20 tokens before the last begin."""
+    trial = build.trial(batch=batch, input_tokens=inputs, output_tokens=20)
+    page = {"scheduling": "iteration level", "max_ragged_batch_size": 768}
+    assert expect(trial.server, trial.load, page, None).kv_at_most is at_most
+    assert not expect(trial.server, trial.load, {"scheduling": "one call at a time"}, None).kv_at_most
+
+
+def test_nothing_is_left_over_from_an_upper_bound(build: Any) -> None:
+    trial = build.trial(batch=64, input_tokens=512, output_tokens=20)
+    page = {
+        **ranks(r0=(1.0, 2.0, 3.0)), "engine": "mii-fastgen", "scheduling": "iteration level",
+        "max_ragged_batch_size": 768,
+    }  # fmt: skip
+    page["memory"]["cuda"]["0"] |= {
+        "kv_reserved_bytes": 1.0,
+        "kv_needed_bytes": 1.0,
+        "call_peak_allocated_bytes": 2.0,
+    }
+    ledger = make_ledger(trial, readings(), SPANS, gpus=GPUS[:1], before=page, after=page)
+    assert ledger is not None
+    assert ledger.needed_bytes is not None
+    assert ledger.rest_bytes is None
+
+
 def test_a_peak_of_an_earlier_trial_is_not_this_ones(build: Any) -> None:
     """The counter did not move: only what was sampled is this trial's, and it is said to be a lower bound."""
     page = ranks(r0=(5.0, 40.0, 50.0))
