@@ -13,6 +13,7 @@ from loadgen.analysis.rounds import rounds_of
 from loadgen.analysis.statistics import Array
 from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
 from loadgen.store import Results
+from loadgen.telemetry.summary import SHORTEST_GAPS
 
 # Metric → unit. A row has only those that were measured.
 METRICS = {
@@ -292,7 +293,12 @@ def telemetry_of(result: TrialResult) -> dict[str, float]:
     if telemetry is None:
         return {}
     names = ("gpu_memory_bytes", "gpu_memory_reserved_bytes", "cpu_memory_bytes", "power_w")
-    found = {name: getattr(telemetry, name, None) for name in (*names, "joules_per_output_token")}
+    found = {name: getattr(telemetry, name, None) for name in names}
+    load = telemetry.phases.get("load")
+    if load is not None and load.seconds >= SHORTEST_GAPS * (
+        telemetry.period_s or 0.0
+    ):  # older results lack the rule
+        found["joules_per_output_token"] = telemetry.joules_per_output_token
     return {name: float(value) for name, value in found.items() if value}
 
 

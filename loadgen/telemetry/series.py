@@ -59,6 +59,10 @@ class Series:
             total += last - first
         return total if spans else None
 
+    def gap_s(self) -> float | None:
+        """The median time between readings; ``None`` when there are fewer than two."""
+        return float(np.median(np.diff(self.at_ns))) / NS_PER_S if len(self.at_ns) > 1 else None
+
     def repeats_s(self, spans: Sequence[Span]) -> float:
         """The longest that the same value was read again and again, in readings from before the stretches to after."""
         if not spans or not len(self.at_ns):

@@ -23,6 +23,9 @@ from loadgen.telemetry.spool import Scrape
 from loadgen.units import seconds
 
 STALE_SHARE = 0.05  # of a phase's length
+SHORTEST_GAPS = (
+    4  # of readings: what a shorter stretch took lies mostly between a reading in it and one outside
+)
 PHASES = ("idle", "warmup", "load", "prefill", "decode")
 
 
@@ -118,10 +121,17 @@ def energy(
     """Joules of all GPUs over the stretches: by the driver's counter, else by the sampled power.
 
     A GPU always draws power, so a counter that stands still is an old reading told again; where that blurs the
-    stretches' ends by more than STALE_SHARE nothing is known, and the power beside it is as old.
+    stretches' ends by more than STALE_SHARE nothing is known, and the power beside it is as old. Nor is it of
+    stretches that are, on average, shorter than SHORTEST_GAPS distances between readings: before and after a burst the
+    GPU idles, and a line between two readings cannot tell where.
     """
     counters = readings.all_of("gpu_energy_j", gpus)
     length_s = sum(seconds(end - start) for start, end in spans)
+    gaps = [
+        one.gap_s() for name in ("gpu_energy_j", "gpu_power_w") for one in readings.all_of(name, gpus) or ()
+    ]
+    if any(gap is None or length_s < SHORTEST_GAPS * gap * len(spans) for gap in gaps):
+        return None, None
     if any(one.repeats_s(spans) > STALE_SHARE * length_s for one in counters or ()):
         return None, None
     grown = [one.grown(spans) for one in counters or ()]

@@ -35,7 +35,9 @@ def arguments(words: str) -> argparse.ArgumentParser:
     parser.add_argument("--tp", default="1", help="comma-separated degrees")
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--op-cache", default="")
-    parser.add_argument("--port", type=int, default=29555, help="of the ranks' meeting; the next is taken too")
+    parser.add_argument(
+        "--port", type=int, default=29555, help="of the ranks' meeting; the next is taken too"
+    )
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one engine at one degree")
     parser.add_argument("--rank", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--work", default="", help=argparse.SUPPRESS)

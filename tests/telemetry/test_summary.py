@@ -75,7 +75,8 @@ def test_power_is_that_of_all_gpus_and_joules_are_the_counters(build: Any) -> No
     assert found.power_w == pytest.approx(500)
     assert found.energy_from == "counter"
     assert found.joules_per_output_token == pytest.approx((50 + 150) * 4 / 800)
-    assert found.phases["prefill"].energy_j == pytest.approx(400)
+    assert found.phases["load"].energy_j == pytest.approx(800)
+    assert found.phases["prefill"].energy_j is None, "two stretches of a second, read each half second"
     assert found.phases["load"].power_peak_w == pytest.approx(500)
     assert found.gpu_memory_bytes is None
     assert found.gpu_memory_reserved_bytes is None
@@ -95,6 +96,16 @@ def test_energy_of_a_stretch_that_was_not_covered_is_not_known() -> None:
     assert energy(short, ((0, 6 * S),), GPUS) == (None, None)
     assert energy(short, ((2 * S, 4 * S),), (*GPUS, "GPU-unread")) == (None, None)
     assert energy(short, (), GPUS) == (None, None)
+
+
+def test_energy_of_a_stretch_that_lies_mostly_between_readings_is_not_known() -> None:
+    """A burst of 0.2 s read each half second: its joules are spread over a second of which most was idle."""
+    burst = readings(
+        gpu_energy_j=lambda gpu, s: 100 * s + (300 if s >= 3 else 0), gpu_power_w=lambda gpu, s: 100
+    )
+    assert energy(burst, ((int(2.6 * S), int(2.8 * S)),), GPUS) == (None, None)
+    assert energy(burst, ((1 * S, 5 * S),), GPUS) == (pytest.approx(2 * (400 + 300)), "counter")
+    assert energy(burst, tuple((s * S, (s + 1) * S) for s in (1, 3, 5)), GPUS) == (None, None)
 
 
 def test_a_counter_that_is_read_seldom_gives_no_joules() -> None:
