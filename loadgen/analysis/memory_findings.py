@@ -18,34 +18,27 @@ from loadgen.analysis.finding import (
     subject_text,
     threshold_number,
 )
+from loadgen.analysis.knees import Knee, growth_on_lines, knee
 from loadgen.analysis.ordering import by_gpus, growth, wanted_batches
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key
-from loadgen.analysis.thresholds import Threshold, crossing
 from loadgen.units import show_bytes, show_share
 
 MEMORY = "gpu_memory_bytes"
 NO_MEMORY = "GPU memory was not measured (needed memory, apart from what an engine reserves)."
 
 
-def memory_knees(case: Case, study: Study) -> dict[Key, tuple[Threshold, list[float], list[int]]]:
+def memory_knees(case: Case, study: Study) -> dict[Key, Knee]:
     """By server and lengths: the batch from which needed memory exceeds that of the smallest batch by the margin.
 
     Memory does not scatter from run to run as time does; where no repeats say otherwise it is taken as exact.
     """
-    import numpy as np
-
     found = {}
     for key, cells in study.series("batch").items():
-        estimates = [(cell, study.estimate(cell, MEMORY)) for cell in cells]
-        known = [(cell, estimate) for cell, estimate in estimates if estimate is not None]
-        if len(known) < 2:
-            continue
-        values = [estimate.value for _, estimate in known]
-        logs = np.log(np.array(values) / values[0])
-        grid = [cell.key.batch for cell, _ in known]
-        draws = np.repeat(logs[None, :], 2, axis=0)
-        found[key] = (crossing(grid, list(logs), draws, math.log1p(case.rules.margin)), values, grid)
+        estimates = [(cell.key.batch, study.estimate(cell, MEMORY)) for cell in cells]
+        known = [(batch, estimate.value) for batch, estimate in estimates if estimate is not None]
+        if len(known) > 1:
+            found[key] = knee([batch for batch, _ in known], [value for _, value in known], case.rules.margin)
     return found
 
 
@@ -59,7 +52,8 @@ def f6(case: Case, subject: Key, study: Study) -> Finding:
     cells: list[Key] = []
     wanted = []
     series = study.series("batch")
-    for key, (threshold, values, grid) in knees.items():
+    for key, found in knees.items():
+        threshold, values, grid = found.threshold, found.values, found.grid
         flat = threshold.low > grid[0]
         risen = math.isfinite(threshold.high)
         steep = not flat and threshold.high <= grid[1] and grid[0] == 1 and grid[1] <= 2
@@ -71,21 +65,24 @@ def f6(case: Case, subject: Key, study: Study) -> Finding:
         wanted += wanted_batches(series[key][:1], threshold, "memory knee")
     grown: list[Verdict] = []
     for members in by_gpus(list(knees)).values():
-        verdicts, told, missing = growth(
-            [(key, knees[key][0], series[key][:1]) for key in members],
-            f"memory knee, {members[0].input_tokens}/{members[0].output_tokens}",
-        )
+        place = f"memory knee, {members[0].input_tokens}/{members[0].output_tokens}"
+        if all(knees[key].on_line for key in members):
+            verdicts, told = growth_on_lines([(key, knees[key]) for key in members], place, case.rules.margin)
+        else:
+            verdicts, told, missing = growth(
+                [(key, knees[key].threshold, series[key][:1]) for key in members], place
+            )
+            wanted += missing
         grown += verdicts
         numbers += told
-        wanted += missing
     if not grown:
         numbers += [
             threshold_number(
                 f"memory knee ({split_text(key)}, {key.input_tokens}/{key.output_tokens})",
-                knee[0],
+                found.threshold,
                 "sequences",
             )
-            for key, knee in knees.items()
+            for key, found in knees.items()
         ]
     said = (
         f"Over the batch, needed memory is flat at first and then climbs in {shapes.count('holds')} of {len(shapes)} "
