@@ -21,6 +21,7 @@ RAMP = (
     (228, 87, 46),
     (176, 32, 78),
 )
+GIB = 2**30
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "pentagon")
 
 
@@ -62,6 +63,17 @@ def axis(title: str, *, log: bool = False, unit: str = "") -> dict[str, Any]:
     return found
 
 
+def bytes_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
+    """An axis of bytes with ticks at whole steps of GiB, as the tables write them."""
+    low, high = min(values) / GIB, max(values) / GIB
+    step = next(
+        (size for size in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if high - low <= 8 * size), 100.0
+    )
+    ticks = [number * step for number in range(int(low / step), int(high / step) + 2)]
+    shown = {"tickvals": [tick * GIB for tick in ticks], "ticktext": [f"{tick:.3g} GiB" for tick in ticks]}
+    return axis(title) | {"tickmode": "array"} | shown
+
+
 def prefixed(value: float, unit: str = "") -> str:
     """``20 ms``, ``5k``: three digits and an SI prefix; plain numbers stay plain up to 1000."""
     for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")):
@@ -96,6 +108,11 @@ def counts(values: Sequence[int]) -> dict[str, Any]:
 
 def colour(at: int) -> str:
     return COLOURS[at % len(COLOURS)]
+
+
+def symbol(at: int) -> str:
+    """A marker for the at-th line: the colours' second round gets other markers than the first."""
+    return SYMBOLS[(at + at // len(COLOURS)) % len(SYMBOLS)]
 
 
 def shade(at: int, count: int) -> str:

@@ -12,7 +12,7 @@ from loadgen.analysis.study import Cell, Study
 from loadgen.analysis.table import Key, work_of
 from loadgen.analysis.whole import Analysis
 from loadgen.ceilings import Ceilings
-from loadgen.report.chart import SYMBOLS, Chart, Figure, Trace, axis, colour, layout
+from loadgen.report.chart import Chart, Figure, Trace, axis, colour, layout, symbol
 from loadgen.units import show_rate, show_s, show_share
 
 RATE, LATENCY = "output_tokens_per_s", "e2e_s"
@@ -64,7 +64,7 @@ def _roofline(analysis: Analysis, ceilings: Ceilings, dtype: str, labels: dict[s
                 "y": [physics.flops_per_s for _, physics in found],
                 "marker": {
                     "color": colour(at),
-                    "symbol": SYMBOLS[at % len(SYMBOLS)],
+                    "symbol": symbol(at),
                     "size": 7,
                     "opacity": 0.75,
                 },
@@ -129,7 +129,7 @@ def _pareto(study: Study, cells: list[Cell]) -> Figure:
                 "x": [rate for rate, _, _ in found],
                 "y": [latency for _, latency, _ in found],
                 "line": {"color": colour(at), "width": 1.5},
-                "marker": {"color": colour(at), "symbol": SYMBOLS[at % len(SYMBOLS)], "size": 7},
+                "marker": {"color": colour(at), "symbol": symbol(at), "size": 7},
                 "text": [
                     f"{name}, batch {cell.key.batch}<br>{show_rate(rate, 'tok/s per GPU')}<br>{show_s(latency)}"
                     for rate, latency, cell in found

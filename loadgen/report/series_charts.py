@@ -21,6 +21,7 @@ from loadgen.report.chart import (
     Figure,
     Trace,
     axis,
+    bytes_axis,
     colour,
     counts,
     layout,
@@ -40,7 +41,7 @@ TITLES = {
     RATE: "output tokens per second",
     MEMORY: "GPU memory needed, fullest GPU",
 }
-UNITS = {LATENCY: "s", PER_TOKEN: "s", RATE: "", MEMORY: "B"}
+UNITS = {LATENCY: "s", PER_TOKEN: "s", RATE: ""}
 SHOW: Mapping[str, Callable[[float | None], str]] = {
     LATENCY: show_s,
     PER_TOKEN: show_s,
@@ -152,11 +153,11 @@ def _figure(
         "input_tokens": "input tokens",
         "output_tokens": "output tokens",
     }
-    log_y = metric != MEMORY
-    return Figure(
-        traces=tuple(traces),
-        layout=layout(axis(words[x], log=True) | ticks, axis(TITLES[metric], log=log_y, unit=UNITS[metric])),
-    )
+    if metric == MEMORY:
+        upright = bytes_axis(TITLES[metric], [value for trace in traces for value in trace["y"]])
+    else:
+        upright = axis(TITLES[metric], log=True, unit=UNITS[metric])
+    return Figure(traces=tuple(traces), layout=layout(axis(words[x], log=True) | ticks, upright))
 
 
 def hover_text(name: str, cell: Cell, estimate: Estimate, metric: str, x: str) -> str:
