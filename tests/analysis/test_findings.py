@@ -419,7 +419,7 @@ def test_f8_holds_where_bandwidth_and_compute_set_the_ridge() -> None:
 def test_f8_is_refuted_by_a_plateau_that_the_host_sets() -> None:
     f8 = finding(case(rows(sweep(PREFILLS, bound_by(2000.0, 60e-3)))), "F8")
     assert f8.verdict == "refuted"
-    assert "host rather than bandwidth" in f8.sentence
+    assert "host and launches rather than bandwidth" in f8.sentence
 
 
 def test_f8_tells_a_host_bound_plateau_where_the_ridge_itself_is_not_resolved() -> None:
@@ -428,7 +428,7 @@ def test_f8_tells_a_host_bound_plateau_where_the_ridge_itself_is_not_resolved() 
     f8 = finding(case(rows(sweep(points, bound_by(600.0, 48e-3)))), "F8")
     assert f8.verdict == "refuted"
     assert "time rises at the largest sizes" in f8.sentence
-    assert "host rather than bandwidth" in f8.sentence
+    assert "host and launches rather than bandwidth" in f8.sentence
     assert {want.key.input_tokens for want in f8.wanted} == {2028}  # what the context holds beside 20 tokens
 
 
