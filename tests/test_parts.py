@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from loadgen.records import ServerSpec, Trial
 
 ROOT = Path(__file__).resolve().parents[1] / "profiles/reproduce"
 MEMORY = 0.95 * 139.8 * 2**30
+NOT_TOLD = {"engine", "kv_tokens"}  # the one is the word before, the other sizes a reservation
 BLOCK = 64  # tokens in a block of FastGen's cache at llama's head dimension
 IDS = sorted(file.relative_to(ROOT).with_suffix("").as_posix() for file in ROOT.rglob("*.toml"))
 BRIEF = [id_ for id_ in IDS if id_.startswith("brief/")]
@@ -59,12 +61,14 @@ def shape(trial: Trial) -> tuple[int, int, int]:
 @pytest.mark.parametrize("id_", IDS)
 def test_a_part_is_one_server_named_for_what_it_is(id_: str, every: dict[str, Part]) -> None:
     part, server = every[id_], server_of(every[id_])
-    words = re.fullmatch(r"\d\d-(65b-)?(hf|ds|triton)-([a-z]+)-(tp|pp)(\d)", part.name)
+    words = re.fullmatch(r"\d\d-(65b-)?(hf|ds|triton)-([a-z]+)(-tuned)?-(tp|pp)(\d)", part.name)
     assert words is not None
-    big, framework, engine, split, size = words.groups()
+    big, framework, engine, tuned, split, size = words.groups()
     assert server.model.name == ("llama-65b" if big else "llama-13b")
     assert server.framework == framework
     assert str(server.options["engine"]).endswith(engine)
+    own = {name: value for name, value in server.options.items() if name not in NOT_TOLD}
+    assert own == ({"tuned": True, "cuda_graph": True} if tuned else {})
     assert (server.tp, server.pp) == ((int(size), 1) if split == "tp" else (1, int(size)))
     assert part.gpus == int(size)
     assert server.dtype == "bfloat16"
@@ -112,7 +116,18 @@ def test_tiers_have_the_same_parts_but_for_the_large_model_and_triton() -> None:
     names = {id_.removeprefix("full/") for id_ in FULL}
     assert {name for id_ in CORE if "65b" not in (name := id_.removeprefix("core/"))} == names
     assert {id_.removeprefix("brief/") for id_ in BRIEF} == {name for name in names if "triton" not in name}
-    assert len(names) == 15
+    assert len(names) == 18
+
+
+@pytest.mark.parametrize("id_", [id_ for id_ in IDS if "tuned" in id_])
+def test_a_tuned_part_is_the_plain_one_but_for_its_options(id_: str, every: dict[str, Part]) -> None:
+    plain = re.sub(r"/(\d)6-ds-fastgen-tuned-", r"/\g<1>2-ds-fastgen-", id_)
+    assert plain != id_
+    spec, other = server_of(every[id_]), server_of(every[plain])
+    assert replace(spec, options=other.options) == other
+    assert spec.options == {**other.options, "tuned": True, "cuda_graph": True}
+    loads = [(trial.load, trial.repeat) for trial in every[id_].plan.trials]
+    assert loads == [(trial.load, trial.repeat) for trial in every[plain].plan.trials]
 
 
 def test_repeats_are_passes_so_that_an_early_end_leaves_the_most_cells(every: dict[str, Part]) -> None:
