@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: env demo reproduce tools test lint bench clean
+.PHONY: env demo reproduce reproduction tools test lint bench clean
 
 env: $(STAMP)
 
@@ -22,6 +22,14 @@ reproduce: env
 	@.venv/bin/loadgen reproduce --out $(OUT); code=$$?; test $$code -le 1 || exit $$code; \
 		ls $(OUT)/*/sweep.json >/dev/null 2>&1 || { echo 'nothing has run, so there is nothing to report'; exit $$code; }; \
 		.venv/bin/loadgen report $$(dirname $(OUT)/*/sweep.json) --format html --out $(OUT)/report.html && exit $$code
+
+# The study that is kept here, from its stored results alone: its page, and the findings in docs/REPRODUCTION.md.
+KEPT := docs/results/h200
+
+reproduction: env
+	@.venv/bin/loadgen report $(KEPT)/[0-9]* --format html --out $(KEPT)/report.html >/dev/null
+	@.venv/bin/loadgen report $(KEPT)/[0-9]* --format md --out docs/REPRODUCTION.md >/dev/null
+	@echo 'written: $(KEPT)/report.html and the findings in docs/REPRODUCTION.md'
 
 # Some tests use a real Prometheus and a real browser. Where they cannot be installed, those tests skip, and say so.
 TOOLS := $(shell command -v prometheus >/dev/null || echo prometheus) $(shell command -v chromium >/dev/null || echo chromium)

@@ -193,9 +193,13 @@ def report(
 ) -> None:
     """Print the tables and findings of results folders, and write one self-contained HTML report.
 
+    With --out, Markdown is one file of all folders. A file that has the lines <!-- findings: begin --> and
+    <!-- findings: end --> keeps its text, and gets the findings between them.
+
     \b
     loadgen report results/exp1
     loadgen report results/exp1 results/exp3 --format csv
+    loadgen report results/exp1 results/exp3 --format md --out study.md
     """
     from loadgen.commands import report as room
 

@@ -140,6 +140,7 @@ def write(
 ) -> list[Path]:
     """Write results in one of FORMATS; by default beside the first folder's results. Returns what was written.
 
+    Without ``out``, md is a file beside each folder's results; with it, one of all folders, findings first.
     Raises StoreError for a folder that is none, MissingDependency for png without a browser.
     """
     from loadgen.report.html import write_html
@@ -147,6 +148,10 @@ def write(
     first = Path(folders[0])
     if format == "html":
         return [write_html(folders, out, rules)]
+    if format == "md" and out is not None:
+        from loadgen.report.document import write_document
+
+        return [write_document(folders, out, rules)]
     if format == "md":
         from loadgen.report.markdown import write_report
 
