@@ -112,7 +112,7 @@ def write_png(analysis: Analysis, out: Path) -> list[Path]:
         for chart in charts(analysis):
             for at, (name, figure) in enumerate(chart.choices.items()):
                 page = Path(folder) / "chart.html"
-                page.write_text(page_of(f"{chart.title}: {name}", figure), encoding="utf-8")
+                page.write_text(page_of(f"{chart.title}: {name}", figure, PNG_SIZE), encoding="utf-8")
                 target = out / f"{chart.id}-{at}.png"
                 _shoot(browser, page, target, Path(folder))
                 written.append(target)

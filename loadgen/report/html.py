@@ -125,13 +125,13 @@ def render(analysis: Analysis) -> str:
     )
 
 
-def page_of(title: str, figure: Figure) -> str:
-    """One chart alone, for a picture of it."""
+def page_of(title: str, figure: Figure, size: tuple[int, int]) -> str:
+    """One chart alone, for a picture of ``size`` pixels: a headless window's own height leaves room for a frame."""
     layout = {**figure.layout, "title": {"text": title, "font": {"size": 15}}, "margin": {"t": 60}}
     data = _json({"data": list(figure.traces), "layout": layout})
     return (
         '<!DOCTYPE html><html><head><meta charset="utf-8"><style>body{margin:0;background:#fff}'
-        "#plot{width:100vw;height:100vh}</style></head>"
+        f"#plot{{width:{size[0]}px;height:{size[1]}px}}</style></head>"
         f'<body><div id="plot"></div><script>{plotlyjs.source()}</script>'
         f"<script>const figure = {data};"
         'Plotly.newPlot("plot", figure.data, figure.layout, {staticPlot: true});</script></body></html>'
