@@ -345,9 +345,11 @@ class MemoryLedger:
     trial by ``needed_from``, less cache that was held but not needed; ``activation_bytes`` = needed − weights − KV, all
     measured (activations, logits, work space), ``rest_bytes`` = needed − predicted weights − predicted KV.
     ``reserved_bytes`` is what the allocator took from the device, ``process_bytes`` what the driver counts for the
-    server's process, or what the GPU's use grew by (``process_from``); ``overhead_bytes`` = process − reserved
-    (context, communication buffers, kernels). ``weight_ratio`` and ``kv_ratio`` are measured over predicted, the
-    latter's prediction in whole blocks.
+    server's process, or what the GPU's use grew by (``process_from``): peaks, maybe of different moments.
+    ``overhead_bytes`` (context, communication buffers, kernels) is therefore not their difference but that of one
+    moment: the median of process − reserved over readings that belong together, or the last reading less the
+    allocator's figure right after the trial (``telemetry/overhead.py``); ``None`` where neither can tell.
+    ``weight_ratio`` and ``kv_ratio`` are measured over predicted, the latter's prediction in whole blocks.
     """
 
     predicted_weight_bytes: int | None
