@@ -114,7 +114,10 @@ def run(
             sweep.plan = refined(plan, folder, watcher.note)
             sweep.run()
     if report_after:
-        report.run([folder], (), None, None)
+        try:
+            report.run([folder], (), None, None)
+        except MissingDependency as error:  # of a page to look at, when all results are on disk
+            click.echo(f"no report: {error}", err=True)
     results = sweep.stored()
     if time_limit_s is not None and (left := len(sweep.plan.trials) - len(results)):
         click.echo(f"time limit: {left} of {len(sweep.plan.trials)} trials are left; --resume goes on")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from synthetic import (
 )
 
 from loadgen.analysis.whole import analyse
-from loadgen.errors import StoreError
+from loadgen.errors import MissingDependency, StoreError
 from loadgen.records import TrialResult
+from loadgen.report import plotlyjs
 from loadgen.report.html import charts, render, write_html
 from loadgen.store import Store
 
@@ -266,3 +268,9 @@ def test_timelines_are_thinned(tmp_path: Path) -> None:
     for figure in timeline.choices.values():
         assert all(len(trace["x"]) <= 1200 for trace in figure.traces)
         assert figure.layout["shapes"], "the warm-up is shaded"
+
+
+def test_without_plotly_a_report_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(MissingDependency, match="plotly is not installed.*\n.*--format md"):
+        plotlyjs.source()
