@@ -272,5 +272,5 @@ def test_timelines_are_thinned(tmp_path: Path) -> None:
 
 def test_without_plotly_a_report_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(MissingDependency, match="plotly is not installed.*\n.*--format md"):
+    with pytest.raises(MissingDependency, match=r"plotly is not installed.*\n.*--format md"):
         plotlyjs.source()
