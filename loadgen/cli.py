@@ -72,6 +72,11 @@ def serve(log: Path | None, dry_run: bool, **given: Any) -> None:
     raise SystemExit(room.serve(spec, log, click.echo))
 
 
+have_option = click.option(
+    "--have", multiple=True, metavar="DIR", help="results folders, or a glob, whose trials count as done"
+)
+
+
 @main.command()
 @click.argument("profile")
 @click.option(
@@ -80,6 +85,7 @@ def serve(log: Path | None, dry_run: bool, **given: Any) -> None:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="results folder [results/NAME]")
 @click.option("--resume", is_flag=True, help="go on where a sweep stopped: run only what is missing")
 @click.option("--retry-failed", is_flag=True, help="with --resume: run failed trials again, too")
+@have_option
 @click.option(
     "--dry-run", is_flag=True, help="print trials, server starts, predicted memory and time; start nothing"
 )
@@ -113,6 +119,7 @@ def sweep(
     time_limit: float | None,
     cpus: str | None,
     report_after: bool,
+    have: tuple[str, ...],
 ) -> None:
     """Run all trials of a PROFILE (a TOML file, or a shipped one by name: quick, exp1 to exp5).
 
@@ -149,6 +156,7 @@ def sweep(
             argv=tuple(sys.argv),
             time_limit_s=time_limit,
             report_after=report_after,
+            have=have,
         )
     )
 
@@ -250,6 +258,7 @@ def keep(sources: tuple[Path, ...], target: Path, samples_limit: int) -> None:
 @click.option("--gpus", help="device indices such as 0,1 (default: all)")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="override a key in every part")
 @click.option("--retry-failed", is_flag=True, help="run failed trials again, too")
+@have_option
 @click.option("--dry-run", is_flag=True, help="print which part would run where and when; start nothing")
 @click.option(
     "--profiles",
@@ -265,6 +274,7 @@ def reproduce(**given: Any) -> None:
     \b
     loadgen reproduce --dry-run
     loadgen reproduce --parts 'brief/*' --time-limit 540 --part-limit 90
+    loadgen reproduce --parts 'core/*' --have docs/results/h200
     loadgen report results/reproduction/10-hf-generate-tp1 results/reproduction/11-hf-compiled-tp1
     """
     from loadgen.commands import reproduce as room

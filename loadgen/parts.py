@@ -7,7 +7,7 @@ file name in different folders (a core grid, the full one) share a results folde
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,17 @@ from loadgen.errors import BadInput, MissingDependency
 from loadgen.plan import Plan, make_plan
 from loadgen.profile import load_profile
 from loadgen.records import TrialResult
-from loadgen.store import open_results
+from loadgen.store import open_to_go_on
 
 HERE = Path("profiles/reproduce")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One profile with its plan. ``lacks`` says why its framework cannot run here, ``None`` when it can."""
+    """One profile with its plan, and how many trials it is without, since other folders hold them.
+
+    ``lacks`` says why its framework cannot run here, ``None`` when it can.
+    """
 
     id: str
     file: Path
@@ -31,6 +34,7 @@ class Part:
     plan: Plan
     gpus: int
     lacks: str | None
+    held: int = 0
 
     @property
     def name(self) -> str:
@@ -41,11 +45,11 @@ class Part:
         return self.id.rpartition("/")[0]
 
     def results(self) -> list[TrialResult]:
-        """What is stored of its trials."""
+        """What is stored of its trials. Raises BadInput for a folder that is a kept copy."""
         if not (self.folder / "sweep.json").exists():
             return []
         planned = {trial.id for trial in self.plan.trials}
-        return [result for result in open_results(self.folder).results() if result.trial.id in planned]
+        return [result for result in open_to_go_on(self.folder).results() if result.trial.id in planned]
 
     def missing(self) -> Plan:
         """The trials that have no result yet."""
@@ -63,8 +67,12 @@ def home(given: Path | None) -> Path:
     return Path(str(resources.files("loadgen.profiles"))) / HERE.name
 
 
-def find(folder: Path, wanted: Sequence[str], sets: Sequence[str], out: Path) -> list[Part]:
+def find(
+    folder: Path, wanted: Sequence[str], sets: Sequence[str], out: Path, have: Container[str] = frozenset()
+) -> list[Part]:
     """The parts in order of their ids, narrowed to the ``wanted`` patterns (ids, or file names, or globs of them).
+
+    Their plans are without the trials of the ids in ``have``.
 
     Raises BadInput for a pattern without a part, ProfileError for a part that is wrong.
     """
@@ -72,7 +80,7 @@ def find(folder: Path, wanted: Sequence[str], sets: Sequence[str], out: Path) ->
     if not files:
         raise BadInput(f"--profiles {folder}: no parts there (accepted: a folder with TOML profiles)")
     chosen = {id_ for pattern in wanted for id_ in _matching(pattern, sorted(files))} or set(files)
-    return [_part(id_, files[id_], sets, out) for id_ in sorted(chosen)]
+    return [_part(id_, files[id_], sets, out, have) for id_ in sorted(chosen)]
 
 
 def _matching(pattern: str, ids: Sequence[str]) -> list[str]:
@@ -82,8 +90,9 @@ def _matching(pattern: str, ids: Sequence[str]) -> list[str]:
     return found
 
 
-def _part(id_: str, file: Path, sets: Sequence[str], out: Path) -> Part:
-    plan = make_plan(load_profile(str(file), sets, None, frameworks.names()))
+def _part(id_: str, file: Path, sets: Sequence[str], out: Path, have: Container[str]) -> Part:
+    whole = make_plan(load_profile(str(file), sets, None, frameworks.names()))
+    plan = whole.without(trial.id for trial in whole.trials if trial.id in have)
     devices = {gpu for spec, _ in plan.groups() if spec is not None for gpu in spec.gpus}
     lacks = None
     for spec, _ in plan.groups():
@@ -92,4 +101,12 @@ def _part(id_: str, file: Path, sets: Sequence[str], out: Path) -> Part:
                 frameworks.find(spec.framework).check(spec)
             except MissingDependency as error:
                 lacks = str(error)
-    return Part(id=id_, file=file, folder=out / file.stem, plan=plan, gpus=len(devices), lacks=lacks)
+    return Part(
+        id=id_,
+        file=file,
+        folder=out / file.stem,
+        plan=plan,
+        gpus=len(devices),
+        lacks=lacks,
+        held=len(whole.trials) - len(plan.trials),
+    )

@@ -25,7 +25,7 @@ from typing import IO, Any, TypeVar, cast
 
 import orjson
 
-from loadgen.errors import StoreError
+from loadgen.errors import BadInput, StoreError
 from loadgen.records import SCHEMA_VERSION, Environment, TrialResult
 from loadgen.samples import SampleWriter as SampleWriter
 from loadgen.samples import read_samples as read_samples
@@ -117,6 +117,20 @@ def open_results(path: str | Path) -> Results:
     return Results(Path(path))
 
 
+def open_to_go_on(path: Path) -> Results:
+    """Open a folder that is to get more trials. Raises StoreError when it is none, BadInput for a kept copy.
+
+    A copy's samples are thinned and its names redacted; with fresh trials in it nothing could say which are which.
+    """
+    results = open_results(path)
+    if results.left_out:
+        raise BadInput(
+            f"{path}: a kept copy, to which no trial is added (accepted: the original results folder, carried here, or "
+            "another --out)"
+        )
+    return results
+
+
 class Store(Results):
     """A results folder, opened by the one sweep that writes to it."""
 
@@ -130,8 +144,11 @@ class Store(Results):
     def create(cls, path: Path, sweep: Mapping[str, Any]) -> Store:
         """Make the folder, or open it again, and put ``sweep`` (profile, plan, argv) into its ``sweep.json``.
 
-        Environments already recorded there are kept. Raises StoreError when another sweep writes to it.
+        Environments already recorded there are kept. Raises StoreError when another sweep writes to it, BadInput for a
+        kept copy.
         """
+        if (path / "sweep.json").exists():
+            open_to_go_on(path)
         for folder in (path, path / "samples", path / "logs"):
             try:
                 folder.mkdir(parents=True, exist_ok=True)

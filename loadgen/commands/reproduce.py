@@ -14,6 +14,7 @@ import click
 import orjson
 
 from loadgen import cpus, interrupt
+from loadgen.elsewhere import held
 from loadgen.environment import visible_gpus
 from loadgen.errors import BadInput
 from loadgen.lanes import Job, Lanes, Run, forecast, slots
@@ -42,12 +43,13 @@ def run(
     sequential: bool,
     retry_failed: bool,
     dry_run: bool,
+    have: Sequence[str] = (),
 ) -> int:
     """Run what is missing of the parts. Returns the exit code: 1 when a trial failed or a part broke."""
     began_s = time.monotonic()
     patterns = [pattern.strip() for text in wanted for pattern in text.split(",") if pattern.strip()]
     devices = _devices(gpus, dry_run)
-    every = find(home(profiles), patterns, sets, out)
+    every = find(home(profiles), patterns, sets, out, held(have, retry_failed))
     runnable = {
         part.id: part for part in every if (part.lacks is None or dry_run) and part.gpus <= len(devices)
     }
@@ -60,6 +62,7 @@ def run(
     click.echo(
         f"{len(devices)} GPUs ({', '.join(map(str, devices)) or 'none'}), {len(cpus.usable())} cores, "
         f"{len(every)} parts, {sum(len(part.plan.trials) for part in every)} trials"
+        + (f" beside {sum(part.held for part in every)} of --have" if have else "")
         + (f", at most {show_duration(time_limit)}" if time_limit else "")
     )
     left_out = {part.id: why for part in every if (why := _why_not(part, len(devices)))}
@@ -68,7 +71,10 @@ def run(
     if dry_run:
         _print_schedule(lanes, runnable)
         return 0
-    broken = _run_all(lanes, runnable, out, sets, began_s, time_limit, part_limit, retry_failed)
+    passed = [word for text in sets for word in ("--set", text)]
+    passed += [word for text in have for word in ("--have", text)]
+    passed += ["--retry-failed"] if retry_failed else []
+    broken = _run_all(lanes, runnable, out, passed, began_s, time_limit, part_limit)
     return _sum_up(every, left_out, broken, out)
 
 
@@ -147,13 +153,15 @@ def _run_all(
     lanes: Lanes,
     parts: dict[str, Part],
     out: Path,
-    sets: Sequence[str],
+    passed: Sequence[str],
     began_s: float,
     time_limit: float | None,
     part_limit: float | None,
-    retry_failed: bool,
 ) -> dict[str, str]:
-    """Run all jobs to their end, or to that of the time. Returns what broke: id → its last words."""
+    """Run all jobs to their end, or to that of the time. Returns what broke: id → its last words.
+
+    ``passed`` are options that every child gets.
+    """
 
     def say(text: str) -> None:
         click.echo(f"[{_clock(time.monotonic() - began_s)}] {text}")
@@ -167,9 +175,7 @@ def _run_all(
                 lanes.waiting.clear()
             for run in lanes.start():
                 limits = [seconds for seconds in (left_s, part_limit) if seconds is not None]
-                children.append(
-                    _start(parts[run.job.id], run, out, sets, min(limits, default=None), retry_failed)
-                )
+                children.append(_start(parts[run.job.id], run, out, passed, min(limits, default=None)))
                 missing = len(children[-1].part.missing().trials)
                 say(f"{run.job.id} starts on {_where(run)}: {missing} trials missing")
             for child in [child for child in children if child.process.poll() is not None]:
@@ -184,15 +190,12 @@ def _run_all(
         _end(children)
 
 
-def _start(
-    part: Part, run: Run, out: Path, sets: Sequence[str], left_s: float | None, retry_failed: bool
-) -> _Child:
+def _start(part: Part, run: Run, out: Path, passed: Sequence[str], left_s: float | None) -> _Child:
     argv = [sys.executable, "-m", "loadgen.cli", "sweep", str(part.file), "--out", str(part.folder)]
     argv += ["--resume", "--no-live", "--no-report", "--cpus", cpus.compact(run.cores)]
-    argv += [word for text in sets for word in ("--set", text)]
+    argv += passed
     argv += ["--set", f"gpus=[{','.join(map(str, run.gpus))}]"] if part.gpus else []
     argv += ["--time-limit", f"{left_s:.1f}"] if left_s is not None else []
-    argv += ["--retry-failed"] if retry_failed else []
     log = out / "logs" / f"{part.id.replace('/', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
@@ -235,6 +238,7 @@ def _sum_up(every: Sequence[Part], left_out: dict[str, str], broken: dict[str, s
             "folder": part.name,
             "planned": len(part.plan.trials),
             "stored": len(results),
+            "held_elsewhere": part.held,
             "failed": failed,
             "missing": [trial.id for trial in part.missing().trials],
             "not_run": left_out.get(part.id),
@@ -256,7 +260,8 @@ def _sum_up(every: Sequence[Part], left_out: dict[str, str], broken: dict[str, s
 def _counts(part: Part) -> str:
     results = part.results()
     failed = sum(result.failure is not None for result in results)
-    return f"{len(results)} stored, {failed} failed, {len(part.plan.trials) - len(results)} left"
+    said = f"{len(results)} stored, {failed} failed, {len(part.plan.trials) - len(results)} left"
+    return said + (f", {part.held} in folders of --have" if part.held else "")
 
 
 def _where(run: Run) -> str:

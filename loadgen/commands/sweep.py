@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,13 +12,14 @@ import click
 
 from loadgen import frameworks, interleave, interrupt
 from loadgen.budget import Budget
+from loadgen.elsewhere import held
 from loadgen.environment import capture, visible_gpus
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.plan import Plan, make_plan
 from loadgen.profile import Profile, load_profile
 from loadgen.protocols import Watcher
 from loadgen.records import Environment
-from loadgen.store import Store, open_results
+from loadgen.store import Store, open_to_go_on
 from loadgen.units import show_bytes
 
 
@@ -75,8 +76,12 @@ def run(
     metrics_port: int | None = None,
     time_limit_s: float | None = None,
     report_after: bool = True,
+    have: Sequence[str] = (),
 ) -> int:
-    """Run what is missing, then report. Returns the exit code: 1 when a trial failed."""
+    """Run what is missing, then report. Returns the exit code: 1 when a trial failed.
+
+    Trials in results folders that ``have`` names are not this sweep's: its plan is without them.
+    """
     budget = Budget(limit_s=time_limit_s, clock=time.monotonic)
     interrupt.end_at(None if time_limit_s is None else time.monotonic() + time_limit_s)
     from loadgen.commands import report
@@ -86,6 +91,8 @@ def run(
     folder = out or Path("results") / profile.name
     stored = refuse_mixing(folder, resume)
     check_prometheus(profile)
+    every = len(plan.trials)
+    plan = plan.without(held(have, retry_failed))
     environment = capture(argv)
     with (
         Store.create(folder, sweep_record(profile, plan, environment)) as store,
@@ -96,6 +103,8 @@ def run(
             watcher.note(
                 "trials.jsonl ended in a torn line (a crash); it was cut off, and its trial runs again"
             )
+        if every > len(plan.trials):
+            watcher.note(f"{every - len(plan.trials)} of {every} trials are in folders of --have")
         keep_ceilings(folder, plan, probe, watcher.note)
         sweep = Sweep(
             plan=plan,
@@ -176,14 +185,17 @@ def exposed(shown: Watcher, port: int | None) -> Iterator[Watcher]:
 
 
 def refuse_mixing(folder: Path, resume: bool) -> int:
-    """How many results the folder holds already. Raises BadInput unless --resume says to go on with them."""
+    """How many results the folder holds already. Raises BadInput unless --resume says to go on with them.
+
+    Nothing goes on in a kept copy.
+    """
     if not (folder / "sweep.json").exists():
         if folder.exists() and any(folder.iterdir()):
             raise BadInput(
                 f"--out {folder}: a folder with other things in it (accepted: a new or empty folder)"
             )
         return 0
-    stored = len(open_results(folder).results())
+    stored = len(open_to_go_on(folder).results())
     if stored and not resume:
         raise BadInput(
             f"{folder} already holds {stored} trials (accepted: --resume to go on, or --out another folder)"
