@@ -125,7 +125,9 @@ def f8(case: Case, subject: Key, study: Study) -> Finding:
         if seconds is not None:
             plateau = read_s / seconds
             cause = (
-                "bandwidth sets it" if plateau >= MOST else "host and launches rather than bandwidth set most of it"
+                "bandwidth sets it"
+                if plateau >= MOST
+                else "host and launches rather than bandwidth set most of it"
             )
             said[-1] += (
                 f"; below it prefill takes {'' if fitted.resolved else 'at least '}{show_s(seconds)}, of which reading "
