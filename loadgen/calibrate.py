@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadgen.errors import BadInput
-from loadgen.records import OPEN_LOOP, Dist, LoadSpec, TelemetrySpec
+from loadgen.records import OPEN_LOOP, Dist, LoadSpec
 from loadgen.replay import Null, Replay, shorten
 from loadgen.telemetry.cost import TelemetryCost
+from loadgen.telemetry_records import TelemetrySpec
 from loadgen.units import show_number, show_s, show_share
 
 TTFT_MS, ITL_MS, BOUND_MS = 200.0, 20.0, 1.0

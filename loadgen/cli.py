@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from loadgen import __version__, interrupt
+from loadgen.cli_tools import TOOLS
 from loadgen.commands.options import load_options, server_options
 from loadgen.errors import BadInput, LoadgenError
 from loadgen.report import FORMATS
@@ -299,94 +300,8 @@ def compare(a: Path, b: Path, gates: tuple[str, ...]) -> None:
     raise SystemExit(room.compare(a, b, gates))
 
 
-@main.command()
-@click.option("--like", metavar="PROFILE", help="replay the load of a profile that asks most of the client")
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="with --like: override a key")
-@load_options(requests=256, concurrency=64)
-@click.option("--ttft-ms", default=200.0, show_default=True, help="the null server's time to the first token")
-@click.option("--itl-ms", default=20.0, show_default=True, help="its time between tokens; 0: no pause")
-@click.option("--bound-ms", default=1.0, show_default=True, help="the error that is still good")
-def calibrate(**given: Any) -> None:
-    """Measure this client on this machine, against a server without a model that logs its true times.
-
-    Prints the errors of TTFT, ITL and E2E, send and stamp lag, CPU per token and request, and the highest load at
-    which every error stays under the bound.
-
-    \b
-    loadgen calibrate --concurrency 256 --output-tokens 100
-    loadgen calibrate --like profiles/exp1.toml
-    """
-    from loadgen.commands import calibrate as room
-
-    raise SystemExit(room.run(**given))
-
-
-@main.command()
-@click.argument("model", required=False)
-@click.option("--to", default="ft", show_default=True, help="whose layout: ft (FasterTransformer)")
-@click.option("--tp", default=1, show_default=True, help="tensor parallel size to split for")
-@click.option(
-    "--variant", type=click.Choice(["a", "b"]), default="a", show_default=True, help="backend variant"
-)
-@click.option("--dtype", default="fp16", show_default=True, help="fp16 or fp32")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="folder to write into")
-@click.option("--check", type=click.Path(path_type=Path), help="check the checkpoint there, file by file")
-@click.option("--seed", default=0, show_default=True, help="seed of a preset's random weights")
-@click.option("--replace", is_flag=True, help="overwrite a checkpoint that was made otherwise")
-def convert(**given: Any) -> None:
-    """Write MODEL (a checkpoint folder or a preset) in a framework's own layout, on any machine; or check one.
-
-    \b
-    loadgen convert --to ft ./my-llama --tp 2 --variant a --out ./my-llama-ft
-    loadgen convert --check ./my-llama-ft
-    """
-    from loadgen.commands import convert as room
-
-    raise SystemExit(room.run(**given))
-
-
-@main.command()
-@click.option("--gpus", help="device indices such as 0,1 (default: all; empty text: the CPU)")
-@click.option("--python", "python", help="an interpreter with torch (default: loadgen's own)")
-def probe(**given: Any) -> None:
-    """Measure this machine's ceilings: memory bandwidth, matrix rates, all-reduce, launches.
-
-    About a minute for each kind of GPU. Reports draw them beside the measurements, instead of the datasheet's.
-    """
-    from loadgen.commands import probe as room
-
-    raise SystemExit(room.run(**given))
-
-
-@main.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="address to bind")
-@click.option("--port", default=9835, show_default=True, help="port to bind; 0: a free one")
-@click.option("--pid", "pids", type=int, multiple=True, help="a server whose process tree is told too")
-@click.option("--links", is_flag=True, help="PCIe rates too, which take NVML 40 ms per GPU")
-@click.option(
-    "--pss", is_flag=True, help="servers' PSS too; each reading stalls their mmap for 14 ms per GiB"
-)
-def exporter(**given: Any) -> None:
-    """Export GPUs, server processes and host memory for Prometheus, until Ctrl-C.
-
-    For hosts without dcgm-exporter, whose names and units it follows. A sweep starts one by itself.
-
-    \b
-    loadgen exporter --port 9835
-    loadgen exporter --pid 4711
-    """
-    from loadgen.commands import exporter as room
-
-    raise SystemExit(room.run(**given))
-
-
-@main.command()
-def doctor() -> None:
-    """Say what this machine can run, what is missing, and the command that mends it."""
-    from loadgen import console
-    from loadgen import doctor as room
-
-    console.print_doctor(room.examine())
+for tool in TOOLS:
+    main.add_command(tool)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,8 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.errors import ProfileError
-from loadgen.records import LoadSpec, Order, Search, ServerSpec, TelemetrySpec
+from loadgen.records import LoadSpec, Order, Search, ServerSpec
+from loadgen.telemetry_records import TelemetrySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

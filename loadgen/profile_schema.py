@@ -30,7 +30,7 @@ from loadgen.profile_values import (
     Url,
     did_you_mean,
 )
-from loadgen.records import TelemetrySpec
+from loadgen.telemetry_records import TelemetrySpec
 
 Path = tuple[str | int, ...]
 

@@ -16,10 +16,11 @@ from loadgen.plan import server_key
 from loadgen.process import Server, free_ports, port_is_free
 from loadgen.progress import server_label
 from loadgen.protocols import Framework, Watcher
-from loadgen.records import Environment, ServerSpec, TelemetrySpec, Trial
+from loadgen.records import Environment, ServerSpec, Trial
 from loadgen.telemetry.host import Gauge
 from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.recorder import CONTAINERS, Recorder, look
+from loadgen.telemetry_records import TelemetrySpec
 from loadgen.trial import Endpoint, server_info
 
 

@@ -13,10 +13,11 @@ from loadgen.budget import Budget
 from loadgen.errors import BadInput, ServerError
 from loadgen.plan import Plan, server_key, spec_key
 from loadgen.protocols import Watcher
-from loadgen.records import Environment, Failure, Search, TelemetrySpec, Trial, TrialResult
+from loadgen.records import Environment, Failure, Search, Trial, TrialResult
 from loadgen.stand import Stand, Up
 from loadgen.store import Store, read_samples
 from loadgen.telemetry.host import Gauge
+from loadgen.telemetry_records import TelemetrySpec
 from loadgen.trial import OUT_OF_MEMORY, run_trial
 
 

@@ -26,11 +26,12 @@ from loadgen.keep import keep
 from loadgen.models import PRESETS, kv_bytes_per_token, weight_bytes
 from loadgen.plan import Plan, make_plan
 from loadgen.profile import build_profile
-from loadgen.records import Environment, Failure, LoadSpec, Search, ServerSpec, TelemetrySpec
+from loadgen.records import Environment, Failure, LoadSpec, Search, ServerSpec
 from loadgen.report.html import write_html
 from loadgen.report.markdown import write_report
 from loadgen.store import Store, open_results
 from loadgen.sweep import Sweep
+from loadgen.telemetry_records import TelemetrySpec
 from loadgen.trial import Endpoint
 
 LOAD = LoadSpec(kind="static", input_tokens=4, output_tokens=3, requests=1, warmup=0, stream=False)

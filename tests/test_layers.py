@@ -132,11 +132,12 @@ match x:
     }
 
 
-@pytest.mark.parametrize("name", present("records", "units", "errors"))
+@pytest.mark.parametrize("name", present("records", "telemetry_records", "units", "errors"))
 def test_the_ground_floor_stands_on_nothing_of_ours(name: str) -> None:
     ours = {module for module in reached(name, lazy=True) if module.startswith("loadgen.")}
     assert {".".join(module.split(".")[:2]) for module in ours} <= {
         "loadgen.records",
+        "loadgen.telemetry_records",
         "loadgen.units",
         "loadgen.errors",
     }

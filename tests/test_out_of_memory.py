@@ -15,9 +15,10 @@ import pytest
 
 from loadgen import stand as stand_module
 from loadgen.plan import Plan
-from loadgen.records import Environment, ServerSpec, TelemetrySpec, Trial
+from loadgen.records import Environment, ServerSpec, Trial
 from loadgen.store import Store
 from loadgen.sweep import Sweep
+from loadgen.telemetry_records import TelemetrySpec
 from loadgen.trial import NO_MEMORY, Endpoint, run_trial
 
 FITS = 2  # sequences in a batch

@@ -19,7 +19,7 @@ from loadgen.probe import ProbeFailed, cache_folder, ceilings_from, ladder_sizes
 @pytest.fixture(scope="module")
 def measured() -> Ceilings:
     steps: list[str] = []
-    (found,) = probe(gpus=(), seconds=2.0, on_step=steps.append)
+    (found,) = probe(gpus=(), seconds=1.0, on_step=steps.append)
     assert any("all-reduce over 2" in step for step in steps)
     return found
 

@@ -135,9 +135,13 @@ def test_bad_limits_are_refused_before_anything_starts(tmp_path: Path, option: s
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
+    return parts_in(tmp_path)
+
+
+def parts_in(folder: Path) -> Path:
     for name in ("10-one", "20-two"):
-        write(tmp_path / f"parts/core/{name}.toml", name, ttft_ms=200)
-    return tmp_path
+        write(folder / f"parts/core/{name}.toml", name, ttft_ms=200)
+    return folder
 
 
 def reproduce(study: Path, *args: object) -> subprocess.CompletedProcess[str]:
@@ -183,15 +187,22 @@ def test_a_wider_tier_runs_only_what_the_first_left(study: Path) -> None:
 # What other folders hold.
 
 
-@pytest.fixture
-def kept(study: Path) -> Path:
+@pytest.fixture(scope="module")
+def once_kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One part measured and kept; its wider grid is what is asked for next, and the original is gone."""
+    study = parts_in(tmp_path_factory.mktemp("kept"))
     assert reproduce(study, "--parts", "10-one").returncode == 0
     done = loadgen("keep", "out/10-one", "kept/10-one", cwd=study)
     assert done.returncode == 0, done.stderr
     shutil.rmtree(study / "out")
     part = study / "parts/core/10-one.toml"
     part.write_text(part.read_text().replace("[1, 2, 3]", "[1, 2, 3, 4]"))
+    return study
+
+
+@pytest.fixture
+def kept(study: Path, once_kept: Path) -> Path:
+    shutil.copytree(once_kept, study, dirs_exist_ok=True)
     return study / "kept/10-one"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from loadgen.records import MemoryLedger, TelemetrySummary, TrialResult
+from loadgen.records import TrialResult
 from loadgen.report.tables import Table, describe, varying
+from loadgen.telemetry_records import MemoryLedger, TelemetrySummary
 from loadgen.units import show_bytes, show_share
 
 HEAD = (

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from loadgen.records import Environment, TelemetrySpec
+from loadgen.records import Environment
 from loadgen.telemetry.recorder import Recorder
+from loadgen.telemetry_records import TelemetrySpec
 
 
 class TelemetryCost:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from loadgen.records import Caveat, HostFigures
+from loadgen.records import Caveat
 from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.series import Readings, peak
 from loadgen.telemetry.spans import Spans
 from loadgen.telemetry.spool import Scrape
+from loadgen.telemetry_records import HostFigures
 from loadgen.units import show_bytes, show_number, show_s, show_share
 
 # NVML's nvmlClocksEventReasons. Idle (0x1), clocks set by the user (0x2) and the display's (0x100) are no throttling.

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadgen import cpus
-from loadgen.records import HostFigures
 from loadgen.telemetry.normal import HOST
 from loadgen.telemetry.processes import TreeReader
 from loadgen.telemetry.series import Readings, mean
 from loadgen.telemetry.spans import Spans
+from loadgen.telemetry_records import HostFigures
 from loadgen.units import seconds
 
 FREQUENCY_PERIOD_S = 1.0  # a file per core

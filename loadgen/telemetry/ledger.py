@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadgen.models import activation_bytes, kv_bytes_per_token, stage_layers, stage_weight_bytes
-from loadgen.records import OPEN_LOOP, LoadSpec, MemoryLedger, ServerSpec, Trial
+from loadgen.records import OPEN_LOOP, LoadSpec, ServerSpec, Trial
 from loadgen.telemetry.normal import ENGINE
 from loadgen.telemetry.overhead import overhead
 from loadgen.telemetry.series import Readings, peak
 from loadgen.telemetry.spans import Span, Spans
+from loadgen.telemetry_records import MemoryLedger
 
 AT_LEAST = "allocator, sampled: at least"
 ONE_AT_A_TIME = "one call at a time"

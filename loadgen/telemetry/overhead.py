@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from loadgen.records import MemoryLedger
 from loadgen.telemetry.series import Readings, Series
+from loadgen.telemetry_records import MemoryLedger
 
 MOVED = 0.25  # of what a process holds beside its allocator's memory: more is no growth of context or kernels
 MISSED = 1.5  # times the usual period: a reading was left out between two

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import psutil
 
-from loadgen.records import Caveat, Environment, ServerSpec, TelemetrySpec, TrialResult
+from loadgen.records import Caveat, Environment, ServerSpec, TrialResult
 from loadgen.telemetry import doubts
 from loadgen.telemetry.host import Gauge, HostWatch
 from loadgen.telemetry.ledger import make_ledger
@@ -31,6 +31,7 @@ from loadgen.telemetry.series import readings_of
 from loadgen.telemetry.spans import spans_of_file
 from loadgen.telemetry.spool import Scrape, Spool, write_parquet
 from loadgen.telemetry.summary import summarise
+from loadgen.telemetry_records import TelemetrySpec
 from loadgen.units import seconds
 
 START_S = 10.0  # a child's Python, its imports and its first scrape, on a busy machine

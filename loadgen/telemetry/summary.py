@@ -7,19 +7,19 @@ from typing import Literal
 
 import numpy as np
 
-from loadgen.records import (
+from loadgen.records import Summary
+from loadgen.telemetry.ledger import AT_LEAST
+from loadgen.telemetry.series import Readings, Series, inside, mean, peak, peak_of_sum
+from loadgen.telemetry.spans import Span, Spans
+from loadgen.telemetry.spool import Scrape
+from loadgen.telemetry_records import (
     CpuMemoryFrom,
     HostFigures,
     MemoryLedger,
     PhaseFigures,
     SourceFigures,
-    Summary,
     TelemetrySummary,
 )
-from loadgen.telemetry.ledger import AT_LEAST
-from loadgen.telemetry.series import Readings, Series, inside, mean, peak, peak_of_sum
-from loadgen.telemetry.spans import Span, Spans
-from loadgen.telemetry.spool import Scrape
 from loadgen.units import seconds
 
 STALE_SHARE = 0.05  # of a phase's length

@@ -154,9 +154,10 @@ def bench(given: argparse.Namespace) -> None:
     import psutil
 
     from loadgen.models import PRESETS
-    from loadgen.records import Environment, LoadSpec, ServerSpec, TelemetrySpec, Trial, TrialResult
+    from loadgen.records import Environment, LoadSpec, ServerSpec, Trial, TrialResult
     from loadgen.telemetry.recorder import Recorder, look
     from loadgen.telemetry.spool import read_parquet
+    from loadgen.telemetry_records import TelemetrySpec
 
     gpus = {gpu.index: gpu for gpu in look()}
     if given.gpu not in gpus:

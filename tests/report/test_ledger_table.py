@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loadgen.records import MemoryLedger, SourceFigures, TelemetrySummary
 from loadgen.report.ledger_table import HEAD, ledger_table
 from loadgen.telemetry.spool import Scrape, write_parquet
+from loadgen.telemetry_records import MemoryLedger, SourceFigures, TelemetrySummary
 
 MIB = 1 << 20
 SOURCES = (SourceFigures(url="one", scrapes=10, failed=0, scrape_p50_s=None, scrape_max_s=None),)

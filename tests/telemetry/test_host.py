@@ -13,7 +13,6 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from loadgen import cpus
-from loadgen.records import HostFigures
 from loadgen.telemetry import exporter, host
 from loadgen.telemetry.doubts import of_host
 from loadgen.telemetry.host import Gauge, HostCpu, HostReader, HostWatch, Spin
@@ -21,6 +20,7 @@ from loadgen.telemetry.normal import read_page
 from loadgen.telemetry.series import Readings, readings_of
 from loadgen.telemetry.spans import Spans
 from loadgen.telemetry.spool import Scrape
+from loadgen.telemetry_records import HostFigures
 
 S = 1_000_000_000
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")

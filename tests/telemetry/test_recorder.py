@@ -16,11 +16,12 @@ from typing import Any
 import psutil
 import pytest
 
-from loadgen.records import Environment, TelemetrySpec, TrialResult
+from loadgen.records import Environment, TrialResult
 from loadgen.store import SampleWriter
 from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.recorder import Recorder
 from loadgen.telemetry.spool import read_parquet
+from loadgen.telemetry_records import TelemetrySpec
 
 POWER = 'DCGM_FI_DEV_POWER_USAGE{gpu="0",UUID="GPU-a"} %s\n'
 GPU = {"index": 0, "uuid": "GPU-a", "name": "H200"}

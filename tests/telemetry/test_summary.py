@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from loadgen.models import weight_bytes
-from loadgen.records import MemoryLedger, PhaseFigures
 from loadgen.telemetry.doubts import before_start, of_devices, of_sources
 from loadgen.telemetry.ledger import AT_LEAST, LESS_CACHE, engine_memory, expect, make_ledger
 from loadgen.telemetry.nvml import Gpu
@@ -17,6 +16,7 @@ from loadgen.telemetry.series import Readings, readings_of
 from loadgen.telemetry.spans import Spans
 from loadgen.telemetry.spool import Scrape
 from loadgen.telemetry.summary import energy, summarise
+from loadgen.telemetry_records import MemoryLedger, PhaseFigures
 
 S = 1_000_000_000
 GIB = 1 << 30

@@ -11,9 +11,9 @@ import pytest
 from loadgen.environment import visible_gpus
 from loadgen.errors import ProfileError
 from loadgen.profile import build_profile, load_profile
-from loadgen.records import TelemetrySpec
 from loadgen.store import open_results, read_samples
 from loadgen.telemetry.spool import read_parquet
+from loadgen.telemetry_records import TelemetrySpec
 
 PROFILE = """
 name = "t"
