@@ -121,7 +121,7 @@ def test_tiers_have_the_same_parts_but_for_the_large_model_and_triton() -> None:
 
 @pytest.mark.parametrize("id_", [id_ for id_ in IDS if "tuned" in id_])
 def test_a_tuned_part_is_the_plain_one_but_for_its_options(id_: str, every: dict[str, Part]) -> None:
-    plain = re.sub(r"/(\d)6-ds-fastgen-tuned-", r"/\g<1>2-ds-fastgen-", id_)
+    plain = re.sub(r"/(\d)6-(65b-)?ds-fastgen-tuned-", r"/\g<1>2-\g<2>ds-fastgen-", id_)
     assert plain != id_
     spec, other = server_of(every[id_]), server_of(every[plain])
     assert replace(spec, options=other.options) == other
