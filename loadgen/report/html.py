@@ -89,7 +89,8 @@ def render(analysis: Analysis) -> str:
     """The whole page."""
     drawn = charts(analysis)
     data = {chart.id: {"figures": [figure.plain() for figure in chart.choices.values()]} for chart in drawn}
-    names = ", ".join(source.name for source in analysis.sources)
+    named = ", ".join(source.name for source in analysis.sources)
+    names = named if len(analysis.sources) <= MOST_NAMED else f"{len(analysis.sources)} results folders"
     css, script = (_asset(name) for name in ("page.css", "page.js"))
     links = "".join(f'<a href="#{id}">{title}</a>' for id, title in SECTIONS.items())
     body = {
@@ -157,7 +158,14 @@ def _headline(analysis: Analysis) -> str:
         f"{len(analysis.excluded) - failed} kept out. Findings: {told}."
     ]
     text = " ".join(dict.fromkeys(each for each in descriptions if each))
-    return (f'<p class="soft">{escape(text)}</p>' if text else "") + f"<p>{escape(words[0])}</p>"
+    told_apart = f'<p class="soft">{escape(text)}</p>' if text else ""
+    if len(analysis.sources) > MOST_NAMED:
+        items = "".join(
+            f"<li>{escape(source.name)}: {escape(description)}</li>"
+            for source, description in zip(analysis.sources, descriptions, strict=True)
+        )
+        told_apart = f"<details><summary>the folders</summary><ul>{items}</ul></details>"
+    return told_apart + f"<p>{escape(words[0])}</p>"
 
 
 def _chart(chart: Chart) -> str:
@@ -179,6 +187,7 @@ def _chart(chart: Chart) -> str:
     )
 
 
+MOST_NAMED = 3  # folders in the title; more go into a list
 COLUMNS: tuple[tuple[str, bool], ...] = (
     ("source", False), ("server", False), ("model", False), ("split", False), ("load", False), ("batch", True),
     ("input", True), ("output", True), ("repeat", True), ("E2E p50", True), ("E2E p99", True), ("TTFT p50", True),
