@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import math
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_engine import fake_engine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -191,57 +190,19 @@ def test_what_speaks_of_a_point(build: Any) -> None:
     assert point_of(probe(search, 9).load) == search.load
 
 
-class FakeEngine(http.server.BaseHTTPRequestHandler):
-    """No engine: the hf server's wire, and its refusal word for word above ``fits`` sequences."""
-
-    protocol_version = "HTTP/1.1"
-    fits = 37
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
-        if len(prompts) > self.fits:
-            text = "out of device memory: CUDA out of memory. Tried to allocate 2.00 GiB."
-            error = {"message": text, "type": "out_of_memory", "param": None, "code": 500}
-            self.reply(500, {"error": error})
-            return
-        choices = [
-            {"index": n, "text": "", "token_ids": [1] * body["max_tokens"], "finish_reason": "length"}
-            for n in range(len(prompts))
-        ]
-        self.reply(200, {"object": "text_completion", "choices": choices})
-
-    def reply(self, status: int, body: dict[str, Any]) -> None:
-        text = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, format: str, *args: object) -> None:
-        return
-
-
 @pytest.fixture
-def starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Every start of the fake engine, which stands in for the server that a sweep starts."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeEngine)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
+def starts(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """Every start of a fake engine, which stands in for the server that a sweep starts; it holds 37 sequences."""
     counted: list[str] = []
+    with fake_engine(getattr(request, "param", 37)) as url:
 
-    def start(spec: ServerSpec, *_: object) -> tuple[Any, Endpoint]:
-        counted.append("start")
-        fake = SimpleNamespace(stop=lambda: None, pid=None, command=SimpleNamespace(argv=("x",)))
-        return fake, Endpoint(base_url=f"http://127.0.0.1:{server.server_port}")
+        def start(spec: ServerSpec, *_: object) -> tuple[Any, Endpoint]:
+            counted.append("start")
+            fake = SimpleNamespace(stop=lambda: None, pid=None, command=SimpleNamespace(argv=("x",)))
+            return fake, Endpoint(base_url=url)
 
-    monkeypatch.setattr(stand_module, "start_server", start)
-    yield counted
-    server.shutdown()
-    server.server_close()
-    thread.join()
+        monkeypatch.setattr(stand_module, "start_server", start)
+        yield counted
 
 
 class Notes:
@@ -324,8 +285,8 @@ def test_another_machines_probes_do_not_count(starts: list[str], tmp_path: Path)
     assert (tmp_path / "r" / bisection_log.PROBES).read_bytes().count(b"\n") > lines
 
 
-def test_nothing_fits(starts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeEngine, "fits", 0)
+@pytest.mark.parametrize("starts", [0], indirect=True)
+def test_nothing_fits(starts: list[str], tmp_path: Path) -> None:
     run(tmp_path / "r", Plan(trials=searching().trials[:1], searches=searching().searches))
     (found,) = bisection_log.outcomes(tmp_path / "r")
     assert (found.fits, found.fits_trial, found.out_of_memory, found.ended) == (

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
-import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_engine import WORDS, fake_engine
 
 from loadgen import stand as stand_module
 from loadgen.plan import Plan
@@ -22,50 +20,12 @@ from loadgen.telemetry_records import TelemetrySpec
 from loadgen.trial import NO_MEMORY, Endpoint, run_trial
 
 FITS = 2  # sequences in a batch
-WORDS = "out of device memory: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139 GiB"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """The wire of the hf server whose device takes ``FITS`` sequences: its refusal, word for word."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
-        if len(prompts) > FITS:
-            self.reply(
-                500, {"error": {"message": WORDS, "type": "out_of_memory", "param": None, "code": 500}}
-            )
-            return
-        choices = [
-            {"index": n, "text": "", "token_ids": [1] * body["max_tokens"], "finish_reason": "length"}
-            for n in range(len(prompts))
-        ]
-        self.reply(200, {"object": "text_completion", "choices": choices})
-
-    def reply(self, status: int, body: dict[str, Any]) -> None:
-        text = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, format: str, *args: object) -> None:
-        return
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with fake_engine(FITS) as found:
+        yield found
 
 
 class Quiet:

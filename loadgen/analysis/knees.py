@@ -65,7 +65,10 @@ def line_crossing(grid: Sequence[int], values: Sequence[float], margin: float) -
     if not grid[0] <= low or high > grid[-1]:
         return None
     return Threshold(
-        state="resolved", low=round(low, 1), high=math.ceil(high * 10) / 10, estimate=round(estimate, 1)
+        state="resolved",
+        low=math.floor(low * 10) / 10,
+        high=math.ceil(high * 10) / 10,
+        estimate=round(estimate, 1),
     )
 
 

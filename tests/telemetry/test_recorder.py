@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from loadgen.records import Environment, TrialResult
+from loadgen.records import Environment, Trial, TrialResult
 from loadgen.store import SampleWriter
 from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.recorder import Recorder
@@ -109,6 +109,19 @@ def record(
 
 def messages(result: TrialResult) -> dict[str, str]:
     return {caveat.kind: caveat.message for caveat in result.caveats}
+
+
+def alone(trial: Trial, url: str) -> Recorder:
+    """A recorder of one source, without exporter and processes."""
+    return Recorder(
+        TelemetrySpec(sources=(url,), exporter=False),
+        server=trial.server,
+        environment=environment(GPU),
+        pid=None,
+        metrics_url=None,
+        before=(),
+        page=lambda: {},
+    )
 
 
 def test_a_source_is_read_and_stored_on_the_samples_clock(build: Any, tmp_path: Path) -> None:
@@ -283,15 +296,7 @@ def test_a_trial_that_failed_keeps_its_failure_and_its_telemetry(build: Any, tmp
     trial = build.trial()
     with (
         endpoint(lambda handler, n: page(handler, POWER % 300)) as url,
-        Recorder(
-            TelemetrySpec(sources=(url,), exporter=False),
-            server=trial.server,
-            environment=environment(GPU),
-            pid=None,
-            metrics_url=None,
-            before=(),
-            page=lambda: {},
-        ) as recorder,
+        alone(trial, url) as recorder,
     ):
         recorder.begin()
         failed = build.result(trial, failure=build.out_of_memory)
@@ -306,15 +311,7 @@ def test_a_torn_samples_file_costs_the_telemetry_and_not_the_result(build: Any, 
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
     with (
         endpoint(lambda handler, n: page(handler, POWER % 300)) as url,
-        Recorder(
-            TelemetrySpec(sources=(url,), exporter=False),
-            server=trial.server,
-            environment=environment(GPU),
-            pid=None,
-            metrics_url=None,
-            before=(),
-            page=lambda: {},
-        ) as recorder,
+        alone(trial, url) as recorder,
     ):
         recorder.begin()
         result = recorder.finish(build.result(trial), tmp_path / "torn.parquet", tmp_path / "t.parquet")
