@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from loadgen.budget import Budget
+from loadgen.models import PRESETS
+from loadgen.records import Trial
+
+
+def _with(trial: Trial, **changes: Any) -> Trial:
+    assert trial.server is not None
+    return replace(trial, server=replace(trial.server, **changes))
 
 
 class Clock:
@@ -84,11 +92,30 @@ def test_a_failed_trial_teaches_nothing(build: Any, budget: Budget) -> None:
 def test_a_start_must_fit_too(build: Any, budget: Budget, clock: Clock) -> None:
     trial = build.trial()
     budget.learn(build.result(trial, wall_s=20.0))
-    assert budget.fits(trial, starting=True), "26 GB of weights are expected to be up in half a minute"
+    assert budget.fits(trial, starting=True), (
+        "26 GB of random weights are expected to be up in a quarter of a minute"
+    )
     budget.learn_start(trial, 81.0)
     assert not budget.fits(trial, starting=True)
     assert budget.fits(trial)
     assert budget.fits(build.trial(tp=2), starting=True), "another server's start was not measured"
+
+
+def test_random_weights_are_made_on_every_gpu_at_once_and_others_read_one_after_the_other(
+    build: Any, budget: Budget
+) -> None:
+    one, four = build.trial(tp=1), build.trial(tp=4)
+    made = [budget.expected_start_s(trial) for trial in (one, four)]
+    assert made[0] > made[1], "a quarter of the weights on each of four GPUs"
+    read = [budget.expected_start_s(_with(trial, dummy_weights=False)) for trial in (one, four)]
+    assert read[0] == read[1] > made[0]
+    assert budget.expected_start_s(_with(one, gpus=())) == read[0], "a CPU is no faster than a disk"
+
+
+def test_llama_65b_is_tried_in_a_minute_and_a_half_on_one_gpu(build: Any, clock: Clock) -> None:
+    trial = _with(build.trial(), model=PRESETS["llama-65b"])
+    assert Budget(limit_s=90.0, clock=clock).fits(trial, starting=True)
+    assert not Budget(limit_s=90.0, clock=clock).fits(_with(trial, dummy_weights=False), starting=True)
 
 
 def test_an_endpoint_that_already_runs_needs_no_start(build: Any, budget: Budget) -> None:
