@@ -98,18 +98,9 @@ class Server:
 
         Raises ServerDied, ServerNotReady or ServerOutOfMemory with the log's last lines; nothing is left then.
         """
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        for name, text in self.command.files.items():
-            target = self.run_dir / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
         deadline = time.monotonic() + ready_timeout_s
+        self.set_up(ready_timeout_s, on_state)
         try:
-            for step in self.command.setup:
-                on_state("preparing")
-                self._spawn(step)
-                self._await_exit(deadline, ready_timeout_s)
             on_state("starting")
             self._spawn(self.command.argv)
             self._await_ready(deadline, ready_timeout_s)
@@ -117,6 +108,24 @@ class Server:
             self.stop()
             raise
         on_state("ready")
+
+    def set_up(self, limit_s: float, on_state: Callable[[str], None] = lambda _state: None) -> None:
+        """Write the command's files and run its set-up commands, no more. Raises as ``start`` does."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        for name, text in self.command.files.items():
+            target = self.run_dir / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+        deadline = time.monotonic() + limit_s
+        try:
+            for step in self.command.setup:
+                on_state("preparing")
+                self._spawn(step)
+                self._await_exit(deadline, limit_s)
+        except BaseException:
+            self.stop()
+            raise
 
     def _spawn(self, argv: Sequence[str]) -> None:
         guard = [sys.executable, "-I", "-S", str(GUARD), str(self.command.stop_timeout_s), *argv]

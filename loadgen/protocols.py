@@ -16,8 +16,9 @@ class Command:
     ``env`` is laid over the parent's environment; a value of ``None`` removes a variable. ``files`` are written
     (path relative to the server's run folder → text) before the start. ``ready_url`` answers 2xx once the server
     takes work. ``base_url`` is what the driver is given. ``setup`` are commands run before the server, in order, into
-    the same log (a checkpoint conversion); each must exit 0. ``info_url`` and ``metrics_url`` may be ``None``.
-    ``cleanup`` are globs of the server's own leftovers (shared memory), removed after its stop.
+    the same log (a checkpoint conversion); each must exit 0. ``setup_stays``: what they make outlives the run folder
+    (compiled ops), so that they may run ahead of the first start, off its clock. ``info_url`` and ``metrics_url``
+    may be ``None``. ``cleanup`` are globs of the server's own leftovers (shared memory), removed after its stop.
     ``oom_pattern`` is a regular expression that tells running out of device memory in the log.
     """
 
@@ -25,6 +26,7 @@ class Command:
     env: Mapping[str, str | None] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     setup: tuple[tuple[str, ...], ...] = ()
+    setup_stays: bool = False
     ready_url: str
     base_url: str
     info_url: str | None = None

@@ -21,6 +21,7 @@ from loadgen.errors import MissingDependency
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
 from loadgen.servers import _ds_options as options
+from loadgen.servers._ds_ops import needed
 from loadgen.servers._ds_text import has_tokenizer
 
 INSTALL = "DS_BUILD_OPS=0 pip install 'loadgen[ds,hf]' in the interpreter that runs the server"
@@ -76,6 +77,7 @@ class DeepSpeed:
         return Command(
             argv=(*child, "--run-dir", run_dir, "--ports", json.dumps([grpc_port, *ports[1:4]])),
             setup=((*child, "--task", "prepare"),) if _prepared(spec) else (),
+            setup_stays=bool(needed(options.read(spec).engine, spec.tp, bool(spec.gpus))),
             env={
                 "CUDA_VISIBLE_DEVICES": ",".join(map(str, spec.gpus)),
                 "DS_ACCELERATOR": "cuda" if spec.gpus else "cpu",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from loadgen.lanes import Job, Lanes, Run, forecast, slots
 from loadgen.parts import Part, find, home
 from loadgen.predict import outlook
 from loadgen.process import GUARD, log_tail
+from loadgen.setups import run_ahead
 from loadgen.units import show_duration
 
 POLL_S = 0.1
@@ -166,16 +168,22 @@ def _run_all(
     def say(text: str) -> None:
         click.echo(f"[{_clock(time.monotonic() - began_s)}] {text}")
 
+    def left_s() -> float:
+        return math.inf if time_limit is None else began_s + time_limit - RESERVE_S - time.monotonic()
+
     children: list[_Child] = []
     broken: dict[str, str] = {}
+    gpus = [slot.gpu for slot in lanes.slots if slot.gpu is not None]
+    specs = [spec for job in lanes.waiting for spec, _ in parts[job.id].plan.groups() if spec is not None]
+    here = [replace(spec, gpus=tuple(gpus[: len(spec.gpus)])) for spec in specs]
+    run_ahead(here, out / "logs", left_s, say)
     try:
         while True:
-            left_s = None if time_limit is None else began_s + time_limit - RESERVE_S - time.monotonic()
-            if left_s is not None and left_s <= 0:
+            if left_s() <= 0:
                 lanes.waiting.clear()
             for run in lanes.start():
-                limits = [seconds for seconds in (left_s, part_limit) if seconds is not None]
-                children.append(_start(parts[run.job.id], run, out, passed, min(limits, default=None)))
+                limit_s = min(left_s(), part_limit or math.inf)
+                children.append(_start(parts[run.job.id], run, out, passed, limit_s))
                 missing = len(children[-1].part.missing().trials)
                 say(f"{run.job.id} starts on {_where(run)}: {missing} trials missing")
             for child in [child for child in children if child.process.poll() is not None]:
@@ -190,12 +198,12 @@ def _run_all(
         _end(children)
 
 
-def _start(part: Part, run: Run, out: Path, passed: Sequence[str], left_s: float | None) -> _Child:
+def _start(part: Part, run: Run, out: Path, passed: Sequence[str], limit_s: float) -> _Child:
     argv = [sys.executable, "-m", "loadgen.cli", "sweep", str(part.file), "--out", str(part.folder)]
     argv += ["--resume", "--no-live", "--no-report", "--cpus", cpus.compact(run.cores)]
     argv += passed
     argv += ["--set", f"gpus=[{','.join(map(str, run.gpus))}]"] if part.gpus else []
-    argv += ["--time-limit", f"{left_s:.1f}"] if left_s is not None else []
+    argv += ["--time-limit", f"{limit_s:.1f}"] if math.isfinite(limit_s) else []
     log = out / "logs" / f"{part.id.replace('/', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:

@@ -102,6 +102,9 @@ def test_a_server_of_four_gpus_as_a_command() -> None:
     assert (sent["tp"], sent["options"], sent["port"]) == (4, {"kv_tokens": 65536, "tuned": True}, 21777)
     (prepare,) = command.setup
     assert prepare[-2:] == ("--task", "prepare")
+    assert command.setup_stays, "FastGen's compiled ops"
+    autotp = replace(spec, options={"engine": "ds-inference-autotp"})
+    assert not FRAMEWORK.command(autotp, "/run", PORTS).setup_stays, "it compiles nothing on GPUs"
     assert "21003" in command.cleanup[0]
 
 
