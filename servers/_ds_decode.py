@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from loadgen.servers import _hf_cache
+
 # The cache of a graph has a fixed length, and every step attends over all of it; calls of like lengths share a graph.
 GRAPH_STEP = 64
 OnTokens = Callable[[list[int]], None]
@@ -149,7 +151,7 @@ class Decoder:
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
+            **{_hf_cache.NAME: cache},
             use_cache=True,
             logits_to_keep=1,
         )

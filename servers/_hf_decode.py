@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from loadgen.servers import _hf_cache
 from loadgen.servers._hf_requests import Call
 from loadgen.servers._hf_static import DecodeCache, PrefillCache
 
@@ -47,7 +48,9 @@ def before(
 
 def layer(module: Any, hidden: Any, mask: Any, cosines: Any, sines: Any, cache: Any) -> Any:
     """One of transformers' decoder layers."""
-    return module(hidden, attention_mask=mask, position_embeddings=(cosines, sines), past_key_values=cache)
+    return module(
+        hidden, attention_mask=mask, position_embeddings=(cosines, sines), **{_hf_cache.NAME: cache}
+    )
 
 
 def after(norm: Any, head: Any, hidden: Any, bans: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from loadgen.servers import _hf_cache
 from loadgen.servers._hf_requests import Call
 from loadgen.servers._hf_run import Run
 
@@ -56,8 +57,8 @@ def _seen_cache(model: Any) -> Iterator[list[Any]]:
 
     def catch(_module: Any, _args: Any, named: dict[str, Any]) -> None:
         hook.remove()
-        if named.get("past_key_values") is not None:
-            caught.append(named["past_key_values"])
+        if named.get(_hf_cache.NAME) is not None:
+            caught.append(named[_hf_cache.NAME])
 
     hook = model.register_forward_pre_hook(catch, with_kwargs=True)
     try:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from loadgen.records import ModelSpec, ServerSpec
+from loadgen.servers import _hf_cache
 from loadgen.servers import _hf_tensor_parallel as tensor_parallel
 
 STD = 0.02
@@ -129,7 +130,7 @@ def _random(
     if stages is not None:
         from accelerate import dispatch_model
 
-        dispatch_model(model, device_map=stages, skip_keys=["past_key_values"])
+        dispatch_model(model, device_map=stages, skip_keys=[_hf_cache.NAME])
     return model
 
 
