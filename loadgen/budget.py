@@ -18,8 +18,8 @@ from loadgen.records import ServerSpec, Trial, TrialResult
 # it lets through in vain costs time that nothing else would have fitted into.
 START_S = 5.0
 READ_BYTES_PER_S = 1e9  # all weights through one disk, or made by one CPU
-# Each GPU makes its own random weights. Measured on H200s: 33 GB of each of four within 18 s, 6.8 GB within 9 s.
-MADE_BYTES_PER_S = 3e9
+# Each GPU makes its own random weights: on H200s, 131 GB on one within 13 s, 33 GB on each of four within 18 s.
+MADE_BYTES_PER_S = 6e9
 
 
 @dataclass(slots=True, kw_only=True)
