@@ -63,14 +63,14 @@ class Physics:
 
 
 def examine(rows: Sequence[Row], ceilings: Mapping[str, Ceilings]) -> dict[str, Physics]:
-    """Physics by trial id, of the rows whose model and machine's ceilings are known."""
+    """Physics by ``Row.run``, of the rows whose model and machine's ceilings are known."""
     twins = _twins(rows)
     found = {}
     for row in rows:
         ceiling = ceilings.get(row.key.machine)
         model = row.model
         if ceiling is not None and model is not None and "e2e_s" in row.values:
-            found[row.id] = _examine(row, model, ceiling, twins)
+            found[row.run] = _examine(row, model, ceiling, twins)
     return found | _too_efficient(rows, found)
 
 
@@ -81,20 +81,20 @@ def _too_efficient(rows: Sequence[Row], found: Mapping[str, Physics]) -> dict[st
     """
     by_cell: dict[Key, list[float]] = defaultdict(list)
     for row in rows:
-        if row.id in found and (mbu := found[row.id].decode_mbu) is not None:
+        if row.run in found and (mbu := found[row.run].decode_mbu) is not None:
             by_cell[row.key].append(mbu)
     doubtful = {}
     for row in rows:
         alone = by_cell.get(replace(row.key, tp=1))
-        if row.key.tp == 1 or row.id not in found or not alone or row.key not in by_cell:
+        if row.key.tp == 1 or row.run not in found or not alone or row.key not in by_cell:
             continue
         split, whole = median(by_cell[row.key]), median(alone)
         if split > whole * MORE_EFFICIENT:
             note = (
                 f"decode MBU {show_share(split)} at tp {row.key.tp} is above the {show_share(whole)} at tp 1"
             )
-            physics = found[row.id]
-            doubtful[row.id] = replace(physics, suspicious=(*physics.suspicious, note))
+            physics = found[row.run]
+            doubtful[row.run] = replace(physics, suspicious=(*physics.suspicious, note))
     return doubtful
 
 

@@ -98,6 +98,11 @@ class Row:
         return self.result.trial.id
 
     @property
+    def run(self) -> str:
+        """What no other row has: another folder may hold the same trial, run on another machine or once more."""
+        return f"{self.source}: {self.id}"
+
+    @property
     def model(self) -> ModelSpec | None:
         return self.trial.server.model if self.trial.server else None
 

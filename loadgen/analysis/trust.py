@@ -32,7 +32,7 @@ def breaches(analysis: Analysis) -> list[str]:
 def _physics(analysis: Analysis, row: Row) -> Iterator[str]:
     if row.model is None or "e2e_s" not in row.values:
         return
-    found = analysis.physics.get(row.id)
+    found = analysis.physics.get(row.run)
     if found is None:
         yield f"no ceilings are known of {row.key.machine}, so nothing was held against them"
         return

@@ -35,7 +35,8 @@ PER_SUBJECT = (f1, f2, f3, f4, f5, f6, f7, f8, f9)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """All that is known of some results. ``excluded`` maps trial ids to why they may not speak."""
+    """All that is known of some results. ``physics`` and ``excluded`` (why a trial may not speak) have
+    ``Row.run`` as keys."""
 
     sources: tuple[Source, ...]
     rows: tuple[Row, ...]
@@ -72,8 +73,8 @@ def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
     ceilings = ceilings_of(sources)
     physics = examine(rows, ceilings)
     rows = [
-        replace(row, flags=physics[row.id].impossible)
-        if row.id in physics and physics[row.id].impossible
+        replace(row, flags=physics[row.run].impossible)
+        if row.run in physics and physics[row.run].impossible
         else row
         for row in rows
     ]
@@ -146,14 +147,14 @@ def _excluded(rows: Sequence[Row]) -> dict[str, str]:
     reasons = {}
     for row in rows:
         if row.flags:
-            reasons[row.id] = "impossible: " + "; ".join(row.flags)
+            reasons[row.run] = "impossible: " + "; ".join(row.flags)
         elif row.client_limited:
-            reasons[row.id] = "the load generator was the limit"
+            reasons[row.run] = "the load generator was the limit"
         elif row.result.failure is not None:
             failure = row.result.failure
-            reasons[row.id] = f"failed in {failure.phase}: {failure.error}"
+            reasons[row.run] = f"failed in {failure.phase}: {failure.error}"
         elif not row.values:
-            reasons[row.id] = "no valid request"
+            reasons[row.run] = "no valid request"
     return reasons
 
 

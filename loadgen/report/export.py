@@ -34,7 +34,7 @@ def columns(analysis: Analysis, row: Row) -> dict[str, Any]:
 
     Units are in the names; what was not measured is ``None``.
     """
-    key, physics, summary = row.key, analysis.physics.get(row.id), row.summary
+    key, physics, summary = row.key, analysis.physics.get(row.run), row.summary
     found: dict[str, Any] = {
         "source": row.source, "trial": row.id, "machine": key.machine, "server": key.label, "variant": key.variant,
         "model": key.model, "dtype": key.dtype, "tp": key.tp, "pp": key.pp, "load": key.kind, "batch": key.batch,
@@ -55,7 +55,7 @@ def columns(analysis: Analysis, row: Row) -> dict[str, Any]:
     ):  # fmt: skip
         found[name] = getattr(physics, name) if physics else None
     found["client_limited"] = row.client_limited
-    found["excluded"] = analysis.excluded.get(row.id)
+    found["excluded"] = analysis.excluded.get(row.run)
     found["caveats"] = "; ".join(dict.fromkeys(caveat.kind for caveat in row.result.caveats)) or None
     return found
 

@@ -227,13 +227,13 @@ def _of_ridge(physics: Physics | None) -> Callable[[float], str]:
 
 
 def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
-    key, physics = row.key, analysis.physics.get(row.id)
+    key, physics = row.key, analysis.physics.get(row.run)
     e2e = row.dist("e2e_s")
 
     def figure(value: float | None, show: Any) -> list[Any] | None:
         return None if value is None else [value, show(value)]
 
-    why = analysis.excluded.get(row.id, "")
+    why = analysis.excluded.get(row.run, "")
     doubts = ", ".join(dict.fromkeys(caveat.kind for caveat in row.result.caveats))
     cells: list[Any] = [
         row.source,

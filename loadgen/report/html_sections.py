@@ -90,15 +90,15 @@ def excluded(analysis: Analysis) -> str:
     """Trials kept out of charts and findings, with the reason."""
     kinds: dict[str, list[str]] = {}
     for row in analysis.rows:
-        if row.id in analysis.excluded:
-            kind, _, detail = analysis.excluded[row.id].partition(": ")
+        if row.run in analysis.excluded:
+            kind, _, detail = analysis.excluded[row.run].partition(": ")
             name = f"{cell_text(row.key)}, repeat {row.trial.repeat + 1}"
             kinds.setdefault(kind, []).append(f"{name}: {detail}" if detail else name)
     suspicious = [
         f"{cell_text(row.key)}: {note}"
         for row in analysis.rows
-        if row.id in analysis.physics and row.usable
-        for note in analysis.physics[row.id].suspicious
+        if row.run in analysis.physics and row.usable
+        for note in analysis.physics[row.run].suspicious
     ]
     out = "".join(folded(f"{kind}: {_trials(len(lines))}", lines) for kind, lines in kinds.items())
     doubts = folded(_trials(len(suspicious)), suspicious) if suspicious else listed([], "None.")
@@ -227,8 +227,9 @@ def memory_ledger(analysis: Analysis) -> str:
     )  # fmt: skip
     note = "Bytes of the fullest GPU (CPU column: the server's processes)."
     note += "" if measured else " Memory was not measured: dashes are unknown, not zero."
-    telemetry = {row.id: row.results.telemetry_path(row.id) for row in analysis.rows if row.results}
-    every = ledger_table([row.result for row in analysis.rows], telemetry)
+    every = ledger_table(
+        (row.result, row.results.telemetry_path(row.id) if row.results else None) for row in analysis.rows
+    )
     return table(Table(title="", head=head, rows=tuple(rows), note=note)) + titled(every)
 
 

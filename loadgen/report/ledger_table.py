@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from loadgen.records import TrialResult
@@ -24,19 +24,21 @@ NOTE = (
 PAIRED = ("engine_reserved_bytes", "gpu_server_memory_bytes")
 
 
-def ledger_table(results: Sequence[TrialResult], telemetry: Mapping[str, Path] | None = None) -> Table | None:
+def ledger_table(found: Iterable[tuple[TrialResult, Path | None]]) -> Table | None:
     """A line per trial that has a ledger; ``None`` where none has one.
 
-    ``telemetry`` finds the readings of a trial by its id: stored ledgers may hold an overhead of two moments.
+    Each trial comes with the file of its readings, where there is one: stored ledgers may hold an overhead of two
+    moments.
     """
+    found = list(found)
     known = [
-        (result, _mended(result.telemetry, result.telemetry.ledger, (telemetry or {}).get(result.trial.id)))
-        for result in results
+        (result, _mended(result.telemetry, result.telemetry.ledger, path))
+        for result, path in found
         if result.telemetry is not None and result.telemetry.ledger is not None
     ]
     if not known:
         return None
-    axes = varying(result.trial for result in results)
+    axes = varying(result.trial for result, _ in found)
     rows = tuple((describe(result.trial, axes), *_cells(result, ledger)) for result, ledger in known)
     return Table(title="Memory, trial by trial", head=HEAD, rows=rows, note=NOTE)
 

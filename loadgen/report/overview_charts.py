@@ -22,8 +22,8 @@ def roofline_chart(analysis: Analysis) -> Chart:
     """Every possible trial at its arithmetic intensity, under the ceilings of its machine."""
     groups: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in analysis.rows:
-        if row.id in analysis.physics and row.usable:
-            groups[row.key.machine, row.key.dtype][row.key.label].append(row.id)
+        if row.run in analysis.physics and row.usable:
+            groups[row.key.machine, row.key.dtype][row.key.label].append(row.run)
     choices = {}
     for (machine, dtype), labels in sorted(groups.items()):
         ceilings = analysis.ceilings[machine]
@@ -39,7 +39,7 @@ def roofline_chart(analysis: Analysis) -> Chart:
 
 
 def _roofline(analysis: Analysis, ceilings: Ceilings, dtype: str, labels: dict[str, list[str]]) -> Figure:
-    rows = {row.id: row for row in analysis.rows}
+    rows = {row.run: row for row in analysis.rows}
     intensities = [analysis.physics[id].intensity for ids in labels.values() for id in ids]
     peak = ceilings.matrix_rate(dtype)
     ridge = peak / ceilings.bandwidth if peak else max(intensities)

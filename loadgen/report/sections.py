@@ -83,18 +83,18 @@ ENGINE_FACTS = ("dtype", "tp", "pp", "device", "attention", "torch", "transforme
 def caveat_table(results: Sequence[TrialResult]) -> Table | None:
     """Doubts, those about the client first; each kind with its remedy and an example of what was seen."""
     axes = varying(result.trial for result in results)
-    groups: dict[tuple[str, str, bool], list[tuple[Trial, Caveat]]] = {}
+    groups: dict[tuple[str, str, bool], list[tuple[TrialResult, Caveat]]] = {}
     for result in results:
         for caveat in result.caveats:
-            groups.setdefault((caveat.kind, caveat.remedy, caveat.client), []).append((result.trial, caveat))
+            groups.setdefault((caveat.kind, caveat.remedy, caveat.client), []).append((result, caveat))
     rows = []
     for (kind, remedy, client), cases in sorted(groups.items(), key=lambda group: not group[0][2]):
-        trial, caveat = cases[0]
-        seen = caveat.message if len(cases) == 1 else f"{caveat.message} (at {describe(trial, axes)})"
+        result, caveat = cases[0]
+        seen = caveat.message if len(cases) == 1 else f"{caveat.message} (at {describe(result.trial, axes)})"
         rows.append(
             (
                 f"{CLIENT_MARK} {kind}" if client else kind,
-                str(len({trial.id for trial, _ in cases})),
+                str(len({(result.trial.id, result.started) for result, _ in cases})),
                 seen,
                 remedy,
             )

@@ -64,12 +64,29 @@ def control(model: str, e2e_s: float) -> TrialResult:
 def test_negative_control_is_rejected_and_its_neighbour_passes(tmp_path: Path) -> None:
     folder = write(tmp_path / "published", [control("llama-13b", 0.1425), control("llama-7b", 0.234)])
     found = analyse([folder])
-    assert "impossible" in found.excluded["llama-13b"]
-    assert "below its floor" in found.excluded["llama-13b"]
-    assert "llama-7b" not in found.excluded
+    assert "impossible" in found.excluded["published: llama-13b"]
+    assert "below its floor" in found.excluded["published: llama-13b"]
+    assert "published: llama-7b" not in found.excluded
     assert [key.model for key in found.study.cells] == ["llama-7b"]
-    assert found.physics["llama-13b"].impossible
-    assert found.physics["llama-7b"].floor_share == pytest.approx(129.6 / 234, abs=0.02)
+    assert found.physics["published: llama-13b"].impossible
+    assert found.physics["published: llama-7b"].floor_share == pytest.approx(129.6 / 234, abs=0.02)
+
+
+def test_the_same_trial_on_two_machines_is_judged_by_each_ones_own_ceilings(tmp_path: Path) -> None:
+    """Equal ids: what is impossible on one machine says nothing of the other, whose bandwidth is another, too."""
+    world = World(prefill=lambda _p: 9e-3, step=lambda _p: 8e-3, noise=0.0)
+    trials = [result(Point(machine=machine), world) for machine in (H200, A100)]
+    trials = [dataclasses.replace(each, trial=dataclasses.replace(each.trial, id="same")) for each in trials]
+    folders = [
+        write(tmp_path / name, [each], samples=False)
+        for name, each in zip(("h200", "a100"), trials, strict=True)
+    ]
+    found = analyse(folders)
+    alone = [analyse([folder]) for folder in folders]
+    assert {**alone[0].physics, **alone[1].physics} == found.physics
+    assert found.physics.keys() == {"h200: same", "a100: same"}
+    assert found.excluded.keys() == {"a100: same"}
+    assert [key.machine for key in found.study.cells] == [H200]
 
 
 def test_a_falling_latency_is_flagged_and_its_honest_neighbours_are_not(tmp_path: Path) -> None:
@@ -84,7 +101,7 @@ def test_a_falling_latency_is_flagged_and_its_honest_neighbours_are_not(tmp_path
             each = dataclasses.replace(each, summary=low)
         results.append(each)
     found = analyse([write(tmp_path / "falls", results, samples=False)])
-    flagged = {(row.key.batch, row.key.input_tokens) for row in found.rows if row.id in found.excluded}
+    flagged = {(row.key.batch, row.key.input_tokens) for row in found.rows if row.run in found.excluded}
     assert flagged == {(32, 512)}
     assert all("latency falls" in why for why in found.excluded.values())
 
@@ -105,7 +122,7 @@ def test_regimes_and_their_evidence(tmp_path: Path) -> None:
     bandwidth = trial(8e-3, 9e-3, batch=2)
     compute = trial(9e-3, 1.2, batch=32, input_tokens=1000, output_tokens=2)
     found = analyse([write(tmp_path / "regimes", [host, bandwidth, compute], samples=False)])
-    regimes = {row.key.batch: found.physics[row.id] for row in found.rows}
+    regimes = {row.key.batch: found.physics[row.run] for row in found.rows}
     assert regimes[1].regime == "host"
     assert "not explained" in regimes[1].evidence
     assert regimes[2].regime == "bandwidth"
@@ -124,7 +141,7 @@ def test_a_regime_is_the_hosts_only_where_all_floors_together_explain_little(tmp
     found = analyse([write(tmp_path / "mixed", [mixed, partly], samples=False)])
     ceilings = {H200: dataclasses.replace(found.ceilings[H200], launch_s=7e-6)}
     physics = examine(found.rows, ceilings)
-    regimes = {row.key.batch: physics[row.id] for row in found.rows}
+    regimes = {row.key.batch: physics[row.run] for row in found.rows}
     assert regimes[8].regime in ("bandwidth", "compute")
     assert regimes[1].regime == "bandwidth"
     assert "as long as" in regimes[1].evidence  # half of it is the host's all the same
@@ -134,7 +151,7 @@ def test_prefill_and_decode_are_derived_from_a_twin_of_one_output_token(tmp_path
     world = World(prefill=lambda _p: 50e-3, step=lambda _p: 10e-3, noise=0.0)
     points = grid(output_tokens=(1, 20), stream=(False,))
     found = analyse([write(tmp_path / "twins", [result(point, world) for point in points], samples=False)])
-    by_length = {row.key.output_tokens: found.physics[row.id] for row in found.rows}
+    by_length = {row.key.output_tokens: found.physics[row.run] for row in found.rows}
     assert by_length[20].split == "derived"
     assert by_length[20].prefill_s == pytest.approx(50e-3)
     assert by_length[20].decode_step_s == pytest.approx(10e-3)
@@ -165,11 +182,13 @@ def test_a_closed_loop_is_judged_by_its_decode_steps(tmp_path: Path) -> None:
         result(Point(kind="closed", batch=4), world), engine={**joined.engine, "in_flight_batching": False}
     )
     found = analyse([write(tmp_path / "closed", [joined, alone], samples=False)])
-    assert found.physics[joined.trial.id].estimated
-    assert found.physics[joined.trial.id].sequences == 8
-    assert found.physics[joined.trial.id].regime == "bandwidth"
-    assert "a decode step" in found.physics[joined.trial.id].evidence
-    assert found.physics[alone.trial.id].sequences == 1  # it serves call by call, whatever is in flight
+    assert found.physics[f"closed: {joined.trial.id}"].estimated
+    assert found.physics[f"closed: {joined.trial.id}"].sequences == 8
+    assert found.physics[f"closed: {joined.trial.id}"].regime == "bandwidth"
+    assert "a decode step" in found.physics[f"closed: {joined.trial.id}"].evidence
+    assert (
+        found.physics[f"closed: {alone.trial.id}"].sequences == 1
+    )  # it serves call by call, whatever is in flight
 
 
 def test_servers_of_one_sweep_prove_the_same_work_or_do_not(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def with_ledger(build: Any, batch: int, ledger: MemoryLedger | None) -> Any:
 
 def test_every_trial_has_its_ratios_and_a_dash_for_what_nobody_measured(build: Any) -> None:
     none = MemoryLedger(predicted_weight_bytes=100 * MIB, predicted_kv_bytes=None)
-    table = ledger_table([with_ledger(build, 1, LEDGER), with_ledger(build, 8, none)])
+    table = ledger_table([(with_ledger(build, 1, LEDGER), None), (with_ledger(build, 8, none), None)])
     assert table is not None
     first, second = (dict(zip(enumerate(HEAD), row, strict=True)) for row in table.rows)
     assert first[0, "trial"] == "batch 1"
@@ -54,10 +54,10 @@ def test_a_stored_overhead_of_two_moments_is_read_again(build: Any, tmp_path: Pa
         )
     ]
     write_parquet(path, scrapes)
-    table = ledger_table([result], {result.trial.id: path})
+    table = ledger_table([(result, path)])
     assert table is not None
     assert table.rows[0][-1] == "7.0 MiB"
-    table = ledger_table([result])
+    table = ledger_table([(result, None)])
     assert table is not None
     assert table.rows[0][-1] == "–"  # nothing to read it again from: it is not shown
 
@@ -67,11 +67,13 @@ def test_an_upper_bound_is_called_one_and_its_share_no_miss(build: Any) -> None:
     load = replace(result.trial.load, input_tokens=512, output_tokens=20)
     page = {"scheduling": "iteration level", "max_ragged_batch_size": 768}
     result = replace(result, trial=replace(result.trial, load=load), engine=page)
-    table = ledger_table([result])
+    table = ledger_table([(result, None)])
     assert table is not None
     assert table.rows[0][5:8] == ("at most 12.0 MiB", "12.0 MiB", "49.5 % of the most")
 
 
 def test_without_a_ledger_there_is_no_table(build: Any) -> None:
     assert ledger_table([]) is None
-    assert ledger_table([build.result(build.trial(), 1.0), with_ledger(build, 1, None)]) is None
+    assert (
+        ledger_table([(build.result(build.trial(), 1.0), None), (with_ledger(build, 1, None), None)]) is None
+    )
