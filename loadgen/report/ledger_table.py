@@ -30,11 +30,13 @@ def ledger_table(found: Iterable[tuple[TrialResult, Path | None]]) -> Table | No
     Each trial comes with the file of its readings, where there is one: stored ledgers may hold an overhead of two
     moments.
     """
+    from loadgen.telemetry.ledger import mended_need
+
     found = list(found)
     known = [
-        (result, _mended(result.telemetry, result.telemetry.ledger, path))
+        (result, _mended(result.telemetry, ledger, path))
         for result, path in found
-        if result.telemetry is not None and result.telemetry.ledger is not None
+        if result.telemetry is not None and (ledger := mended_need(result)) is not None
     ]
     if not known:
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadgen.models import activation_bytes, kv_bytes_per_token, stage_layers, stage_weight_bytes
-from loadgen.records import OPEN_LOOP, LoadSpec, ServerSpec, Trial
+from loadgen.records import OPEN_LOOP, LoadSpec, ServerSpec, Trial, TrialResult
 from loadgen.telemetry.normal import ENGINE
 from loadgen.telemetry.overhead import overhead
 from loadgen.telemetry.series import Readings, peak
@@ -17,7 +17,9 @@ from loadgen.telemetry_records import MemoryLedger
 
 AT_LEAST = "allocator, sampled: at least"
 ONE_AT_A_TIME = "one call at a time"
+PEAK, LAST_CALL = "allocator's peak", "allocator's peak in the last call"
 LESS_CACHE = ", less the cache that was held but not needed"
+DROPPED = 0.99  # of what was allocated before a trial: less after it means that caches of earlier calls were given up
 # What the servers' pages call a figure → its name here.
 PAGE = {
     "loaded_bytes": "loaded",
@@ -223,19 +225,37 @@ def _need(
 
     Its peak counter runs since the server's start: it is this trial's only if the trial raised it. Otherwise an
     earlier trial needed more; then an engine that counts each call's own peak tells that of the trial's last call
-    (all calls of a static batch are alike), one whose calls mix that since the trial began.
+    (all calls of a static batch are alike), one whose calls mix that since the trial began. So it is where the engine
+    gave up earlier calls' caches in the trial: the peak may hold them still, and nothing tells how much of them.
     """
     start, top = before.get("peak"), after.get("peak")
-    if top is not None and start is not None and top > start:
-        how = "allocator's peak"
+    raised = top is not None and start is not None and top > start
+    if top is not None and raised and not _dropped(before.get("allocated"), after.get("allocated")):
+        how = PEAK
     elif (top := after.get("call_peak")) is not None:
-        how = "allocator's peak since the trial began" if ahead else "allocator's peak in the last call"
+        how = "allocator's peak since the trial began" if ahead else LAST_CALL
     else:
         return None
     held, used = after.get("kv_reserved"), after.get("kv_needed")
     if held is None or used is None:
         return None if ahead else (top, how)
     return top - held + used, how + LESS_CACHE
+
+
+def _dropped(before: float | None, after: float | None) -> bool:
+    return before is not None and after is not None and after < DROPPED * before
+
+
+def mended_need(result: TrialResult) -> MemoryLedger | None:
+    """The ledger of a result; one stored with a peak that may hold dropped caches gets the last call's own peak."""
+    ledger = result.telemetry.ledger if result.telemetry is not None else None
+    if ledger is None or ledger.needed_from != PEAK or ledger.gpu is None:
+        return ledger
+    own = engine_memory(result.engine).get(str(ledger.gpu), {})
+    if "call_peak" not in own or not _dropped(ledger.idle_bytes, own.get("allocated")):
+        return ledger
+    found = replace(ledger, needed_bytes=own["call_peak"], needed_from=LAST_CALL)
+    return _differences(found, kv_at_most=kv_at_most(result.trial.load, result.engine))
 
 
 def _fullest(pools: Pools) -> str | None:
