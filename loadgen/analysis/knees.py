@@ -8,7 +8,7 @@ grid's steps are; a curve (an engine that takes memory in lumps, or sets some as
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -70,6 +70,23 @@ def line_crossing(grid: Sequence[int], values: Sequence[float], margin: float) -
         high=math.ceil(high * 10) / 10,
         estimate=round(estimate, 1),
     )
+
+
+def from_one_batch(knees: Mapping[Key, Knee], margin: float) -> dict[Key, Knee]:
+    """The knees over that of one batch, the smallest which all have gone below or begin at: else a series that begins
+    later, from a higher level, has a later knee for no other reason. Those with fewer than two batches left are out.
+    """
+    start = max(found.grid[0] for found in knees.values())
+    aligned = {}
+    for key, found in knees.items():
+        left = [
+            (batch, value) for batch, value in zip(found.grid, found.values, strict=True) if batch >= start
+        ]
+        if len(left) == len(found.grid):
+            aligned[key] = found
+        elif len(left) > 1:
+            aligned[key] = knee([batch for batch, _ in left], [value for _, value in left], margin)
+    return aligned
 
 
 def growth_on_lines(

@@ -18,7 +18,7 @@ from loadgen.analysis.finding import (
     subject_text,
     threshold_number,
 )
-from loadgen.analysis.knees import Knee, growth_on_lines, knee
+from loadgen.analysis.knees import Knee, from_one_batch, growth_on_lines, knee
 from loadgen.analysis.ordering import by_gpus, growth, wanted_batches
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key
@@ -65,12 +65,13 @@ def f6(case: Case, subject: Key, study: Study) -> Finding:
         wanted += wanted_batches(series[key][:1], threshold, "memory knee")
     grown: list[Verdict] = []
     for members in by_gpus(list(knees)).values():
+        aligned = from_one_batch({key: knees[key] for key in members}, case.rules.margin)
         place = f"memory knee, {members[0].input_tokens}/{members[0].output_tokens}"
-        if all(knees[key].on_line for key in members):
-            verdicts, told = growth_on_lines([(key, knees[key]) for key in members], place, case.rules.margin)
+        if all(found.on_line for found in aligned.values()):
+            verdicts, told = growth_on_lines(list(aligned.items()), place, case.rules.margin)
         else:
             verdicts, told, missing = growth(
-                [(key, knees[key].threshold, series[key][:1]) for key in members], place
+                [(key, found.threshold, series[key][:1]) for key, found in aligned.items()], place
             )
             wanted += missing
         grown += verdicts

@@ -14,6 +14,7 @@ from loadgen.analysis.statistics import Array
 from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
 from loadgen.store import Results
 from loadgen.telemetry.ledger import mended_need
+from loadgen.telemetry.needed import is_bound
 from loadgen.telemetry.summary import SHORTEST_GAPS
 
 # Metric → unit. A row has only those that were measured.
@@ -301,8 +302,8 @@ def telemetry_of(result: TrialResult) -> dict[str, float]:
     names = ("gpu_memory_bytes", "gpu_memory_reserved_bytes", "cpu_memory_bytes", "power_w")
     found = {name: getattr(telemetry, name, None) for name in names}
     ledger = mended_need(result)
-    if ledger is not None and found["gpu_memory_bytes"]:
-        found["gpu_memory_bytes"] = ledger.needed_bytes
+    if ledger is not None and found["gpu_memory_bytes"]:  # a lower bound is no need
+        found["gpu_memory_bytes"] = None if is_bound(ledger.needed_from) else ledger.needed_bytes
     load = telemetry.phases.get("load")
     if load is not None and load.seconds >= SHORTEST_GAPS * (
         telemetry.period_s or 0.0

@@ -9,17 +9,14 @@ from typing import Any
 
 from loadgen.models import activation_bytes, kv_bytes_per_token, stage_layers, stage_weight_bytes
 from loadgen.records import OPEN_LOOP, LoadSpec, ServerSpec, Trial, TrialResult
+from loadgen.telemetry.needed import AT_LEAST, is_bound, need, need_again, replays
 from loadgen.telemetry.normal import ENGINE
 from loadgen.telemetry.overhead import overhead
 from loadgen.telemetry.series import Readings, peak
 from loadgen.telemetry.spans import Span, Spans
 from loadgen.telemetry_records import MemoryLedger
 
-AT_LEAST = "allocator, sampled: at least"
 ONE_AT_A_TIME = "one call at a time"
-PEAK, LAST_CALL = "allocator's peak", "allocator's peak in the last call"
-LESS_CACHE = ", less the cache that was held but not needed"
-DROPPED = 0.99  # of what was allocated before a trial: less after it means that caches of earlier calls were given up
 # What the servers' pages call a figure → its name here.
 PAGE = {
     "loaded_bytes": "loaded",
@@ -33,6 +30,7 @@ PAGE = {
 # The same where they were scraped: Triton has no page.
 SCRAPED = {
     "engine_loaded_bytes": "loaded",
+    "engine_allocated_bytes": "allocated",
     "engine_reserved_bytes": "reserved",
     "engine_peak_bytes": "peak",
     "engine_call_peak_bytes": "call_peak",
@@ -98,8 +96,11 @@ def make_ledger(
     first = engine_memory(before) or _scraped(readings, 0)
     pools = (engine_memory(after) or _scraped(readings, -1)) if peaks_known else {}
     ahead = preallocates(after.get("engine"))
-    needs = {place: _need(first.get(place, {}), pool, ahead=ahead) for place, pool in pools.items()}
-    known = {place: need for place, need in needs.items() if need is not None}
+    needs = {
+        place: need(first.get(place, {}), pool, ahead=ahead, graphs=replays(server))
+        for place, pool in pools.items()
+    }
+    known = {place: found for place, found in needs.items() if found is not None}
     place = max(known, key=lambda name: known[name][0], default=None) or _fullest(pools)
     number = int(place) if place is not None and place.isdigit() else None
     expected = expect(server, trial.load, after, number)
@@ -201,7 +202,7 @@ def _differences(found: MemoryLedger, *, kv_at_most: bool) -> MemoryLedger:
     known = found.predicted_weight_bytes is not None and predicted_kv is not None and not kv_at_most
     if needed is not None and found.predicted_weight_bytes is not None and predicted_kv is not None and known:
         rest = needed - found.predicted_weight_bytes - predicted_kv
-    exact = found.needed_from != AT_LEAST
+    exact = not is_bound(found.needed_from)
     if needed is not None and found.weight_bytes is not None and found.kv_bytes is not None and exact:
         activations = needed - found.weight_bytes - found.kv_bytes
     blocks = None if predicted_kv is None else predicted_kv + (found.kv_rounding_bytes or 0)
@@ -218,44 +219,19 @@ def _ratio(measured: float | None, predicted: float | None) -> float | None:
     return measured / predicted if measured is not None and predicted else None
 
 
-def _need(
-    before: Mapping[str, float], after: Mapping[str, float], *, ahead: bool
-) -> tuple[float, str] | None:
-    """The allocator's highest use in this trial on one GPU, and by what it is known.
-
-    Its peak counter runs since the server's start: it is this trial's only if the trial raised it. Otherwise an
-    earlier trial needed more; then an engine that counts each call's own peak tells that of the trial's last call
-    (all calls of a static batch are alike), one whose calls mix that since the trial began. So it is where the engine
-    gave up earlier calls' caches in the trial: the peak may hold them still, and nothing tells how much of them.
-    """
-    start, top = before.get("peak"), after.get("peak")
-    raised = top is not None and start is not None and top > start
-    if top is not None and raised and not _dropped(before.get("allocated"), after.get("allocated")):
-        how = PEAK
-    elif (top := after.get("call_peak")) is not None:
-        how = "allocator's peak since the trial began" if ahead else LAST_CALL
-    else:
-        return None
-    held, used = after.get("kv_reserved"), after.get("kv_needed")
-    if held is None or used is None:
-        return None if ahead else (top, how)
-    return top - held + used, how + LESS_CACHE
-
-
-def _dropped(before: float | None, after: float | None) -> bool:
-    return before is not None and after is not None and after < DROPPED * before
-
-
 def mended_need(result: TrialResult) -> MemoryLedger | None:
-    """The ledger of a result; one stored with a peak that may hold dropped caches gets the last call's own peak."""
+    """The ledger of a result with its need by the rules of now: older ones took other calls' graphs for this one's."""
     ledger = result.telemetry.ledger if result.telemetry is not None else None
-    if ledger is None or ledger.needed_from != PEAK or ledger.gpu is None:
+    if ledger is None or ledger.gpu is None or preallocates(result.engine.get("engine")):
         return ledger
-    own = engine_memory(result.engine).get(str(ledger.gpu), {})
-    if "call_peak" not in own or not _dropped(ledger.idle_bytes, own.get("allocated")):
+    pool = engine_memory(result.engine).get(str(ledger.gpu), {})
+    found = need_again(ledger, pool, graphs=replays(result.trial.server))
+    if found is None:
         return ledger
-    found = replace(ledger, needed_bytes=own["call_peak"], needed_from=LAST_CALL)
-    return _differences(found, kv_at_most=kv_at_most(result.trial.load, result.engine))
+    return _differences(
+        replace(ledger, needed_bytes=found[0], needed_from=found[1]),
+        kv_at_most=kv_at_most(result.trial.load, result.engine),
+    )
 
 
 def _fullest(pools: Pools) -> str | None:

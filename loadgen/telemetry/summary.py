@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from loadgen.records import Summary
-from loadgen.telemetry.ledger import AT_LEAST
+from loadgen.telemetry.needed import is_bound
 from loadgen.telemetry.series import Readings, Series, inside, mean, peak, peak_of_sum
 from loadgen.telemetry.spans import Span, Spans
 from loadgen.telemetry.spool import Scrape
@@ -60,7 +60,7 @@ def summarise(
     reserved = held_bytes(readings, busy, gpus, before)
     return TelemetrySummary(
         # A lower bound stays in the ledger, under its name: beside peaks it would look like one.
-        gpu_memory_bytes=None if ledger is None or ledger.needed_from == AT_LEAST else ledger.needed_bytes,
+        gpu_memory_bytes=None if ledger is None or is_bound(ledger.needed_from) else ledger.needed_bytes,
         gpu_memory_reserved_bytes=reserved,
         cpu_memory_bytes=cpu_bytes,
         cpu_memory_from=cpu_from,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import H200, grid, roofline_world, sweep
 
-from loadgen.analysis.knees import growth_on_lines, knee, line_crossing
+from loadgen.analysis.knees import from_one_batch, growth_on_lines, knee, line_crossing
 from loadgen.analysis.table import Key, rows_of
 
 WEIGHTS, EACH = 26e9, 100e6
@@ -70,3 +70,19 @@ def test_knees_on_lines_grow_when_they_grow_by_more_than_the_margin(later: float
     verdicts, numbers = growth_on_lines([(key_of(1), one), (key_of(2), two)], "memory knee", 0.1)
     assert verdicts == [verdict]
     assert numbers[-1].value == pytest.approx(later, rel=0.02)
+
+
+def test_a_series_that_begins_later_has_no_later_knee() -> None:
+    """Of equal servers' memory one lacks the small batches: over its own first batch it would seem to grow."""
+    batches = [1, 4, 16, 64, 256]
+    needs = [WEIGHTS + EACH * batch for batch in batches]
+    whole, late = knee(batches, needs, 0.1), knee(batches[2:], needs[2:], 0.1)
+    assert late.threshold.low > whole.threshold.high
+    aligned = from_one_batch({key_of(1): whole, key_of(2): late}, 0.1)
+    assert aligned[key_of(2)] == late
+    verdicts, _ = growth_on_lines(list(aligned.items()), "memory knee", 0.1)
+    assert verdicts == ["refuted"]
+    far = knee([256, 512], [*needs[4:], WEIGHTS + EACH * 512], 0.1)
+    assert list(from_one_batch({key_of(1): whole, key_of(2): far}, 0.1)) == [key_of(2)], (
+        "one batch is no series"
+    )

@@ -10,7 +10,8 @@ from scraped import GIB, GPUS, HALVES, SPANS, S, readings
 
 from loadgen.analysis.table import telemetry_of
 from loadgen.models import weight_bytes
-from loadgen.telemetry.ledger import AT_LEAST, LESS_CACHE, engine_memory, expect, make_ledger, mended_need
+from loadgen.telemetry.ledger import engine_memory, expect, make_ledger, mended_need
+from loadgen.telemetry.needed import AT_LEAST, LESS_CACHE
 from loadgen.telemetry.series import readings_of
 from loadgen.telemetry.spool import Scrape
 from loadgen.telemetry.summary import summarise
@@ -191,6 +192,45 @@ def test_a_ledger_stored_with_such_a_peak_is_mended(build: Any) -> None:
     honest = replace(result, telemetry=TelemetrySummary(ledger=replace(stored, idle_bytes=136.5)))
     assert mended_need(honest) == honest.telemetry.ledger
     assert mended_need(replace(result, telemetry=None)) is None
+
+
+def kept_page(**changes: float) -> dict[str, Any]:
+    """After a call of a shape beside others: weights 100, caches 30 of which 5 are this call's, graphs and theirs 8."""
+    figures = {
+        "loaded_bytes": 100.0, "allocated_bytes": 138.0, "reserved_bytes": 150.0, "peak_allocated_bytes": 141.0,
+        "call_peak_allocated_bytes": 140.0, "kv_needed_bytes": 5.0, "kv_reserved_bytes": 30.0,
+    }  # fmt: skip
+    return {"engine": "hf/compiled", "memory": {"cuda": {"0": figures | changes}}}
+
+
+@pytest.mark.parametrize(("earlier", "top"), [(120.0, 141.0), (141.0, 140.0)])
+def test_graphs_of_other_calls_are_not_this_ones_need(build: Any, earlier: float, top: float) -> None:
+    before = kept_page(peak_allocated_bytes=earlier, allocated_bytes=120.0)
+    ledger = make_ledger(build.trial(), readings(), SPANS, gpus=GPUS[:1], before=before, after=kept_page())
+    assert ledger is not None
+    assert ledger.needed_bytes == top - 38 + 5, (
+        "weights, this call's cache, and what only lives while a call runs"
+    )
+    assert ledger.needed_from is not None
+    assert ledger.needed_from.endswith("less all that is kept between calls but this one's cache")
+    assert ledger.activation_bytes == top - 138
+
+
+def test_a_stored_need_that_held_other_calls_graphs_is_mended(build: Any) -> None:
+    stored = MemoryLedger(
+        predicted_weight_bytes=100, predicted_kv_bytes=5, gpu=0, needed_bytes=141.0 - 30 + 5, kv_bytes=5.0,
+        kv_reserved_bytes=30.0, needed_from="allocator's peak" + LESS_CACHE, idle_bytes=120.0,
+    )  # fmt: skip
+    result = replace(
+        build.result(build.trial(), 1.0), engine=kept_page(), telemetry=TelemetrySummary(ledger=stored)
+    )
+    mended = mended_need(result)
+    assert mended is not None
+    assert (mended.needed_bytes, mended.rest_bytes) == (108.0, 3.0)
+    again = replace(result, telemetry=TelemetrySummary(ledger=mended))
+    assert mended_need(again) == mended, "what was mended, or stored by these rules, stays"
+    fastgen = replace(result, engine=kept_page() | {"engine": "mii-fastgen"})
+    assert mended_need(fastgen) == stored, "its blocks are counted one by one"
 
 
 def test_a_server_without_a_page_is_known_by_its_scrapes(build: Any) -> None:
