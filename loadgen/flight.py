@@ -77,7 +77,7 @@ class Flight:
         self.start_ns = 0
         self.in_flight = self.in_flight_max = 0
         self.time = FlightTime()
-        self.sent = self.failed = 0
+        self.sent = self.failed = self.unserved = 0  # a wrong length is a failure, and served
 
     def prepare(self) -> None:
         """Fill the look-ahead before the clock starts."""
@@ -254,10 +254,10 @@ class Flight:
         reply = self._driver.decode(self._raws.popleft())
         due_ns, arrival = self._pending.pop(reply.seq)
         batch = self._load.batch_size
-        if reply.error is None:
-            wrong = length_error(reply, batch, arrival.output_tokens)
-            if wrong is not None:
-                reply = replace(reply, error=wrong)
+        if reply.error is not None:
+            self.unserved += 1
+        elif (wrong := length_error(reply, batch, arrival.output_tokens)) is not None:
+            reply = replace(reply, error=wrong)
         if reply.error is not None:
             self.failed += 1
         self.time.add(reply.sent_ns, reply.end_ns, more=self._more or bool(self._ready))

@@ -33,7 +33,8 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOutcome:
-    """What a load did, besides its samples. All but ``warmup_*`` is of the measured phase.
+    """What a load did, besides its samples. All but ``warmup_*`` is of the measured phase; those are of the last
+    warm-up, of which there are two where a request of the first was not served.
 
     ``in_flight_mean`` runs from the first send to the last, by the stamps of each request; ``in_flight_target`` is
     None in open loop. ``start_ns`` is the instant that due times count from.
@@ -47,7 +48,7 @@ class LoadOutcome:
     requests_sent: int
     requests_failed: int
     warmup_sent: int
-    warmup_failed: int
+    warmup_unserved: int
     processes: tuple[Figures, ...] = ()
 
 
@@ -95,9 +96,13 @@ async def run_load(
 
     try:
         await _open(wire, connections, load.timeouts.connect_s + GUARD_S)
-        warmup = flight("warmup", _warmup(load), first_seq=0, places=connections, on_reply=ignore)
-        warmup.prepare()
-        await warmup.run(timers)
+        # Once more where a request of it was not served: a server that ran out of memory has made room, and is cold.
+        for first_seq in (0, load.warmup + load.requests):
+            warmup = flight("warmup", _warmup(load), first_seq=first_seq, places=connections, on_reply=ignore)
+            warmup.prepare()
+            await warmup.run(timers)
+            if not warmup.unserved:
+                break
         if isinstance(wire, Barrier):
             del wire.skews_ns[:]
 
@@ -133,7 +138,7 @@ async def run_load(
         requests_sent=measured.sent,
         requests_failed=measured.failed,
         warmup_sent=warmup.sent,
-        warmup_failed=warmup.failed,
+        warmup_unserved=warmup.unserved,
         processes=(figures,),
     )
 

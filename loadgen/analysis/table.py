@@ -11,6 +11,8 @@ from typing import Any
 
 from loadgen.analysis.rounds import rounds_of
 from loadgen.analysis.statistics import Array
+from loadgen.checks import COLD
+from loadgen.errors import WrongLength
 from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
 from loadgen.store import Results
 from loadgen.telemetry.ledger import mended_need
@@ -78,7 +80,8 @@ class Key:
 class Row:
     """One trial, flat. ``values`` maps metrics to figures (medians of latencies); ``results`` finds its samples.
 
-    ``round`` is equal for trials that did the same work side by side, empty for one that ran alone.
+    ``round`` is equal for trials that did the same work side by side, empty for one that ran alone. ``cold``: requests
+    of its warm-up failed, so that measured ones did what a warm-up is for.
     """
 
     key: Key
@@ -90,6 +93,7 @@ class Row:
     environment: Environment | None = None
     flags: tuple[str, ...] = ()
     round: str = ""
+    cold: bool = False
 
     @property
     def trial(self) -> Trial:
@@ -126,8 +130,8 @@ class Row:
 
     @property
     def usable(self) -> bool:
-        """May speak in charts and findings: measured, by a client that kept up, and physically possible."""
-        return bool(self.values) and not self.client_limited and not self.flags
+        """May speak in charts and findings: measured warm, by a client that kept up, and physically possible."""
+        return bool(self.values) and not (self.client_limited or self.flags or self.cold)
 
     def dist(self, metric: str) -> Dist | None:
         found = getattr(self.summary, metric, None) if metric in DISTRIBUTIONS and self.summary else None
@@ -171,6 +175,7 @@ def rows_of(
             values=values_of(result),
             environment=environments.get(result.environment),
             round=rounds.get(result.trial.id, ""),
+            cold=_cold(result, results),
         )
         for result in found
     ]
@@ -327,6 +332,21 @@ def latencies(row: Row) -> Array | None:
     start = pc.coalesce(kept["due_ns"], kept["sent_ns"])
     seconds: Array = pc.subtract(kept["end_ns"], start).to_numpy() / 1e9
     return seconds
+
+
+def _cold(result: TrialResult, results: Results | None) -> bool:
+    """By its caveat, or by its samples: trials of before have no such caveat."""
+    import pyarrow.parquet as pq
+
+    if any(caveat.kind == COLD for caveat in result.caveats):
+        return True
+    if results is None or not (path := results.samples_path(result.trial.id)).exists():
+        return False
+    samples = pq.read_table(path, columns=["phase", "error"])
+    pairs = zip(samples["phase"].to_pylist(), samples["error"].to_pylist(), strict=True)
+    warmup = [error for phase, error in pairs if phase == "warmup"]
+    last = warmup[-result.trial.load.warmup :]
+    return any(error is not None and not error.startswith(WrongLength.__name__) for error in last)
 
 
 def _hours(iso: str) -> float | None:

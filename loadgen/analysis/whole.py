@@ -155,6 +155,8 @@ def _excluded(rows: Sequence[Row]) -> dict[str, str]:
             reasons[row.run] = f"failed in {failure.phase}: {failure.error}"
         elif not row.values:
             reasons[row.run] = "no valid request"
+        elif row.cold:
+            reasons[row.run] = "a warm-up request was not served: those measured met a server that was cold"
     return reasons
 
 
