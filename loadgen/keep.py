@@ -16,7 +16,7 @@ import orjson
 
 from loadgen import redact, samples
 from loadgen.analysis.finding import Rules
-from loadgen.analysis.same_work import REQUESTS_READ
+from loadgen.analysis.requests import REQUESTS_READ
 from loadgen.analysis.table import read
 from loadgen.analysis.whole import Analysis, analyse_rows
 from loadgen.bisection_log import OUTCOMES, PROBES

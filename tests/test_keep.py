@@ -13,8 +13,7 @@ from click.testing import CliRunner
 from synthetic import Point, environment, failed, grid, roofline_world, samples_of, sweep, write
 
 from loadgen import keep as room
-from loadgen.analysis.same_work import first_tokens
-from loadgen.analysis.table import latencies
+from loadgen.analysis.requests import first_tokens, latencies
 from loadgen.analysis.whole import analyse
 from loadgen.cli import main
 from loadgen.errors import BadInput, StoreError

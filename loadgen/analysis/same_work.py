@@ -8,13 +8,13 @@ from itertools import combinations, zip_longest
 from typing import Literal
 
 from loadgen.analysis.finding import split_text
+from loadgen.analysis.requests import first_tokens
 from loadgen.analysis.study import Cell, Study
 from loadgen.analysis.table import Key, Row, work_of
 from loadgen.records import LoadSpec, Timeouts
 from loadgen.units import show_share
 
 TOKENS_COMPARED = 4000  # of one pair of cells: enough to see, few enough to be quick
-REQUESTS_READ = 2000
 CELLS_PER_PAIR = 3
 ORDER = ("different", "not proven", "same")
 ALIKE = 0.9  # near-ties in bf16 flip a few greedy tokens between kernels and splits; other weights flip nearly all
@@ -99,19 +99,6 @@ def _tokens_alike(one: Cell, other: Cell) -> float | None:
                 same += sum(left == right for left, right in zip_longest(ours, against))
                 compared += max(len(ours), len(against))
     return same / compared if compared else None
-
-
-def first_tokens(row: Row) -> dict[int, tuple[int, ...]]:
-    """First tokens by the request's number, of a trial's first REQUESTS_READ valid ones; empty without samples."""
-    import pyarrow.parquet as pq
-
-    if row.results is None or not row.results.samples_path(row.id).exists():
-        return {}
-    with pq.ParquetFile(row.results.samples_path(row.id)) as file:
-        columns = ["seq", "error", "first_tokens"]
-        batch = next(file.iter_batches(batch_size=REQUESTS_READ, columns=columns), None)
-    lines = batch.to_pylist() if batch is not None else []
-    return {line["seq"]: tuple(line["first_tokens"]) for line in lines if line["error"] is None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

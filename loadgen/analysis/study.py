@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from loadgen.analysis.requests import latencies
 from loadgen.analysis.statistics import (
     Array,
     Drift,
@@ -23,7 +24,7 @@ from loadgen.analysis.statistics import (
     residuals,
     within_trial,
 )
-from loadgen.analysis.table import POWER, Key, Row, latencies
+from loadgen.analysis.table import POWER, Key, Row
 
 # Of a server's own repeats. Engines differ in noise by tens of times (one replays a graph, the next launches every
 # kernel from Python), so another's repeats are a last resort: Student's t tells what few of its own leave open.

@@ -6,13 +6,10 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
+from loadgen.analysis.requests import was_cold
 from loadgen.analysis.rounds import rounds_of
-from loadgen.analysis.statistics import Array
-from loadgen.checks import COLD
-from loadgen.errors import WrongLength
 from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
 from loadgen.store import Results
 from loadgen.telemetry.ledger import mended_need
@@ -175,7 +172,7 @@ def rows_of(
             values=values_of(result),
             environment=environments.get(result.environment),
             round=rounds.get(result.trial.id, ""),
-            cold=_cold(result, results),
+            cold=was_cold(result, results),
         )
         for result in found
     ]
@@ -315,38 +312,6 @@ def telemetry_of(result: TrialResult) -> dict[str, float]:
     ):  # older results lack the rule
         found["joules_per_output_token"] = telemetry.joules_per_output_token
     return {name: float(value) for name, value in found.items() if value}
-
-
-def latencies(row: Row) -> Array | None:
-    """End-to-end seconds of the valid measured requests in sending order; ``None`` without samples."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    if row.results is None:
-        return None
-    path: Path = row.results.samples_path(row.id)
-    if not path.exists():
-        return None
-    columns = pq.read_table(path, columns=["phase", "error", "due_ns", "sent_ns", "end_ns"])
-    kept = columns.filter(pc.and_(pc.equal(columns["phase"], "measured"), pc.is_null(columns["error"])))
-    start = pc.coalesce(kept["due_ns"], kept["sent_ns"])
-    seconds: Array = pc.subtract(kept["end_ns"], start).to_numpy() / 1e9
-    return seconds
-
-
-def _cold(result: TrialResult, results: Results | None) -> bool:
-    """By its caveat, or by its samples: trials of before have no such caveat."""
-    import pyarrow.parquet as pq
-
-    if any(caveat.kind == COLD for caveat in result.caveats):
-        return True
-    if results is None or not (path := results.samples_path(result.trial.id)).exists():
-        return False
-    samples = pq.read_table(path, columns=["phase", "error"])
-    pairs = zip(samples["phase"].to_pylist(), samples["error"].to_pylist(), strict=True)
-    warmup = [error for phase, error in pairs if phase == "warmup"]
-    last = warmup[-result.trial.load.warmup :]
-    return any(error is not None and not error.startswith(WrongLength.__name__) for error in last)
 
 
 def _hours(iso: str) -> float | None:

@@ -27,7 +27,7 @@ from synthetic import (
 
 from loadgen.analysis.declared import parse
 from loadgen.analysis.physical import examine
-from loadgen.analysis.table import latencies
+from loadgen.analysis.requests import latencies
 from loadgen.analysis.whole import Analysis, analyse
 from loadgen.ceilings import CEILINGS_FILE, Ceilings, to_dict
 from loadgen.errors import ProfileError, StoreError

@@ -1,0 +1,62 @@
+"""What only a trial's stored requests tell: their times, their first tokens, and whether the warm-up was served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loadgen.analysis.statistics import Array
+from loadgen.checks import COLD
+from loadgen.errors import WrongLength
+from loadgen.records import TrialResult
+from loadgen.store import Results
+
+if TYPE_CHECKING:
+    from loadgen.analysis.table import Row
+
+REQUESTS_READ = 2000  # whose first tokens are compared
+
+
+def latencies(row: Row) -> Array | None:
+    """End-to-end seconds of the valid measured requests in sending order; ``None`` without samples."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    if row.results is None:
+        return None
+    path: Path = row.results.samples_path(row.id)
+    if not path.exists():
+        return None
+    columns = pq.read_table(path, columns=["phase", "error", "due_ns", "sent_ns", "end_ns"])
+    kept = columns.filter(pc.and_(pc.equal(columns["phase"], "measured"), pc.is_null(columns["error"])))
+    start = pc.coalesce(kept["due_ns"], kept["sent_ns"])
+    seconds: Array = pc.subtract(kept["end_ns"], start).to_numpy() / 1e9
+    return seconds
+
+
+def first_tokens(row: Row) -> dict[int, tuple[int, ...]]:
+    """First tokens by the request's number, of a trial's first REQUESTS_READ valid ones; empty without samples."""
+    import pyarrow.parquet as pq
+
+    if row.results is None or not row.results.samples_path(row.id).exists():
+        return {}
+    with pq.ParquetFile(row.results.samples_path(row.id)) as file:
+        columns = ["seq", "error", "first_tokens"]
+        batch = next(file.iter_batches(batch_size=REQUESTS_READ, columns=columns), None)
+    lines = batch.to_pylist() if batch is not None else []
+    return {line["seq"]: tuple(line["first_tokens"]) for line in lines if line["error"] is None}
+
+
+def was_cold(result: TrialResult, results: Results | None) -> bool:
+    """Whether a request of its last warm-up was not served: by its caveat, or by its samples, which older ones need."""
+    import pyarrow.parquet as pq
+
+    if any(caveat.kind == COLD for caveat in result.caveats):
+        return True
+    if results is None or not (path := results.samples_path(result.trial.id)).exists():
+        return False
+    samples = pq.read_table(path, columns=["phase", "error"])
+    pairs = zip(samples["phase"].to_pylist(), samples["error"].to_pylist(), strict=True)
+    warmup = [error for phase, error in pairs if phase == "warmup"]
+    last = warmup[-result.trial.load.warmup :]
+    return any(error is not None and not error.startswith(WrongLength.__name__) for error in last)
