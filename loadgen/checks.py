@@ -31,7 +31,6 @@ COALESCED = 0.01  # of all reads: then p99 of the gaps between tokens is no long
 IN_FLIGHT = 0.95  # of the target: below, throughput is that of a lower concurrency
 GROWTH = 2.0  # latency at the end over that at the start: a server that keeps up stays near 1
 GROWTH_SAMPLES = 30  # fewer cannot tell a trend from chance
-COLD = "cold"
 SKEW_SHARE = 0.05  # of the batch's E2E latency
 
 
@@ -40,7 +39,6 @@ def caveats(trial: Trial, seen: Accumulator, summary: Summary, outcome: LoadOutc
     load, evidence = trial.load, seen.evidence
     found = list(of_samples(load, evidence, summary))
     if outcome is not None:
-        found += _of_warmup(outcome)
         found += of_client(load, summary, outcome.quality)
     return sorted(found, key=lambda caveat: not caveat.client)
 
@@ -79,16 +77,6 @@ def of_samples(load: LoadSpec, evidence: Evidence, summary: Summary) -> Iterator
             message=f"latency grew {show_number(growth)}-fold during the trial: the server did not keep up, "
             "and percentiles depend on how long it ran",
             remedy="lower the rate, or read this trial as beyond capacity",
-        )
-
-
-def _of_warmup(outcome: LoadOutcome) -> Iterator[Caveat]:
-    if outcome.warmup_unserved:
-        yield Caveat(
-            kind=COLD,
-            message=f"{outcome.warmup_unserved} of {outcome.warmup_sent} warm-up requests were not served, nor were "
-            "all at the first try: the first measured ones may have met a cold server, and no finding uses this trial",
-            remedy="read the server's log, and run this trial again in a folder of its own",
         )
 
 

@@ -109,3 +109,8 @@ class WorkerDied(LoadgenError):
 
 class StoreError(LoadgenError):
     """A results folder that cannot be read or written."""
+
+
+def unserved(error: str | None) -> bool:
+    """Whether a sample's error says that there was no answer; one of another length than asked for is an answer."""
+    return error is not None and not error.startswith(WrongLength.__name__)

@@ -77,7 +77,8 @@ class Flight:
         self.start_ns = 0
         self.in_flight = self.in_flight_max = 0
         self.time = FlightTime()
-        self.sent = self.failed = self.unserved = 0  # a wrong length is a failure, and served
+        self.sent = self.failed = 0
+        self.last_error: str | None = None  # of the request that ended last
 
     def prepare(self) -> None:
         """Fill the look-ahead before the clock starts."""
@@ -254,10 +255,9 @@ class Flight:
         reply = self._driver.decode(self._raws.popleft())
         due_ns, arrival = self._pending.pop(reply.seq)
         batch = self._load.batch_size
-        if reply.error is not None:
-            self.unserved += 1
-        elif (wrong := length_error(reply, batch, arrival.output_tokens)) is not None:
+        if reply.error is None and (wrong := length_error(reply, batch, arrival.output_tokens)) is not None:
             reply = replace(reply, error=wrong)
+        self.last_error = reply.error
         if reply.error is not None:
             self.failed += 1
         self.time.add(reply.sent_ns, reply.end_ns, more=self._more or bool(self._ready))

@@ -15,7 +15,7 @@ from typing import Any, cast
 from loadgen.arrivals import Arrival, schedule
 from loadgen.arrivals import share as stride
 from loadgen.barrier import Barrier
-from loadgen.errors import BadInput, LoadgenError
+from loadgen.errors import BadInput, LoadgenError, unserved
 from loadgen.flight import GUARD_S, Flight, OnSample, PromptMaker
 from loadgen.protocols import Clock, Driver, DriverFactory
 from loadgen.quality import Figures, ReplyFigures, SelfWatch, client_quality
@@ -34,7 +34,7 @@ Stop = Callable[[], bool]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOutcome:
     """What a load did, besides its samples. All but ``warmup_*`` is of the measured phase; those are of the last
-    warm-up, of which there are two where a request of the first was not served.
+    warm-up, of which there are two where the first one's last request was not served.
 
     ``in_flight_mean`` runs from the first send to the last, by the stamps of each request; ``in_flight_target`` is
     None in open loop. ``start_ns`` is the instant that due times count from.
@@ -48,7 +48,7 @@ class LoadOutcome:
     requests_sent: int
     requests_failed: int
     warmup_sent: int
-    warmup_unserved: int
+    warmup_failed: int
     processes: tuple[Figures, ...] = ()
 
 
@@ -96,12 +96,12 @@ async def run_load(
 
     try:
         await _open(wire, connections, load.timeouts.connect_s + GUARD_S)
-        # Once more where a request of it was not served: a server that ran out of memory has made room, and is cold.
+        # Once more where its last request was not served: a server that ran out of memory has made room, and is cold.
         for first_seq in (0, load.warmup + load.requests):
             warmup = flight("warmup", _warmup(load), first_seq=first_seq, places=connections, on_reply=ignore)
             warmup.prepare()
             await warmup.run(timers)
-            if not warmup.unserved:
+            if not unserved(warmup.last_error):
                 break
         if isinstance(wire, Barrier):
             del wire.skews_ns[:]
@@ -138,7 +138,7 @@ async def run_load(
         requests_sent=measured.sent,
         requests_failed=measured.failed,
         warmup_sent=warmup.sent,
-        warmup_unserved=warmup.unserved,
+        warmup_failed=warmup.failed,
         processes=(figures,),
     )
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from loadgen import checks, interrupt, triton_metrics
-from loadgen.errors import LoadgenError, ServerError, ServerOutOfMemory
+from loadgen.errors import LoadgenError, ServerError, ServerOutOfMemory, unserved
 from loadgen.load import run_trial_load
 from loadgen.metrics import Accumulator
 from loadgen.protocols import DriverFactory, Watcher
@@ -97,9 +97,13 @@ def run_trial(
     started, start = datetime.datetime.now(datetime.UTC), time.monotonic()
     accumulator = Accumulator()
     no_memory: list[Failure] = []
+    warmup_error: str | None = None
 
     def on_sample(sample: Sample, in_flight: int) -> None:
+        nonlocal warmup_error
         accumulator.add(sample)
+        if sample.phase == "warmup":
+            warmup_error = sample.error
         if sample.error is not None and not no_memory and NO_MEMORY.search(sample.error):
             phase = "load" if sample.phase == "measured" else sample.phase
             no_memory.append(Failure(error=OUT_OF_MEMORY, message=sample.error, phase=phase))
@@ -135,6 +139,9 @@ def run_trial(
         failure = Failure(error=type(fault).__name__, message=str(fault), phase="load")
     elif failure is None and summary.requests_ok == 0:
         failure = no_memory[0] if no_memory else all_failed(summary.errors)
+    elif failure is None and unserved(warmup_error):
+        words = f"the last request of both warm-ups was not served: {warmup_error}"
+        failure = Failure(error="ColdServer", message=words, phase="warmup")
     return TrialResult(
         trial=trial,
         environment=environment,

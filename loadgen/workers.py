@@ -238,7 +238,7 @@ def _joined(trial: Trial, outcomes: list[dict[str, Any]], start_ns: int, merged:
         requests_sent=total("requests_sent"),
         requests_failed=total("requests_failed"),
         warmup_sent=total("warmup_sent"),
-        warmup_unserved=total("warmup_unserved"),
+        warmup_failed=total("warmup_failed"),
         processes=figures,
     )
 

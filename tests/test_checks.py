@@ -59,7 +59,6 @@ def doubts(
     samples: list[Sample],
     of: Trial | None = None,
     in_flight: float | None = 2.0,
-    unserved: int = 0,
     **client: Any,
 ) -> dict[str, Caveat]:
     seen = Accumulator()
@@ -75,7 +74,7 @@ def doubts(
         requests_sent=len(samples),
         requests_failed=0,
         warmup_sent=1,
-        warmup_unserved=unserved,
+        warmup_failed=0,
     )
     found = checks.caveats(of or trial(), seen, seen.summary(in_flight, 2), outcome)
     assert all(caveat.remedy and caveat.message for caveat in found)
@@ -104,12 +103,6 @@ def test_a_slow_first_request_asks_for_more_warm_up() -> None:
     shuffled = [*good()[1:], sample(0, 400)]
     assert "slow-first" in doubts(shuffled)
     assert "slow-first" not in doubts([*good()[:20], sample(20, 400), *good()[21:]])
-
-
-def test_a_warm_up_that_was_not_served_is_told() -> None:
-    found = doubts(good(), unserved=1)["cold"]
-    assert "1 of 1 warm-up requests were not served" in found.message
-    assert not found.client
 
 
 def test_failures_and_wrong_lengths_are_told_apart() -> None:

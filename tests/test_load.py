@@ -360,20 +360,23 @@ def test_failing_requests_do_not_end_the_load() -> None:
     outcome, samples = play(load(concurrency=3, requests=2_000), driver)
     assert outcome.requests_failed == 2_000
     assert len(samples) == 2_002
-    assert (outcome.warmup_sent, outcome.warmup_unserved) == (1, 1)
+    assert (outcome.warmup_sent, outcome.warmup_failed) == (1, 1)
 
 
 def test_a_warm_up_that_was_not_served_is_sent_once_more() -> None:
     """A server that ran out of memory at the first request has made room since, and is as cold as before."""
-    driver = FakeDriver(World(), spoil=lambda request: {"error": "Refused: 500"} if request.seq == 0 else {})
+    driver = FakeDriver(World(), spoil=lambda request: {"error": "Refused: 500"} if request.seq == 1 else {})
     outcome, samples = play(load(concurrency=2, requests=5, warmup=2), driver)
     assert [sample.phase for sample in samples] == ["warmup"] * 4 + ["measured"] * 5
     assert len({sample.reply.seq for sample in samples}) == 9
-    assert (outcome.warmup_sent, outcome.warmup_unserved) == (2, 0)
+    assert (outcome.warmup_sent, outcome.warmup_failed) == (2, 0)
     assert (outcome.requests_sent, outcome.requests_failed) == (5, 0)
-    short = FakeDriver(World(), spoil=lambda request: {"output_tokens": (1,)} if request.seq == 0 else {})
-    outcome, samples = play(load(concurrency=2, requests=5, warmup=2), short)
-    assert len(samples) == 7, "a short answer warms up as well as a long one"
+    for spoilt, error in ((1, {"output_tokens": (1,)}), (0, {"error": "Refused: 500"})):
+        warm = FakeDriver(
+            World(), spoil=lambda request, at=spoilt, how=error: how if request.seq == at else {}
+        )
+        _, samples = play(load(concurrency=1, requests=5, warmup=2), warm)
+        assert len(samples) == 7, "a short answer warms up as well, and so does one that follows a failure"
 
 
 def test_a_driver_that_answers_from_within_start_does_not_recurse() -> None:

@@ -57,6 +57,22 @@ def test_a_batch_that_fits_is_measured(build: Any, url: str) -> None:
     assert result.summary.requests_ok == 3
 
 
+@pytest.mark.parametrize("full", [1, 2])
+def test_a_server_that_makes_room_in_the_warm_up_is_warmed_up_once_more(build: Any, full: int) -> None:
+    """A measured call must not do what the warm-up is for: where the second is refused, too, nothing is told."""
+    with fake_engine(FITS, full) as url:
+        result = run_trial(trial(build, FITS, warmup=1), Endpoint(base_url=url), Quiet(), environment="e")  # type: ignore[arg-type]
+    if full == 1:
+        assert result.failure is None
+        assert result.summary is not None
+        assert (result.summary.requests_ok, result.summary.requests_failed) == (3, 0)
+    else:
+        assert result.summary is None
+        assert result.failure is not None
+        assert (result.failure.error, result.failure.phase) == ("ColdServer", "warmup")
+        assert WORDS in result.failure.message
+
+
 def test_the_sweep_goes_on_with_a_new_server(
     build: Any, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

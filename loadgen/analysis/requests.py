@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadgen.analysis.statistics import Array
-from loadgen.checks import COLD
-from loadgen.errors import WrongLength
+from loadgen.errors import unserved
 from loadgen.records import TrialResult
 from loadgen.store import Results
 
@@ -48,15 +47,11 @@ def first_tokens(row: Row) -> dict[int, tuple[int, ...]]:
 
 
 def was_cold(result: TrialResult, results: Results | None) -> bool:
-    """Whether a request of its last warm-up was not served: by its caveat, or by its samples, which older ones need."""
+    """Whether the last request of its warm-up was not served. Such a trial fails; older ones have but their samples."""
     import pyarrow.parquet as pq
 
-    if any(caveat.kind == COLD for caveat in result.caveats):
-        return True
     if results is None or not (path := results.samples_path(result.trial.id)).exists():
         return False
     samples = pq.read_table(path, columns=["phase", "error"])
     pairs = zip(samples["phase"].to_pylist(), samples["error"].to_pylist(), strict=True)
-    warmup = [error for phase, error in pairs if phase == "warmup"]
-    last = warmup[-result.trial.load.warmup :]
-    return any(error is not None and not error.startswith(WrongLength.__name__) for error in last)
+    return unserved(next((error for phase, error in reversed(list(pairs)) if phase == "warmup"), None))

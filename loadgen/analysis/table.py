@@ -77,8 +77,8 @@ class Key:
 class Row:
     """One trial, flat. ``values`` maps metrics to figures (medians of latencies); ``results`` finds its samples.
 
-    ``round`` is equal for trials that did the same work side by side, empty for one that ran alone. ``cold``: requests
-    of its warm-up failed, so that measured ones did what a warm-up is for.
+    ``round`` is equal for trials that did the same work side by side, empty for one that ran alone. ``cold``: the last
+    request of its warm-up was not served, so that measured ones did what a warm-up is for.
     """
 
     key: Key

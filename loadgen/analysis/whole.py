@@ -156,7 +156,7 @@ def _excluded(rows: Sequence[Row]) -> dict[str, str]:
         elif not row.values:
             reasons[row.run] = "no valid request"
         elif row.cold:
-            reasons[row.run] = "a warm-up request was not served: those measured met a server that was cold"
+            reasons[row.run] = "its warm-up was not served: requests that were measured met a cold server"
     return reasons
 
 

@@ -13,15 +13,17 @@ WORDS = "out of device memory: CUDA out of memory. Tried to allocate 2.00 GiB. G
 
 
 class FakeEngine(http.server.BaseHTTPRequestHandler):
-    """Answers a batch of up to ``fits`` sequences."""
+    """Answers a batch of up to ``fits`` sequences, once it has made room at the cost of ``full`` refused calls."""
 
     protocol_version = "HTTP/1.1"
     fits = 0
+    full = 0
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
-        if len(prompts) > self.fits:
+        if len(prompts) > self.fits or self.full > 0:
+            type(self).full -= 1
             error = {"message": WORDS, "type": "out_of_memory", "param": None, "code": 500}
             self.reply(500, {"error": error})
             return
@@ -44,9 +46,9 @@ class FakeEngine(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def fake_engine(fits: int) -> Iterator[str]:
-    """The URL of one whose device holds ``fits`` sequences."""
-    handler = type("Holding", (FakeEngine,), {"fits": fits})
+def fake_engine(fits: int, full: int = 0) -> Iterator[str]:
+    """The URL of one whose device holds ``fits`` sequences, and is full for the first ``full`` calls."""
+    handler = type("Holding", (FakeEngine,), {"fits": fits, "full": full})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))

@@ -31,7 +31,7 @@ from loadgen.analysis.requests import latencies
 from loadgen.analysis.whole import Analysis, analyse
 from loadgen.ceilings import CEILINGS_FILE, Ceilings, to_dict
 from loadgen.errors import ProfileError, StoreError
-from loadgen.records import Caveat, TrialResult
+from loadgen.records import TrialResult
 from loadgen.report.finding_tables import tables_of
 from loadgen.store import Store
 
@@ -92,7 +92,7 @@ def test_the_same_trial_on_two_machines_is_judged_by_each_ones_own_ceilings(tmp_
 
 
 def test_a_trial_whose_warm_up_was_not_served_has_no_say(tmp_path: Path) -> None:
-    """Told by the samples, as of trials that were stored before there was a caveat for it, or by the caveat alone."""
+    """Such a trial fails nowadays; those that were stored before are told by their samples."""
 
     def spoiled(folder: Path, found: TrialResult, *errors: str | None) -> Path:
         with Store.create(folder, {"name": folder.name, "trials": [found.trial.id]}) as store:
@@ -112,16 +112,13 @@ def test_a_trial_whose_warm_up_was_not_served_has_no_say(tmp_path: Path) -> None
     assert found.trial.load.warmup == 1
     refused, short = "Refused: 500 Internal Server Error", "WrongLength: asked 20, got 3 (sequence 0)"
     for name, errors, why in (
-        ("cold", (refused,), {"a warm-up request was not served: those measured met a server that was cold"}),
+        ("cold", (refused,), {"its warm-up was not served: requests that were measured met a cold server"}),
         ("again", (refused, None), set()),
         ("short", (short,), set()),
     ):
         analysis = analyse([spoiled(tmp_path / name, found, *errors)])
         assert set(analysis.excluded.values()) == why, name
         assert len(analysis.study.cells) == (not why)
-    doubt = Caveat(kind="cold", message="1 of 1", remedy="again")
-    told = analyse([write(tmp_path / "told", [dataclasses.replace(found, caveats=(doubt,))], samples=False)])
-    assert len(told.excluded) == 1
 
 
 def test_a_falling_latency_is_flagged_and_its_honest_neighbours_are_not(tmp_path: Path) -> None:
