@@ -68,8 +68,9 @@ class MemoryLedger:
     engine's own count of the cache in need: that of a call, or the blocks in use at their peak; ``kv_rounding_bytes``
     what whole blocks add to the prediction, and ``kv_reserved_bytes`` the cache that it took ahead or keeps.
     ``idle_bytes`` is what the allocator holds in use with no request in flight, ``needed_bytes`` its highest use in the
-    trial by ``needed_from``, less cache that was held but not needed; ``activation_bytes`` = needed − weights − KV, all
-    measured (activations, logits, work space), ``rest_bytes`` = needed − predicted weights − predicted KV.
+    trial by ``needed_from``, less what is kept for other calls (caches, graphs; ``telemetry/needed.py``);
+    ``activation_bytes`` = needed − weights − KV, all measured (activations, logits, work space), ``rest_bytes`` =
+    needed − predicted weights − predicted KV. A need that ends in "at least" is a lower bound, no figure of the trial.
     ``reserved_bytes`` is what the allocator took from the device, ``process_bytes`` what the driver counts for the
     server's process, or what the GPU's use grew by (``process_from``): peaks, maybe of different moments.
     ``overhead_bytes`` (context, communication buffers, kernels) is therefore not their difference but that of one

@@ -40,6 +40,14 @@ def test_every_trial_has_its_ratios_and_a_dash_for_what_nobody_measured(build: A
     assert set(second.values()) == {"batch 8", "100.0 MiB", "–"}
 
 
+def test_a_lower_bound_is_called_one(build: Any) -> None:
+    bound = replace(LEDGER, needed_from="allocator, sampled: at least")
+    table = ledger_table([(with_ledger(build, 1, LEDGER), None), (with_ledger(build, 8, bound), None)])
+    assert table is not None
+    exact, least = (row[HEAD.index("needed")] for row in table.rows)
+    assert least == f"at least {exact}"
+
+
 def test_a_stored_overhead_of_two_moments_is_read_again(build: Any, tmp_path: Path) -> None:
     ledger = replace(LEDGER, gpu=0, process_bytes=1.0, process_from="process", overhead_bytes=-3.0 * MIB)
     result = with_ledger(build, 1, ledger)
