@@ -61,6 +61,8 @@ class CompiledEngine:
         use_static_attention(model)
         join_linears(model)
         self.functions = _functions(compile_mode if self.graphs else "off")
+        # One for all captures: cuBLAS keeps 32 MiB of work space for every stream that it was ever used on.
+        self._side = torch.cuda.Stream(device) if self.graphs else None
         self._shapes: OrderedDict[Shape, _Prepared] = OrderedDict()
 
     @torch.no_grad()
@@ -109,7 +111,7 @@ class CompiledEngine:
             self._shapes.clear()
             _collect(self.device)
             buffers = Buffers(self.model, self.functions, shape, self.device, self.tp)
-        prepared = self._shapes[shape] = _Prepared(buffers, self.graphs)
+        prepared = self._shapes[shape] = _Prepared(buffers, self._side)
         return prepared
 
     def _buffers(self, shape: Shape) -> Buffers | None:
@@ -135,18 +137,18 @@ class CompiledEngine:
 
 
 class _Prepared:
-    """One shape's buffers with the graphs captured over them so far."""
+    """One shape's buffers with the graphs captured over them so far, on the stream ``side``; None: no graphs."""
 
-    def __init__(self, buffers: Buffers, graphs: bool) -> None:
-        self.buffers, self.graphs = buffers, graphs
+    def __init__(self, buffers: Buffers, side: Any) -> None:
+        self.buffers, self._side = buffers, side
         self.host = _Host(buffers.shape.batch, buffers.device)
-        self._pool = torch.cuda.graph_pool_handle() if graphs else None
+        self._pool = torch.cuda.graph_pool_handle() if side is not None else None
         self._steps: dict[bool, Any] = {}
         self._prompts: dict[_Prompt, tuple[Any, torch.Tensor]] = {}
 
     def prepare(self, call: Call, sampled: bool) -> None:
         """Compile and capture what this call will launch, where that is new; what it writes is overwritten later."""
-        if not self.graphs:
+        if self._side is None:
             return
         buffers, prompt = self.buffers, _Prompt.of(call, sampled)
         new_prompt = prompt.graphed and prompt not in self._prompts and len(self._prompts) < PROMPT_GRAPHS
@@ -163,7 +165,7 @@ class _Prepared:
 
     def step(self, sampled: bool) -> None:
         """Launch one decode step."""
-        if self.graphs:
+        if self._side is not None:
             self._steps[sampled].replay()
         else:
             self.buffers.step(sampled)
@@ -179,8 +181,8 @@ class _Prepared:
             self.buffers.read_prompts(padded_ids(call).to(self.buffers.device), prompt.ragged, sampled)
 
     def _capture(self, work: Callable[[], None]) -> Any:
-        """Run ``work`` twice on a side stream (compilation, library handles, communicators), then capture it."""
-        side = torch.cuda.Stream()
+        """Run ``work`` twice on the side stream (compilation, library handles, communicators), then capture it."""
+        side = self._side
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             work()
