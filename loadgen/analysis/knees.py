@@ -73,8 +73,8 @@ def line_crossing(grid: Sequence[int], values: Sequence[float], margin: float) -
 
 
 def from_one_batch(knees: Mapping[Key, Knee], margin: float) -> dict[Key, Knee]:
-    """The knees over that of one batch, the smallest which all have gone below or begin at: else a series that begins
-    later, from a higher level, has a later knee for no other reason. Those with fewer than two batches left are out.
+    """The knees over the level of one batch, the largest of the series' first ones: a series that begins later, from a
+    higher level, would have a later knee for no other reason. One with fewer than two batches left is out.
     """
     start = max(found.grid[0] for found in knees.values())
     aligned = {}

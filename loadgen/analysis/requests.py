@@ -52,6 +52,5 @@ def was_cold(result: TrialResult, results: Results | None) -> bool:
 
     if results is None or not (path := results.samples_path(result.trial.id)).exists():
         return False
-    samples = pq.read_table(path, columns=["phase", "error"])
-    pairs = zip(samples["phase"].to_pylist(), samples["error"].to_pylist(), strict=True)
-    return unserved(next((error for phase, error in reversed(list(pairs)) if phase == "warmup"), None))
+    errors = pq.read_table(path, columns=["error"], filters=[("phase", "=", "warmup")])["error"]
+    return len(errors) > 0 and unserved(errors[-1].as_py())
