@@ -189,6 +189,6 @@ def _said(analysis: Analysis, folder: Path) -> list[str]:
     tables = [*report.overview, *([report.every_trial] if report.every_trial else []), *report.doubts]
     # A server's name is in the seed of its bootstrap, and may be redacted: verdicts must agree, not last digits.
     lines = [" | ".join((each.id, each.subject, each.verdict)) for each in analysis.findings]
-    lines += [f"{trial_id} is kept out: {why}" for trial_id, why in analysis.excluded.items()]
+    lines += [f"{run} is kept out: {why}" for run, why in analysis.excluded.items()]
     lines += [repr(proof) for proof in analysis.proofs]
     return lines + [" | ".join((table.title, *row)) for table in tables for row in (table.head, *table.rows)]

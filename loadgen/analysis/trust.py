@@ -61,6 +61,6 @@ def _client(row: Row) -> Iterator[str]:
 def _name(row: Row) -> str:
     key = row.key
     return (
-        f"{row.source}: {row.id} ({key.label} tp {key.tp} pp {key.pp}, {key.kind} batch {key.batch}, "
+        f"{row.run} ({key.label} tp {key.tp} pp {key.pp}, {key.kind} batch {key.batch}, "
         f"{key.input_tokens}/{key.output_tokens}, repeat {row.trial.repeat + 1})"
     )

@@ -37,3 +37,10 @@ def scrapes(source: str = "one", **metrics: Any) -> list[Scrape]:
 
 def readings(**metrics: Any) -> Readings:
     return readings_of(scrapes(**metrics), ["one"])
+
+
+def ranks(**pools: tuple[float, float, float]) -> dict[str, Any]:
+    """The page of an eager server: of each rank (in use, peak, reserved) in bytes."""
+    names = ("allocated_bytes", "peak_allocated_bytes", "reserved_bytes")
+    cuda = {rank.removeprefix("r"): dict(zip(names, pool, strict=True)) for rank, pool in pools.items()}
+    return {"engine": "hf/generate", "memory": {"resident_bytes": 5, "cuda": cuda}}

@@ -20,7 +20,6 @@ from synthetic import (
     limited,
     result,
     roofline_world,
-    samples_of,
     sweep,
     write,
 )
@@ -33,7 +32,6 @@ from loadgen.ceilings import CEILINGS_FILE, Ceilings, to_dict
 from loadgen.errors import ProfileError, StoreError
 from loadgen.records import TrialResult
 from loadgen.report.finding_tables import tables_of
-from loadgen.store import Store
 
 GRID = grid(batch=BATCHES, input_tokens=(20, 512))
 
@@ -89,36 +87,6 @@ def test_the_same_trial_on_two_machines_is_judged_by_each_ones_own_ceilings(tmp_
     assert found.physics.keys() == {"h200: same", "a100: same"}
     assert found.excluded.keys() == {"a100: same"}
     assert [key.machine for key in found.study.cells] == [H200]
-
-
-def test_a_trial_whose_warm_up_was_not_served_has_no_say(tmp_path: Path) -> None:
-    """Such a trial fails nowadays; those that were stored before are told by their samples."""
-
-    def spoiled(folder: Path, found: TrialResult, *errors: str | None) -> Path:
-        with Store.create(folder, {"name": folder.name, "trials": [found.trial.id]}) as store:
-            store.add_environment(environment())
-            store.append(found)
-            writer = store.sample_writer(found.trial.id)
-            warm, *rest = samples_of(found)
-            for seq, error in enumerate(errors):
-                reply = dataclasses.replace(warm.reply, seq=100 + seq, error=error)
-                writer.add(dataclasses.replace(warm, reply=reply))
-            for sample in rest:
-                writer.add(sample)
-            writer.close()
-        return folder
-
-    found = result(Point(), slow_world())
-    assert found.trial.load.warmup == 1
-    refused, short = "Refused: 500 Internal Server Error", "WrongLength: asked 20, got 3 (sequence 0)"
-    for name, errors, why in (
-        ("cold", (refused,), {"its warm-up was not served: requests that were measured met a cold server"}),
-        ("again", (refused, None), set()),
-        ("short", (short,), set()),
-    ):
-        analysis = analyse([spoiled(tmp_path / name, found, *errors)])
-        assert set(analysis.excluded.values()) == why, name
-        assert len(analysis.study.cells) == (not why)
 
 
 def test_a_falling_latency_is_flagged_and_its_honest_neighbours_are_not(tmp_path: Path) -> None:

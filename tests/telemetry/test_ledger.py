@@ -6,22 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from scraped import GIB, GPUS, HALVES, SPANS, S, readings
+from scraped import GIB, GPUS, HALVES, SPANS, S, ranks, readings
 
-from loadgen.analysis.table import telemetry_of
 from loadgen.models import weight_bytes
-from loadgen.telemetry.ledger import engine_memory, expect, make_ledger, mended_need
+from loadgen.telemetry.ledger import engine_memory, expect, make_ledger
 from loadgen.telemetry.needed import AT_LEAST, LESS_CACHE
 from loadgen.telemetry.series import readings_of
 from loadgen.telemetry.spool import Scrape
 from loadgen.telemetry.summary import summarise
-from loadgen.telemetry_records import MemoryLedger, TelemetrySummary
-
-
-def ranks(**pools: tuple[float, float, float]) -> dict[str, Any]:
-    names = ("allocated_bytes", "peak_allocated_bytes", "reserved_bytes")
-    cuda = {rank.removeprefix("r"): dict(zip(names, pool, strict=True)) for rank, pool in pools.items()}
-    return {"engine": "hf/generate", "memory": {"resident_bytes": 5, "cuda": cuda}}
+from loadgen.telemetry_records import MemoryLedger
 
 
 def test_ledger_by_the_allocators_own_peak(build: Any) -> None:
@@ -129,108 +122,6 @@ def test_nothing_is_left_over_from_an_upper_bound(build: Any) -> None:
     assert ledger is not None
     assert ledger.needed_bytes is not None
     assert ledger.rest_bytes is None
-
-
-def test_a_peak_of_an_earlier_trial_is_not_this_ones(build: Any) -> None:
-    """The counter did not move: only what was sampled is this trial's, and it is said to be a lower bound."""
-    page = ranks(r0=(5.0, 40.0, 50.0))
-    sampled = [
-        Scrape(source="one", at_ns=at, took_ns=0, readings=(("engine_allocated_bytes", "0", at / S),))
-        for at in HALVES
-    ]
-    ledger = make_ledger(
-        build.trial(), readings_of(sampled, ["one"]), SPANS, gpus=GPUS[:1], before=page, after=page
-    )
-    assert ledger is not None
-    assert (ledger.needed_bytes, ledger.needed_from) == (6.0, "allocator, sampled: at least")
-    assert ledger.idle_bytes == 1.0
-    unsampled = make_ledger(build.trial(), readings(), SPANS, gpus=GPUS[:1], before=page, after=page)
-    assert unsampled is not None
-    assert unsampled.needed_bytes is None
-
-
-def test_an_engine_that_counts_each_calls_peak_tells_a_smaller_trials_need(build: Any) -> None:
-    page = ranks(r0=(5.0, 40.0, 50.0), r1=(5.0, 41.0, 50.0))
-    for rank, peak in (("0", 11.0), ("1", 12.0)):
-        page["memory"]["cuda"][rank]["call_peak_allocated_bytes"] = peak
-    ledger = make_ledger(build.trial(), readings(), SPANS, gpus=GPUS[:1], before=page, after=page)
-    assert ledger is not None
-    assert (ledger.needed_bytes, ledger.needed_from) == (12.0, "allocator's peak in the last call")
-
-
-def test_a_peak_that_may_hold_dropped_caches_is_not_this_trials_need(build: Any) -> None:
-    """The engine ran out, gave up the caches of earlier calls and went on: the peak was theirs and this call's."""
-    before, after = ranks(r0=(140.0, 141.0, 149.0)), ranks(r0=(136.0, 147.0, 149.0))
-    after["memory"]["cuda"]["0"] |= {"call_peak_allocated_bytes": 137.0, "loaded_bytes": 130.0}
-    trial = build.trial()
-    ledger = make_ledger(trial, readings(), SPANS, gpus=GPUS[:1], before=before, after=after)
-    assert ledger is not None
-    assert (ledger.needed_bytes, ledger.needed_from) == (137.0, "allocator's peak in the last call")
-    kept = {"memory": {"cuda": {"0": after["memory"]["cuda"]["0"] | {"allocated_bytes": 140.0}}}}
-    ledger = make_ledger(trial, readings(), SPANS, gpus=GPUS[:1], before=before, after=kept)
-    assert ledger is not None
-    assert (ledger.needed_bytes, ledger.needed_from) == (147.0, "allocator's peak"), "nothing was dropped"
-
-
-def test_a_ledger_stored_with_such_a_peak_is_mended(build: Any) -> None:
-    page = ranks(r0=(136.0, 147.0, 149.0))
-    page["memory"]["cuda"]["0"]["call_peak_allocated_bytes"] = 137.0
-    stored = MemoryLedger(
-        predicted_weight_bytes=100, predicted_kv_bytes=30, gpu=0, idle_bytes=140.0, needed_bytes=147.0,
-        needed_from="allocator's peak", rest_bytes=17.0,
-    )  # fmt: skip
-    result = replace(
-        build.result(build.trial(), 1.0),
-        engine=page,
-        telemetry=TelemetrySummary(gpu_memory_bytes=147.0, ledger=stored),
-    )
-    mended = mended_need(result)
-    assert mended is not None
-    assert (mended.needed_bytes, mended.needed_from) == (137.0, "allocator's peak in the last call")
-    assert mended.rest_bytes == 7.0
-    assert telemetry_of(result)["gpu_memory_bytes"] == 137.0
-    honest = replace(result, telemetry=TelemetrySummary(ledger=replace(stored, idle_bytes=136.5)))
-    assert mended_need(honest) == honest.telemetry.ledger
-    assert mended_need(replace(result, telemetry=None)) is None
-
-
-def kept_page(**changes: float) -> dict[str, Any]:
-    """After a call of a shape beside others: weights 100, caches 30 of which 5 are this call's, graphs and theirs 8."""
-    figures = {
-        "loaded_bytes": 100.0, "allocated_bytes": 138.0, "reserved_bytes": 150.0, "peak_allocated_bytes": 141.0,
-        "call_peak_allocated_bytes": 140.0, "kv_needed_bytes": 5.0, "kv_reserved_bytes": 30.0,
-    }  # fmt: skip
-    return {"engine": "hf/compiled", "memory": {"cuda": {"0": figures | changes}}}
-
-
-@pytest.mark.parametrize(("earlier", "top"), [(120.0, 141.0), (141.0, 140.0)])
-def test_graphs_of_other_calls_are_not_this_ones_need(build: Any, earlier: float, top: float) -> None:
-    before = kept_page(peak_allocated_bytes=earlier, allocated_bytes=120.0)
-    ledger = make_ledger(build.trial(), readings(), SPANS, gpus=GPUS[:1], before=before, after=kept_page())
-    assert ledger is not None
-    assert ledger.needed_bytes == top - 38 + 5, (
-        "weights, this call's cache, and what only lives while a call runs"
-    )
-    assert ledger.needed_from is not None
-    assert ledger.needed_from.endswith("less all that is kept between calls but this one's cache")
-    assert ledger.activation_bytes == top - 138
-
-
-def test_a_stored_need_that_held_other_calls_graphs_is_mended(build: Any) -> None:
-    stored = MemoryLedger(
-        predicted_weight_bytes=100, predicted_kv_bytes=5, gpu=0, needed_bytes=141.0 - 30 + 5, kv_bytes=5.0,
-        kv_reserved_bytes=30.0, needed_from="allocator's peak" + LESS_CACHE, idle_bytes=120.0,
-    )  # fmt: skip
-    result = replace(
-        build.result(build.trial(), 1.0), engine=kept_page(), telemetry=TelemetrySummary(ledger=stored)
-    )
-    mended = mended_need(result)
-    assert mended is not None
-    assert (mended.needed_bytes, mended.rest_bytes) == (108.0, 3.0)
-    again = replace(result, telemetry=TelemetrySummary(ledger=mended))
-    assert mended_need(again) == mended, "what was mended, or stored by these rules, stays"
-    fastgen = replace(result, engine=kept_page() | {"engine": "mii-fastgen"})
-    assert mended_need(fastgen) == stored, "its blocks are counted one by one"
 
 
 def test_a_server_without_a_page_is_known_by_its_scrapes(build: Any) -> None:

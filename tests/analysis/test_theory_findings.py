@@ -1,0 +1,64 @@
+"""F8: the ridge, predicted and measured, and what sets the plateau below it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+
+from cases import case, finding, rows
+from synthetic import (
+    World,
+    grid,
+    sweep,
+)
+
+PREFILLS = grid(batch=(1, 2, 4, 8, 16, 32, 64), input_tokens=(20, 128, 512), output_tokens=(20,))
+
+
+def bound_by(ridge: float, plateau_s: float) -> World:
+    return World(
+        prefill=lambda point: plateau_s * max(1.0, point.tokens / ridge), step=lambda _p: 8e-3, noise=0.01
+    )
+
+
+def test_f8_holds_where_bandwidth_and_compute_set_the_ridge() -> None:
+    f8 = finding(case(rows(sweep(PREFILLS, bound_by(206.0, 7e-3)))), "F8")
+    assert f8.verdict == "holds", f8.sentence
+    measured = next(number for number in f8.numbers if number.name.startswith("measured"))
+    assert measured.low is not None
+    assert measured.high is not None
+    assert measured.low <= 206 <= measured.high
+
+
+def test_f8_is_refuted_by_a_plateau_that_the_host_sets() -> None:
+    f8 = finding(case(rows(sweep(PREFILLS, bound_by(2000.0, 60e-3)))), "F8")
+    assert f8.verdict == "refuted"
+    assert "host and launches rather than bandwidth" in f8.sentence
+
+
+def test_f8_tells_a_host_bound_plateau_where_the_ridge_itself_is_not_resolved() -> None:
+    """One size beyond the ridge does not place it, but a plateau of 48 ms is no reading of weights."""
+    points = grid(input_tokens=(20, 64, 256, 1024), output_tokens=(20, 100))
+    f8 = finding(case(rows(sweep(points, bound_by(600.0, 48e-3)))), "F8")
+    assert f8.verdict == "refuted"
+    assert "time rises at the largest sizes" in f8.sentence
+    assert "host and launches rather than bandwidth" in f8.sentence
+    assert {want.key.input_tokens for want in f8.wanted} == {2028}  # what the context holds beside 20 tokens
+
+
+def test_f8_refuses_without_the_compute_side_or_ceilings() -> None:
+    small = grid(batch=(1, 2, 4), input_tokens=(8, 16, 20), output_tokens=(20,))
+    found = case(rows(sweep(small, bound_by(2000.0, 60e-3))))
+    f8 = finding(found, "F8")
+    assert f8.verdict == "not tested"
+    assert "not resolvable" in f8.sentence
+    assert f8.wanted
+    blind = dataclasses.replace(found, ceilings={})
+    assert "loadgen probe" in finding(blind, "F8").sentence
+    mute = [replace(point, stream=False) for point in PREFILLS]
+    assert finding(case(rows(sweep(mute, bound_by(206.0, 7e-3)))), "F8").verdict == "not tested"
+
+
+def test_f8_takes_unstreamed_trials_of_one_output_token() -> None:
+    points = [replace(point, stream=False, output_tokens=1) for point in PREFILLS]
+    assert finding(case(rows(sweep(points, bound_by(206.0, 7e-3)))), "F8").verdict == "holds"
