@@ -24,12 +24,13 @@ reproduce: env
 		.venv/bin/loadgen report $$(dirname $(OUT)/*/sweep.json) --format html --out $(OUT)/report.html && exit $$code
 
 # The study that is kept here, from its stored results alone: its page, and the findings in docs/REPRODUCTION.md.
-KEPT := docs/results/h200
+KEPT := docs/results/h200/[0-9]* docs/results/h100/[0-9]*
+PAGE := docs/results/h200/report.html
 
 reproduction: env
-	@.venv/bin/loadgen report $(KEPT)/[0-9]* --format html --out $(KEPT)/report.html >/dev/null
-	@.venv/bin/loadgen report $(KEPT)/[0-9]* --format md --out docs/REPRODUCTION.md >/dev/null
-	@echo 'written: $(KEPT)/report.html and the findings in docs/REPRODUCTION.md'
+	@.venv/bin/loadgen report $(KEPT) --format html --out $(PAGE) >/dev/null
+	@.venv/bin/loadgen report $(KEPT) --format md --out docs/REPRODUCTION.md >/dev/null
+	@echo 'written: $(PAGE) and the findings in docs/REPRODUCTION.md'
 
 # Some tests use a real Prometheus and a real browser. Where they cannot be installed, those tests skip, and say so.
 TOOLS := $(shell command -v prometheus >/dev/null || echo prometheus) $(shell command -v chromium >/dev/null || echo chromium)

@@ -1,4 +1,4 @@
-"""The kept study of the H200s: what docs/REPRODUCTION.md claims is what its stored results give, and nothing else."""
+"""The kept study of H200s and an H100: what docs/REPRODUCTION.md claims is what its stored results give."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loadgen.report.document import BEGIN, END, findings_table
 from loadgen.report.html_findings import BADGES
 
 ROOT = Path(__file__).resolve().parents[1]
-STORED = sorted((ROOT / "docs/results/h200").glob("[0-9]*"))
+STORED = [part for gpu in ("h200", "h100") for part in sorted((ROOT / "docs/results" / gpu).glob("[0-9]*"))]
 SUBJECT = r'<div class="subject"><span class="verdict \w+">(.*?)</span> <b>(.*?)</b><p>(.*?)</p>'
 DOCUMENT = (ROOT / "docs/REPRODUCTION.md").read_text()
 

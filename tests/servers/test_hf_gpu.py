@@ -22,7 +22,11 @@ from loadgen.servers._hf_run import Cancelled, Run, Step
 from loadgen.servers.hf import FRAMEWORK
 
 GPUS = torch.cuda.device_count()
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(GPUS < 1, reason="no GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(GPUS < 1, reason="no GPU"),
+    pytest.mark.filterwarnings("default"),  # torch.compile's imports warn of deprecations of torch's own
+]
 two_gpus = pytest.mark.skipif(GPUS < 2, reason="fewer than two GPUs")
 SPEC = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32", gpus=(0,))
 PROMPTS = ((1, 2, 3, 4, 5, 6, 7), (900, 31), (5,) * 12)
