@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from loadgen import __version__, interrupt
+from loadgen import __version__
 from loadgen.cli_tools import TOOLS
 from loadgen.commands.options import load_options, server_options
 from loadgen.errors import BadInput, LoadgenError
 from loadgen.report import FORMATS
+from loadgen.system import interrupt
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -64,13 +65,13 @@ def serve(log: Path | None, dry_run: bool, **given: Any) -> None:
     loadgen serve --framework hf --model llama-13b --tp 4
     loadgen serve --framework hf --model ./my-llama -o engine=compiled
     """
-    from loadgen.commands import serve as room
+    from loadgen.commands import serve as command
 
-    spec = room.server_spec(**given, dry_run=dry_run)
+    spec = command.server_spec(**given, dry_run=dry_run)
     if dry_run:
-        click.echo(room.dry_run(spec))
+        click.echo(command.dry_run(spec))
         return
-    raise SystemExit(room.serve(spec, log, click.echo))
+    raise SystemExit(command.serve(spec, log, click.echo))
 
 
 have_option = click.option(
@@ -132,18 +133,18 @@ def sweep(
     loadgen sweep profiles/exp1.toml --resume --time-limit 540
     """
     if cpus is not None:
-        from loadgen.cpus import confine
+        from loadgen.system.cpus import confine
 
         confine(cpus)
     from loadgen.commands import plan_tables
-    from loadgen.commands import sweep as room
+    from loadgen.commands import sweep as command
 
-    checked, plan = room.make(profile, sets, dry_run=dry_run)
+    checked, plan = command.make(profile, sets, dry_run=dry_run)
     if dry_run:
         plan_tables.print_plan(plan)
         return
     raise SystemExit(
-        room.run(
+        command.run(
             checked,
             plan,
             out=out,
@@ -183,9 +184,9 @@ def run(**given: Any) -> None:
     loadgen run --url http://127.0.0.1:8000 --concurrency 8 --input-tokens 128 --output-tokens 64
     loadgen run --url http://127.0.0.1:8000 --mode poisson --rate 20 --requests 1000
     """
-    from loadgen.commands import run as room
+    from loadgen.commands import run as command
 
-    raise SystemExit(room.run(argv=tuple(sys.argv), **given))
+    raise SystemExit(command.run(argv=tuple(sys.argv), **given))
 
 
 @main.command()
@@ -210,9 +211,9 @@ def report(
     loadgen report results/exp1 results/exp3 --format csv
     loadgen report results/exp1 results/exp3 --format md --out study.md
     """
-    from loadgen.commands import report as room
+    from loadgen.commands import report as command
 
-    raise SystemExit(room.run(folders, formats, out, price))
+    raise SystemExit(command.run(folders, formats, out, price))
 
 
 @main.command()
@@ -233,9 +234,9 @@ def keep(sources: tuple[Path, ...], target: Path, samples_limit: int) -> None:
     loadgen keep results/exp1 docs/results/exp1
     loadgen report docs/results/exp1
     """
-    from loadgen.commands import keep as room
+    from loadgen.commands import keep as command
 
-    raise SystemExit(room.run(sources, target, samples_limit))
+    raise SystemExit(command.run(sources, target, samples_limit))
 
 
 @main.command()
@@ -278,9 +279,9 @@ def reproduce(**given: Any) -> None:
     loadgen reproduce --parts 'core/*' --have docs/results/h200
     loadgen report results/reproduction/10-hf-generate-tp1 results/reproduction/11-hf-compiled-tp1
     """
-    from loadgen.commands import reproduce as room
+    from loadgen.commands import reproduce as command
 
-    raise SystemExit(room.run(**given))
+    raise SystemExit(command.run(**given))
 
 
 @main.command()
@@ -295,9 +296,9 @@ def compare(a: Path, b: Path, gates: tuple[str, ...]) -> None:
     \b
     loadgen compare results/before results/after --gate 'e2e_p50<=+3%'
     """
-    from loadgen.commands import report as room
+    from loadgen.commands import report as command
 
-    raise SystemExit(room.compare(a, b, gates))
+    raise SystemExit(command.compare(a, b, gates))
 
 
 for tool in TOOLS:

@@ -27,9 +27,9 @@ def calibrate(**given: Any) -> None:
     loadgen calibrate --concurrency 256 --output-tokens 100
     loadgen calibrate --like profiles/exp1.toml
     """
-    from loadgen.commands import calibrate as room
+    from loadgen.commands import calibrate as command
 
-    raise SystemExit(room.run(**given))
+    raise SystemExit(command.run(**given))
 
 
 @click.command()
@@ -51,9 +51,9 @@ def convert(**given: Any) -> None:
     loadgen convert --to ft ./my-llama --tp 2 --variant a --out ./my-llama-ft
     loadgen convert --check ./my-llama-ft
     """
-    from loadgen.commands import convert as room
+    from loadgen.commands import convert as command
 
-    raise SystemExit(room.run(**given))
+    raise SystemExit(command.run(**given))
 
 
 @click.command()
@@ -64,9 +64,9 @@ def probe(**given: Any) -> None:
 
     About a minute for each kind of GPU. Reports draw them beside the measurements, instead of the datasheet's.
     """
-    from loadgen.commands import probe as room
+    from loadgen.commands import probe as command
 
-    raise SystemExit(room.run(**given))
+    raise SystemExit(command.run(**given))
 
 
 @click.command()
@@ -86,18 +86,18 @@ def exporter(**given: Any) -> None:
     loadgen exporter --port 9835
     loadgen exporter --pid 4711
     """
-    from loadgen.commands import exporter as room
+    from loadgen.commands import exporter as command
 
-    raise SystemExit(room.run(**given))
+    raise SystemExit(command.run(**given))
 
 
 @click.command()
 def doctor() -> None:
     """Say what this machine can run, what is missing, and the command that mends it."""
-    from loadgen import console
-    from loadgen import doctor as room
+    from loadgen.live import console
+    from loadgen.selfcheck import doctor as command
 
-    console.print_doctor(room.examine())
+    console.print_doctor(command.examine())
 
 
 TOOLS = (calibrate, convert, probe, exporter, doctor)

@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from loadgen import bisection, bisection_log, interrupt
-from loadgen.budget import Budget
 from loadgen.errors import BadInput, ServerError
-from loadgen.plan import Plan, server_key, spec_key
+from loadgen.identity import server_key, spec_key
+from loadgen.launch.running import RunningServer, RunningServers
+from loadgen.plan import bisection
+from loadgen.plan.budget import Budget
+from loadgen.plan.plan import Plan
 from loadgen.protocols import Watcher
 from loadgen.records import Environment, Failure, Search, Trial, TrialResult
-from loadgen.stand import Stand, Up
-from loadgen.store import Store, read_samples
+from loadgen.results import max_batch_log
+from loadgen.results.store import Store, read_samples
+from loadgen.system import interrupt
 from loadgen.telemetry.host import Gauge
 from loadgen.telemetry_records import TelemetrySpec
 from loadgen.trial import OUT_OF_MEMORY, run_trial
@@ -92,22 +95,22 @@ class Sweep:
 
     def _run_together(self, trials: Sequence[Trial], searches: Sequence[Search]) -> None:
         """Trials in order on servers that are up side by side, then the searches for their largest batches."""
-        with self._stand() as stand:
+        with self._running() as running:
             for trial in first_of_each(trials):  # before any trial, so that none has the machine to itself
                 if self.budget.fits(trial, starting=True):
                     with suppress(ServerError, BadInput):  # its trials will tell
-                        self._up(stand, trial)
+                        self._up(running, trial)
             for trial in trials:
-                if self.budget.fits(trial, starting=not stand.has(trial)):
-                    self._keep(self._attempt(stand, trial, self.watcher))
+                if self.budget.fits(trial, starting=not running.has(trial)):
+                    self._keep(self._attempt(running, trial, self.watcher))
             for search in searches:
-                self._settle(stand, search)
+                self._settle(running, search)
 
-    def _settle(self, stand: Stand, search: Search) -> None:
+    def _settle(self, running: RunningServers, search: Search) -> None:
         """Find a server's largest batch, from what is stored on."""
         folder = self.store.path
-        stored = [*self.store.results(), *bisection_log.probes(folder)]
-        known = bisection.evidence(search, (each for each in stored if self._same_machine(each)))
+        stored = [*self.store.results(), *max_batch_log.probes(folder)]
+        known = bisection.known_results(search, (each for each in stored if self._same_machine(each)))
         if self.retry_failed:
             known = {
                 batch: each
@@ -116,10 +119,10 @@ class Sweep:
             }
 
         def attempt(trial: Trial) -> TrialResult | None:
-            if not self.budget.fits(trial, starting=not stand.has(trial)):
+            if not self.budget.fits(trial, starting=not running.has(trial)):
                 return None
-            result = self._attempt(stand, trial, bisection.Unseen())
-            bisection_log.add_probe(folder, result)
+            result = self._attempt(running, trial, bisection.Unseen())
+            max_batch_log.add_probe(folder, result)
             self.budget.learn(result)
             return result
 
@@ -127,7 +130,7 @@ class Sweep:
         if found is None:
             self.watcher.note(f"{bisection.title(search)}: no time to find it; --resume goes on")
             return
-        bisection_log.add_outcome(folder, found)
+        max_batch_log.add_outcome(folder, found)
         self.watcher.note(bisection.words(found))
 
     def _same_machine(self, result: TrialResult) -> bool:
@@ -143,8 +146,8 @@ class Sweep:
         failure = result.failure
         return (told or (f"{failure.error}: {failure.message}" if failure else "")).partition("\n")[0]
 
-    def _stand(self) -> Stand:
-        return Stand(
+    def _running(self) -> RunningServers:
+        return RunningServers(
             watcher=self.watcher,
             environment=self.environment,
             telemetry=self.telemetry,
@@ -152,27 +155,27 @@ class Sweep:
             gauge=self.gauge,
         )
 
-    def _up(self, stand: Stand, trial: Trial) -> Up:
-        starting, began_s = not stand.has(trial), time.monotonic()
-        up = stand.up(trial)
+    def _up(self, running: RunningServers, trial: Trial) -> RunningServer:
+        starting, began_s = not running.has(trial), time.monotonic()
+        up = running.up(trial)
         if starting:
             self.budget.learn_start(trial, time.monotonic() - began_s)
         return up
 
-    def _attempt(self, stand: Stand, trial: Trial, watcher: Watcher) -> TrialResult:
+    def _attempt(self, running: RunningServers, trial: Trial, watcher: Watcher) -> TrialResult:
         """One trial on its server, which is stopped if that killed it; a server that cannot start fails it."""
         interrupt.check()
         try:
-            up = self._up(stand, trial)
+            up = self._up(running, trial)
         except (ServerError, BadInput) as error:
             failure = Failure(error=type(error).__name__, message=str(error), phase="start")
             return self._unstarted(trial, failure)
         result = self._run_one(trial, up, watcher)
         if up.endpoint.fault() is not None or ran_out_of_memory(result):
-            stand.drop(trial)  # an engine that ran out once is left with a torn heap: start it anew
+            running.drop(trial)  # an engine that ran out once is left with a torn heap: start it anew
         return result
 
-    def _run_one(self, trial: Trial, up: Up, watcher: Watcher) -> TrialResult:
+    def _run_one(self, trial: Trial, up: RunningServer, watcher: Watcher) -> TrialResult:
         if up.recorder is not None:
             up.recorder.begin()
         result = run_trial(

@@ -3,85 +3,26 @@
 from __future__ import annotations
 
 import datetime
-import importlib
-import json
 import re
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from collections.abc import Mapping
 
-import httpx
-
-from loadgen import checks, interrupt, triton_metrics
-from loadgen.errors import LoadgenError, ServerError, ServerOutOfMemory, unserved
-from loadgen.load import run_trial_load
-from loadgen.metrics import Accumulator
-from loadgen.protocols import DriverFactory, Watcher
+from loadgen.drivers.find import driver_factory
+from loadgen.errors import LoadgenError, ServerOutOfMemory, unserved
+from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text
+from loadgen.load.run import run_trial_load
+from loadgen.metrics import caveats as checks
+from loadgen.metrics.summary import Accumulator
+from loadgen.protocols import Watcher
 from loadgen.records import Failure, Sample, Trial, TrialResult
-from loadgen.store import SampleWriter
+from loadgen.results.store import SampleWriter
+from loadgen.system import interrupt
 
 # The words of torch, CUDA, DeepSpeed and the kernel; a server that answers them to a request is still alive.
 NO_MEMORY = re.compile(
     r"out of (?:\w+ )?memory|OutOfMemory|insufficient memory|can(?:no|')t allocate memory", re.I
 )
 OUT_OF_MEMORY = ServerOutOfMemory.__name__
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """Where a trial's requests go. ``fault`` tells whether the server behind it has died meanwhile."""
-
-    base_url: str
-    protocol: str = "openai"
-    driver_options: Mapping[str, Any] = field(default_factory=dict)
-    info_url: str | None = None
-    metrics_url: str | None = None
-    fault: Callable[[], ServerError | None] = lambda: None
-
-
-def driver_factory(protocol: str) -> DriverFactory:
-    """The driver of a protocol: ``triton-grpc`` is ``make_driver`` of ``loadgen/drivers/triton_grpc.py``."""
-    module = importlib.import_module(f"loadgen.drivers.{protocol.replace('-', '_')}")
-    return cast(DriverFactory, module.make_driver)
-
-
-def server_info(url: str | None) -> dict[str, Any]:
-    """What the server says of itself; empty when it has no such page or does not answer with JSON.
-
-    A ``file:`` URL is a page that the server, or its launcher, wrote into its run folder (Triton serves none).
-    """
-    if url is None:
-        return {}
-    try:
-        if url.startswith("file:"):
-            found = json.loads(Path(unquote(urlsplit(url).path)).read_bytes())
-        else:
-            reply = httpx.get(url, timeout=5.0, trust_env=False)
-            found = reply.json() if reply.is_success else {}
-    except (httpx.HTTPError, OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def metrics_text(url: str | None) -> str:
-    """The server's own counters as text; empty when it shows none. A stalled page costs seconds, never the trial."""
-    if url is None:
-        return ""
-    try:
-        reply = httpx.get(url, timeout=2.0, trust_env=False)
-    except httpx.HTTPError:
-        return ""
-    return reply.text if reply.is_success else ""
-
-
-def engine_of(endpoint: Endpoint, counters_before: str) -> dict[str, Any]:
-    """What really ran, in the server's own words, and what its counters say of this trial."""
-    info = server_info(endpoint.info_url)
-    seen = triton_metrics.evidence(counters_before, metrics_text(endpoint.metrics_url), info)
-    return {**info, "server_side": seen} if seen else info
 
 
 def run_trial(
@@ -142,6 +83,7 @@ def run_trial(
     elif failure is None and unserved(warmup_error):
         words = f"the last request of both warm-ups was not served: {warmup_error}"
         failure = Failure(error="ColdServer", message=words, phase="warmup")
+    quality = outcome.quality if outcome is not None else None
     return TrialResult(
         trial=trial,
         environment=environment,
@@ -149,8 +91,8 @@ def run_trial(
         started=started.isoformat(timespec="milliseconds"),
         wall_s=time.monotonic() - start,
         summary=None if failure is not None else summary,
-        client=outcome.quality if outcome is not None else None,
-        caveats=tuple(checks.caveats(trial, accumulator, summary, outcome)) if failure is None else (),
+        client=quality,
+        caveats=tuple(checks.caveats(trial, accumulator, summary, quality)) if failure is None else (),
         failure=failure,
     )
 

@@ -1,4 +1,4 @@
-"""Framework ``ds``: DeepSpeed's inference engines behind DeepSpeed-MII's gRPC service (``_ds_*.py``).
+"""Framework ``ds``: DeepSpeed's inference engines behind DeepSpeed-MII's gRPC service (``_ds/``).
 
 Engines are named for what they are: ``mii-fastgen`` is MII; ``ds-inference-autotp`` and ``ds-inference-kernel`` are
 ``deepspeed.init_inference`` under the same service, so that one driver serves all of them, on a CPU too.
@@ -16,13 +16,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import loadgen
 from loadgen.errors import MissingDependency
+from loadgen.launch.child import child_argv, url_host
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
-from loadgen.servers import _ds_options as options
-from loadgen.servers._ds_ops import needed
-from loadgen.servers._ds_text import has_tokenizer
+from loadgen.servers._ds import options
+from loadgen.servers._ds.ops import needed
+from loadgen.servers._ds.text import has_tokenizer
 
 INSTALL = "DS_BUILD_OPS=0 pip install 'loadgen[ds,hf]' in the interpreter that runs the server"
 # Import name → (what it is for, remedy). The last is needed on GPUs only.
@@ -62,14 +62,12 @@ class DeepSpeed:
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it: preparation (libraries, compiled ops) first, then a launcher that starts the ranks."""
         grpc_port = spec.port or ports[0]
-        host = _url_host(spec.host)
+        host = url_host(spec.host)
         fields = dataclasses.asdict(dataclasses.replace(spec, port=grpc_port))
         fields["options"] = dict(spec.options)
-        child = (
-            spec.python or sys.executable,
-            os.path.join(os.path.dirname(os.path.abspath(loadgen.__file__)), "_child.py"),
-            os.path.dirname(os.path.abspath(__file__)),
-            "loadgen.servers._ds_server",
+        child = child_argv(
+            spec.python,
+            "loadgen.servers._ds.main",
             "--spec",
             json.dumps(fields),
         )
@@ -174,7 +172,7 @@ def _check_gpus(spec: ServerSpec, read: options.Options) -> None:
 
 def _capabilities() -> tuple[list[tuple[int, int] | None], str]:
     """(major, minor) of every GPU of this machine, and words for them."""
-    from loadgen.environment import read_gpus
+    from loadgen.system.environment import read_gpus
 
     gpus, _, _ = read_gpus()
     found: list[tuple[int, int] | None] = []
@@ -194,12 +192,6 @@ def _library(name: str, remedy: str) -> Need:
 def _program(name: str, remedy: str) -> Need:
     path = shutil.which(name)
     return Need(name=name, ok=path is not None, found=path or "missing", remedy="" if path else remedy)
-
-
-def _url_host(host: str) -> str:
-    if host in ("0.0.0.0", "::"):  # a wildcard is where to listen, not where to connect
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-    return f"[{host}]" if ":" in host else host
 
 
 FRAMEWORK = DeepSpeed()

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.errors import BadInput, MissingDependency
+from loadgen.launch.child import child_argv
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
-from loadgen.servers import _ft_container, _ft_weights, _triton_find, _triton_launch
-from loadgen.servers._ft_layout import VARIANTS
-from loadgen.servers._ft_weights import Weights
-from loadgen.servers._triton_find import FT_VARIABLE, Triton
-from loadgen.servers._triton_launch import Options
-from loadgen.servers._triton_repository import MODEL, Repository
+from loadgen.servers._ft import container
+from loadgen.servers._ft import weights as ft_weights
+from loadgen.servers._ft.layout import VARIANTS
+from loadgen.servers._ft.weights import Weights
+from loadgen.servers._triton import find, launch
+from loadgen.servers._triton.find import FT_VARIABLE, Triton
+from loadgen.servers._triton.launch import Options
+from loadgen.servers._triton.repository import MODEL, Repository
 
 LOG_LEVELS = ("info", "trace", "debug", "warning", "error")
 
@@ -34,7 +37,7 @@ class FasterTransformer:
     ports = 3
     options: Mapping[str, str] = {
         "variant": "a (model_type Llama: llama-1, llama-2 to 13B) or b (llama: also grouped heads, rope). Default a",
-        "backend_dir": f"folder that holds fastertransformer/{_triton_find.FT_LIBRARY}. Default: {FT_VARIABLE}, then "
+        "backend_dir": f"folder that holds fastertransformer/{find.FT_LIBRARY}. Default: {FT_VARIABLE}, then "
         "tritonserver's own backends",
         "tritonserver": "the executable or its installation. Default: PATH, then the wheel nvidia-pytriton",
         "image": "run this container image, which has server and backend, instead",
@@ -57,7 +60,7 @@ class FasterTransformer:
         """Raise BadInput for a spec that cannot run anywhere, MissingDependency for what is not on this machine."""
         options = Options(self.name, spec.options)
         options.known(self.options)
-        _ft_weights.layout(spec, options)
+        ft_weights.layout(spec, options)
         self._repository(spec, options, "")
         self._env(spec, options, None)
         self._mpirun(options, inside=False)
@@ -73,7 +76,7 @@ class FasterTransformer:
             raise BadInput(f"ft: gpus = {spec.gpus} names one twice")
         lacking: MissingDependency | None = None
         try:
-            _ft_weights.check(spec, options)
+            ft_weights.check(spec, options)
         except MissingDependency as error:
             lacking = error  # without the library weights are of no use: that comes first
         self._find(options)
@@ -87,34 +90,36 @@ class FasterTransformer:
     def _find(self, options: Options) -> tuple[Triton | None, Path | None]:
         """Server and backends on this machine; neither with an image. Raises MissingDependency."""
         if options.text("image") is not None:
-            _ft_container.program(options)
+            container.program(options)
             return None, None
-        triton = _triton_find.find_triton(options.text("tritonserver"))
-        return triton, _triton_find.find_ft_backends(options.text("backend_dir"), triton)
+        triton = find.find_triton(options.text("tritonserver"))
+        return triton, find.find_ft_backends(options.text("backend_dir"), triton)
 
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it. What ``check`` would miss here stands in the command by its usual name."""
         options = Options(self.name, spec.options)
-        where = _triton_launch.addresses(spec, ports)
-        weights = _ft_weights.weights(spec, options, run_dir)
+        where = launch.addresses(spec, ports)
+        weights = ft_weights.weights(spec, options, run_dir)
         repository = self._repository(spec, options, weights.folder)
         image = options.text("image")
         server, backends = self._usual(options)
         links = f"{run_dir}/lib"
         env = self._env(spec, options, None if image else (str(backends / "fastertransformer"), links))
-        flags = _triton_launch.server_flags(spec, run_dir, where, str(backends))
+        flags = launch.server_flags(spec, run_dir, where, str(backends))
         argv = (*self._mpirun(options, inside=image is not None), str(server), *flags)
         setup = weights.setup
         if image is not None:
             mounts = {run_dir: "rw", str(Path(weights.folder).parent): "ro"}
             if options.text("backend_dir") is not None:
                 mounts[str(backends)] = "ro"
-            argv = _ft_container.argv(
+            argv = container.argv(
                 options, argv, env, mounts, name=f"loadgen-ft-{where.grpc}", gpus=_gpus(spec)
             )
         else:
-            library = backends / "fastertransformer" / _triton_find.FT_LIBRARY
-            preflight = _triton_launch.child_argv(None, "_ft_preflight", str(server), str(library), links)
+            library = backends / "fastertransformer" / find.FT_LIBRARY
+            preflight = child_argv(
+                None, "loadgen.servers._triton.libraries", str(server), str(library), links
+            )
             setup = (*setup, preflight)
         return Command(
             argv=argv,
@@ -128,7 +133,7 @@ class FasterTransformer:
             setup=setup,
             ready_url=where.ready_url,
             base_url=where.base_url,
-            info_url=_triton_launch.info_url(run_dir),
+            info_url=launch.info_url(run_dir),
             metrics_url=where.metrics_url,
             stop_timeout_s=30.0,
             oom_pattern=r"out of memory|CUBLAS_STATUS_ALLOC_FAILED",
@@ -136,16 +141,16 @@ class FasterTransformer:
 
     def _usual(self, options: Options) -> tuple[Path, Path]:
         """Server and backends: as found, or where an image has them, so that a plan can be shown anywhere."""
-        home = _triton_find.CONTAINER_HOME
+        home = find.CONTAINER_HOME
         given = options.text("backend_dir")
         if options.text("image") is not None:
             return Path("tritonserver"), Path(given).expanduser().absolute() if given else home / "backends"
         try:
-            triton: Triton | None = _triton_find.find_triton(options.text("tritonserver"))
+            triton: Triton | None = find.find_triton(options.text("tritonserver"))
         except MissingDependency:
             triton = None
         try:
-            backends = _triton_find.find_ft_backends(given, triton)
+            backends = find.find_ft_backends(given, triton)
         except MissingDependency:
             backends = Path(given).expanduser().absolute() if given else home / "backends"
         return triton.server if triton else Path("tritonserver"), backends
@@ -180,7 +185,7 @@ class FasterTransformer:
         return env
 
     def _repository(self, spec: ServerSpec, options: Options, checkpoint: str) -> Repository:
-        layout = _ft_weights.layout(spec, options)
+        layout = ft_weights.layout(spec, options)
         return Repository(
             backend="fastertransformer",
             decoupled=options.flag("decoupled", True),
@@ -230,15 +235,15 @@ class FasterTransformer:
         """The server, and the backend's library: found, or where it was looked for and what to do."""
         triton: Triton | None = None
         try:
-            triton = _triton_find.find_triton()
+            triton = find.find_triton()
             found = [Need(name="tritonserver", ok=True, found=str(triton.server))]
         except MissingDependency as error:
             found = [Need(name="tritonserver", ok=False, found=error.what, remedy=error.remedy)]
         try:
-            backends = _triton_find.find_ft_backends(None, triton)
-            found.append(Need(name=_triton_find.FT_LIBRARY, ok=True, found=str(backends)))
+            backends = find.find_ft_backends(None, triton)
+            found.append(Need(name=find.FT_LIBRARY, ok=True, found=str(backends)))
         except MissingDependency as error:
-            found.append(Need(name=_triton_find.FT_LIBRARY, ok=False, found=error.what, remedy=error.remedy))
+            found.append(Need(name=find.FT_LIBRARY, ok=False, found=error.what, remedy=error.remedy))
         return found
 
 

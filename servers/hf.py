@@ -1,17 +1,16 @@
-"""Framework ``hf``: Hugging Face transformers behind an OpenAI-compatible server of our own (``_hf_*.py``)."""
+"""Framework ``hf``: Hugging Face transformers behind an OpenAI-compatible server of our own (``_hf/``)."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-import loadgen
 from loadgen.errors import BadInput, MissingDependency
+from loadgen.launch.child import child_argv, url_host
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
 
@@ -70,15 +69,13 @@ class HuggingFace:
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it; tensor-parallel ranks are started by rank 0."""
         port = spec.port or ports[0]
-        base = f"http://{_url_host(spec.host)}:{port}"
+        base = f"http://{url_host(spec.host)}:{port}"
         fields = dataclasses.asdict(dataclasses.replace(spec, port=port))
         fields["options"] = dict(spec.options)
         return Command(
-            argv=(
-                spec.python or sys.executable,
-                os.path.join(os.path.dirname(os.path.abspath(loadgen.__file__)), "_child.py"),
-                os.path.dirname(os.path.abspath(__file__)),
-                "loadgen.servers._hf_server",
+            argv=child_argv(
+                spec.python,
+                "loadgen.servers._hf.main",
                 "--spec",
                 json.dumps(fields),
                 "--run-dir",
@@ -152,14 +149,8 @@ def _check_parallel(spec: ServerSpec, engine: str) -> None:
     ):
         if size % tp:
             raise BadInput(f"hf: {model.name}: {size} {what} do not divide by tp = {tp}")
-    if 840 % tp and (model.checkpoint is None or spec.dummy_weights):  # the blocks of _hf_model
+    if 840 % tp and (model.checkpoint is None or spec.dummy_weights):  # the blocks of _torch/model.py
         raise BadInput(f"hf: tp = {tp} with random weights (accepted: a divisor of 840, such as 1 to 8)")
-
-
-def _url_host(host: str) -> str:
-    if host in ("0.0.0.0", "::"):  # a wildcard is where to listen, not where to connect
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-    return f"[{host}]" if ":" in host else host
 
 
 FRAMEWORK = HuggingFace()

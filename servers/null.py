@@ -12,8 +12,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import loadgen
 from loadgen.errors import BadInput
+from loadgen.launch.child import child_argv, url_host
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
 
@@ -55,23 +55,19 @@ class Null:
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start the child: the standard library is all it needs."""
         port = spec.port or ports[0]
-        base = f"http://{_url_host(spec.host)}:{port}"
+        base = f"http://{url_host(spec.host)}:{port}"
         options = spec.options
         log = str(options.get("log", ""))
-        argv = [
-            spec.python or sys.executable,
-            os.path.join(os.path.dirname(os.path.abspath(loadgen.__file__)), "_child.py"),
-            os.path.dirname(os.path.abspath(__file__)),
-            "loadgen.servers._null_server",
+        arguments = [
             *("--host", spec.host, "--port", str(port), "--model", spec.model.name),
             *("--ttft-ms", str(options.get("ttft_ms", 0)), "--itl-ms", str(options.get("itl_ms", 0))),
         ]
         if options.get("coalesce", False):
-            argv.append("--coalesce")
+            arguments.append("--coalesce")
         if log:
-            argv += ["--log", os.path.join(run_dir, log)]
+            arguments += ["--log", os.path.join(run_dir, log)]
         return Command(
-            argv=tuple(argv),
+            argv=child_argv(spec.python, "loadgen.servers._null.main", *arguments),
             ready_url=f"{base}/health",
             base_url=base,
             info_url=f"{base}/info",
@@ -91,12 +87,6 @@ class Null:
 def _is_duration(value: object) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(float(str(value))) and 0 <= float(str(value)) <= LONGEST_MS
-
-
-def _url_host(host: str) -> str:
-    if host in ("0.0.0.0", "::"):  # a wildcard is where to listen, not where to connect
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-    return f"[{host}]" if ":" in host else host
 
 
 FRAMEWORK = Null()

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loadgen.errors import BadInput, MissingDependency
+from loadgen.launch.child import CHILD, child_argv, servers_folder
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
-from loadgen.servers import _triton_find, _triton_launch
-from loadgen.servers._triton_launch import Options
-from loadgen.servers._triton_repository import MODEL, Repository
+from loadgen.servers._triton import find, launch
+from loadgen.servers._triton.launch import Options
+from loadgen.servers._triton.repository import MODEL, Repository
 from loadgen.servers.hf import FRAMEWORK as HF
 
 ENGINES = ("generate", "compiled")
@@ -28,7 +29,7 @@ import sys
 sys.path.insert(0, "")  # the bootstrap takes the first entry for itself
 runpy.run_path({child!r})["bootstrap"]({servers!r})
 
-from loadgen.servers._triton_model import TritonPythonModel  # noqa: E402, F401
+from loadgen.servers._triton.model import TritonPythonModel  # noqa: E402, F401
 '''
 
 
@@ -63,16 +64,16 @@ class TritonPython:
             HF.check(_as_hf(spec))
         except BadInput as error:
             raise BadInput(str(error).replace("hf:", "triton:", 1)) from None
-        _triton_find.find_triton(options.text("tritonserver"), spec.python)
+        find.find_triton(options.text("tritonserver"), spec.python)
 
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it: our child looks at its interpreter, then becomes tritonserver."""
-        triton = _triton_find.find_triton(Options(self.name, spec.options).text("tritonserver"), spec.python)
-        where = _triton_launch.addresses(spec, ports)
+        triton = find.find_triton(Options(self.name, spec.options).text("tritonserver"), spec.python)
+        where = launch.addresses(spec, ports)
         region = f"loadgen_triton_{where.grpc}_"
         backends = f"{run_dir}/backends"
         flags = (
-            *_triton_launch.server_flags(spec, run_dir, where, backends),
+            *launch.server_flags(spec, run_dir, where, backends),
             f"--backend-config=python,shm-region-prefix-name={region}",
             # The stub counts as lost when the model is not up by then; 30 s by default.
             f"--backend-config=python,stub-timeout-seconds={max(30, round(spec.ready_timeout_s))}",
@@ -86,9 +87,9 @@ class TritonPython:
             str(triton.stubs),
         )
         return Command(
-            argv=_triton_launch.child_argv(
+            argv=child_argv(
                 spec.python,
-                "_triton_exec",
+                "loadgen.servers._triton.exec",
                 *exec_args,
                 "--assemble",
                 backends,
@@ -98,20 +99,20 @@ class TritonPython:
                 *flags,
             ),
             env={
-                "CUDA_VISIBLE_DEVICES": _triton_launch.visible_gpus(spec),
+                "CUDA_VISIBLE_DEVICES": launch.visible_gpus(spec),
                 "HF_HUB_OFFLINE": "1",
                 "TOKENIZERS_PARALLELISM": "false",
                 "PYTHONHOME": None,  # would lead the stub to another environment
             },
             files=self._repository(spec, run_dir).files(
-                MODEL_PY.format(child=str(_triton_launch.child()), servers=str(_triton_launch.servers_dir()))
+                MODEL_PY.format(child=str(CHILD), servers=str(servers_folder()))
             ),
             ready_url=where.ready_url,
             base_url=where.base_url,
-            info_url=_triton_launch.info_url(run_dir),
+            info_url=launch.info_url(run_dir),
             metrics_url=where.metrics_url,
             stop_timeout_s=20.0,
-            cleanup=(_triton_launch.shared_memory(region),),
+            cleanup=(launch.shared_memory(region),),
         )
 
     def driver_options(self, spec: ServerSpec) -> Mapping[str, Any]:
@@ -127,7 +128,7 @@ class TritonPython:
     def needs(self) -> Sequence[Need]:
         """tritonserver, a client, and what framework hf needs of an interpreter."""
         try:
-            server = _triton_find.find_triton()
+            server = find.find_triton()
             found = Need(name="tritonserver", ok=True, found=str(server.server))
         except MissingDependency as error:
             found = Need(name="tritonserver", ok=False, found=error.what, remedy=error.remedy)

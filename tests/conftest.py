@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from loadgen.environment import visible_gpus
-from loadgen.models import PRESETS
 from loadgen.records import (
     Caveat,
     Dist,
@@ -24,6 +22,8 @@ from loadgen.records import (
     Trial,
     TrialResult,
 )
+from loadgen.system.environment import visible_gpus
+from loadgen.theory.models import PRESETS
 
 # No deadlines: tests never assert timing. The same examples every time where a red run must mean the change.
 settings.register_profile("here", deadline=None)

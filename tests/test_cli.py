@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from loadgen.cli import main
-from loadgen.environment import visible_gpus
-from loadgen.store import open_results
+from loadgen.results.store import open_results
+from loadgen.system.environment import visible_gpus
 
 
 def command(*args: object) -> list[str]:
@@ -196,7 +196,9 @@ def test_help_teaches(name: str, tmp_path: Path) -> None:
 
 
 def test_the_client_never_imports_an_engine(tmp_path: Path) -> None:
-    look = "import sys; import loadgen.commands.run, loadgen.commands.sweep, loadgen.sweep, loadgen.load"
+    look = (
+        "import sys; import loadgen.commands.run, loadgen.commands.sweep, loadgen.sweep, loadgen.load.client"
+    )
     look += "\nprint({'torch', 'transformers', 'tritonclient', 'plotly', 'grpc'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "set()", done.stdout + done.stderr

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from loadgen import frameworks
 from loadgen.cli import main
-from loadgen.models import PRESETS
+from loadgen.launch import frameworks
+from loadgen.theory.models import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from loadgen.store import open_results, read_samples
+from loadgen.results.store import open_results, read_samples
 
 SLOW = """
 name = "slow"

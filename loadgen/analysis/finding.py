@@ -9,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from loadgen.analysis.physical import Physics
+from loadgen.analysis.roofline import Physics
 from loadgen.analysis.statistics import Array
 from loadgen.analysis.study import Cell, Ratio, Study
 from loadgen.analysis.table import Key, Row
 from loadgen.analysis.thresholds import Threshold, crossing
-from loadgen.ceilings import Ceilings
+from loadgen.theory.ceilings import Ceilings
 from loadgen.units import show_number
 
 Verdict = Literal["holds", "refuted", "not tested"]

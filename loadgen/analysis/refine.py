@@ -53,8 +53,8 @@ def refine(findings: Iterable[Finding], rows: Sequence[Row]) -> list[RefineCell]
 
 def trials(cells: Iterable[RefineCell]) -> list[Trial]:
     """The cells' repeats as trials, with the ids that a profile asking for them would have given."""
-    from loadgen.plan import trial_of
-    from loadgen.profile import Cell, Target
+    from loadgen.plan.plan import trial_of
+    from loadgen.profile.profile import Cell, Target
 
     found = []
     for cell in cells:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from loadgen.analysis.statistics import Array
 from loadgen.errors import unserved
 from loadgen.records import TrialResult
-from loadgen.store import Results
-
-if TYPE_CHECKING:
-    from loadgen.analysis.table import Row
+from loadgen.results.store import Results
 
 REQUESTS_READ = 2000  # whose first tokens are compared
 
 
-def latencies(row: Row) -> Array | None:
+def latencies(results: Results | None, trial_id: str) -> Array | None:
     """End-to-end seconds of the valid measured requests in sending order; ``None`` without samples."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    if row.results is None:
+    if results is None:
         return None
-    path: Path = row.results.samples_path(row.id)
+    path: Path = results.samples_path(trial_id)
     if not path.exists():
         return None
     columns = pq.read_table(path, columns=["phase", "error", "due_ns", "sent_ns", "end_ns"])
@@ -33,13 +29,13 @@ def latencies(row: Row) -> Array | None:
     return seconds
 
 
-def first_tokens(row: Row) -> dict[int, tuple[int, ...]]:
+def first_tokens(results: Results | None, trial_id: str) -> dict[int, tuple[int, ...]]:
     """First tokens by the request's number, of a trial's first REQUESTS_READ valid ones; empty without samples."""
     import pyarrow.parquet as pq
 
-    if row.results is None or not row.results.samples_path(row.id).exists():
+    if results is None or not results.samples_path(trial_id).exists():
         return {}
-    with pq.ParquetFile(row.results.samples_path(row.id)) as file:
+    with pq.ParquetFile(results.samples_path(trial_id)) as file:
         columns = ["seq", "error", "first_tokens"]
         batch = next(file.iter_batches(batch_size=REQUESTS_READ, columns=columns), None)
     lines = batch.to_pylist() if batch is not None else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from loadgen.interleave import contest
+from loadgen.identity import rivals_key
 from loadgen.records import TrialResult
 
 PAUSE_S = 600.0  # between trials of one round: a large model's server may have been started anew
@@ -33,7 +33,7 @@ def rounds_of(found: Sequence[TrialResult]) -> dict[str, str]:
 
 def _joins(members: Sequence[TrialResult], result: TrialResult) -> bool:
     last, server = members[-1], result.trial.server
-    if server is None or last.trial.server is None or contest(server) != contest(last.trial.server):
+    if server is None or last.trial.server is None or rivals_key(server) != rivals_key(last.trial.server):
         return False
     alike = (last.trial.load, last.trial.repeat, last.environment) == (
         result.trial.load,

@@ -92,8 +92,8 @@ def _tokens_alike(one: Cell, other: Cell) -> float | None:
         partner = partners.get(_prompts(row))
         if partner is None or compared >= TOKENS_COMPARED:
             continue
-        theirs = first_tokens(partner)
-        for seq, ours in first_tokens(row).items():
+        theirs = first_tokens(partner.results, partner.id)
+        for seq, ours in first_tokens(row.results, row.id).items():
             against = theirs.get(seq, ())
             if ours and against:
                 same += sum(left == right for left, right in zip_longest(ours, against))

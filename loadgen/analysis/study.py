@@ -179,7 +179,7 @@ class Study:
     def _request_error(self, row: Row, metric: str, rng: np.random.Generator) -> float | None:
         """Relative standard error of one run's figure from its own requests, blocks where they are correlated."""
         if row.run not in self._errors:
-            times = latencies(row)
+            times = latencies(row.results, row.id)
             self._errors[row.run] = None if times is None else block_error(times, rng)
         blocks = self._errors[row.run]
         if blocks is None:

@@ -11,7 +11,7 @@ from typing import Any
 from loadgen.analysis.requests import was_cold
 from loadgen.analysis.rounds import rounds_of
 from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
-from loadgen.store import Results
+from loadgen.results.store import Results
 from loadgen.telemetry.ledger import mended_need
 from loadgen.telemetry.needed import is_bound
 from loadgen.telemetry.summary import SHORTEST_GAPS

@@ -6,32 +6,35 @@ from typing import Any
 
 import click
 
-from loadgen.calibrate import Calibration, calibrate, rows
+from loadgen.analysis.findings import declared
 from loadgen.commands.run import load_spec
-from loadgen.plan import make_plan
-from loadgen.profile import load_profile
+from loadgen.plan.plan import make_plan
+from loadgen.profile.read import load_profile
 from loadgen.records import LoadSpec
-from loadgen.report.tables import Table
+from loadgen.selfcheck.calibrate import Calibration, calibrate, rows
+from loadgen.text_table import Table
 
 
 def run(
     *, like: str | None, sets: tuple[str, ...], ttft_ms: float, itl_ms: float, bound_ms: float, **load: Any
 ) -> int:
     """Replay a load against the null server and print the client's own errors. Returns the exit code."""
-    from loadgen import screen
+    from loadgen.live import terminal
 
     spec = busiest(like, sets) if like else load_spec(**load)
     found: Calibration = calibrate(
         spec, ttft_ms=ttft_ms, itl_ms=itl_ms, bound_ms=bound_ms, note=lambda line: click.echo(line, err=True)
     )
     table = Table(title="This client, on this machine", head=("figure", "value"), rows=tuple(rows(found)))
-    screen.print_tables([table])
+    terminal.print_tables([table])
     return 0
 
 
 def busiest(profile: str, sets: tuple[str, ...]) -> LoadSpec:
     """The load of a profile that asks most of the client: the most in flight, or sent per second."""
-    loads = [trial.load for trial in make_plan(load_profile(profile, sets)).trials]
+    found = load_profile(profile, sets)
+    declared.parse(found.findings, found.file)
+    loads = [trial.load for trial in make_plan(found).trials]
     return max(
         loads, key=lambda load: (load.rate or 0.0, load.concurrency, load.batch_size, load.input_tokens)
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from loadgen import convert as room
 from loadgen.errors import BadInput
+from loadgen.launch import convert as command
 from loadgen.units import show_bytes
 
 
@@ -30,10 +30,10 @@ def run(
         return report_check(to, check)
     if model is None or out is None:
         raise BadInput("convert needs MODEL and --out DIR (or --check DIR)")
-    from loadgen import screen
+    from loadgen.live import terminal
 
-    with screen.byte_progress(f"{to} checkpoint") as progress:
-        done = room.convert(
+    with terminal.byte_progress(f"{to} checkpoint") as progress:
+        done = command.convert(
             to,
             model,
             tp=tp,
@@ -51,7 +51,7 @@ def run(
 
 def report_check(to: str, folder: Path) -> int:
     """Every checkpoint's problems, file by file."""
-    found = room.check(to, folder)
+    found = command.check(to, folder)
     if not found:
         raise BadInput(
             f"--check {folder}: no {to} checkpoint there (a folder such as 2-gpu with a config.ini)"

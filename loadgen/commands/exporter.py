@@ -7,9 +7,9 @@ import time
 import click
 import psutil
 
-from loadgen import interrupt
-from loadgen.environment import read_gpus
 from loadgen.errors import BadInput
+from loadgen.system import interrupt
+from loadgen.system.environment import read_gpus
 from loadgen.telemetry.exporter import start
 
 

@@ -10,7 +10,7 @@ import click
 
 def run(sources: Sequence[Path], target: Path, samples_limit: int) -> int:
     """Make the copies and tell their sizes. Returns the exit code."""
-    from loadgen.keep import keep
+    from loadgen.report.archive import keep
     from loadgen.units import show_bytes
 
     for folder in keep(sources, target, samples_limit):

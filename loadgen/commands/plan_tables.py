@@ -5,13 +5,15 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 
-from loadgen.ceilings import datasheet
-from loadgen.environment import read_gpus
-from loadgen.plan import Plan, server_key
-from loadgen.predict import Outlook, check_fit, outlook
-from loadgen.progress import server_label, trial_row
+from loadgen.identity import server_key
+from loadgen.labels import server_label
+from loadgen.live.progress import trial_row
+from loadgen.plan.plan import Plan
 from loadgen.records import ServerSpec
-from loadgen.report.tables import Table
+from loadgen.system.environment import read_gpus
+from loadgen.text_table import Table
+from loadgen.theory.ceilings import datasheet
+from loadgen.theory.predict import Outlook, check_fit, outlook
 from loadgen.units import show_bytes, show_duration, show_s, show_share
 
 LETTERS = string.ascii_uppercase
@@ -20,21 +22,21 @@ HEAD = ("trial", "load", "in", "out", "requests", "weights/GPU", "KV/GPU", "floo
 
 def print_plan(plan: Plan) -> None:
     """Every trial by server, its predicted memory and time, sums, and what is predicted not to fit."""
-    from loadgen import screen
+    from loadgen.live import terminal
 
     gpus, _, _ = read_gpus()
     device = datasheet(str(gpus[0]["name"])) if gpus else None
     groups = plan.groups()
     starts = sum(spec is not None for spec, _ in groups)
     ahead = outlook(plan.trials, starts, device)
-    screen.print_tables(server_tables(plan, ahead))
+    terminal.print_tables(server_tables(plan, ahead))
     searches = search_table(plan, gpus)
-    screen.print_tables([searches] if searches else [])
+    terminal.print_tables([searches] if searches else [])
     memory = [memory for gpu in gpus if isinstance(memory := gpu.get("memory_bytes"), int)]
     warnings = check_fit(plan.trials, min(memory)) if memory else []
-    screen.print_lines([f"warning: {warning}" for warning in warnings])
-    screen.print_lines(together(plan))
-    screen.print_lines([headline(plan, ahead)])
+    terminal.print_lines([f"warning: {warning}" for warning in warnings])
+    terminal.print_lines(together(plan))
+    terminal.print_lines([headline(plan, ahead)])
 
 
 def server_tables(plan: Plan, ahead: Outlook) -> list[Table]:
@@ -61,7 +63,7 @@ def search_table(plan: Plan, gpus: Sequence[Mapping[str, object]]) -> Table | No
         return None
     import psutil
 
-    from loadgen import bisection
+    from loadgen.plan import bisection
 
     host = psutil.virtual_memory().total
     rows = []

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import click
 
-from loadgen.ceilings import Ceilings
 from loadgen.commands.serve import gpu_list
-from loadgen.probe import cache_folder, probe, save
-from loadgen.report.tables import Table
+from loadgen.selfcheck.probe import cache_folder, probe, save
+from loadgen.text_table import Table
+from loadgen.theory.ceilings import Ceilings
 from loadgen.units import show_number, show_s
 
 
 def run(*, gpus: str | None, python: str | None) -> int:
     """Measure, print, keep. Returns the exit code."""
-    from loadgen import screen
+    from loadgen.live import terminal
 
     found = probe(
         gpus=None if gpus is None else gpu_list(gpus),
         python=python,
         on_step=lambda step: click.echo(step, err=True),
     )
-    screen.print_tables([table(each) for each in found])
+    terminal.print_tables([table(each) for each in found])
     click.echo(f"kept in {save(found, cache_folder())}")
     return 0
 

@@ -8,16 +8,17 @@ from pathlib import Path
 import click
 
 from loadgen.report import FORMATS
+from loadgen.report.markdown import _there, gather
 
 DEFAULT_FORMATS = ("html", "md")
 
 
 def run(folders: Sequence[Path], formats: Sequence[str], out: Path | None, price: float | None) -> int:
     """Print tables and findings, write the reports. Returns the exit code."""
+    from loadgen.analysis.analyse import analyse
     from loadgen.analysis.finding import Rules
-    from loadgen.analysis.whole import analyse
     from loadgen.errors import BadInput
-    from loadgen.report import markdown
+    from loadgen.live import terminal
     from loadgen.report.export import write
     from loadgen.report.finding_tables import tables_of
 
@@ -27,10 +28,9 @@ def run(folders: Sequence[Path], formats: Sequence[str], out: Path | None, price
         )
     rules = Rules(price_per_gpu_hour=price)
     for folder in folders:
-        markdown.print_tables(folder)
-    from loadgen import screen
+        print_tables(folder)
 
-    screen.print_tables(tables_of(analyse(folders, rules)))
+    terminal.print_tables(tables_of(analyse(folders, rules)))
     for kind in formats or DEFAULT_FORMATS:
         for path in write(folders, kind, out, rules):
             click.echo(f"report: {path}")
@@ -39,11 +39,21 @@ def run(folders: Sequence[Path], formats: Sequence[str], out: Path | None, price
 
 def compare(a: Path, b: Path, gates: Sequence[str]) -> int:
     """Print how B differs from A. Returns the exit code: 1 when a gate failed beyond the noise."""
-    from loadgen import screen
-    from loadgen.compare import compare as measure
+    from loadgen.analysis.compare import compare as measure
+    from loadgen.live import terminal
     from loadgen.report.comparison import headline, tables_of
 
     found = measure(a, b, gates)
-    screen.print_tables(tables_of(found))
-    screen.print_lines([headline(found)])
+    terminal.print_tables(tables_of(found))
+    terminal.print_lines([headline(found)])
     return found.exit_code
+
+
+def print_tables(results_dir: str | Path) -> None:
+    """Print a results folder's tables. Raises StoreError."""
+    from loadgen.live import terminal
+
+    report = gather(results_dir)
+    fixed = f"in every trial: {report.fixed}" if report.fixed else ""
+    terminal.print_lines([f"{report.name}: {report.headline}", *filter(None, [fixed, report.missing])])
+    terminal.print_tables([*report.overview, *_there(report.every_trial), *report.doubts])

@@ -10,9 +10,11 @@ from typing import Any
 import httpx
 
 from loadgen.errors import BadInput
-from loadgen.plan import endpoint_trial
-from loadgen.records import LoadSpec, Timeouts, Trial
-from loadgen.trial import Endpoint, run_trial, server_info
+from loadgen.launch.endpoint import Endpoint, server_info
+from loadgen.plan.plan import endpoint_trial
+from loadgen.records import LoadSpec, Timeouts, Trial, TrialResult
+from loadgen.report import sections
+from loadgen.trial import run_trial
 
 DEFAULT_VOCAB = 32000
 
@@ -29,8 +31,7 @@ def run(
     **load: Any,
 ) -> int:
     """Load the endpoint, print its figures. Returns the exit code."""
-    from loadgen.console import console
-    from loadgen.report import markdown
+    from loadgen.live.console import console
 
     base_url = url.rstrip("/").removesuffix("/v1")
     spec = load_spec(**load)
@@ -48,7 +49,7 @@ def run(
             watcher.result(result)
         if store is not None:
             store.append(result)
-    markdown.print_result(result)
+    print_result(result)
     limited = strict and any(caveat.client for caveat in result.caveats)
     return 1 if result.failure is not None or limited else 0
 
@@ -59,8 +60,8 @@ def open_store(
     """The results folder, when one was asked for, and the environment's id."""
     if out is None:
         return None, ""
-    from loadgen.environment import capture
-    from loadgen.store import Store
+    from loadgen.results.store import Store
+    from loadgen.system.environment import capture
 
     environment = capture(argv)
     record = {"name": out.name, "description": f"loadgen run {trial.url}", "argv": list(argv)}
@@ -153,3 +154,10 @@ def vocab_of(info: dict[str, Any]) -> int:
     """The vocabulary the server reports, else a size that every llama has."""
     found = info.get("vocab")
     return found if isinstance(found, int) else DEFAULT_VOCAB
+
+
+def print_result(result: TrialResult) -> None:
+    """Print one trial in full."""
+    from loadgen.live import terminal
+
+    terminal.print_tables(sections.result_tables(result))

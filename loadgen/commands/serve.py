@@ -10,16 +10,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from loadgen import frameworks, interrupt
-from loadgen.environment import visible_gpus
 from loadgen.errors import BadInput, MissingDependency, ServerError
-from loadgen.models import PRESETS
-from loadgen.profile import build_profile
-from loadgen.profile_sets import value_of
-from loadgen.progress import server_label
+from loadgen.labels import server_label
+from loadgen.launch import frameworks
+from loadgen.launch.endpoint import server_info
+from loadgen.launch.running import start_server
+from loadgen.profile.overrides import value_of
+from loadgen.profile.read import build_profile
 from loadgen.records import OptionValue, ServerSpec
-from loadgen.stand import start_server
-from loadgen.trial import server_info
+from loadgen.system import interrupt
+from loadgen.system.environment import visible_gpus
+from loadgen.theory.models import PRESETS
 from loadgen.units import show_bytes
 
 

@@ -10,16 +10,20 @@ from pathlib import Path
 
 import click
 
-from loadgen import frameworks, interleave, interrupt
-from loadgen.budget import Budget
-from loadgen.elsewhere import held
-from loadgen.environment import capture, visible_gpus
+from loadgen.analysis.findings import declared
 from loadgen.errors import BadInput, MissingDependency
-from loadgen.plan import Plan, make_plan
-from loadgen.profile import Profile, load_profile
+from loadgen.launch import frameworks
+from loadgen.plan import interleave
+from loadgen.plan.budget import Budget
+from loadgen.plan.plan import Plan, make_plan
+from loadgen.profile.profile import Profile
+from loadgen.profile.read import load_profile
 from loadgen.protocols import Watcher
 from loadgen.records import Environment
-from loadgen.store import Store, open_to_go_on
+from loadgen.results.other_folders import held
+from loadgen.results.store import Store, open_to_go_on
+from loadgen.system import interrupt
+from loadgen.system.environment import capture, visible_gpus
 from loadgen.units import show_bytes
 
 
@@ -30,6 +34,7 @@ def make(profile_name: str, sets: tuple[str, ...], *, dry_run: bool) -> tuple[Pr
     """
     gpu_count = len(visible_gpus())
     profile = load_profile(profile_name, sets, gpu_count or (None if dry_run else 0), frameworks.names())
+    declared.parse(profile.findings, profile.file)
     plan = make_plan(profile)
     for spec, _trials in plan.groups():
         if spec is not None:
@@ -85,7 +90,7 @@ def run(
     budget = Budget(limit_s=time_limit_s, clock=time.monotonic)
     interrupt.end_at(None if time_limit_s is None else time.monotonic() + time_limit_s)
     from loadgen.commands import report
-    from loadgen.console import console
+    from loadgen.live.console import console
     from loadgen.sweep import Sweep
 
     folder = out or Path("results") / profile.name
@@ -138,7 +143,7 @@ def run(
 
 def keep_ceilings(folder: Path, plan: Plan, measure: bool, note: Callable[[str], None]) -> None:
     """Put what is known of this machine's ceilings beside the results; measure it first when asked to."""
-    from loadgen.probe import cache_folder, cached, probe, save
+    from loadgen.selfcheck.probe import cache_folder, cached, probe, save
 
     found = cached()
     if measure and not found:
@@ -152,7 +157,7 @@ def keep_ceilings(folder: Path, plan: Plan, measure: bool, note: Callable[[str],
 def refined(plan: Plan, folder: Path, note: Callable[[str], None]) -> Plan:
     """The plan with the cells that would settle what its results leave open."""
     from loadgen.analysis import refine
-    from loadgen.analysis.whole import analyse
+    from loadgen.analysis.analyse import analyse
 
     wanted = refine.trials(analyse([folder]).refine())
     known = {trial.id for trial in plan.trials}
@@ -176,7 +181,7 @@ def exposed(shown: Watcher, port: int | None) -> Iterator[Watcher]:
     if port is None:
         yield shown
         return
-    from loadgen.telemetry.live import LiveMetrics, MetricsPort
+    from loadgen.live.prometheus import LiveMetrics, MetricsPort
 
     metrics = LiveMetrics(shown)
     with MetricsPort(metrics, port) as place:

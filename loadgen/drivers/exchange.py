@@ -12,7 +12,7 @@ from typing import Any
 
 from loadgen.drivers.answer import Answer
 from loadgen.drivers.http1 import HEAD_END, NO_STEP, STEPS, Chunked, Head, take_head
-from loadgen.drivers.stamps import StampClock
+from loadgen.drivers.kernel_stamps import StampClock
 from loadgen.errors import BadReply, DriverError
 from loadgen.records import Reply, Request
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from loadgen.drivers.answer import Answer
-from loadgen.drivers.openai import Endpoint, is_this_machine
+from loadgen.drivers.openai_endpoint import Endpoint, is_this_machine
 from loadgen.errors import BadReply, ConnectFailed, DriverError, TimedOut
 from loadgen.records import Reply, Request, Timeouts
 

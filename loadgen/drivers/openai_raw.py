@@ -13,9 +13,10 @@ import socket
 import time
 from collections.abc import Callable
 
-from loadgen.drivers import pool, stamps
+from loadgen.drivers import kernel_stamps as stamps
+from loadgen.drivers import pool
 from loadgen.drivers.exchange import Exchange, Prepared
-from loadgen.drivers.openai import Endpoint
+from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.drivers.pool import BUSY, CONNECTING, IDLE, Connection, Pool
 from loadgen.drivers.waker import Waker
 from loadgen.errors import BadReply, ConnectFailed, DriverError, TimedOut
@@ -71,11 +72,6 @@ class RawDriver:
     @property
     def counters(self) -> pool.Counters:
         return self._pool.counters
-
-    @property
-    def clock_steps(self) -> int:
-        """How often the time of day was set while arrivals were stamped."""
-        return self._clock.steps
 
     async def open(self, connections: int) -> None:
         """Bring up ``connections`` before the schedule starts. Raises ConnectFailed or TimedOut, and is closed then."""

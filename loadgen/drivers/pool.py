@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from loadgen.drivers import stamps
+from loadgen.drivers import kernel_stamps
 from loadgen.drivers.exchange import Exchange
 from loadgen.errors import ConnectFailed, DriverError, TimedOut
 
@@ -213,7 +213,7 @@ class Pool:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._stamped:
-                stamps.enable(sock)
+                kernel_stamps.enable(sock)
             with contextlib.suppress(BlockingIOError):  # the usual case: it goes on in the background
                 sock.connect(self._address)
             connection = Connection(sock, time.monotonic_ns())

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from loadgen.timer import FdTimer
+from loadgen.system.timer import FdTimer
 
 GATHER_NS = 200_000
 WORTH_EVENTS_PER_S = 5_000  # fewer than one event in a gathering: nothing is gained

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from loadgen.analysis.compare import Comparison
 from loadgen.analysis.finding import ratio_text
 from loadgen.analysis.study import Ratio
-from loadgen.compare import Comparison
-from loadgen.report.tables import Table
+from loadgen.text_table import Table
 from loadgen.units import show_share
 
 COLUMNS = {

@@ -10,12 +10,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from loadgen.analysis.analyse import analyse
 from loadgen.analysis.finding import Finding, Rules
-from loadgen.analysis.whole import analyse
 from loadgen.errors import BadInput
 from loadgen.report.finding_tables import tables_of
 from loadgen.report.markdown import gather, markdown_table, to_markdown
-from loadgen.report.tables import Table
+from loadgen.text_table import Table
 
 BEGIN, END = "<!-- findings: begin -->", "<!-- findings: end -->"
 BETWEEN = " · "  # the parts of a subject

@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
+from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Rules
 from loadgen.analysis.table import DISTRIBUTIONS, METRICS, Row
-from loadgen.analysis.whole import Analysis, analyse
 from loadgen.errors import LoadgenError, MissingDependency
 from loadgen.report.html import charts, page_of
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from loadgen.analysis.whole import Analysis
-from loadgen.report.tables import Table
+from loadgen.analysis.analyse import Analysis
+from loadgen.text_table import Table
 
 
 def tables_of(analysis: Analysis) -> list[Table]:

@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from loadgen import __version__
+from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Rules, split_text
-from loadgen.analysis.physical import Physics
+from loadgen.analysis.roofline import Physics
 from loadgen.analysis.table import Row
-from loadgen.analysis.whole import Analysis, analyse
 from loadgen.report import html_findings as claims
 from loadgen.report import html_sections as parts
 from loadgen.report import plotlyjs

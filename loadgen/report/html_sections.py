@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import split_text, subject_text
 from loadgen.analysis.table import Key
-from loadgen.analysis.whole import Analysis
-from loadgen.models import kv_bytes_per_token, weight_bytes
 from loadgen.report import sections, tables
 from loadgen.report.html_findings import cell_text, folded, listed
 from loadgen.report.ledger_table import ledger_table
-from loadgen.report.tables import Table
 from loadgen.telemetry.ledger import kv_at_most
+from loadgen.text_table import Table, holds_figures
+from loadgen.theory.models import kv_bytes_per_token, weight_bytes
 from loadgen.units import show_bytes, show_duration, show_number, show_rate, show_s, show_share
 
 BADGES = {
@@ -25,7 +25,7 @@ BADGES = {
 
 def table(found: Table) -> str:
     """A table of text as HTML; columns of figures to the right."""
-    numeric = [tables.holds_figures(row[at] for row in found.rows) for at in range(len(found.head))]
+    numeric = [holds_figures(row[at] for row in found.rows) for at in range(len(found.head))]
     head = "".join(
         f'<th{_right(numeric[at])} scope="col">{escape(text)}</th>' for at, text in enumerate(found.head)
     )

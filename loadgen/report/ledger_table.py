@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from loadgen.records import TrialResult
-from loadgen.report.tables import Table, describe, varying
+from loadgen.report.tables import describe, varying
 from loadgen.telemetry_records import MemoryLedger, TelemetrySummary
+from loadgen.text_table import Table
 from loadgen.units import show_bytes, show_share
 
 HEAD = (
@@ -49,8 +50,8 @@ def ledger_table(found: Iterable[tuple[TrialResult, Path | None]]) -> Table | No
 def _mended(summary: TelemetrySummary, ledger: MemoryLedger, path: Path | None) -> MemoryLedger:
     # A terminal's tables need no numpy, and `run` starts quickly.
     from loadgen.telemetry.overhead import mended
+    from loadgen.telemetry.scrapes import read_parquet
     from loadgen.telemetry.series import Readings, readings_of
-    from loadgen.telemetry.spool import read_parquet
 
     readings = Readings({})
     if path is not None and path.exists() and ledger.overhead_bytes is not None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import orjson
 
-from loadgen.progress import clean
-from loadgen.records import Environment, Trial, TrialResult
+from loadgen.labels import clean
+from loadgen.records import Environment, Trial
 from loadgen.report import sections, tables
 from loadgen.report.ledger_table import ledger_table
 from loadgen.report.max_batch_table import max_batch_table
-from loadgen.report.tables import Table, holds_figures
-from loadgen.store import from_json, open_results
+from loadgen.results.store import from_json, open_results
+from loadgen.text_table import Table, holds_figures
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
@@ -70,29 +70,6 @@ def gather(results_dir: str | Path) -> Report:
 
 def _there(*found: Table | None) -> tuple[Table, ...]:
     return tuple(table for table in found if table is not None)
-
-
-def terminal_tables(results_dir: str | Path) -> list[Table]:
-    """The tables for a terminal: pivots, all trials, doubts. Raises StoreError."""
-    report = gather(results_dir)
-    return [*report.overview, *_there(report.every_trial), *report.doubts]
-
-
-def print_tables(results_dir: str | Path) -> None:
-    """Print a results folder's tables. Raises StoreError."""
-    from loadgen import screen
-
-    report = gather(results_dir)
-    fixed = f"in every trial: {report.fixed}" if report.fixed else ""
-    screen.print_lines([f"{report.name}: {report.headline}", *filter(None, [fixed, report.missing])])
-    screen.print_tables([*report.overview, *_there(report.every_trial), *report.doubts])
-
-
-def print_result(result: TrialResult) -> None:
-    """Print one trial in full."""
-    from loadgen import screen
-
-    screen.print_tables(sections.result_tables(result))
 
 
 def write_report(results_dir: str | Path) -> Path:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadgen import bisection_log
-from loadgen.progress import server_label
+from loadgen.labels import server_label
 from loadgen.records import MaxBatch, TrialResult
-from loadgen.report.tables import Table
-from loadgen.store import open_results
+from loadgen.results import max_batch_log
+from loadgen.results.store import open_results
+from loadgen.text_table import Table
 from loadgen.units import show_bytes, show_share
 
 HEAD = (
@@ -26,8 +26,8 @@ def max_batch_table(folders: Sequence[Path]) -> Table | None:
     """One row for each point of each folder; ``None`` without any. Raises StoreError."""
     rows = []
     for folder in folders:
-        found = bisection_log.outcomes(folder)
-        tried = [*open_results(folder).results(), *bisection_log.probes(folder)] if found else []
+        found = max_batch_log.outcomes(folder)
+        tried = [*open_results(folder).results(), *max_batch_log.probes(folder)] if found else []
         by_id = {result.trial.id: result for result in tried}
         rows += [_row(outcome, by_id.get(outcome.fits_trial or "")) for outcome in found]
     return Table(title="Largest batch that fits", head=HEAD, rows=tuple(rows), note=NOTE) if rows else None

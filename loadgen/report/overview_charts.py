@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import split_text, subject_text
 from loadgen.analysis.study import Cell, Study
 from loadgen.analysis.table import Key, work_of
-from loadgen.analysis.whole import Analysis
-from loadgen.ceilings import Ceilings
 from loadgen.report.chart import Chart, Figure, Trace, axis, colour, layout, symbol
+from loadgen.theory.ceilings import Ceilings
 from loadgen.units import show_rate, show_s, show_share
 
 RATE, LATENCY = "output_tokens_per_s", "e2e_s"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from loadgen.progress import server_label
+from loadgen.labels import server_label
 from loadgen.records import Caveat, Environment, Trial, TrialResult
-from loadgen.report.tables import CLIENT_MARK, Table, describe, varying
+from loadgen.report.tables import CLIENT_MARK, describe, varying
+from loadgen.text_table import Table
 from loadgen.units import show_bytes, show_duration, show_number, show_rate, show_s
 
 NAMED = 12  # trials listed by name before "and n more"

@@ -8,14 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from loadgen import physics
+from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import split_text, subject_text
+from loadgen.analysis.findings.ridge import MeasuredRidge, ridges
 from loadgen.analysis.statistics import Estimate
 from loadgen.analysis.study import Cell
 from loadgen.analysis.table import Key, Row
-from loadgen.analysis.theory_findings import MeasuredRidge, ridges
-from loadgen.analysis.whole import Analysis
-from loadgen.models import kv_bytes_per_token, weight_bytes
 from loadgen.report.chart import (
     Chart,
     Figure,
@@ -30,6 +28,8 @@ from loadgen.report.chart import (
     shade,
     theory,
 )
+from loadgen.theory import physics
+from loadgen.theory.models import kv_bytes_per_token, weight_bytes
 from loadgen.units import show_bytes, show_rate, show_s
 
 Floor = Callable[[Key, Row], float | None]

@@ -11,26 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from loadgen.progress import caveat_marks
+from loadgen.labels import caveat_marks
 from loadgen.records import OPEN_LOOP, Dist, Summary, Trial, TrialResult
+from loadgen.text_table import Table
 from loadgen.units import show_number, show_s, show_share
 
 Value = str | int | float | bool | None
 CLIENT_MARK, CAVEAT_MARK = "!client", "*"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A table to render: ``rows`` are plain text, as wide as ``head``; ``note`` explains it in a sentence.
-
-    ``optional`` names the columns that a narrow terminal may leave out, the first to go first.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    optional: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +74,6 @@ PIVOTS: tuple[tuple[str, str, tuple[Figure, ...]], ...] = (
     (LOAD, "model", (OUTPUT_RATE, E2E)),
 )
 NO_LOAD_PIVOTS = (("input tokens", "output tokens", (E2E,)), ("input tokens", "tp", (E2E,)))
-
-
-def holds_figures(column: Iterable[str]) -> bool:
-    """Whether a column is set to the right: numbers, and words that stand for one."""
-    return all(cell[:1].isdigit() or cell.startswith(("–", "failed:", "not run")) for cell in column if cell)
 
 
 def conditions(trial: Trial) -> dict[str, Value]:

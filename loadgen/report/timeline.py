@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import split_text
 from loadgen.analysis.table import Row
-from loadgen.analysis.whole import Analysis
 from loadgen.report.chart import Chart, Figure, Trace, axis, colour, layout
 
 MOST_TRIALS = 12

@@ -43,9 +43,9 @@ from prometheus_client.metrics_core import Metric
 
 from loadgen.errors import BadInput
 from loadgen.telemetry.host import HostCpu, HostReader
-from loadgen.telemetry.normal import MIB
 from loadgen.telemetry.nvml import Gpu, Nvml
 from loadgen.telemetry.processes import PSS_PERIOD_S, Tree, TreeReader
+from loadgen.telemetry.prometheus_text import MIB
 
 PORT = 9835
 GPU_GAUGES = (

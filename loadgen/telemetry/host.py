@@ -14,9 +14,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadgen import cpus
-from loadgen.telemetry.normal import HOST
+from loadgen.system import cpus
 from loadgen.telemetry.processes import TreeReader
+from loadgen.telemetry.prometheus_text import HOST
 from loadgen.telemetry.series import Readings, mean
 from loadgen.telemetry.spans import Spans
 from loadgen.telemetry_records import HostFigures

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loadgen.models import activation_bytes, kv_bytes_per_token, stage_layers, stage_weight_bytes
 from loadgen.records import OPEN_LOOP, LoadSpec, ServerSpec, Trial, TrialResult
 from loadgen.telemetry.needed import AT_LEAST, is_bound, need, need_again, replays
-from loadgen.telemetry.normal import ENGINE
 from loadgen.telemetry.overhead import overhead
+from loadgen.telemetry.prometheus_text import ENGINE
 from loadgen.telemetry.series import Readings, peak
 from loadgen.telemetry.spans import Span, Spans
 from loadgen.telemetry_records import MemoryLedger
+from loadgen.theory.models import activation_bytes, kv_bytes_per_token, stage_layers, stage_weight_bytes
 
 ONE_AT_A_TIME = "one call at a time"
 # What the servers' pages call a figure → its name here.

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 
 from loadgen.errors import BadInput
-from loadgen.telemetry.normal import NAMES, Series, normalise
-from loadgen.telemetry.spool import Scrape
+from loadgen.telemetry.prometheus_text import NAMES, Series, normalise
+from loadgen.telemetry.scrapes import Scrape
 from loadgen.units import NS_PER_S
 
 LIMIT_S = 10.0

@@ -21,15 +21,15 @@ import httpx
 import psutil
 
 from loadgen.records import Caveat, Environment, ServerSpec, TrialResult
-from loadgen.telemetry import doubts
+from loadgen.telemetry.caveats import before_start, of_devices, of_host, of_sources
 from loadgen.telemetry.host import Gauge, HostWatch
 from loadgen.telemetry.ledger import make_ledger
 from loadgen.telemetry.nvml import Gpu, Nvml
 from loadgen.telemetry.processes import TreeReader
 from loadgen.telemetry.promql import Prometheus
+from loadgen.telemetry.scrapes import Scrape, ScrapeLog, write_parquet
 from loadgen.telemetry.series import readings_of
 from loadgen.telemetry.spans import spans_of_file
-from loadgen.telemetry.spool import Scrape, Spool, write_parquet
 from loadgen.telemetry.summary import summarise
 from loadgen.telemetry_records import TelemetrySpec
 from loadgen.units import seconds
@@ -79,7 +79,7 @@ class Recorder:
         self._used_before = {
             gpu.uuid: float(gpu.memory_used_bytes) for gpu in before if gpu.memory_used_bytes is not None
         }
-        self._doubts_before = tuple(doubts.before_start(before, indices))
+        self._doubts_before = tuple(before_start(before, indices))
         self._prometheus = Prometheus(spec.prometheus, spec.selector) if spec.prometheus else None
         self._children: list[subprocess.Popen[bytes]] = []
         self._logs: dict[int, Path] = {}
@@ -87,7 +87,7 @@ class Recorder:
         self._urls: list[str] = []
         self._scrapes: list[Scrape] = []
         self._failing: set[str] = set()
-        self._spool: Spool | None = None
+        self._scrape_log: ScrapeLog | None = None
         self._began_ns, self._cpu_s = 0, 0.0
         self._tree = None if pid is None else TreeReader(pid, pss_period_s=0)
         self._host = None if gauge is None else HostWatch(gauge, whole=pid is not None)
@@ -124,9 +124,9 @@ class Recorder:
             return
         path = Path(self._folder.name) / "scrapes.jsonl"
         path.touch()
-        self._spool = Spool(path, self._urls)
+        self._scrape_log = ScrapeLog(path, self._urls)
         period = ("--period", repr(self._spec.period_s))
-        self._spawn("loadgen.telemetry.sampler", "--spool", str(path), *period, *self._urls)
+        self._spawn("loadgen.telemetry.sampler", "--log", str(path), *period, *self._urls)
         self._await_scrapes(time.monotonic_ns(), START_S)
 
     def _start_exporter(self) -> str | None:
@@ -206,7 +206,7 @@ class Recorder:
         if self._prometheus is not None:
             scrapes += self._prometheus.read(self._began_ns, end_ns)
             preferred.insert(len(self._spec.sources), self._prometheus.url)
-        caveats = [*self._doubts_before, *self._own_doubts(), *doubts.of_sources(scrapes, preferred)]
+        caveats = [*self._doubts_before, *self._own_doubts(), *of_sources(scrapes, preferred)]
         try:
             write_parquet(into, scrapes)
         except OSError as error:
@@ -264,8 +264,8 @@ class Recorder:
             host=host,
             period_s=self._spec.period_s,
         )
-        caveats += doubts.of_devices(readings, spans, gpus)
-        caveats += () if host is None else doubts.of_host(host)
+        caveats += of_devices(readings, spans, gpus)
+        caveats += () if host is None else of_host(host)
         return replace(result, telemetry=telemetry, caveats=(*result.caveats, *caveats))
 
     def cpu_s(self) -> dict[str, float]:
@@ -286,7 +286,7 @@ class Recorder:
 
     def _mark(self) -> None:
         """Ask for a scrape of every source and wait until they are in, or have had their time."""
-        if self._spool is None or self._children[-1].poll() is not None:
+        if self._scrape_log is None or self._children[-1].poll() is not None:
             return
         asked_ns = time.monotonic_ns()
         stdin: Any = self._children[-1].stdin
@@ -299,11 +299,11 @@ class Recorder:
 
     def _await_scrapes(self, since_ns: int, limit_s: float) -> None:
         """Until every source that answers was scraped since an instant; one that last failed is not waited for."""
-        assert self._spool is not None
+        assert self._scrape_log is not None
         deadline_s = time.monotonic() + limit_s
         missing = set(self._urls) - self._failing
         while missing and time.monotonic() < deadline_s and self._children[-1].poll() is None:
-            new = self._spool.read()
+            new = self._scrape_log.read()
             self._scrapes += new
             for scrape in new:
                 (self._failing.add if scrape.error else self._failing.discard)(scrape.source)
@@ -325,7 +325,7 @@ class Recorder:
                 child.kill()
                 child.wait()
         self._children = []
-        self._spool = None
+        self._scrape_log = None
         self._folder.cleanup()
 
 

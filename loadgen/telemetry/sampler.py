@@ -1,7 +1,7 @@
 """The child that scrapes: a process of its own, so that no scrape ever takes the load generator's interpreter.
 
 Each source is scraped at its own absolute ticks, side by side; one that stalls misses its ticks and holds up no other.
-Every scrape, failed or not, is one line of JSON in the spool file: source, start and duration on the monotonic clock
+Every scrape, failed or not, is one line of JSON in the log: source, start and duration on the monotonic clock
 (one clock for all processes of a host), the error, the readings. A line ``now`` on standard input asks for a scrape of
 all sources at once; its end is the sampler's end, so that it never outlives the sweep.
 """
@@ -19,7 +19,7 @@ from typing import IO
 import httpx
 import orjson
 
-from loadgen.telemetry.normal import Page, read_page
+from loadgen.telemetry.prometheus_text import Page, read_page
 
 PAGE_LIMIT = 16 << 20  # bytes; a page that never ends must not fill the memory
 SCRAPE_LIMIT_S = 2.0
@@ -33,8 +33,8 @@ class BadPage(Exception):
 class Source:
     """One endpoint and its ticks. ``wake`` asks for a scrape before the next one."""
 
-    def __init__(self, number: int, url: str, client: httpx.AsyncClient, spool: IO[bytes]) -> None:
-        self._number, self._url, self._client, self._spool = number, url, client, spool
+    def __init__(self, number: int, url: str, client: httpx.AsyncClient, scrape_log: IO[bytes]) -> None:
+        self._number, self._url, self._client, self._scrape_log = number, url, client, scrape_log
         self.wake = asyncio.Event()
 
     async def run(self, period_s: float) -> None:
@@ -78,18 +78,18 @@ class Source:
     def _write(self, at_ns: int, took_ns: int, error: str | None, page: Page | None) -> None:
         good = page if error is None and page is not None else Page(readings=(), refused=(), blind=())
         line = [self._number, at_ns, took_ns, error, good.readings, good.refused, good.blind]
-        self._spool.write(orjson.dumps(line) + b"\n")
-        self._spool.flush()
+        self._scrape_log.write(orjson.dumps(line) + b"\n")
+        self._scrape_log.flush()
 
 
-async def sample(urls: Sequence[str], period_s: float, spool: IO[bytes]) -> None:
+async def sample(urls: Sequence[str], period_s: float, scrape_log: IO[bytes]) -> None:
     """Scrape until standard input ends."""
     loop = asyncio.get_running_loop()
     orders = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin.buffer)
     limits = httpx.Limits(keepalive_expiry=IDLE_CONNECTION_S)
     async with httpx.AsyncClient(timeout=SCRAPE_LIMIT_S, trust_env=False, limits=limits) as client:
-        sources = [Source(number, url, client, spool) for number, url in enumerate(urls)]
+        sources = [Source(number, url, client, scrape_log) for number, url in enumerate(urls)]
         tasks = [asyncio.create_task(source.run(period_s)) for source in sources]
         while await orders.readline():
             for source in sources:
@@ -103,12 +103,12 @@ async def sample(urls: Sequence[str], period_s: float, spool: IO[bytes]) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--spool", type=Path, required=True)
+    parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--period", type=float, required=True)
     parser.add_argument("urls", nargs="+")
     given = parser.parse_args()
-    with given.spool.open("ab") as spool:
-        asyncio.run(sample(given.urls, given.period, spool))
+    with given.log.open("ab") as scrape_log:
+        asyncio.run(sample(given.urls, given.period, scrape_log))
 
 
 if __name__ == "__main__":

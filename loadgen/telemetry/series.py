@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from loadgen.telemetry.scrapes import Scrape
 from loadgen.telemetry.spans import Span
-from loadgen.telemetry.spool import Scrape
 from loadgen.units import NS_PER_S
 
 Floats = npt.NDArray[np.float64]

@@ -9,9 +9,9 @@ import numpy as np
 
 from loadgen.records import Summary
 from loadgen.telemetry.needed import is_bound
+from loadgen.telemetry.scrapes import Scrape
 from loadgen.telemetry.series import Readings, Series, inside, mean, peak, peak_of_sum
 from loadgen.telemetry.spans import Span, Spans
-from loadgen.telemetry.spool import Scrape
 from loadgen.telemetry_records import (
     CpuMemoryFrom,
     HostFigures,

@@ -15,13 +15,13 @@ from synthetic import (
     grid,
 )
 
+from loadgen.analysis.analyse import findings_of
 from loadgen.analysis.finding import Case, Finding, Rules
-from loadgen.analysis.physical import examine
+from loadgen.analysis.roofline import examine
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Row, rows_of
-from loadgen.analysis.whole import findings_of
-from loadgen.ceilings import Ceilings, datasheet
 from loadgen.records import TrialResult
+from loadgen.theory.ceilings import Ceilings, datasheet
 
 ENVIRONMENTS = {each.id: each for each in (environment(H200), environment(A100))}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from loadgen.telemetry.scrapes import Scrape
 from loadgen.telemetry.series import Readings, readings_of
 from loadgen.telemetry.spans import Spans
-from loadgen.telemetry.spool import Scrape
 
 S = 1_000_000_000
 GIB = 1 << 30

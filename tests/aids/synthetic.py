@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from loadgen.models import PRESETS
 from loadgen.records import (
     Caveat,
     ClientQuality,
@@ -26,7 +25,8 @@ from loadgen.records import (
     Trial,
     TrialResult,
 )
-from loadgen.store import Store
+from loadgen.results.store import Store
+from loadgen.theory.models import PRESETS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 H200, A100 = "NVIDIA H200", "NVIDIA A100-SXM4-80GB"

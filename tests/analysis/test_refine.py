@@ -12,11 +12,11 @@ from synthetic import (
     sweep,
 )
 
-from loadgen.analysis.latency_findings import input_thresholds
+from loadgen.analysis.analyse import findings_of
+from loadgen.analysis.findings.latency import input_thresholds
 from loadgen.analysis.refine import refine, trials
-from loadgen.analysis.whole import findings_of
-from loadgen.plan import trial_of
-from loadgen.profile import Cell
+from loadgen.plan.plan import trial_of
+from loadgen.profile.profile import Cell
 
 
 def test_refine_names_trials_that_can_be_run() -> None:

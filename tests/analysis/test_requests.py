@@ -13,9 +13,9 @@ from synthetic import (
     samples_of,
 )
 
-from loadgen.analysis.whole import analyse
+from loadgen.analysis.analyse import analyse
 from loadgen.records import TrialResult
-from loadgen.store import Store
+from loadgen.results.store import Store
 
 
 def test_a_trial_whose_warm_up_was_not_served_has_no_say(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from synthetic import Point, World, environment, result, trial_of, write
 
+from loadgen.analysis.analyse import analyse
 from loadgen.analysis.rounds import rounds_of
 from loadgen.analysis.study import Cell, Study, quotient
 from loadgen.analysis.table import rows_of
-from loadgen.analysis.whole import analyse
 from loadgen.records import TrialResult
 from loadgen.report.html_sections import statistics
 

@@ -27,11 +27,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadgen import sent_log
 from loadgen.drivers.openai import make_driver
-from loadgen.load import run_trial_load
+from loadgen.launch import null_log
+from loadgen.load.run import run_trial_load
 from loadgen.records import LoadSpec, Reply, Request, Sample, Timeouts, Trial
-from loadgen.truth import compare
+from loadgen.selfcheck.timing_errors import compare
 
 HERE = Path(__file__).resolve().parent
 TTFT_MS, ITL_MS = 200.0, 20.0
@@ -150,7 +150,7 @@ def trial(url: str, load: LoadSpec) -> tuple[list[Sample], Any]:
     return samples, outcome
 
 
-def paced(url: str, log: Callable[[], dict[str, sent_log.Sent]]) -> list[Figure]:
+def paced(url: str, log: Callable[[], dict[str, null_log.Sent]]) -> list[Figure]:
     streams, rounds, tokens = 1024, 3, 100
     load = LoadSpec(
         kind="closed",
@@ -266,7 +266,7 @@ def one_token(url: str) -> list[Figure]:
     ]
 
 
-def start_up(url: str, log: Callable[[], dict[str, sent_log.Sent]]) -> list[Figure]:
+def start_up(url: str, log: Callable[[], dict[str, null_log.Sent]]) -> list[Figure]:
     _, _, began = command_line(url, 64)
     first = min(sent.received_ns for sent in log().values())
     return [
@@ -320,10 +320,10 @@ def server(
     assert process.stdout is not None
     url = f"http://127.0.0.1:{process.stdout.readline().strip()}"
 
-    def log() -> dict[str, sent_log.Sent]:
+    def log() -> dict[str, null_log.Sent]:
         process.terminate()
         process.wait()
-        return {sent.request_id: sent for sent in sent_log.read(Path(log_path).read_bytes())}
+        return {sent.request_id: sent for sent in null_log.read(Path(log_path).read_bytes())}
 
     try:
         yield url, log

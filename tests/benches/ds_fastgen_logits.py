@@ -76,10 +76,10 @@ def compare(spec: Any, seed: int, tokens: Any, got: Any) -> dict[str, Any]:
 
     import torch
 
-    from loadgen.servers import _hf_model
+    from loadgen.servers._torch import model as hf_model
 
     alone = dataclasses.replace(spec, tp=1, gpus=spec.gpus[:1])
-    model = _hf_model.build(alone, torch.device("cuda", 0), 0, seed=seed, attention="sdpa")
+    model = hf_model.build(alone, torch.device("cuda", 0), 0, seed=seed, attention="sdpa")
     ids = tokens.unsqueeze(0).cuda()
     with torch.inference_mode():
         own = model(input_ids=ids).logits[0, PROMPT - 1 :].float().cpu()

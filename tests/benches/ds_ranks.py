@@ -18,13 +18,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from loadgen._child import bootstrap  # noqa: E402
+from loadgen.launch._child import bootstrap  # noqa: E402
 
 bootstrap(str(ROOT / "servers"))
 
-from loadgen.models import from_json, resolve, to_json  # noqa: E402
 from loadgen.records import ModelSpec, ServerSpec  # noqa: E402
-from loadgen.servers import _ds_options  # noqa: E402
+from loadgen.servers._ds import options as ds_options  # noqa: E402
+from loadgen.theory.models import from_json, resolve, to_json  # noqa: E402
 
 
 def arguments(words: str) -> argparse.ArgumentParser:
@@ -70,12 +70,12 @@ def prepare(spec: ServerSpec, given: Any) -> None:
 
 def child(spec: ServerSpec) -> list[str]:
     program = [sys.executable, str(ROOT / "loadgen/_child.py"), str(ROOT / "servers")]
-    return [*program, "loadgen.servers._ds_server", "--spec", dump(spec)]
+    return [*program, "loadgen.servers._ds.main", "--spec", dump(spec)]
 
 
 def launch(spec: ServerSpec, given: Any, script: str, work: dict[str, Any]) -> list[str]:
     """Run ``script`` once per rank; rank 0's standard output. When it ends, the others are ended too."""
-    from loadgen.servers._ds_server import _rank_environment
+    from loadgen.servers._ds.main import _rank_environment
 
     with tempfile.TemporaryDirectory(prefix="loadgen-ds-bench-") as folder:
         argv = [sys.executable, script, "--work", json.dumps({"spec": dump(spec), "folder": folder, **work})]
@@ -101,16 +101,18 @@ def launch(spec: ServerSpec, given: Any, script: str, work: dict[str, Any]) -> l
 
 def stand_up(spec: ServerSpec, rank: int, folder: str) -> tuple[Any, Any, dict[str, str]]:
     """(options, what stands on this rank, patches), as in the server."""
-    from loadgen.servers import _ds_rank
-    from loadgen.servers._ds_patches import Patches
+    from loadgen.servers._ds import rank as ds_rank
+    from loadgen.servers._ds.patches import Patches
 
-    options, patches = _ds_options.read(spec), Patches()
+    options, patches = ds_options.read(spec), Patches()
     port = int(os.environ["MASTER_PORT"])
-    place = _ds_rank.Place(rank=rank, run_dir=folder, grpc_port=0, http_port=0, zmq_port=port + 1, pipes=())
-    device = _ds_rank._device(spec, rank)
-    _ds_rank._load_ops(spec, options)
-    _ds_rank._meet(spec, options, place, device)
-    return options, _ds_rank._stand_up(spec, options, place, device, patches), patches.made
+    place = ds_rank.RankPlace(
+        rank=rank, run_dir=folder, grpc_port=0, http_port=0, zmq_port=port + 1, pipes=()
+    )
+    device = ds_rank._device(spec, rank)
+    ds_rank._load_ops(spec, options)
+    ds_rank._meet(spec, options, place, device)
+    return options, ds_rank._stand_up(spec, options, place, device, patches), patches.made
 
 
 def dump(spec: ServerSpec) -> str:

@@ -38,13 +38,13 @@ DIRECT = 2**62  # the seed that marks a direct call
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(1, str(ROOT))
 
-from loadgen._child import bootstrap  # noqa: E402
+from loadgen.launch._child import bootstrap  # noqa: E402
 
 bootstrap(str(ROOT / "servers"))
 
-from loadgen.models import resolve  # noqa: E402
 from loadgen.records import ServerSpec  # noqa: E402
 from loadgen.servers.hf import FRAMEWORK  # noqa: E402
+from loadgen.theory.models import resolve  # noqa: E402
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -156,18 +156,18 @@ class Direct:
         self.folder = tempfile.mkdtemp(prefix="hf-bench-")
         command = FRAMEWORK.command(spec, self.folder, [1])
         os.environ.update({k: v for k, v in command.env.items() if v is not None})
-        from loadgen.servers._hf_ranks import Followers, rank_environment
+        from loadgen.servers._hf.ranks import Followers, rank_environment
 
         self.followers = None
         if spec.tp > 1:
             self.followers = Followers(list(command.argv), spec.tp, self.folder)
             os.environ.update(rank_environment(0, spec.tp))
-        from loadgen.servers._hf_stand_up import stand_up
+        from loadgen.servers._hf.start import stand_up
 
         self.spec, self.stood, self.calls = spec, stand_up(spec, 0, self.folder), 0
 
     def call(self, prompts: list[list[int]], output: int) -> Any:
-        from loadgen.servers._hf_requests import Call
+        from loadgen.servers._hf.requests import Call
 
         return Call(prompts=tuple(map(tuple, prompts)), max_tokens=output, ignore_eos=True)
 
@@ -222,8 +222,8 @@ class WithDirect:
 
 def direct_tokens(engine: Any, call: Any) -> list[list[int]]:
     """From lists of ids to lists of ids, with nothing of a server in between."""
-    from loadgen.servers._hf_generate import GenerateEngine, padded_ids, padding_mask, settings
-    from loadgen.servers._hf_run import Run
+    from loadgen.servers._hf.call import Run
+    from loadgen.servers._hf.generate import GenerateEngine, padded_ids, padding_mask, settings
 
     if not isinstance(engine, GenerateEngine):
         run = Run(call, frozenset())
@@ -239,8 +239,8 @@ def inside(spec: ServerSpec, given: argparse.Namespace) -> None:
     """The server child: all of it as ``_hf_server`` makes it, around the engine with the direct call."""
     import dataclasses
 
-    from loadgen.servers._hf_serve import serve
-    from loadgen.servers._hf_server import _bind
+    from loadgen.servers._hf.main import _bind
+    from loadgen.servers._hf.serve import serve
 
     listener = _bind("127.0.0.1", given.port)
     direct = Direct(spec)

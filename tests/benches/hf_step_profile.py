@@ -100,7 +100,7 @@ def steps(
     finish: Callable[[], Any] = lambda: None,
 ) -> float:
     """Mean seconds of a step in the window of one call; ``begin`` and ``finish`` are called at its ends."""
-    from loadgen.servers._hf_run import Run
+    from loadgen.servers._hf.call import Run
 
     stamps: list[float] = []
 

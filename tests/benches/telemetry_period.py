@@ -153,11 +153,11 @@ def child(*words: str, env: dict[str, str], out: Any = subprocess.PIPE) -> subpr
 def bench(given: argparse.Namespace) -> None:
     import psutil
 
-    from loadgen.models import PRESETS
     from loadgen.records import Environment, LoadSpec, ServerSpec, Trial, TrialResult
     from loadgen.telemetry.recorder import Recorder, look
-    from loadgen.telemetry.spool import read_parquet
+    from loadgen.telemetry.scrapes import read_parquet
     from loadgen.telemetry_records import TelemetrySpec
+    from loadgen.theory.models import PRESETS
 
     gpus = {gpu.index: gpu for gpu in look()}
     if given.gpu not in gpus:

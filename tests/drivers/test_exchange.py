@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from loadgen.drivers import exchange as subject
 from loadgen.drivers.exchange import Exchange, Prepared
-from loadgen.drivers.stamps import StampClock
+from loadgen.drivers.kernel_stamps import StampClock
 from loadgen.errors import BadReply
 from loadgen.records import Reply, Request
 

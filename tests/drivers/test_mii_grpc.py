@@ -19,7 +19,7 @@ from loadgen.drivers import mii_messages as messages
 from loadgen.drivers.mii_grpc import OPTIONS, make_driver
 from loadgen.drivers.mii_text import Words
 from loadgen.errors import BadInput, ConnectFailed
-from loadgen.process import free_ports
+from loadgen.launch.process import free_ports
 from loadgen.records import Reply, Request, Timeouts
 
 QUICK = Timeouts(connect_s=10, first_byte_s=20, between_bytes_s=20, total_s=30)

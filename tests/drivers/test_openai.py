@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from loadgen.drivers.openai import OPTIONS, Endpoint, check_options, make_driver, needs_proxy
+from loadgen.drivers.openai import OPTIONS, check_options, make_driver
+from loadgen.drivers.openai_endpoint import Endpoint, needs_proxy
 from loadgen.errors import BadInput
 from loadgen.records import Request, Timeouts
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from loadgen import models
 from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import BadInput, ConnectFailed, Refused
-from loadgen.process import free_ports, serving
+from loadgen.launch.process import free_ports, serving
 from loadgen.records import Reply, Request, ServerSpec, Timeouts
-from loadgen.servers._triton_repository import Repository
+from loadgen.servers._triton.repository import Repository
 from loadgen.servers.triton import FRAMEWORK
+from loadgen.theory import models
 
 GOLDEN = Path(__file__).parents[1] / "data" / "ft-golden"
 REPLAY = (Path(__file__).parent / "triton_replay_model.py").read_text()

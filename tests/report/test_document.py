@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic import grid, roofline_world, sweep, write
 
-from loadgen.analysis.whole import analyse
+from loadgen.analysis.analyse import analyse
 from loadgen.errors import BadInput
 from loadgen.report import export
 from loadgen.report.document import BEGIN, END, findings_table, shared_parts

@@ -27,12 +27,12 @@ from synthetic import (
     write,
 )
 
-from loadgen.analysis.whole import analyse
+from loadgen.analysis.analyse import analyse
 from loadgen.errors import MissingDependency, StoreError
 from loadgen.records import TrialResult
 from loadgen.report import plotlyjs
 from loadgen.report.html import charts, render, write_html
-from loadgen.store import Store
+from loadgen.results.store import Store
 
 needs_browser = pytest.mark.skipif(
     headless.find() is None, reason="no Chromium here: apt-get install chromium"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.report.ledger_table import HEAD, ledger_table
-from loadgen.telemetry.spool import Scrape, write_parquet
+from loadgen.telemetry.scrapes import Scrape, write_parquet
 from loadgen.telemetry_records import MemoryLedger, SourceFigures, TelemetrySummary
 
 MIB = 1 << 20

@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 
-from loadgen.environment import capture
+from loadgen.commands import report as command
+from loadgen.commands.run import print_result
 from loadgen.errors import StoreError
-from loadgen.models import PRESETS
 from loadgen.records import ServerSpec
 from loadgen.report import markdown
 from loadgen.report.markdown import escape, markdown_table
 from loadgen.report.sections import gpu_words, missing_words
-from loadgen.report.tables import Table
-from loadgen.store import Store
+from loadgen.results.store import Store
+from loadgen.system.environment import capture
+from loadgen.text_table import Table
+from loadgen.theory.models import PRESETS
 
 
 @pytest.fixture
@@ -88,8 +90,9 @@ def test_every_table_row_has_as_many_cells_as_its_head(folder: Path) -> None:
 
 
 def test_the_terminal_shows_the_same_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    titles = [table.title for table in markdown.terminal_tables(folder)]
-    markdown.print_tables(folder)
+    found = markdown.gather(folder)
+    titles = [table.title for table in (*found.overview, found.every_trial, *found.doubts) if table]
+    command.print_tables(folder)
     out = capsys.readouterr().out
     assert out.startswith("exp1: 10 trials in 1m40s, 1 failed, 1 limited by the load generator\n")
     assert "2 of 12 planned trials have no result yet" in out
@@ -117,12 +120,12 @@ def test_many_missing_trials_are_counted(build: Any) -> None:
 
 
 def test_one_trial_in_full(build: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    markdown.print_result(build.result(build.endpoint_trial(), 0.5, ttft_s=None, caveats=(build.client,)))
+    print_result(build.result(build.endpoint_trial(), 0.5, ttft_s=None, caveats=(build.client,)))
     out = capsys.readouterr().out
     assert re.search(r"E2E latency +20 +500.0 ms", out)
     assert re.search(r"TTFT +0 +– +–", out)
     assert "use --workers 4" in out
-    markdown.print_result(build.result(build.endpoint_trial(), failure=build.out_of_memory))
+    print_result(build.result(build.endpoint_trial(), failure=build.out_of_memory))
     assert "ServerOutOfMemory" in capsys.readouterr().out
 
 
@@ -132,11 +135,11 @@ def test_a_folder_without_results_yet(tmp_path: Path) -> None:
     text = markdown.write_report(tmp_path / "new").read_text()
     assert "0 trials" in text
     assert "2 of 2 planned trials have no result yet: a; b." in text
-    markdown.print_tables(tmp_path / "new")
+    command.print_tables(tmp_path / "new")
 
 
 def test_no_results_folder_is_one_clear_error(tmp_path: Path) -> None:
-    for ask in (markdown.write_report, markdown.terminal_tables, markdown.print_tables):
+    for ask in (markdown.write_report, command.print_tables):
         with pytest.raises(StoreError, match=re.escape(str(tmp_path))):
             ask(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -177,7 +180,8 @@ def test_gpus_are_counted_by_kind() -> None:
 def test_reading_needs_no_event_loop_and_no_network(folder: Path) -> None:
     program = (
         "import sys; from loadgen.report import markdown; markdown.write_report(sys.argv[1]);"
-        "bad = {'httpx', 'torch', 'loadgen.load', 'loadgen.process', 'loadgen.frameworks'} & set(sys.modules);"
+        "bad = {'httpx', 'torch', 'loadgen.load.client', 'loadgen.launch.process', 'loadgen.launch.frameworks'};"
+        "bad &= set(sys.modules);"
         "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", program, str(folder)], check=True, timeout=60)

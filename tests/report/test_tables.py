@@ -6,16 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from loadgen.report.tables import (
-    Table,
     conditions,
     describe,
     fixed_words,
     full_table,
-    holds_figures,
     pivot_tables,
     unmeasured,
     varying,
 )
+from loadgen.text_table import Table, holds_figures
 
 
 def only(tables: list[Table], title: str) -> Table:

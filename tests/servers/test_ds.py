@@ -10,20 +10,21 @@ from typing import Any
 
 import pytest
 
-from loadgen import environment
 from loadgen.errors import BadInput, MissingDependency
-from loadgen.models import PRESETS
 from loadgen.records import ServerSpec
-from loadgen.servers import _ds_options, ds
+from loadgen.servers import ds
+from loadgen.servers._ds import options as ds_options
 from loadgen.servers.ds import FRAMEWORK
+from loadgen.system import environment
+from loadgen.theory.models import PRESETS
 
 TINY = ServerSpec(framework="ds", model=PRESETS["tiny"], dtype="float32")
 LLAMA = ServerSpec(framework="ds", model=PRESETS["llama-13b"], gpus=(0,))
 PORTS = (21001, 21002, 21003, 21004)
 
 
-def options(spec: ServerSpec, **given: Any) -> _ds_options.Options:
-    return _ds_options.read(replace(spec, options=given))
+def options(spec: ServerSpec, **given: Any) -> ds_options.Options:
+    return ds_options.read(replace(spec, options=given))
 
 
 def refusal(spec: ServerSpec, **given: Any) -> str:
@@ -49,7 +50,7 @@ def test_auto_takes_fastgen_where_its_kernels_fit_and_says_why() -> None:
 
 def test_autotp_is_never_called_mii() -> None:
     assert options(TINY, engine="ds-inference-autotp").engine == "ds-inference-autotp"
-    assert not [name for name in _ds_options.ENGINES if "autotp" in name and "mii" in name]
+    assert not [name for name in ds_options.ENGINES if "autotp" in name and "mii" in name]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_bad_specs_are_told_with_what_is_accepted(
 
 def test_every_option_has_a_default_and_help() -> None:
     read = options(TINY)
-    assert {name for name in _ds_options.HELP} == set(read.__dataclass_fields__) - {"reason"}
+    assert {name for name in ds_options.HELP} == set(read.__dataclass_fields__) - {"reason"}
 
 
 def test_a_server_of_four_gpus_as_a_command() -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from loadgen.drivers.mii_grpc import make_driver
-from loadgen.models import resolve
-from loadgen.process import free_ports, serving
+from loadgen.launch.process import free_ports, serving
 from loadgen.records import Reply, Request, ServerSpec, Timeouts
-from loadgen.servers import _ds_fastgen
+from loadgen.servers._ds import fastgen
 from loadgen.servers.ds import FRAMEWORK
+from loadgen.theory.models import resolve
 
 WORDS = [a + b + c for a in "bdfgklmn" for b in "aeiou" for c in "bdfgklmnrst"]
 
@@ -102,8 +102,8 @@ def test_fastgen_reads_the_checkpoint_in_the_dtype_that_is_served(checkpoint: Pa
     spec = ServerSpec(
         framework="ds", model=resolve(str(checkpoint)), gpus=(0,), dtype="bfloat16", dummy_weights=False
     )
-    folder = Path(_ds_fastgen.model_folder(spec, str(tmp_path / "made")))
-    assert _ds_fastgen.model_folder(spec, str(tmp_path / "made")) == str(folder)
+    folder = Path(fastgen.model_folder(spec, str(tmp_path / "made")))
+    assert fastgen.model_folder(spec, str(tmp_path / "made")) == str(folder)
     config = json.loads((folder / "config.json").read_text())
     assert (config["dtype"], config["torch_dtype"], config["hidden_size"]) == ("bfloat16", "bfloat16", 64)
     for name in ("model.safetensors", "tokenizer.json"):

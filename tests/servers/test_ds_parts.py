@@ -14,14 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from loadgen.models import PRESETS
-from loadgen.process import child_argv
+from loadgen.launch.child import child_argv
 from loadgen.records import ServerSpec
-from loadgen.servers import _ds_decode, _ds_fastgen, _ds_ops, _ds_options, _ds_weights, _hf_model
-from loadgen.servers._ds_channel import Call, Follower, Leader
-from loadgen.servers._ds_decode import Decoder
-from loadgen.servers._ds_text import Decimal
-from loadgen.servers._memory import Blocks, Memory
+from loadgen.servers._ds import decode, ops, weights
+from loadgen.servers._ds import fastgen as ds_fastgen
+from loadgen.servers._ds import options as ds_options
+from loadgen.servers._ds.channel import Call, Follower, Leader
+from loadgen.servers._ds.decode import Decoder
+from loadgen.servers._ds.text import Decimal
+from loadgen.servers._torch import model as hf_model
+from loadgen.servers._torch.memory import Blocks, Memory
+from loadgen.theory.models import PRESETS
 
 CPU = torch.device("cpu")
 SPEC = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32")
@@ -31,7 +34,7 @@ RAGGED = ((5, 6, 7, 8, 9), (10, 11), (100,) * 9)
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return _hf_model.build(SPEC, CPU, 0, seed=3, attention="sdpa")
+    return hf_model.build(SPEC, CPU, 0, seed=3, attention="sdpa")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,12 +73,12 @@ def decoder(model: Any, *, cuda_graph: bool = False) -> Decoder:
 class TestWeights:
     def test_they_are_those_of_framework_hf(self, model: Any) -> None:
         state = model.state_dict()
-        made = dict(_ds_weights.parameters(SPEC.model, torch.float32, CPU, 3))
-        assert made.keys() == state.keys() == _ds_weights.shapes(SPEC.model).keys()
+        made = dict(weights.parameters(SPEC.model, torch.float32, CPU, 3))
+        assert made.keys() == state.keys() == weights.shapes(SPEC.model).keys()
         assert all(torch.equal(made[name], state[name]) for name in state)
 
     def test_other_seeds_make_others(self) -> None:
-        one, two = (dict(_ds_weights.parameters(SPEC.model, torch.float32, CPU, seed)) for seed in (3, 4))
+        one, two = (dict(weights.parameters(SPEC.model, torch.float32, CPU, seed)) for seed in (3, 4))
         assert not torch.equal(one["lm_head.weight"], two["lm_head.weight"])
 
     @pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "lm_head.weight"])
@@ -87,12 +90,12 @@ class TestWeights:
     ) -> None:
         whole = model.state_dict()[name]
         part = torch.empty(size)
-        _ds_weights.fill(part, name, tuple(whole.shape), 3, start)
+        weights.fill(part, name, tuple(whole.shape), 3, start)
         assert torch.equal(part, whole[start[0] : start[0] + size[0], start[1] : start[1] + size[1]])
 
     def test_a_tied_head_is_the_embedding(self) -> None:
         tied = replace(SPEC.model, tied=True)
-        made = dict(_ds_weights.parameters(tied, torch.float32, CPU, 3))
+        made = dict(weights.parameters(tied, torch.float32, CPU, 3))
         assert torch.equal(made["lm_head.weight"], made["model.embed_tokens.weight"])
 
 
@@ -108,7 +111,7 @@ class TestDecoder:
         self, model: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # On a CPU there is nothing to record: the step itself runs, with all its state on the device as in a graph.
-        monkeypatch.setattr(_ds_decode._GraphStep, "capture", lambda self: self.body())
+        monkeypatch.setattr(decode._GraphStep, "capture", lambda self: self.body())
         one = decoder(model, cuda_graph=True)
         for prompts in (EVEN, RAGGED, EVEN, EVEN):
             for new in (1, 2, 12):
@@ -119,7 +122,7 @@ class TestDecoder:
 
     def test_calls_of_like_lengths_share_a_graph(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         captures: list[int] = []
-        monkeypatch.setattr(_ds_decode._GraphStep, "capture", lambda self: captures.append(1))
+        monkeypatch.setattr(decode._GraphStep, "capture", lambda self: captures.append(1))
         one = decoder(model, cuda_graph=True)
         for new in (3, 20, 58):
             one.generate(EVEN, new, None)
@@ -232,12 +235,12 @@ class TestText:
 
 class TestOps:
     def test_engines_need_what_they_load(self) -> None:
-        assert _ds_ops.needed("ds-inference-autotp", 1, False) == ()
-        assert _ds_ops.needed("ds-inference-autotp", 2, True) == ()
-        assert _ds_ops.needed("ds-inference-autotp", 2, False) == ("deepspeed_shm_comm",)
-        fastgen = _ds_ops.needed("mii-fastgen", 1, True)
-        assert set(fastgen) <= set(_ds_ops.BUILDERS)
-        assert set(_ds_ops.OPTIONAL["mii-fastgen"]) < set(fastgen)
+        assert ops.needed("ds-inference-autotp", 1, False) == ()
+        assert ops.needed("ds-inference-autotp", 2, True) == ()
+        assert ops.needed("ds-inference-autotp", 2, False) == ("deepspeed_shm_comm",)
+        fastgen = ops.needed("mii-fastgen", 1, True)
+        assert set(fastgen) <= set(ops.BUILDERS)
+        assert set(ops.OPTIONAL["mii-fastgen"]) < set(fastgen)
 
     def test_a_failed_build_is_told_and_a_stale_lock_is_cleared(self, tmp_path: Path) -> None:
         """A compiler that fails at once: the words of the build reach the log, and torch's lock is no obstacle."""
@@ -252,7 +255,7 @@ class TestOps:
         lock = place / "deepspeed_shm_comm/lock"
         lock.parent.mkdir(parents=True)
         lock.touch()
-        argv = child_argv(None, "loadgen.servers._ds_server")
+        argv = child_argv(None, "loadgen.servers._ds.main")
         env = {
             **os.environ,
             "CXX": str(compiler),
@@ -266,7 +269,7 @@ class TestOps:
         assert done.returncode != 0
         assert "this compiler is broken" in done.stdout + done.stderr
         assert not lock.exists()
-        assert not _ds_ops.built(str(place), "deepspeed_shm_comm")
+        assert not ops.built(str(place), "deepspeed_shm_comm")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -281,7 +284,7 @@ class TestMii:
         from deepspeed.inference.v2.checkpoint import HuggingFaceCheckpointEngine
         from mii.config import ModelConfig
 
-        from loadgen.servers._ds_patches import Patches, random_weights
+        from loadgen.servers._ds.patches import Patches, random_weights
 
         spec = ServerSpec(
             framework="ds",
@@ -291,8 +294,8 @@ class TestMii:
             max_batch=1000,
             options={"kv_tokens": 6401},
         )
-        folder = _ds_fastgen.model_folder(spec, str(tmp_path))
-        config = ModelConfig(**_ds_fastgen.model_config(spec, _ds_options.read(spec), folder, 25001, 64))
+        folder = ds_fastgen.model_folder(spec, str(tmp_path))
+        config = ModelConfig(**ds_fastgen.model_config(spec, ds_options.read(spec), folder, 25001, 64))
         manager = config.inference_engine_config.state_manager
         assert config.inference_engine_config.tensor_parallel.tp_size == 2
         assert (manager.memory_config.mode, manager.memory_config.size) == ("allocate", 101)
@@ -325,7 +328,7 @@ class TestMii:
         manager = DSStateManager.__new__(DSStateManager)
         manager._kv_cache = cache
         memory = Memory((0,), cuda=False)
-        memory.count(_ds_fastgen.count_blocks(cache))
+        memory.count(ds_fastgen.count_blocks(cache))
         held = manager.allocate_blocks(5)
         more = manager.allocate_blocks(3)
         cache.free(held)
@@ -346,13 +349,13 @@ class TestMii:
         from mii.batching.data_classes import RequestBatch
         from mii.batching.ragged_batching import MIIAsyncPipeline
 
-        from loadgen.servers._ds_patches import Patches, tune_fastgen
+        from loadgen.servers._ds.patches import Patches, tune_fastgen
 
         class Pipeline(MIIAsyncPipeline):  # type: ignore[misc]
             def __init__(self) -> None:  # without an engine
                 from mii.batching import ragged_batching as parts
 
-                self.tokenizer = _ds_fastgen.tokenizer(Decimal(512), 512)
+                self.tokenizer = ds_fastgen.tokenizer(Decimal(512), 512)
                 self.vocab_size, self.max_length, self.sync_debug, self._post_processors = 512, 100, False, {}
                 self.logit_processor = parts.run_batch_logit_processing
                 self.sampler, self.stop_criterion = parts.run_batch_sampler, parts.run_batch_stop_criterion
@@ -379,7 +382,7 @@ class TestMii:
         assert tokens.max() < 512
 
     def test_a_patch_for_another_version_fails_at_once(self) -> None:
-        from loadgen.servers._ds_patches import Patches
+        from loadgen.servers._ds.patches import Patches
 
         with pytest.raises(RuntimeError, match="patch loopback: str has no bind"):
             Patches().replace("loopback", str, "bind", None)

@@ -21,11 +21,11 @@ import torch
 
 from loadgen.drivers.mii_grpc import make_driver
 from loadgen.errors import ServerDied
-from loadgen.models import PRESETS
-from loadgen.process import Server, free_ports, serving
+from loadgen.launch.process import Server, free_ports, serving
 from loadgen.records import Reply, Request, ServerSpec, Timeouts
-from loadgen.servers import _hf_model
+from loadgen.servers._torch import model as hf_model
 from loadgen.servers.ds import FRAMEWORK
+from loadgen.theory.models import PRESETS
 
 SPEC = ServerSpec(
     framework="ds",
@@ -40,7 +40,7 @@ EVEN = tuple(tuple(range(row, row + 20)) for row in (3, 40, 800, 333))
 
 
 @dataclass
-class Stand:
+class RunningServers:
     """A server and what a test needs to know of it."""
 
     spec: ServerSpec
@@ -59,22 +59,24 @@ class Stand:
         return self.server.alive()
 
 
-def stand(spec: ServerSpec, folder: Path) -> Iterator[Stand]:
+def stand(spec: ServerSpec, folder: Path) -> Iterator[RunningServers]:
     FRAMEWORK.check(spec)
     command = FRAMEWORK.command(spec, str(folder / "run"), free_ports(FRAMEWORK.ports))
     with serving(command, folder / "run", folder / "log", ready_timeout_s=spec.ready_timeout_s) as server:
-        yield Stand(spec, server)
+        yield RunningServers(spec, server)
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["tp1", "tp2"])
-def standing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+def standing(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServers]:
     yield from stand(replace(SPEC, tp=request.param), tmp_path_factory.mktemp("ds"))
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
     seed = int(SPEC.options["seed"])
-    return _hf_model.build(replace(SPEC, framework="hf"), torch.device("cpu"), 0, seed=seed, attention="sdpa")
+    return hf_model.build(replace(SPEC, framework="hf"), torch.device("cpu"), 0, seed=seed, attention="sdpa")
 
 
 def expected(model: Any, prompts: tuple[tuple[int, ...], ...], new: int) -> list[tuple[int, ...]]:
@@ -88,7 +90,7 @@ def expected(model: Any, prompts: tuple[tuple[int, ...], ...], new: int) -> list
 
 
 class Client:
-    def __init__(self, stand: Stand, timeouts: Timeouts) -> None:
+    def __init__(self, stand: RunningServers, timeouts: Timeouts) -> None:
         options = FRAMEWORK.driver_options(stand.spec)
         self.driver = make_driver(stand.server.command.base_url, stand.spec.model.name, timeouts, options)
 
@@ -105,7 +107,7 @@ class Client:
 
 
 def talk(
-    stand: Stand, conversation: Callable[[Client], Awaitable[Any]], timeouts: Timeouts | None = None
+    stand: RunningServers, conversation: Callable[[Client], Awaitable[Any]], timeouts: Timeouts | None = None
 ) -> Any:
     async def run() -> Any:
         client = Client(stand, timeouts or Timeouts(first_byte_s=60, between_bytes_s=60, total_s=90))
@@ -118,7 +120,7 @@ def talk(
     return asyncio.run(run())
 
 
-def test_greedy_tokens_equal_transformers_sequence_by_sequence(standing: Stand, model: Any) -> None:
+def test_greedy_tokens_equal_transformers_sequence_by_sequence(standing: RunningServers, model: Any) -> None:
     for prompts in (RAGGED, EVEN):
         wanted = expected(model, prompts, 16)
         whole: Reply = talk(standing, lambda c, p=prompts: c.ask(p, 16))
@@ -129,7 +131,7 @@ def test_greedy_tokens_equal_transformers_sequence_by_sequence(standing: Stand, 
             assert streamed.first_tokens == tokens
 
 
-def test_a_batch_comes_whole_with_the_count_of_every_sequence(standing: Stand) -> None:
+def test_a_batch_comes_whole_with_the_count_of_every_sequence(standing: RunningServers) -> None:
     reply: Reply = talk(standing, lambda c: c.ask(RAGGED, 9, stream=True))
     assert reply.error is None
     assert reply.output_tokens == (9, 9, 9)
@@ -141,7 +143,7 @@ def test_a_batch_comes_whole_with_the_count_of_every_sequence(standing: Stand) -
     assert reply.sent_ns < reply.end_ns
 
 
-def test_a_stream_has_a_time_for_every_token(standing: Stand) -> None:
+def test_a_stream_has_a_time_for_every_token(standing: RunningServers) -> None:
     reply: Reply = talk(standing, lambda c: c.ask(EVEN[:1], 30, stream=True))
     assert reply.error is None
     assert reply.output_tokens == (30,)
@@ -151,13 +153,13 @@ def test_a_stream_has_a_time_for_every_token(standing: Stand) -> None:
     assert reply.usage_prompt_tokens == 20
 
 
-def test_one_token_is_one_token(standing: Stand) -> None:
+def test_one_token_is_one_token(standing: RunningServers) -> None:
     for stream in (False, True):
         reply: Reply = talk(standing, lambda c, s=stream: c.ask(EVEN[:1], 1, stream=s))
         assert (reply.error, reply.output_tokens) == (None, (1,))
 
 
-def test_requests_at_once_each_get_their_own_answer(standing: Stand, model: Any) -> None:
+def test_requests_at_once_each_get_their_own_answer(standing: RunningServers, model: Any) -> None:
     async def together(client: Client) -> list[Reply]:
         return await asyncio.gather(
             *(client.ask((p,), 12, stream=i % 2 == 0) for i, p in enumerate(EVEN * 3))
@@ -168,14 +170,14 @@ def test_requests_at_once_each_get_their_own_answer(standing: Stand, model: Any)
     assert [reply.first_tokens for reply in replies] == expected(model, EVEN, 12) * 3
 
 
-def test_what_cannot_be_done_is_refused_and_costs_only_that_request(standing: Stand) -> None:
-    async def refusals(client: Client) -> list[Reply]:
+def test_what_cannot_be_done_is_refused_and_costs_only_that_request(standing: RunningServers) -> None:
+    async def errors_as_grpc_status(client: Client) -> list[Reply]:
         too_long = await client.ask(EVEN[:1], 4090)
         too_many = await client.ask(EVEN[:1] * 9, 2)
         strange = await client.ask(((5, 6), (7, 4000)), 2)
         return [too_long, too_many, strange, await client.ask(EVEN, 4)]
 
-    too_long, too_many, strange, fine = talk(standing, refusals)
+    too_long, too_many, strange, fine = talk(standing, errors_as_grpc_status)
     assert (
         too_long.error
         == "Refused: INVALID_ARGUMENT: 20 prompt tokens and 4090 new ones exceed the context of 4096"
@@ -186,7 +188,7 @@ def test_what_cannot_be_done_is_refused_and_costs_only_that_request(standing: St
     assert fine.error is None
 
 
-def test_a_client_that_leaves_a_stream_disturbs_nobody(standing: Stand, model: Any) -> None:
+def test_a_client_that_leaves_a_stream_disturbs_nobody(standing: RunningServers, model: Any) -> None:
     async def leave(client: Client) -> Reply:
         raw = await client.send(EVEN[:1], 700, stream=True)
         return client.driver.decode(raw)
@@ -198,7 +200,7 @@ def test_a_client_that_leaves_a_stream_disturbs_nobody(standing: Stand, model: A
     assert (after.error, after.first_tokens) == (None, expected(model, EVEN[:1], 6)[0])
 
 
-def test_it_says_what_it_is(standing: Stand) -> None:
+def test_it_says_what_it_is(standing: RunningServers) -> None:
     info = standing.info()
     assert info["engine"] == "ds-inference-autotp"
     assert "mii-fastgen cannot: it needs CUDA GPUs" in info["engine_reason"]
@@ -210,7 +212,7 @@ def test_it_says_what_it_is(standing: Stand) -> None:
     assert info["in_flight_batching"] is False
 
 
-def test_every_rank_tells_the_cache_of_the_last_batch(standing: Stand) -> None:
+def test_every_rank_tells_the_cache_of_the_last_batch(standing: RunningServers) -> None:
     """Of 4 sequences of 20 + 6 tokens: keys and values of 4 layers, 2 heads of 32 shared out, float32."""
     talk(standing, lambda c: c.ask(EVEN, 6))
     info, tp = standing.info(), standing.spec.tp
@@ -219,7 +221,7 @@ def test_every_rank_tells_the_cache_of_the_last_batch(standing: Stand) -> None:
     assert "reset_peaks_url" not in info  # every batch counts anew
 
 
-def test_every_rank_holds_its_share_and_listens_to_this_machine_only(standing: Stand) -> None:
+def test_every_rank_holds_its_share_and_listens_to_this_machine_only(standing: RunningServers) -> None:
     ranks = standing.ranks()
     assert len(ranks) == standing.spec.tp
     assert standing.server.pid is not None

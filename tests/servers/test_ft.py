@@ -23,15 +23,18 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from loadgen import frameworks, models
 from loadgen.cli import main
 from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import BadInput, MissingDependency, ServerDied
-from loadgen.process import Server, free_ports, serving
+from loadgen.launch import frameworks
+from loadgen.launch.process import Server, free_ports, serving
 from loadgen.protocols import Command
 from loadgen.records import Reply, Request, ServerSpec, Timeouts
-from loadgen.servers import _ft_checkpoint, _ft_container, _ft_weights, _triton_find
+from loadgen.servers._ft import checkpoint as ft_checkpoint
+from loadgen.servers._ft import container, weights
+from loadgen.servers._triton import find
 from loadgen.servers.ft import FRAMEWORK
+from loadgen.theory import models
 
 GOLDEN = Path(__file__).parents[1] / "data" / "ft-golden"
 REPLAY = Path(__file__).parents[1] / "drivers" / "triton_replay_model.py"
@@ -60,7 +63,7 @@ def parameters(found: Command) -> dict[str, str]:
 @pytest.fixture
 def backend(tmp_path: Path) -> Path:
     """A folder that looks as if it held the backend."""
-    library = tmp_path / "backends" / "fastertransformer" / _triton_find.FT_LIBRARY
+    library = tmp_path / "backends" / "fastertransformer" / find.FT_LIBRARY
     library.parent.mkdir(parents=True)
     library.write_bytes(b"not a library")
     return library.parent.parent
@@ -98,7 +101,7 @@ def test_what_cannot_run_is_refused(changes: dict[str, Any], words: str) -> None
 def test_a_missing_library_is_told_with_every_place_and_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delenv(_triton_find.FT_VARIABLE, raising=False)
+    monkeypatch.delenv(find.FT_VARIABLE, raising=False)
     with pytest.raises(MissingDependency) as caught:
         FRAMEWORK.check(spec())
     text = str(caught.value)
@@ -113,15 +116,15 @@ def test_a_missing_library_is_told_with_every_place_and_the_remedy(
         FRAMEWORK.check(spec(options={"tritonserver": "/nowhere"}))
     needs = {need.name: need for need in FRAMEWORK.needs()}
     assert needs["tritonserver"].ok
-    assert not needs[_triton_find.FT_LIBRARY].ok
-    assert "backend_dir" in needs[_triton_find.FT_LIBRARY].remedy
+    assert not needs[find.FT_LIBRARY].ok
+    assert "backend_dir" in needs[find.FT_LIBRARY].remedy
 
 
 def test_the_backend_is_found_where_the_user_says(backend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for given in (backend, backend / "fastertransformer"):
         FRAMEWORK.check(spec(options={"backend_dir": str(given)}))
         assert f"--backend-directory={backend}" in command(spec(options={"backend_dir": str(given)})).argv
-    monkeypatch.setenv(_triton_find.FT_VARIABLE, str(backend))
+    monkeypatch.setenv(find.FT_VARIABLE, str(backend))
     FRAMEWORK.check(spec())
     with pytest.raises(MissingDependency, match="no GPU is given"):
         FRAMEWORK.check(spec(gpus=()))
@@ -184,8 +187,8 @@ def test_the_server_s_command(backend: Path) -> None:
     with_mpi = command(spec(options={"mpirun": "true"})).argv
     assert with_mpi[:3] == ("mpirun", "-n", "1")
     convert, preflight = found.setup
-    assert convert[3:5] == ("loadgen.servers._ft_checkpoint", "--spec")
-    assert preflight[3] == "loadgen.servers._ft_preflight"
+    assert convert[3:5] == ("loadgen.servers._ft.checkpoint", "--spec")
+    assert preflight[3] == "loadgen.servers._triton.libraries"
     info = json.loads(found.files["info.json"])
     assert (info["engine"], info["weights"]) == ("fastertransformer/a", "checkpoint (converted)")
 
@@ -251,7 +254,7 @@ def test_a_large_preset_s_weights_are_an_explicit_choice(backend: Path) -> None:
 
 
 def test_a_checkpoint_that_is_there_is_checked_and_not_written(tmp_path: Path) -> None:
-    _ft_checkpoint.convert(MHA, _ft_checkpoint.layout_of(MHA, 2, "a", "fp16"), tmp_path)
+    ft_checkpoint.convert(MHA, ft_checkpoint.layout_of(MHA, 2, "a", "fp16"), tmp_path)
     for given in (tmp_path, tmp_path / "2-gpu"):
         found = command(spec(options={"checkpoint": str(given)}))
         assert parameters(found)["model_checkpoint_path"] == str(tmp_path / "2-gpu")
@@ -264,8 +267,8 @@ def test_a_checkpoint_that_is_there_is_checked_and_not_written(tmp_path: Path) -
 
 
 def test_dummy_weights_of_a_checkpoint_s_shape_do_not_read_it() -> None:
-    options = _ft_weights.Options("ft", {"cache": "/cache"})
-    found = _ft_weights.weights(spec(dummy_weights=True), options, RUN)
+    options = weights.Options("ft", {"cache": "/cache"})
+    found = weights.weights(spec(dummy_weights=True), options, RUN)
     assert found.label == "random (written by loadgen, seed 0)"
     given = models.from_json(found.setup[0][found.setup[0].index("--spec") + 1])
     assert given.checkpoint is None
@@ -277,10 +280,10 @@ def test_dummy_weights_of_a_checkpoint_s_shape_do_not_read_it() -> None:
 @pytest.fixture(scope="module")
 def impostor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backend directory in which Triton's Python backend goes by FasterTransformer's name."""
-    triton = _triton_find.find_triton()
+    triton = find.find_triton()
     folder = tmp_path_factory.mktemp("impostor") / "fastertransformer"
     folder.mkdir()
-    shutil.copy(triton.backends / "python" / "libtriton_python.so", folder / _triton_find.FT_LIBRARY)
+    shutil.copy(triton.backends / "python" / "libtriton_python.so", folder / find.FT_LIBRARY)
     shutil.copy(triton.backends / "python" / "triton_python_backend_utils.py", folder)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = folder / "triton_python_backend_stub"
@@ -302,7 +305,7 @@ def launch(impostor: Path, run_dir: Path, **options: Any) -> Command:
     for key, value in replay.items():
         config += f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n'
     files["repository/fastertransformer/config.pbtxt"] = config
-    wheel = _triton_find.find_triton().server.parents[3] / "nvidia_pytriton.libs"
+    wheel = find.find_triton().server.parents[3] / "nvidia_pytriton.libs"
     more = [str(found.env["LD_LIBRARY_PATH"]), str(wheel), str(sysconfig.get_config_var("LIBDIR"))]
     libraries = os.pathsep.join(more)
     env = {**found.env, "LD_LIBRARY_PATH": libraries, "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"}
@@ -337,7 +340,7 @@ def test_it_converts_starts_and_answers(running: tuple[Server, Path]) -> None:
     reply = asyncio.run(go())
     assert (reply.error, reply.output_tokens, reply.tokens_per_arrival) == (None, (24,), (1,) * 24)
     (folder,) = (run_dir / "cache").iterdir()
-    assert _ft_checkpoint.check(folder / "2-gpu") == []
+    assert ft_checkpoint.check(folder / "2-gpu") == []
     assert "written" in (run_dir / "log").read_text()
 
 
@@ -362,13 +365,13 @@ def test_a_library_that_cannot_be_loaded_ends_the_start_with_its_words(backend: 
 
 
 def test_what_the_library_lacks_is_named_before_triton_s_own_words(tmp_path: Path) -> None:
-    triton = _triton_find.find_triton()
+    triton = find.find_triton()
     lost = tmp_path / "libtriton_python.so"  # away from the folder that its libraries are found beside
     shutil.copy(triton.backends / "python" / lost.name, lost)
     argv = [
         sys.executable,
         "-m",
-        "loadgen.servers._ft_preflight",
+        "loadgen.servers._triton.libraries",
         str(triton.server),
         str(lost),
         str(tmp_path / "lib"),
@@ -395,7 +398,7 @@ def test_a_library_linked_against_the_common_core_loads_into_the_wheel_s_server(
         "void* TRITONBACKEND_ModelInitialize(void* m) {\n"
         '  fprintf(stderr, "core says %s\\n", TRITONSERVER_DataTypeString(2)); return 0; }\n'
     )
-    library = tmp_path / "backends" / "fastertransformer" / _triton_find.FT_LIBRARY
+    library = tmp_path / "backends" / "fastertransformer" / find.FT_LIBRARY
     library.parent.mkdir(parents=True)
     stub = tmp_path / "libtritonserver.so"
     build = ["cc", "-shared", "-fPIC", "-o"]
@@ -411,7 +414,7 @@ def test_a_library_linked_against_the_common_core_loads_into_the_wheel_s_server(
 
 
 def test_a_damaged_checkpoint_stops_the_start(impostor: Path, tmp_path: Path) -> None:
-    _ft_checkpoint.convert(MHA, _ft_checkpoint.layout_of(MHA, 2, "a", "fp16"), tmp_path / "mine")
+    ft_checkpoint.convert(MHA, ft_checkpoint.layout_of(MHA, 2, "a", "fp16"), tmp_path / "mine")
     (tmp_path / "mine" / "2-gpu" / "model.wte.weight.bin").write_bytes(b"short")
     found = launch(impostor, tmp_path, checkpoint=str(tmp_path / "mine"))
     with (
@@ -434,7 +437,7 @@ def test_a_container_never_outlives_its_client(tmp_path: Path, heeds_sigterm: bo
         "while true; do sleep 0.05; done\n"
     )
     engine.chmod(0o755)
-    argv = [sys.executable, "-m", "loadgen.servers._ft_container", "--program", str(engine), "--name", "mine"]
+    argv = [sys.executable, "-m", "loadgen.servers._ft.container", "--program", str(engine), "--name", "mine"]
     wrapper = subprocess.Popen([*argv, "--grace", "0.5", "--", str(engine), "run"])
     while not (tmp_path / "pid").exists():
         assert wrapper.poll() is None
@@ -450,9 +453,9 @@ def test_container_programs_are_looked_for_in_order(monkeypatch: pytest.MonkeyPa
     podman.write_text("#!/bin/sh\n")
     podman.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert _ft_container.program(_ft_weights.Options("ft", {})) == "podman"
+    assert container.program(weights.Options("ft", {})) == "podman"
     with pytest.raises(MissingDependency, match="needs docker on PATH"):
-        _ft_container.program(_ft_weights.Options("ft", {"container": "docker"}))
+        container.program(weights.Options("ft", {"container": "docker"}))
 
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "fastertransformer.md").read_text()

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadgen import models
 from loadgen.errors import BadInput
 from loadgen.records import ModelSpec
-from loadgen.servers import _ft_checkpoint as checkpoint
-from loadgen.servers import _ft_layout as ft
+from loadgen.servers._ft import checkpoint
+from loadgen.servers._ft import layout as ft
+from loadgen.theory import models
 
 GOLDEN = Path(__file__).parents[1] / "data" / "ft-golden"
 TINY = dataclasses.replace(models.resolve("tiny"), layers=2, kv_heads=4)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from loadgen.errors import BadInput
-from loadgen.models import PRESETS
 from loadgen.records import ServerSpec
-from loadgen.servers import _hf_model
-from loadgen.servers._hf_text import ByteText
+from loadgen.servers._hf.text import ByteText
+from loadgen.servers._torch import model as hf_model
 from loadgen.servers.hf import FRAMEWORK
+from loadgen.theory.models import PRESETS
 
 SPEC = ServerSpec(framework="hf", model=PRESETS["llama-13b"], gpus=(0,))
 
@@ -71,7 +71,7 @@ def test_the_command_is_data() -> None:
     command = FRAMEWORK.command(spec, "/run/here", [4321])
     assert command.argv[0] == "/opt/engine/bin/python"
     assert command.argv[1].endswith("loadgen/_child.py")
-    assert command.argv[3] == "loadgen.servers._hf_server"
+    assert command.argv[3] == "loadgen.servers._hf.main"
     assert command.argv[command.argv.index("--run-dir") + 1] == "/run/here"
     fields = json.loads(command.argv[command.argv.index("--spec") + 1])
     assert (fields["tp"], fields["port"], fields["options"]) == (2, 4321, {"engine": "compiled"})
@@ -102,7 +102,7 @@ def test_needs_name_the_libraries() -> None:
 
 
 def test_layers_split_evenly_over_stages() -> None:
-    stages = _hf_model.layer_devices(PRESETS["llama-13b"], 3)
+    stages = hf_model.layer_devices(PRESETS["llama-13b"], 3)
     per_stage = [
         sum(1 for name, gpu in stages.items() if ".layers." in name and gpu == stage) for stage in range(3)
     ]
@@ -120,7 +120,7 @@ def test_shares_of_any_degree_are_parts_of_the_same_random_matrix() -> None:
     like, cpu = nn.Parameter(torch.empty(96, 48)), torch.device("cpu")
 
     def share(dim: int, rank: int, tp: int) -> torch.Tensor:
-        return _hf_model._share("layer.weight", like, cpu, dim, rank, tp, 0)
+        return hf_model._share("layer.weight", like, cpu, dim, rank, tp, 0)
 
     for dim in (0, 1):
         whole = share(dim, 0, 1)
@@ -128,7 +128,7 @@ def test_shares_of_any_degree_are_parts_of_the_same_random_matrix() -> None:
         assert abs(whole.std().item() - 0.02) < 0.001
         for tp in (2, 3, 4, 6, 8):
             assert torch.equal(torch.cat([share(dim, rank, tp) for rank in range(tp)], dim), whole)
-    other = _hf_model._share("layer.weight", like, cpu, 0, 0, 1, 1)
+    other = hf_model._share("layer.weight", like, cpu, 0, 0, 1, 1)
     assert not torch.equal(other, share(0, 0, 1))
 
 

@@ -10,11 +10,11 @@ import httpx
 import pytest
 import torch
 
-from loadgen.models import PRESETS, resolve
-from loadgen.process import Server, free_ports, serving
+from loadgen.launch.process import Server, free_ports, serving
 from loadgen.records import ServerSpec
-from loadgen.servers import _hf_model
+from loadgen.servers._torch import model as hf_model
 from loadgen.servers.hf import FRAMEWORK
+from loadgen.theory.models import PRESETS, resolve
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [900, 31], [5] * 12]
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     made: Path = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(11)
-    config = _hf_model.llama_config(PRESETS["tiny"])
+    config = hf_model.llama_config(PRESETS["tiny"])
     model: Any = LlamaForCausalLM(config)
     free = greedy(model, PROMPTS[0], 30)
     config.eos_token_id = model.generation_config.eos_token_id = free[6]
@@ -139,7 +139,7 @@ def resolve_eos(folder: Path) -> int:
 
 
 def test_a_growing_text_never_shows_half_a_character(folder: Path) -> None:
-    from loadgen.servers._hf_text import text_of, whole
+    from loadgen.servers._hf.text import text_of, whole
 
     text = text_of(str(folder))
     wanted = "aé – 日本語 🙂 z"
@@ -154,5 +154,5 @@ def test_a_growing_text_never_shows_half_a_character(folder: Path) -> None:
 
 def test_a_tied_head_is_the_embedding() -> None:
     tied = ServerSpec(framework="hf", model=dataclasses.replace(PRESETS["tiny"], tied=True), dtype="float32")
-    model = _hf_model.build(tied, torch.device("cpu"), 0, seed=0, attention="sdpa")
+    model = hf_model.build(tied, torch.device("cpu"), 0, seed=0, attention="sdpa")
     assert model.lm_head.weight is model.model.embed_tokens.weight

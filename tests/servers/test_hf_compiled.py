@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from loadgen.models import PRESETS
 from loadgen.records import ServerSpec
-from loadgen.servers import _hf_decode, _hf_model, _hf_static
-from loadgen.servers._hf_compiled import SLOT_STEP, CompiledEngine, shape_of
-from loadgen.servers._hf_generate import GenerateEngine
-from loadgen.servers._hf_requests import Call
-from loadgen.servers._hf_run import Cancelled, Run, Step
+from loadgen.servers._hf import decode, static_step
+from loadgen.servers._hf.call import Cancelled, Run, Step
+from loadgen.servers._hf.compiled import SLOT_STEP, CompiledEngine, shape_of
+from loadgen.servers._hf.generate import GenerateEngine
+from loadgen.servers._hf.requests import Call
+from loadgen.servers._torch import model as hf_model
+from loadgen.theory.models import PRESETS
 
 SPEC = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32")
 CPU = torch.device("cpu")
@@ -21,7 +22,7 @@ RAGGED = ((1, 2, 3, 4, 5, 6, 7), (900, 31), (5,) * 12)
 
 
 def build() -> Any:
-    return _hf_model.build(SPEC, CPU, 0, seed=0, attention="sdpa")
+    return hf_model.build(SPEC, CPU, 0, seed=0, attention="sdpa")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_grouped_heads_attend_as_with_repeated_keys() -> None:
     query, key, value = torch.randn(3, 8, 1, 16), torch.randn(3, 2, 10, 16), torch.randn(3, 2, 10, 16)
     mask = torch.where(torch.rand(3, 1, 1, 10) < 0.7, 0.0, float("-inf"))
     mask[..., 0] = 0
-    grouped, _ = _hf_static.static_attention(torch.nn.Identity(), query, key, value, mask, scaling=0.25)
+    grouped, _ = static_step.static_attention(torch.nn.Identity(), query, key, value, mask, scaling=0.25)
     repeated = torch.nn.functional.scaled_dot_product_attention(
         query, key.repeat_interleave(4, 1), value.repeat_interleave(4, 1), attn_mask=mask, scale=0.25
     )
@@ -94,7 +95,7 @@ def test_sampling_follows_the_distribution_and_the_seed(engine: Any) -> None:
     assert tokens(engine, call) != tokens(engine, dataclasses.replace(call, seed=6))
     torch.manual_seed(0)
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(20000, 3)
-    drawn = _hf_decode.choose(logits, torch.tensor(2.0))
+    drawn = decode.choose(logits, torch.tensor(2.0))
     share = torch.bincount(drawn, minlength=3) / 20000
     torch.testing.assert_close(share, torch.softmax(logits[0] / 2, 0), atol=0.015, rtol=0)
 
@@ -112,9 +113,9 @@ def test_a_cancelled_call_stops_early_and_the_next_is_right(engine: Any, generat
 
 def test_joined_linears_hold_the_weights_once() -> None:
     model = build()
-    before = _hf_model.weight_bytes(model)
-    _hf_static.join_linears(model)
-    assert _hf_model.weight_bytes(model) == before
+    before = hf_model.weight_bytes(model)
+    static_step.join_linears(model)
+    assert hf_model.weight_bytes(model) == before
     attention = model.model.layers[1].self_attn
     x = torch.randn(2, 3, SPEC.model.hidden)
     whole = torch.cat([attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)], -1)
@@ -132,13 +133,13 @@ def test_one_layer_is_compiled_for_all_layers() -> None:
 
     torch._dynamo.reset()
     model = build()
-    _hf_static.use_static_attention(model)
-    _hf_static.join_linears(model)
-    layer = torch.compile(_hf_decode.layer, backend=backend, fullgraph=True, dynamic=False)
-    functions = _hf_decode.Functions(before=_hf_decode.before, layer=layer, after=_hf_decode.after)
+    static_step.use_static_attention(model)
+    static_step.join_linears(model)
+    layer = torch.compile(decode.layer, backend=backend, fullgraph=True, dynamic=False)
+    functions = decode.Functions(before=decode.before, layer=layer, after=decode.after)
     with torch.no_grad():
         for batch in (1, 3):
-            buffers = _hf_decode.Buffers(model, functions, _hf_decode.Shape(batch, 64), CPU, ranks=1)
+            buffers = decode.Buffers(model, functions, decode.Shape(batch, 64), CPU, ranks=1)
             buffers.step(sampled=False)
             buffers.step(sampled=False)
     assert SPEC.model.layers == 4

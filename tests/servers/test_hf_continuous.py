@@ -9,11 +9,11 @@ import httpx
 import pytest
 import torch
 
-from loadgen.models import PRESETS
-from loadgen.process import Server, free_ports, serving
+from loadgen.launch.process import Server, free_ports, serving
 from loadgen.records import ServerSpec
-from loadgen.servers import _hf_model
+from loadgen.servers._torch import model as hf_model
 from loadgen.servers.hf import FRAMEWORK
+from loadgen.theory.models import PRESETS
 
 SPEC = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32", options={"engine": "continuous"})
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [900, 31], [5] * 12]
@@ -35,7 +35,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def expected() -> list[list[int]]:
-    model: Any = _hf_model.build(SPEC, torch.device("cpu"), 0, seed=0, attention="sdpa")
+    model: Any = hf_model.build(SPEC, torch.device("cpu"), 0, seed=0, attention="sdpa")
     answers = []
     for prompt in PROMPTS:
         out = model.generate(

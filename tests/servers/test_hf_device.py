@@ -11,12 +11,12 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from loadgen.servers._hf_app import build_app
-from loadgen.servers._hf_device import Device, Done, Job
-from loadgen.servers._hf_metrics import Metrics
-from loadgen.servers._hf_requests import Call, Limits
-from loadgen.servers._hf_run import Cancelled, Run
-from loadgen.servers._hf_text import ByteText
+from loadgen.servers._hf.call import Cancelled, Run
+from loadgen.servers._hf.http_app import build_app
+from loadgen.servers._hf.metrics import Metrics
+from loadgen.servers._hf.queue import Device, Done, Job
+from loadgen.servers._hf.requests import Call, Limits
+from loadgen.servers._hf.text import ByteText
 
 
 class Failing:

@@ -11,15 +11,15 @@ import httpx
 import pytest
 import torch
 
-from loadgen.models import PRESETS
-from loadgen.process import Server, free_ports, serving
+from loadgen.launch.process import Server, free_ports, serving
 from loadgen.records import ServerSpec
-from loadgen.servers import _hf_model
-from loadgen.servers._hf_compiled import CompiledEngine
-from loadgen.servers._hf_generate import GenerateEngine
-from loadgen.servers._hf_requests import Call
-from loadgen.servers._hf_run import Cancelled, Run, Step
+from loadgen.servers._hf.call import Cancelled, Run, Step
+from loadgen.servers._hf.compiled import CompiledEngine
+from loadgen.servers._hf.generate import GenerateEngine
+from loadgen.servers._hf.requests import Call
+from loadgen.servers._torch import model as hf_model
 from loadgen.servers.hf import FRAMEWORK
+from loadgen.theory.models import PRESETS
 
 GPUS = torch.cuda.device_count()
 pytestmark = [
@@ -33,7 +33,7 @@ PROMPTS = ((1, 2, 3, 4, 5, 6, 7), (900, 31), (5,) * 12)
 
 
 def build() -> Any:
-    return _hf_model.build(SPEC, torch.device("cuda", 0), 0, seed=0, attention="sdpa")
+    return hf_model.build(SPEC, torch.device("cuda", 0), 0, seed=0, attention="sdpa")
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from loadgen.errors import ServerError
-from loadgen.models import PRESETS
-from loadgen.process import Server, free_ports, serving
+from loadgen.launch.process import Server, free_ports, serving
 from loadgen.records import ServerSpec
-from loadgen.servers import _hf_model
+from loadgen.servers._torch import model as hf_model
 from loadgen.servers.hf import FRAMEWORK
+from loadgen.theory.models import PRESETS
 
 ALONE = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32")
 SPEC = dataclasses.replace(ALONE, tp=2)
@@ -34,7 +34,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def expected() -> list[list[int]]:
     """Greedy tokens of one process."""
-    model: Any = _hf_model.build(ALONE, torch.device("cpu"), 0, 0, "sdpa")
+    model: Any = hf_model.build(ALONE, torch.device("cpu"), 0, 0, "sdpa")
     answers = []
     for prompt in RAGGED:
         out = model.generate(
@@ -62,8 +62,8 @@ def test_two_ranks_give_the_greedy_tokens_of_one(server: Server, expected: list[
     assert cache["0"] == cache["1"] >= 3 * 35 * 2 * 4 * 1 * 32 * 4  # one head each, of 4 layers, in float32
     assert info["tp"] == 2
     half = (
-        _hf_model.weight_bytes(
-            _hf_model.build(
+        hf_model.weight_bytes(
+            hf_model.build(
                 ALONE,
                 torch.device("cpu"),
                 0,

@@ -10,12 +10,13 @@ import httpx
 import pytest
 import torch
 
-from loadgen.models import PRESETS
-from loadgen.process import Server, serving
+from loadgen.launch.process import Server, serving
 from loadgen.records import ServerSpec
-from loadgen.servers import _hf_generate, _hf_model
-from loadgen.servers._hf_requests import Call
+from loadgen.servers._hf import generate
+from loadgen.servers._hf.requests import Call
+from loadgen.servers._torch import model as hf_model
 from loadgen.servers.hf import FRAMEWORK
+from loadgen.theory.models import PRESETS
 
 SPEC = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32", max_batch=8)
 RAGGED = [[1, 2, 3, 4, 5, 6, 7], [900, 31], [5] * 12]
@@ -23,7 +24,7 @@ RAGGED = [[1, 2, 3, 4, 5, 6, 7], [900, 31], [5] * 12]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    from loadgen.process import free_ports
+    from loadgen.launch.process import free_ports
 
     folder: Path = tmp_path_factory.mktemp("hf")
     command = FRAMEWORK.command(SPEC, str(folder), free_ports(1))
@@ -39,7 +40,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return _hf_model.build(SPEC, torch.device("cpu"), 0, seed=0, attention="sdpa")
+    return hf_model.build(SPEC, torch.device("cpu"), 0, seed=0, attention="sdpa")
 
 
 def ask(client: httpx.Client, **fields: Any) -> dict[str, Any]:
@@ -197,7 +198,7 @@ def test_it_says_what_it_is(client: httpx.Client) -> None:
     assert info["engine"] == "hf/generate"
     assert (info["dtype"], info["tp"], info["pp"], info["gpus"]) == ("float32", 1, 1, [])
     assert info["weight_bytes"] == 4 * sum(
-        p.numel() for p in _hf_model.build(SPEC, torch.device("cpu"), 0, 0, "sdpa").parameters()
+        p.numel() for p in hf_model.build(SPEC, torch.device("cpu"), 0, 0, "sdpa").parameters()
     )
     assert info["versions"]["torch"] == metadata.version("torch")
     assert info["memory"]["cuda"] is None
@@ -259,8 +260,8 @@ def test_calls_at_once_are_all_served(client: httpx.Client, model: Any) -> None:
 
 def test_settings_without_eos_leave_generate_no_reason_to_stop() -> None:
     call = Call(prompts=((1,),), max_tokens=5, min_tokens=2, ignore_eos=True)
-    settings = _hf_generate.settings(call, frozenset({2, 7}))
+    settings = generate.settings(call, frozenset({2, 7}))
     assert settings.eos_token_id is None
-    settings = _hf_generate.settings(Call(prompts=((1,),), max_tokens=5, min_tokens=2), frozenset({2, 7}))
+    settings = generate.settings(Call(prompts=((1,),), max_tokens=5, min_tokens=2), frozenset({2, 7}))
     assert settings.eos_token_id == [2, 7]
     assert settings.min_new_tokens == 2

@@ -11,15 +11,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from loadgen.models import PRESETS, kv_bytes_per_token  # noqa: E402
 from loadgen.records import ServerSpec  # noqa: E402
-from loadgen.servers import _hf_model  # noqa: E402
-from loadgen.servers._hf_compiled import SLOT_STEP, CompiledEngine  # noqa: E402
-from loadgen.servers._hf_generate import GenerateEngine  # noqa: E402
-from loadgen.servers._hf_metrics import Metrics  # noqa: E402
-from loadgen.servers._hf_requests import Call  # noqa: E402
-from loadgen.servers._hf_run import Run  # noqa: E402
-from loadgen.servers._memory import Blocks, Memory  # noqa: E402
+from loadgen.servers._hf.call import Run  # noqa: E402
+from loadgen.servers._hf.compiled import SLOT_STEP, CompiledEngine  # noqa: E402
+from loadgen.servers._hf.generate import GenerateEngine  # noqa: E402
+from loadgen.servers._hf.metrics import Metrics  # noqa: E402
+from loadgen.servers._hf.requests import Call  # noqa: E402
+from loadgen.servers._torch import model as hf_model  # noqa: E402
+from loadgen.servers._torch.memory import Blocks, Memory  # noqa: E402
+from loadgen.theory.models import PRESETS, kv_bytes_per_token  # noqa: E402
 
 CPU = torch.device("cpu")
 SPEC = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32")
@@ -104,7 +104,7 @@ def test_ranks_that_know_it_export_it() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return _hf_model.build(SPEC, CPU, 0, seed=0, attention="sdpa")
+    return hf_model.build(SPEC, CPU, 0, seed=0, attention="sdpa")
 
 
 def run(engine: Any, memory: Memory, batch: int, prompt: int, new: int) -> dict[str, int]:
@@ -128,7 +128,7 @@ def test_generate_tells_the_bytes_of_the_cache_it_made(model: Any) -> None:
 
 def test_compiled_tells_its_static_cache_and_what_it_keeps_for_other_shapes() -> None:
     memory = Memory((0,), cuda=False)
-    own = _hf_model.build(SPEC, CPU, 0, seed=0, attention="sdpa")
+    own = hf_model.build(SPEC, CPU, 0, seed=0, attention="sdpa")
     engine = CompiledEngine(own, frozenset(), CPU, compile_mode="off", tp=1, on_cache=memory.used)
     engine._make_room = lambda memory: None  # type: ignore[method-assign]
     slots = SLOT_STEP * PER_TOKEN
@@ -138,7 +138,7 @@ def test_compiled_tells_its_static_cache_and_what_it_keeps_for_other_shapes() ->
 
 def test_the_page_names_where_peaks_are_counted_anew() -> None:
     pytest.importorskip("mii")
-    from loadgen.servers._ds_service import serve_pages
+    from loadgen.servers._ds.service import serve_pages
 
     begun = []
     server = serve_pages("127.0.0.1", 0, lambda: {"engine": "x"}, lambda: begun.append(1))

@@ -11,13 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from loadgen import models, sent_log
 from loadgen.drivers.openai import make_driver
 from loadgen.errors import BadInput
-from loadgen.process import free_ports, serving
+from loadgen.launch import null_log
+from loadgen.launch.process import free_ports, serving
 from loadgen.records import Reply, Request, ServerSpec, Timeouts
-from loadgen.servers import _null_wire as wire
+from loadgen.servers._null import wire
 from loadgen.servers.null import ENGINE, FRAMEWORK
+from loadgen.theory import models
 
 
 def spec(**options: Any) -> ServerSpec:
@@ -136,10 +137,10 @@ def test_prompts_are_counted(
 
 def replay(
     folder: Path, requests: list[Request], **options: Any
-) -> tuple[list[Reply], dict[str, sent_log.Sent]]:
+) -> tuple[list[Reply], dict[str, null_log.Sent]]:
     with null(folder, log="sent.bin", **options) as url:
         replies = send(url, requests)
-    log = {sent.request_id: sent for sent in sent_log.read((folder / "run" / "sent.bin").read_bytes())}
+    log = {sent.request_id: sent for sent in null_log.read((folder / "run" / "sent.bin").read_bytes())}
     return replies, log
 
 
@@ -210,11 +211,11 @@ def test_there_is_no_model_to_split() -> None:
 def test_a_log_that_is_damaged_is_refused() -> None:
     from array import array
 
-    good = sent_log.MAGIC + sent_log.record(b"measured-1", 1, 5, array("q", [10, 1, 20, 1]))
-    (sent,) = sent_log.read(good)
-    assert sent == sent_log.Sent(
+    good = null_log.MAGIC + null_log.record(b"measured-1", 1, 5, array("q", [10, 1, 20, 1]))
+    (sent,) = null_log.read(good)
+    assert sent == null_log.Sent(
         request_id="measured-1", sequences=1, received_ns=5, writes_ns=(10, 20), tokens=(1, 1)
     )
-    for bad in (b"", good[:-1], good[: len(sent_log.MAGIC) + 3], good + b"x"):
+    for bad in (b"", good[:-1], good[: len(null_log.MAGIC) + 3], good + b"x"):
         with pytest.raises(ValueError, match="log"):
-            list(sent_log.read(bad))
+            list(null_log.read(bad))

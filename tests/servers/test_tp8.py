@@ -16,19 +16,23 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from loadgen import frameworks
 from loadgen.cli import main
-from loadgen.commands import sweep as sweep_command
+from loadgen.commands import sweep
 from loadgen.errors import BadInput, ProfileError
-from loadgen.models import PRESETS, kv_bytes_per_token, weight_bytes
-from loadgen.plan import make_plan
-from loadgen.predict import predict
-from loadgen.process import Server, free_ports, serving
-from loadgen.profile import load_profile
+from loadgen.launch import frameworks
+from loadgen.launch.process import Server, free_ports, serving
+from loadgen.plan.plan import make_plan
+from loadgen.profile.read import load_profile
 from loadgen.records import ModelSpec, ServerSpec
-from loadgen.servers import _ds_options, _ds_server, _ds_weights, _hf_model, _hf_ranks
-from loadgen.servers import _ft_checkpoint as checkpoint
-from loadgen.servers import _hf_tensor_parallel as tensor_parallel
+from loadgen.servers._ds import main as ds_server
+from loadgen.servers._ds import options as ds_options
+from loadgen.servers._ds import weights as ds_weights
+from loadgen.servers._ft import checkpoint
+from loadgen.servers._hf import ranks
+from loadgen.servers._torch import model as hf_model
+from loadgen.servers._torch import tensor_parallel
+from loadgen.theory.models import PRESETS, kv_bytes_per_token, weight_bytes
+from loadgen.theory.predict import predict
 
 TP = 8
 CPU = torch.device("cpu")
@@ -59,8 +63,8 @@ def test_the_reports_models_split_into_eight(model: str, framework: str) -> None
     if framework == "hf":
         frameworks.find(framework).check(spec)
     else:  # its check looks at the GPUs of this machine; the arithmetic is in the options
-        assert _ds_options.read(spec).engine == "mii-fastgen"
-        assert _ds_options.read(replace(spec, options={"engine": "ds-inference-autotp"})).tuned is False
+        assert ds_options.read(spec).engine == "mii-fastgen"
+        assert ds_options.read(replace(spec, options={"engine": "ds-inference-autotp"})).tuned is False
 
 
 def test_a_model_that_does_not_divide_is_refused_before_anything_starts() -> None:
@@ -94,13 +98,13 @@ def test_hf_names_what_does_not_divide(change: dict[str, int], words: str) -> No
 )
 def test_ds_names_what_does_not_divide(change: dict[str, int], words: str) -> None:
     with pytest.raises(BadInput, match=words):
-        _ds_options.read(replace(SPLIT, framework="ds", model=replace(SMALL, **change)))
+        ds_options.read(replace(SPLIT, framework="ds", model=replace(SMALL, **change)))
 
 
 def test_a_vocabulary_that_does_not_divide_takes_fastgen_away() -> None:
     model = replace(PRESETS["llama-13b"], vocab=32001)
     spec = ServerSpec(framework="ds", model=model, tp=TP, gpus=tuple(range(TP)))
-    read = _ds_options.read(spec)
+    read = ds_options.read(spec)
     assert read.engine == "ds-inference-autotp"
     assert "a vocabulary of 32001, which tp 8 does not divide" in read.reason
 
@@ -127,7 +131,7 @@ def test_too_few_gpus_or_one_twice_are_refused(framework: str) -> None:
 def test_the_plan_can_be_seen_on_any_machine(
     framework: str, model: str, weights: str, kv: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep_command, "visible_gpus", lambda: ())
+    monkeypatch.setattr(sweep, "visible_gpus", lambda: ())
     sets = [
         word for each in (*EXPERIMENT, f"model={model}", f"framework={framework}") for word in ("--set", each)
     ]
@@ -164,10 +168,10 @@ def test_a_gpu_holds_an_eighth_and_what_is_on_every_gpu(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["llama-13b", "llama-65b"])
 def test_random_weights_of_the_reports_models_cut_into_eight_shares_of_whole_blocks(model: str) -> None:
-    for name, shape in _ds_weights.shapes(PRESETS[model]).items():
+    for name, shape in ds_weights.shapes(PRESETS[model]).items():
         if len(shape) == 2:
-            size = shape[1 if name.endswith(_ds_weights.CUT_BY_COLUMNS) else 0]
-            assert math.gcd(size, _hf_model.BLOCKS) % TP == 0, name
+            size = shape[1 if name.endswith(ds_weights.CUT_BY_COLUMNS) else 0]
+            assert math.gcd(size, hf_model.BLOCKS) % TP == 0, name
             assert size % (64 * TP) == 0 or "embed" in name or "lm_head" in name, name  # DeepSpeed's grains
 
 
@@ -175,7 +179,7 @@ def on_paper(model: ModelSpec) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(_hf_model.llama_config(model), dtype=torch.float32)
+        return AutoModelForCausalLM.from_config(hf_model.llama_config(model), dtype=torch.float32)
 
 
 def test_eight_shares_make_up_every_matrix() -> None:
@@ -183,8 +187,8 @@ def test_eight_shares_make_up_every_matrix() -> None:
     dims = tensor_parallel.split_dims(model)
     assert len(dims) == 2 * 7 + 1  # the seven matrices of each layer, and the head
     for name, parameter in model.named_parameters():
-        whole = _hf_model._share(name, parameter, CPU, dims.get(name), 0, 1, 3)
-        shares = [_hf_model._share(name, parameter, CPU, dims.get(name), rank, TP, 3) for rank in range(TP)]
+        whole = hf_model._share(name, parameter, CPU, dims.get(name), 0, 1, 3)
+        shares = [hf_model._share(name, parameter, CPU, dims.get(name), rank, TP, 3) for rank in range(TP)]
         if name in dims:
             assert {share.numel() for share in shares} == {parameter.numel() // TP}
             assert torch.equal(torch.cat(shares, dims[name]), whole), name
@@ -194,17 +198,17 @@ def test_eight_shares_make_up_every_matrix() -> None:
 
 def test_deepspeeds_eight_slices_are_those_of_the_same_matrices() -> None:
     """Its output head is split by columns, all else as transformers' plan has it."""
-    for name, shape in _ds_weights.shapes(SMALL).items():
+    for name, shape in ds_weights.shapes(SMALL).items():
         whole = torch.empty(shape)
-        _ds_weights.fill(whole, name, shape, 3)
+        ds_weights.fill(whole, name, shape, 3)
         if len(shape) == 1:
             continue
-        cut = 1 if name.endswith((*_ds_weights.CUT_BY_COLUMNS, "lm_head.weight")) else 0
+        cut = 1 if name.endswith((*ds_weights.CUT_BY_COLUMNS, "lm_head.weight")) else 0
         width = shape[cut] // TP
         for rank in range(TP):
             part = torch.empty_like(whole.narrow(cut, rank * width, width))
             start = (0, rank * width) if cut else (rank * width, 0)
-            _ds_weights.fill(part, name, shape, 3, start)
+            ds_weights.fill(part, name, shape, 3, start)
             assert torch.equal(part, whole.narrow(cut, rank * width, width)), (name, rank)
 
 
@@ -260,8 +264,8 @@ def test_every_rank_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = replace(SPLIT, framework="ds", gpus=tuple(range(TP)))
     ports = [21001, 21002, 21003, 21004]
     both = {
-        "hf": [_hf_ranks.rank_environment(rank, TP) for rank in range(TP)],
-        "ds": [_ds_server._rank_environment(spec, rank, ports) for rank in range(TP)],
+        "hf": [ranks.rank_environment(rank, TP) for rank in range(TP)],
+        "ds": [ds_server._rank_environment(spec, rank, ports) for rank in range(TP)],
     }
     for environments in both.values():
         assert [each["RANK"] for each in environments] == [str(rank) for rank in range(TP)]
@@ -277,7 +281,7 @@ def test_every_rank_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @dataclass
-class Stand:
+class RunningServers:
     spec: ServerSpec
     server: Server
 
@@ -297,22 +301,22 @@ class Stand:
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServers]:
     """Framework hf; eight of ds give the same tokens too, and take half a minute more to come up."""
     folder = tmp_path_factory.mktemp("hf")
     found = frameworks.find(SPLIT.framework)
     found.check(SPLIT)
     command = found.command(SPLIT, str(folder / "run"), free_ports(found.ports))
     with serving(command, folder / "run", folder / "log", ready_timeout_s=SPLIT.ready_timeout_s) as server:
-        yield Stand(SPLIT, server)
+        yield RunningServers(SPLIT, server)
 
 
 @pytest.fixture(scope="module")
 def whole() -> Any:
-    return _hf_model.build(ALONE, CPU, 0, 0, "sdpa")
+    return hf_model.build(ALONE, CPU, 0, 0, "sdpa")
 
 
-def test_eight_processes_give_the_greedy_tokens_of_one(standing: Stand, whole: Any) -> None:
+def test_eight_processes_give_the_greedy_tokens_of_one(standing: RunningServers, whole: Any) -> None:
     answers = standing.ask()
     for prompt, answer in zip(RAGGED, answers, strict=True):
         ids = torch.tensor([prompt])
@@ -323,7 +327,7 @@ def test_eight_processes_give_the_greedy_tokens_of_one(standing: Stand, whole: A
     info = standing.info()
     assert (info["tp"], info["device"], info["gpus"]) == (TP, "cpu", [])
     assert info["weight_bytes"] == weight_bytes(SMALL, "float32", TP)
-    assert _hf_model.weight_bytes(whole) == weight_bytes(SMALL, "float32")
+    assert hf_model.weight_bytes(whole) == weight_bytes(SMALL, "float32")
     caches = {rank: figures["kv_needed_bytes"] for rank, figures in info["memory"]["cpu"].items()}
     assert set(caches) == {str(rank) for rank in range(TP)}
     assert len(set(caches.values())) == 1

@@ -14,14 +14,16 @@ import psutil
 import pytest
 import torch
 
-from loadgen import frameworks, models
 from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import BadInput, MissingDependency, ServerDied
-from loadgen.process import Server, free_ports, serving
+from loadgen.launch import frameworks
+from loadgen.launch.process import Server, free_ports, serving
 from loadgen.protocols import Command
 from loadgen.records import Reply, Request, ServerSpec, Timeouts
-from loadgen.servers import _hf_model, _triton_exec, _triton_find
+from loadgen.servers._torch import model as hf_model
+from loadgen.servers._triton import exec, find
 from loadgen.servers.triton import FRAMEWORK
+from loadgen.theory import models
 
 GOLDEN = Path(__file__).parents[1] / "data" / "ft-golden"
 TINY = models.resolve("tiny")
@@ -82,7 +84,7 @@ def ask(*prompts: tuple[int, ...], tokens: int = 12, seq: int = 0, stream: bool 
 
 def greedy(wanted: ServerSpec, prompt: tuple[int, ...], tokens: int) -> tuple[int, ...]:
     """What transformers itself generates."""
-    model = _hf_model.build(wanted, torch.device("cpu"), 0, 0, "sdpa")
+    model = hf_model.build(wanted, torch.device("cpu"), 0, 0, "sdpa")
     model.generation_config.eos_token_id = None
     out = model.generate(torch.tensor([prompt]), max_new_tokens=tokens, do_sample=False)
     return tuple(out[0, len(prompt) :].tolist())
@@ -247,16 +249,16 @@ def test_a_stub_without_its_libpython_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The real hang: the server waits for ever for a stub that cannot load libpython."""
-    triton = _triton_find.find_triton()
+    triton = find.find_triton()
     env = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": str(tmp_path)}
     lost = [
         stub
         for stub in sorted(triton.stubs.glob("3.*/triton_python_backend_stub"))
-        if _triton_exec.missing_libraries(stub, env)
+        if exec.missing_libraries(stub, env)
     ]
     assert lost, "no machine has a system-wide libpython of all six versions"
-    monkeypatch.setattr(_triton_exec, "library_path", lambda _folder: str(tmp_path))
-    monkeypatch.setattr(_triton_exec, "assemble", lambda *_: lost[0])
+    monkeypatch.setattr(exec, "library_path", lambda _folder: str(tmp_path))
+    monkeypatch.setattr(exec, "assemble", lambda *_: lost[0])
     given = {
         "server": triton.server,
         "backends": triton.backends,
@@ -264,16 +266,16 @@ def test_a_stub_without_its_libpython_is_refused_at_once(
         "assemble": tmp_path,
     }
     arguments = [part for name, path in given.items() for part in (f"--{name}", str(path))]
-    assert _triton_exec.main([*arguments, "--info", str(tmp_path / "info.json"), "--"]) == 2
+    assert exec.main([*arguments, "--info", str(tmp_path / "info.json"), "--"]) == 2
     told = capfd.readouterr().err
     assert f"cannot load libpython{lost[0].parent.name}.so.1.0; the server would hang" in told
     assert "remedy: use a Python built with a shared library" in told
 
 
 def test_a_python_without_a_stub_is_told_which_have_one(tmp_path: Path) -> None:
-    triton = _triton_find.find_triton()
+    triton = find.find_triton()
     with pytest.raises(MissingDependency, match=r"no Python stub for Python 3\.7") as caught:
-        _triton_exec.assemble(triton.backends, triton.stubs, tmp_path, "3.7")
+        exec.assemble(triton.backends, triton.stubs, tmp_path, "3.7")
     assert "3.11" in caught.value.remedy
 
 
@@ -281,13 +283,13 @@ def test_a_bare_interpreter_without_python3_beside_it_is_refused(tmp_path: Path)
     env = {
         **os.environ,
         "PATH": str(tmp_path),
-        "LD_LIBRARY_PATH": _triton_exec.library_path(tmp_path / "lib"),
+        "LD_LIBRARY_PATH": exec.library_path(tmp_path / "lib"),
     }
-    triton = _triton_find.find_triton()
+    triton = find.find_triton()
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = _triton_exec.assemble(triton.backends, triton.stubs, tmp_path / "backends", version)
+    stub = exec.assemble(triton.backends, triton.stubs, tmp_path / "backends", version)
     with pytest.raises(MissingDependency, match="first python3 on PATH"):
-        _triton_exec.check_stub(stub, env)
+        exec.check_stub(stub, env)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +313,7 @@ def test_a_missing_tritonserver_is_told_with_every_place(monkeypatch: pytest.Mon
     with pytest.raises(MissingDependency, match="option tritonserver=/nowhere") as caught:
         FRAMEWORK.check(spec(options={"tritonserver": "/nowhere"}))
     assert "nvidia-pytriton" in caught.value.remedy
-    monkeypatch.setattr(_triton_find.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(find.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(MissingDependency, match="tritonserver on PATH; the wheel nvidia-pytriton in"):
         FRAMEWORK.check(spec())
@@ -332,6 +334,6 @@ def test_the_command_is_pure_and_binds_where_it_is_told() -> None:
 
 def test_the_stub_is_led_to_libpython_and_to_nothing_beside_it(tmp_path: Path) -> None:
     """Other libraries in that folder would take the place of torch's own."""
-    first, *rest = _triton_exec.library_path(tmp_path / "lib").split(os.pathsep)
+    first, *rest = exec.library_path(tmp_path / "lib").split(os.pathsep)
     assert rest == [path for path in [os.environ.get("LD_LIBRARY_PATH")] if path]
     assert all(path.name.startswith("libpython3") for path in Path(first).iterdir())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from loadgen.servers._triton_batch import Ask, Refusal, Rows, place, read
+from loadgen.servers._triton.batch import Ask, Refusal, Rows, place, read
 
 VOCAB, CONTEXT = 100, 64
 

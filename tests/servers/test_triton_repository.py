@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from loadgen.servers._triton_repository import Repository
+from loadgen.servers._triton.repository import Repository
 
 
 def parsed(repository: Repository) -> Any:

@@ -17,9 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loadgen.errors import BadInput
 from loadgen.telemetry import exporter
-from loadgen.telemetry.normal import read_page
 from loadgen.telemetry.nvml import Gpu, Nvml
 from loadgen.telemetry.processes import TreeReader, pss_bytes
+from loadgen.telemetry.prometheus_text import read_page
 
 PAGE = "import sys; block = bytearray(64 << 20); print('ready', flush=True); sys.stdin.read()"
 

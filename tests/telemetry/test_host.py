@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from loadgen import cpus
+from loadgen.system import cpus
 from loadgen.telemetry import exporter, host
-from loadgen.telemetry.doubts import of_host
+from loadgen.telemetry.caveats import of_host
 from loadgen.telemetry.host import Gauge, HostCpu, HostReader, HostWatch, Spin
-from loadgen.telemetry.normal import read_page
+from loadgen.telemetry.prometheus_text import read_page
+from loadgen.telemetry.scrapes import Scrape
 from loadgen.telemetry.series import Readings, readings_of
 from loadgen.telemetry.spans import Spans
-from loadgen.telemetry.spool import Scrape
 from loadgen.telemetry_records import HostFigures
 
 S = 1_000_000_000

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from scraped import GIB, GPUS, HALVES, SPANS, S, ranks, readings
 
-from loadgen.models import weight_bytes
 from loadgen.telemetry.ledger import engine_memory, expect, make_ledger
 from loadgen.telemetry.needed import AT_LEAST, LESS_CACHE
+from loadgen.telemetry.scrapes import Scrape
 from loadgen.telemetry.series import readings_of
-from loadgen.telemetry.spool import Scrape
 from loadgen.telemetry.summary import summarise
 from loadgen.telemetry_records import MemoryLedger
+from loadgen.theory.models import weight_bytes
 
 
 def test_ledger_by_the_allocators_own_peak(build: Any) -> None:

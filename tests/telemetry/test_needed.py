@@ -11,8 +11,8 @@ from scraped import GPUS, HALVES, SPANS, S, ranks, readings
 from loadgen.analysis.table import telemetry_of
 from loadgen.telemetry.ledger import make_ledger, mended_need
 from loadgen.telemetry.needed import LESS_CACHE, is_bound
+from loadgen.telemetry.scrapes import Scrape
 from loadgen.telemetry.series import readings_of
-from loadgen.telemetry.spool import Scrape
 from loadgen.telemetry_records import MemoryLedger, TelemetrySummary
 
 

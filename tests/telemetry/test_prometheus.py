@@ -15,10 +15,10 @@ import httpx
 import pytest
 
 from loadgen.errors import BadInput
-from loadgen.process import free_ports
-from loadgen.store import open_results
+from loadgen.launch.process import free_ports
+from loadgen.results.store import open_results
 from loadgen.telemetry.promql import Prometheus
-from loadgen.telemetry.spool import read_parquet
+from loadgen.telemetry.scrapes import read_parquet
 
 PROGRAM = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(

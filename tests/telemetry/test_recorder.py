@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from loadgen.records import Environment, Trial, TrialResult
-from loadgen.store import SampleWriter
+from loadgen.results.store import SampleWriter
 from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.recorder import Recorder
-from loadgen.telemetry.spool import read_parquet
+from loadgen.telemetry.scrapes import read_parquet
 from loadgen.telemetry_records import TelemetrySpec
 
 POWER = 'DCGM_FI_DEV_POWER_USAGE{gpu="0",UUID="GPU-a"} %s\n'

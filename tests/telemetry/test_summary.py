@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from scraped import GPUS, HALVES, SPANS, S, readings, scrapes
 
-from loadgen.telemetry.doubts import of_devices
+from loadgen.telemetry.caveats import of_devices
+from loadgen.telemetry.scrapes import Scrape
 from loadgen.telemetry.series import readings_of
-from loadgen.telemetry.spool import Scrape
 from loadgen.telemetry.summary import energy, summarise
 from loadgen.telemetry_records import PhaseFigures
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.environment import visible_gpus
 from loadgen.errors import ProfileError
-from loadgen.profile import build_profile, load_profile
-from loadgen.store import open_results, read_samples
-from loadgen.telemetry.spool import read_parquet
+from loadgen.profile.read import build_profile, load_profile
+from loadgen.results.store import open_results, read_samples
+from loadgen.system.environment import visible_gpus
+from loadgen.telemetry.scrapes import read_parquet
 from loadgen.telemetry_records import TelemetrySpec
 
 PROFILE = """

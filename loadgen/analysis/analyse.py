@@ -1,0 +1,239 @@
+"""From results folders to everything a report says."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import orjson
+
+from loadgen.analysis import monotone
+from loadgen.analysis.finding import Case, Finding, Rules, ratio_text, split_text
+from loadgen.analysis.findings import declared
+from loadgen.analysis.findings.latency import f1, f2, f3
+from loadgen.analysis.findings.memory import f6, f7
+from loadgen.analysis.findings.output_length import f5
+from loadgen.analysis.findings.pipeline import f9
+from loadgen.analysis.findings.ridge import f8
+from loadgen.analysis.findings.throughput import f4
+from loadgen.analysis.findings.versus import f10, f11
+from loadgen.analysis.refine import RefineCell, refine
+from loadgen.analysis.roofline import Physics, examine
+from loadgen.analysis.same_work import Proof, proofs
+from loadgen.analysis.statistics import Drift, Noise
+from loadgen.analysis.study import Cell, RequestErrors, Study
+from loadgen.analysis.table import Key, Row, Source, read, set_apart, work_of
+from loadgen.errors import StoreError
+from loadgen.results.store import open_results
+from loadgen.theory.ceilings import CEILINGS_FILE, Ceilings, datasheet, from_dict
+from loadgen.units import show_share
+
+PER_SUBJECT = (f1, f2, f3, f4, f5, f6, f7, f8, f9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """All that is known of some results. ``physics`` and ``excluded`` (why a trial may not speak) have
+    ``Row.run`` as keys."""
+
+    sources: tuple[Source, ...]
+    rows: tuple[Row, ...]
+    study: Study
+    physics: Mapping[str, Physics]
+    ceilings: Mapping[str, Ceilings]
+    findings: tuple[Finding, ...]
+    excluded: Mapping[str, str]
+    noise: Noise | None
+    drift: Drift | None
+    proofs: tuple[Proof, ...]
+    inside_noise: tuple[str, ...]
+    notes: tuple[str, ...]
+    rules: Rules
+
+    def refine(self) -> list[RefineCell]:
+        """The cells that would resolve what is open."""
+        return refine(self.findings, self.rows)
+
+
+def analyse(folders: Sequence[str | Path], rules: Rules | None = None) -> Analysis:
+    """Everything about these results folders. Raises StoreError for a folder that is none."""
+    sources = [read(open_results(folder)) for folder in folders]
+    names = [source.name for source in sources]
+    for source, folder in zip(sources, folders, strict=True):
+        if names.count(source.name) > 1:
+            source.name = str(folder)
+            source.rows = [replace(row, source=source.name) for row in source.rows]
+    return analyse_rows(sources, rules or Rules())
+
+
+def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
+    rows = set_apart([row for source in sources for row in source.rows])
+    ceilings = ceilings_of(sources)
+    physics = examine(rows, ceilings)
+    rows = [
+        replace(row, flags=physics[row.run].impossible)
+        if row.run in physics and physics[row.run].impossible
+        else row
+        for row in rows
+    ]
+    errors: RequestErrors = {}
+    falling = monotone.violations(Study(rows, errors=errors))
+    rows = [
+        replace(row, flags=(*row.flags, falling[row.key])) if row.key in falling and row.usable else row
+        for row in rows
+    ]
+    study = Study(rows, errors=errors)
+    case = Case(study=study, rows=rows, physics=physics, ceilings=ceilings, rules=rules)
+    return Analysis(
+        sources=tuple(sources),
+        rows=tuple(rows),
+        study=study,
+        physics=physics,
+        ceilings=ceilings,
+        findings=tuple(findings_of(case, sources)),
+        excluded=_excluded(rows),
+        noise=study.noise("e2e_s"),
+        drift=study.drift("e2e_s"),
+        proofs=tuple(proofs(study)),
+        inside_noise=tuple(inside_noise(study)),
+        notes=(*_kept_notes(sources), *_notes(study, ceilings, rows)),
+        rules=rules,
+    )
+
+
+def findings_of(case: Case, sources: Sequence[Source] = ()) -> list[Finding]:
+    """F1 to F11 for every subject, in that order, then what the profiles declare."""
+    subjects = case.subjects()
+    found = [decider(case, subject, study) for decider in PER_SUBJECT for subject, study in subjects.items()]
+    found += f10(case)
+    found += f11(case)
+    for source in sources:
+        text = source.results.sweep.get("profile")
+        entries = tomllib.loads(text).get("finding", []) if isinstance(text, str) else []
+        found += [declared.judge(case, each) for each in declared.parse(entries, source.name)]
+    return found
+
+
+def ceilings_of(sources: Sequence[Source]) -> dict[str, Ceilings]:
+    """Ceilings by machine: measured where a folder holds them, else the datasheet's; a machine may have neither."""
+    measured: dict[str, Ceilings] = {}
+    for source in sources:
+        measured |= read_ceilings(source.results.path)
+    found = {}
+    for machine in {row.key.machine for source in sources for row in source.rows}:
+        known = measured.get(machine) or datasheet(machine)
+        if known is not None:
+            found[machine] = known
+    return found
+
+
+def read_ceilings(folder: Path) -> dict[str, Ceilings]:
+    """The probe's figures kept in a results folder, by device. Raises StoreError for a file that is broken."""
+    path = folder / CEILINGS_FILE
+    if not path.exists():
+        return {}
+    try:
+        entries = orjson.loads(path.read_bytes())
+        found = [from_dict(entry) for entry in entries]
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{path}: not ceilings as the probe writes them: {error}") from None
+    return {each.device: each for each in found}
+
+
+def _excluded(rows: Sequence[Row]) -> dict[str, str]:
+    """Trials that may not speak in charts and findings, and why."""
+    reasons = {}
+    for row in rows:
+        if row.flags:
+            reasons[row.run] = "impossible: " + "; ".join(row.flags)
+        elif row.client_limited:
+            reasons[row.run] = "the load generator was the limit"
+        elif row.result.failure is not None:
+            failure = row.result.failure
+            reasons[row.run] = f"failed in {failure.phase}: {failure.error}"
+        elif not row.values:
+            reasons[row.run] = "no valid request"
+        elif row.cold:
+            reasons[row.run] = "its warm-up was not served: requests that were measured met a cold server"
+    return reasons
+
+
+def inside_noise(study: Study) -> list[str]:
+    """Differences between frameworks at equal work and GPUs that the noise hides."""
+    by_work: dict[tuple[Key, int], list[Cell]] = {}
+    for key, cell in study.cells.items():
+        if key.kind in ("static", "closed"):
+            by_work.setdefault((work_of(key), key.gpus), []).append(cell)
+    said = []
+    for cells in by_work.values():
+        for one, other in combinations(cells, 2):
+            if (one.key.label, one.key.variant) == (other.key.label, other.key.variant):
+                continue
+            ratio = study.ratio(one, other, "e2e_s")
+            if ratio is not None and ratio.low is not None and not ratio.above(1) and not ratio.below(1):
+                key = one.key
+                said.append(
+                    f"{_server(one)} and {_server(other)} at batch {key.batch}, "
+                    f"{key.input_tokens}/{key.output_tokens}: latency {ratio_text(ratio)}"
+                )
+    return said
+
+
+def _server(cell: Cell) -> str:
+    return " ".join(part for part in (cell.key.label, cell.key.variant, split_text(cell.key)) if part)
+
+
+def _kept_notes(sources: Sequence[Source]) -> list[str]:
+    """What was left out of results in compact form, each rule once."""
+    return list(dict.fromkeys(filter(None, (source.results.left_out for source in sources))))
+
+
+def _notes(study: Study, ceilings: Mapping[str, Ceilings], rows: Sequence[Row]) -> list[str]:
+    """What the reader must know before believing anything."""
+    notes = []
+    machines = {row.key.machine for row in rows}
+    for machine in sorted(machines):
+        known = ceilings.get(machine)
+        if known is None:
+            notes.append(
+                f"{machine}: no ceilings are known, so nothing was checked against physics: run `loadgen probe`."
+            )
+        elif known.source == "datasheet":
+            notes.append(f"{machine}: ceilings are the datasheet's, not measured: run `loadgen probe`.")
+    single = sum(len(cell.rows) == 1 for cell in study.cells.values())
+    if single:
+        notes.append(
+            f"{single} of {len(study.cells)} cells ran once: their intervals come from other cells' repeats, or "
+            "from their own requests where there are none."
+        )
+    mixed = [cell for cell in study.cells.values() if len({row.result.environment for row in cell.rows}) > 1]
+    if mixed:
+        notes.append(f"{len(mixed)} cells pool runs of different environments (see Environment).")
+    noise = study.noise("e2e_s")
+    if noise is None:
+        notes.append("The noise between runs was not measured (no repeats): small differences may be none.")
+    else:
+        fewest = min(len(cell.rows) for cell in study.cells.values())
+        notes.append(
+            f"Runs of one cell differ by {show_share(noise.relative)} (standard deviation); with {fewest} "
+            f"repeat{'s' if fewest != 1 else ''} a difference below {show_share(noise.detectable(fewest))} would be "
+            "missed more often than 1 time in 5."
+        )
+        servers = sorted({_server(cell) for cell in study.cells.values()})
+        own = [(name, study.noise("e2e_s", _of(study, name))) for name in servers]
+        told = [
+            f"{name} {show_share(each.relative)}" if each else f"{name} not measured" for name, each in own
+        ]
+        if len(told) > 1:
+            notes.append(
+                f"That is of all servers together. By server: {', '.join(told)}. Intervals go by a server's own; with "
+                "fewer than 3 runs beyond the first of each cell by its engine's at any split, else by all."
+            )
+    return notes
+
+
+def _of(study: Study, server: str) -> Callable[[Key], bool]:
+    return lambda key: _server(study.cells[key]) == server

@@ -1,0 +1,44 @@
+"""When two things are the same: trials, servers, rivals and points, by keys that are equal then. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from loadgen.records import (
+    LoadSpec,
+    ServerSpec,
+    Trial,
+)
+
+
+def server_key(trial: Trial) -> str:
+    """Equal for trials that share a server (or an endpoint that already runs)."""
+    if trial.server is None:
+        return f"endpoint {trial.url} {trial.model_name}"
+    return spec_key(trial.server)
+
+
+def spec_key(spec: ServerSpec) -> str:
+    """Equal for servers that are one."""
+    return canonical(dataclasses.asdict(spec))
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def rivals_key(spec: ServerSpec) -> tuple[Any, ...]:
+    """Equal for rivals."""
+    return spec.model, bool(spec.gpus), spec.tp * spec.pp
+
+
+def point_of(load: LoadSpec) -> LoadSpec:
+    """What loads have in common that are probes of one point: all but the batch and how often it is sent."""
+    return dataclasses.replace(load, batch_size=1, requests=1, warmup=0, seed=0)

@@ -1,0 +1,40 @@
+"""Short names for people: of a load, a server, a trial's caveats; and text from outside made safe to print."""
+
+from __future__ import annotations
+
+from loadgen.records import ServerSpec, Trial, TrialResult
+from loadgen.units import show_number
+
+
+def clean(text: str) -> str:
+    """Text from outside without control characters, which could repaint or retitle the user's terminal."""
+    return "".join(
+        mark if mark.isprintable() or mark == "\n" else "\N{REPLACEMENT CHARACTER}" for mark in text
+    )
+
+
+def load_label(trial: Trial) -> str:
+    """How the load is released: ``batch 8``, ``8 in flight`` or ``poisson 2/s``."""
+    load = trial.load
+    if load.kind == "static":
+        return f"batch {load.batch_size}"
+    each = f" × {load.batch_size}" if load.batch_size > 1 else ""
+    if load.kind == "closed":
+        return f"{load.concurrency} in flight{each}"
+    if load.kind == "ramp":
+        return f"ramp {show_number(load.rate)}–{show_number(load.rate_end)}/s{each}"
+    return f"{load.kind} {show_number(load.rate)}/s{each}" if load.rate else f"{load.kind}{each}"
+
+
+def server_label(spec: ServerSpec) -> str:
+    """A short name of a server for people: ``hf/generate llama-13b tp2``."""
+    engine = spec.options.get("engine")
+    split = f" tp{spec.tp}" + (f" pp{spec.pp}" if spec.pp > 1 else "")
+    return f"{spec.framework}{f'/{engine}' if engine else ''} {spec.model.name}{split}"
+
+
+def caveat_marks(result: TrialResult) -> tuple[str, ...]:
+    """The kinds of a trial's caveats, each once; ``!client`` comes first, as it voids the latency."""
+    limited = any(caveat.client for caveat in result.caveats)
+    kinds = dict.fromkeys(clean(caveat.kind) for caveat in result.caveats if not caveat.client)
+    return (*(["!client"] if limited else []), *kinds)

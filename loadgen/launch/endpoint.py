@@ -1,0 +1,63 @@
+"""Where a trial's requests go, and what the server there says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import httpx
+
+from loadgen.errors import ServerError
+from loadgen.launch import triton_counters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a trial's requests go. ``fault`` tells whether the server behind it has died meanwhile."""
+
+    base_url: str
+    protocol: str = "openai"
+    driver_options: Mapping[str, Any] = field(default_factory=dict)
+    info_url: str | None = None
+    metrics_url: str | None = None
+    fault: Callable[[], ServerError | None] = lambda: None
+
+
+def server_info(url: str | None) -> dict[str, Any]:
+    """What the server says of itself; empty when it has no such page or does not answer with JSON.
+
+    A ``file:`` URL is a page that the server, or its launcher, wrote into its run folder (Triton serves none).
+    """
+    if url is None:
+        return {}
+    try:
+        if url.startswith("file:"):
+            found = json.loads(Path(unquote(urlsplit(url).path)).read_bytes())
+        else:
+            reply = httpx.get(url, timeout=5.0, trust_env=False)
+            found = reply.json() if reply.is_success else {}
+    except (httpx.HTTPError, OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def metrics_text(url: str | None) -> str:
+    """The server's own counters as text; empty when it shows none. A stalled page costs seconds, never the trial."""
+    if url is None:
+        return ""
+    try:
+        reply = httpx.get(url, timeout=2.0, trust_env=False)
+    except httpx.HTTPError:
+        return ""
+    return reply.text if reply.is_success else ""
+
+
+def engine_of(endpoint: Endpoint, counters_before: str) -> dict[str, Any]:
+    """What really ran, in the server's own words, and what its counters say of this trial."""
+    info = server_info(endpoint.info_url)
+    seen = triton_counters.server_side_times(counters_before, metrics_text(endpoint.metrics_url), info)
+    return {**info, "server_side": seen} if seen else info

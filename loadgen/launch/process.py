@@ -1,0 +1,222 @@
+"""Spawn a server from a Command, await its readiness, read its log, and end its whole family."""
+
+from __future__ import annotations
+
+import glob
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+
+from loadgen.errors import BadInput, ServerDied, ServerError, ServerNotReady, ServerOutOfMemory
+from loadgen.protocols import Command
+from loadgen.system import interrupt
+
+GUARD = Path(__file__).with_name("_guard.py")
+# Below Linux's ephemeral range (32768…), so that no outgoing connection can take a port in between.
+PORTS = range(20000, 32000)
+TAIL_LINES = 30
+POLL_S = 0.05
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """``count`` different ports that could be bound on ``host`` a moment ago."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        if len(found) == count:
+            return found
+        if port_is_free(port, host):
+            found.append(port)
+    raise BadInput(f"no {count} free ports in {PORTS.start}–{PORTS.stop} on {host}")
+
+
+def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
+    """The last lines of a log, at most 64 KiB of it; empty when there is none."""
+    try:
+        with path.open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - 65536))
+            text = log.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def server_env(overlay: dict[str, str | None]) -> dict[str, str]:
+    """This process's environment with the command's changes; a value of None removes a variable.
+
+    CUDA counts GPUs as NVML does, by PCI bus, and not by its guess of which is the fastest.
+    """
+    env = {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    for key, value in overlay.items():
+        if value is None:
+            env.pop(key, None)
+        else:
+            env[key] = value
+    return env
+
+
+class Server:
+    """A running server family. Use as a context manager, or call ``stop``."""
+
+    def __init__(self, command: Command, run_dir: Path, log_path: Path) -> None:
+        self.command, self.run_dir, self.log_path = command, run_dir, log_path
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, ready_timeout_s: float, on_state: Callable[[str], None] = lambda _state: None) -> None:
+        """Run the set-up commands, spawn, and wait until the server takes work.
+
+        Raises ServerDied, ServerNotReady or ServerOutOfMemory with the log's last lines; nothing is left then.
+        """
+        deadline = time.monotonic() + ready_timeout_s
+        self.set_up(ready_timeout_s, on_state)
+        try:
+            on_state("starting")
+            self._spawn(self.command.argv)
+            self._await_ready(deadline, ready_timeout_s)
+        except BaseException:
+            self.stop()
+            raise
+        on_state("ready")
+
+    def set_up(self, limit_s: float, on_state: Callable[[str], None] = lambda _state: None) -> None:
+        """Write the command's files and run its set-up commands, no more. Raises as ``start`` does."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        for name, text in self.command.files.items():
+            target = self.run_dir / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+        deadline = time.monotonic() + limit_s
+        try:
+            for step in self.command.setup:
+                on_state("preparing")
+                self._spawn(step)
+                self._await_exit(deadline, limit_s)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _spawn(self, argv: Sequence[str]) -> None:
+        guard = [sys.executable, "-I", "-S", str(GUARD), str(self.command.stop_timeout_s), *argv]
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                guard,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.run_dir,
+                env=server_env(dict(self.command.env)),
+                start_new_session=True,
+            )
+
+    def _await_exit(self, deadline: float, limit_s: float) -> None:
+        while self.alive():
+            interrupt.check()
+            if time.monotonic() > deadline:
+                raise self.failure(ServerNotReady, f"its preparation took more than {limit_s:g} s")
+            time.sleep(POLL_S)
+        assert self._process is not None
+        if self._process.returncode != 0:
+            raise self.death()
+        self._release()
+
+    def _await_ready(self, deadline: float, limit_s: float) -> None:
+        with httpx.Client(timeout=2.0, trust_env=False) as client:
+            while True:
+                interrupt.check()
+                if not self.alive():
+                    raise self.death()
+                try:
+                    if client.get(self.command.ready_url).is_success:
+                        return
+                except httpx.TransportError:
+                    pass  # not listening yet: the process's death and the deadline bound the wait
+                if time.monotonic() > deadline:
+                    raise self.failure(ServerNotReady, f"the server was not ready within {limit_s:g} s")
+                time.sleep(POLL_S)
+
+    @property
+    def pid(self) -> int | None:
+        """The guard's process id: the root of the server's process tree."""
+        return self._process.pid if self._process is not None else None
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def failure(self, kind: type[ServerError], message: str) -> ServerError:
+        return kind(message, str(self.log_path), log_tail(self.log_path))
+
+    def death(self) -> ServerError:
+        """The error that tells why a server that nobody stopped has ended."""
+        code = self._process.returncode if self._process is not None else None
+        if re.search(self.command.oom_pattern, log_tail(self.log_path, 400)):
+            return self.failure(ServerOutOfMemory, f"the server ran out of memory (exit status {code})")
+        return self.failure(ServerDied, f"the server ended by itself (exit status {code})")
+
+    def stop(self) -> None:
+        """End the family: SIGTERM, time to drain, SIGKILL. Returns when no process of it is left. Idempotent."""
+        process = self._process
+        if process is None:
+            return
+        if process.stdin is not None and not process.stdin.closed:
+            process.stdin.close()  # the guard sees the end of the pipe and stops everything
+        try:
+            process.wait(self.command.stop_timeout_s + 10)
+        except subprocess.TimeoutExpired:
+            process.kill()  # its child's death signal takes the command down; nothing softer is left to try
+            process.wait()
+        self._release()
+
+    def _release(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process = None
+        for pattern in self.command.cleanup:
+            for path in glob.glob(pattern):
+                Path(path).unlink(missing_ok=True)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+@contextmanager
+def serving(
+    command: Command,
+    run_dir: Path,
+    log_path: Path,
+    *,
+    ready_timeout_s: float,
+    on_state: Callable[[str], None] = lambda _state: None,
+) -> Iterator[Server]:
+    """A ready server for the length of a ``with`` block."""
+    with Server(command, run_dir, log_path) as server:
+        server.start(ready_timeout_s, on_state)
+        yield server

@@ -1,0 +1,240 @@
+"""What a watcher knows of a sweep: rows of trials and results, the running trial's tally, and the time left.
+
+Pure: no clock, no terminal. Both consoles read from here, so that they cannot disagree. Rows hold plain values only,
+since the live view runs in a process of its own and is sent them as JSON.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from loadgen.labels import caveat_marks, clean, load_label, server_label
+from loadgen.records import Dist, Sample, Trial, TrialResult
+from loadgen.units import seconds, show_rate, show_s
+
+RECENT = 64  # samples behind the live percentiles and bars
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRow:
+    """What is shown of a trial. ``steps`` and ``known_s`` feed the estimate of the time left."""
+
+    id: str
+    framework: str
+    model: str
+    engine: str
+    tp: int | None
+    pp: int | None
+    load: str
+    input_tokens: int
+    output_tokens: int
+    repeat: int
+    requests: int
+    warmup: int
+    server: str
+    steps: float
+    known_s: float | None
+
+    @property
+    def title(self) -> str:
+        """One line that tells this trial from the others."""
+        again = f", repeat {self.repeat + 1}" if self.repeat else ""
+        return f"{self.server}, {self.load}, {self.input_tokens} in, {self.output_tokens} out{again}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRow:
+    """What is shown of a finished trial. ``marks`` are its caveats' kinds; ``failure`` the error's class."""
+
+    trial: TrialRow
+    wall_s: float
+    e2e_p50_s: float | None
+    e2e_p99_s: float | None
+    ttft_p50_s: float | None
+    tpot_p50_s: float | None
+    output_tokens_per_s: float | None
+    total_tokens_per_s: float | None
+    requests_per_s: float | None
+    ok: int | None
+    failed: int | None
+    marks: tuple[str, ...]
+    client_limited: bool
+    failure: str | None
+    message: str
+
+    @property
+    def figures(self) -> str:
+        """The result in one line."""
+        if self.failure is not None:
+            return f"FAILED {self.failure}: {self.message}"
+        parts = [
+            f"E2E p50 {show_s(self.e2e_p50_s)}",
+            f"TTFT {show_s(self.ttft_p50_s)}",
+            f"TPOT {show_s(self.tpot_p50_s)}",
+            show_rate(self.output_tokens_per_s, "tok/s out"),
+        ]
+        if self.failed:
+            parts.append(f"{self.failed} requests failed")
+        return ", ".join(parts + [f"[{mark}]" for mark in self.marks])
+
+
+def trial_row(trial: Trial) -> TrialRow:
+    """The row of a trial."""
+    load, server = trial.load, trial.server
+    requests = load.requests + load.warmup
+    at_once = load.concurrency if load.kind == "closed" else 1
+    rates = [rate for rate in (load.rate, load.rate_end) if rate]
+    open_loop = load.kind not in ("static", "closed") and rates
+    # A decode step costs far more than a prompt token, of which a GPU takes some hundred in the time of one step.
+    return TrialRow(
+        id=trial.id,
+        framework=server.framework if server else "endpoint",
+        model=clean(server.model.name if server else trial.model_name or ""),
+        engine=clean(str(server.options.get("engine", "")) if server else ""),
+        tp=server.tp if server else None,
+        pp=server.pp if server else None,
+        load=load_label(trial),
+        input_tokens=load.input_tokens,
+        output_tokens=load.output_tokens,
+        repeat=trial.repeat,
+        requests=load.requests,
+        warmup=load.warmup,
+        server=clean(server_label(server) if server else f"{trial.model_name} at {trial.url}"),
+        steps=-(-requests // at_once) * (load.output_tokens + load.batch_size * load.input_tokens / 300),
+        known_s=requests / (sum(rates) / len(rates)) if open_loop else None,
+    )
+
+
+def _p50(dist: Dist | None) -> float | None:
+    return None if dist is None else dist.p50
+
+
+def result_row(result: TrialResult) -> ResultRow:
+    """The row of a finished trial."""
+    summary, failure = result.summary, result.failure
+    return ResultRow(
+        trial=trial_row(result.trial),
+        wall_s=result.wall_s,
+        e2e_p50_s=_p50(summary.e2e_s) if summary else None,
+        e2e_p99_s=summary.e2e_s.p99 if summary and summary.e2e_s else None,
+        ttft_p50_s=_p50(summary.ttft_s) if summary else None,
+        tpot_p50_s=_p50(summary.tpot_s) if summary else None,
+        output_tokens_per_s=summary.output_tokens_per_s if summary else None,
+        total_tokens_per_s=summary.total_tokens_per_s if summary else None,
+        requests_per_s=summary.requests_per_s if summary else None,
+        ok=summary.requests_ok if summary else None,
+        failed=summary.requests_failed if summary else None,
+        marks=caveat_marks(result),
+        client_limited=any(caveat.client for caveat in result.caveats),
+        failure=clean(failure.error) if failure else None,
+        message=clean(failure.message).partition("\n")[0] if failure else "",
+    )
+
+
+@dataclass(slots=True)
+class Tally:
+    """The running trial's figures so far, folded sample by sample.
+
+    Latency percentiles run over the last ``RECENT`` good measured samples; the token rate over all of them, first
+    send → last end, as in a Summary.
+    """
+
+    warmup: int = 0
+    ok: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    tokens: int = 0
+    first_sent_ns: int | None = None
+    last_end_ns: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    e2e_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
+    ttft_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def fold(self, sample: Sample, in_flight: int) -> None:
+        reply = sample.reply
+        self.in_flight = in_flight
+        if reply.error is not None:  # a failed warm-up request is news as well
+            self.failed += 1
+            self.errors[clean(reply.error.partition(":")[0])] += 1
+            return
+        if sample.phase == "warmup":
+            self.warmup += 1
+            return
+        self.ok += 1
+        self.tokens += sum(reply.output_tokens or ())
+        if self.first_sent_ns is None or reply.sent_ns < self.first_sent_ns:
+            self.first_sent_ns = reply.sent_ns
+        self.last_end_ns = max(self.last_end_ns, reply.end_ns)
+        start_ns = reply.sent_ns if sample.due_ns is None else sample.due_ns
+        self.e2e_ns.append(reply.end_ns - start_ns)
+        if reply.token_ns:
+            self.ttft_ns.append(reply.token_ns[0] - start_ns)
+
+    def figures(self) -> Live:
+        """A snapshot. Cumulative, so that one that is never shown costs nothing but its moment."""
+        span_ns = 0 if self.first_sent_ns is None else self.last_end_ns - self.first_sent_ns
+        return Live(
+            warmup=self.warmup,
+            ok=self.ok,
+            failed=self.failed,
+            in_flight=self.in_flight,
+            e2e_p50_s=seconds(median(self.e2e_ns)) if self.e2e_ns else None,
+            ttft_p50_s=seconds(median(self.ttft_ns)) if self.ttft_ns else None,
+            tokens_per_s=self.tokens / seconds(span_ns) if self.tokens and span_ns > 0 else None,
+            recent_e2e_s=tuple(map(seconds, self.e2e_ns)),
+            errors=dict(self.errors),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """The running trial at one moment."""
+
+    warmup: int = 0
+    ok: int = 0
+    failed: int = 0
+    in_flight: int | None = None
+    e2e_p50_s: float | None = None
+    ttft_p50_s: float | None = None
+    tokens_per_s: float | None = None
+    recent_e2e_s: Sequence[float] = ()
+    errors: Mapping[str, int] = field(default_factory=dict)
+
+
+def to_plain(row: TrialRow | ResultRow | Live) -> dict[str, Any]:
+    """A row as JSON's own types."""
+    return asdict(row)
+
+
+def to_result_row(plain: Mapping[str, Any]) -> ResultRow:
+    """The row that ``to_plain`` took apart."""
+    return ResultRow(**{**plain, "trial": TrialRow(**plain["trial"]), "marks": tuple(plain["marks"])})
+
+
+def time_left_s(todo: Sequence[TrialRow], finished: Sequence[ResultRow]) -> float | None:
+    """The wall time that ``todo`` will take, from what finished trials took; ``None`` before there is any.
+
+    Open-loop trials last as long as their schedule. The others take their decode steps times the seconds per step of
+    the finished trials of the same server, or of all where it has none yet. Starting servers is not included.
+    """
+    spent: dict[str | None, list[float]] = {}
+    for row in finished:
+        if row.failure is None and row.trial.known_s is None:
+            for key in (row.trial.server, None):
+                total = spent.setdefault(key, [0.0, 0.0])
+                total[0] += row.wall_s
+                total[1] += row.trial.steps
+    left = 0.0
+    for trial in todo:
+        if trial.known_s is not None:
+            left += trial.known_s
+            continue
+        wall_s, steps = spent.get(trial.server) or spent.get(None) or (0.0, 0.0)
+        if steps == 0:
+            return None
+        left += trial.steps * wall_s / steps
+    return left

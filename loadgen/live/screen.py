@@ -1,0 +1,217 @@
+"""Everything drawn with rich, and the only file that imports it: the live view's frames, tables, ``doctor``'s list.
+
+Run as a process (``main``), it draws the live view from JSON lines on its standard input, until that ends.
+All text from outside goes into ``Text`` objects, which know no markup.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as LiveDisplay
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from loadgen.live.progress import ResultRow
+from loadgen.live.state import LiveState
+from loadgen.units import show_duration, show_number, show_rate, show_s
+
+if TYPE_CHECKING:
+    pass
+
+PERIOD_S = 0.25
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of the finished trials. A lower ``rank`` stays longer on a narrow terminal."""
+
+    head: str
+    rank: int
+    text: Callable[[ResultRow], str]
+    left: bool = False
+    only_if_varied: bool = False
+
+
+COLUMNS = (
+    Column(head="server", rank=6, text=lambda r: r.trial.server, left=True, only_if_varied=True),
+    Column(head="load", rank=0, text=lambda r: r.trial.load, left=True),
+    Column(head="in", rank=0, text=lambda r: str(r.trial.input_tokens)),
+    Column(head="out", rank=0, text=lambda r: str(r.trial.output_tokens)),
+    Column(head="tp", rank=1, text=lambda r: "–" if r.trial.tp is None else str(r.trial.tp)),
+    Column(head="pp", rank=5, text=lambda r: "–" if r.trial.pp is None else str(r.trial.pp), only_if_varied=True),
+    Column(head="repeat", rank=5, text=lambda r: str(r.trial.repeat + 1), only_if_varied=True),
+    Column(head="E2E p50", rank=0, text=lambda r: show_s(r.e2e_p50_s)),
+    Column(head="p99", rank=7, text=lambda r: show_s(r.e2e_p99_s)),
+    Column(head="TTFT", rank=3, text=lambda r: show_s(r.ttft_p50_s)),
+    Column(head="TPOT", rank=4, text=lambda r: show_s(r.tpot_p50_s)),
+    Column(head="tok/s out", rank=2, text=lambda r: show_number(r.output_tokens_per_s)),
+    Column(head="tok/s total", rank=8, text=lambda r: show_number(r.total_tokens_per_s)),
+    Column(head="req/s", rank=8, text=lambda r: show_number(r.requests_per_s)),
+    Column(head="ok", rank=9, text=lambda r: "–" if r.ok is None else str(r.ok)),
+    Column(head="took", rank=9, text=lambda r: show_duration(r.wall_s)),
+)  # fmt: skip
+MARKS_WIDTH = 8  # room for "!client"
+
+
+def frame(board: LiveState, width: int, height: int, now_s: float) -> RenderableType:
+    """The whole view, at most ``height`` lines of ``width`` columns."""
+    parts: list[RenderableType] = [_plan_line(board, width, now_s), _server_line(board, now_s)]
+    parts += _trial_lines(board, width, now_s)
+    room = height - len(parts) - 2  # a blank line and the table's head
+    if room > 0 and board.finished:
+        parts += [Text(), finished_table(board.finished, width, room)]
+    return Group(*parts[:height])
+
+
+def _line(*parts: str | tuple[str, str]) -> Text:
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+
+
+def _plan_line(board: LiveState, width: int, now_s: float) -> RenderableType:
+    done, total = len(board.finished), len(board.finished) + len(board.todo)
+    failed = sum(row.failure is not None for row in board.finished)
+    words = f" {done}/{total} trials"
+    if failed:
+        words += f", {failed} failed"
+    times = f"{show_duration(now_s - board.began_s)} gone"
+    if board.todo:
+        left = board.left_s(now_s)
+        times += ", time left not known yet" if left is None else f", about {show_duration(left)} left"
+    grid = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=max(total, 1), completed=done, width=max(8, width - len(words) - len(times) - 4))
+    grid.add_row(_line((words, "bold")), bar, _line(times))
+    return grid
+
+
+def _server_line(board: LiveState, now_s: float) -> RenderableType:
+    label, state = board.server
+    if not label:
+        return _line((" server ", "dim"), "none yet")
+    word = state.split(maxsplit=1)[0].rstrip(":,") if state.strip() else ""
+    colour = {"ready": "green", "failed": "bold red", "died": "bold red", "stopped": "dim"}.get(
+        word, "yellow"
+    )
+    since = "" if word in ("ready", "stopped") else f"  {show_duration(now_s - board.server_since_s)}"
+    return _line((" server ", "dim"), label, "  ", (state, colour), since)
+
+
+def _trial_lines(board: LiveState, width: int, now_s: float) -> list[RenderableType]:
+    trial, live = board.trial, board.live
+    if trial is None:
+        return [_line((" trial  ", "dim"), "none running"), Text(), Text()]
+    spent = show_duration(now_s - trial_since) if (trial_since := board.trial_since_s) else ""
+    shape = f"{trial.load}, {trial.input_tokens} in, {trial.output_tokens} out"
+    again = f", repeat {trial.repeat + 1}" if trial.repeat else ""
+    warm = f"warm-up {live.warmup}/{trial.warmup}, " if live.ok == 0 and trial.warmup else ""
+    head = _line(
+        (" trial  ", "dim"), (shape + again, "bold"), f"  {warm}{live.ok}/{trial.requests} requests  {spent}"
+    )
+    flight = "–" if live.in_flight is None else str(live.in_flight)
+    figures = _line(
+        ("        E2E p50 ", "dim"), (show_s(live.e2e_p50_s), "cyan"),
+        ("  TTFT ", "dim"), (show_s(live.ttft_p50_s), "cyan"),
+        ("  out ", "dim"), (show_rate(live.tokens_per_s, "tok/s"), "cyan"),
+        ("  in flight ", "dim"), flight,
+        ("  failed ", "dim"), (str(live.failed), "bold red" if live.failed else ""),
+    )  # fmt: skip
+    if live.errors:
+        told = ", ".join(f"{count} × {name}" for name, count in live.errors.items())
+        return [head, figures, _line(("        ", ""), (told, "red"))]
+    bars = sparkline(live.recent_e2e_s, width - 46)
+    if not bars:
+        return [head, figures, Text()]
+    spread = f"  {show_s(min(live.recent_e2e_s))} to {show_s(max(live.recent_e2e_s))}"
+    return [head, figures, _line(("        last E2E ", "dim"), (bars, "cyan"), spread)]
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The newest ``width`` values as bars from zero, so that a flat line is drawn flat."""
+    newest = values[-width:] if width > 0 else []
+    top = max(newest, default=0.0)
+    if top <= 0:
+        return ""
+    return "".join(BLOCKS[min(7, int(value / top * 7.999))] for value in newest)
+
+
+def choose_columns(rows: Sequence[ResultRow], width: int) -> list[Column]:
+    """The columns that fit, by rank, and say something: one that never varies may be left out."""
+    wanted = [c for c in COLUMNS if not c.only_if_varied or len({c.text(row) for row in rows}) > 1]
+    left = width - MARKS_WIDTH - 1
+    kept = []
+    for column in sorted(wanted, key=lambda c: c.rank):
+        left -= max(len(column.head), *(len(column.text(row)) for row in rows)) + 2
+        if left < 0:
+            break
+        kept.append(column)
+    return [column for column in wanted if column in kept]
+
+
+def finished_table(rows: Sequence[ResultRow], width: int, room: int) -> RenderableType:
+    """The newest ``room`` trials, the latest at the bottom; what a client limited or failed stands out."""
+    shown = rows[-room:]
+    columns = choose_columns(shown, width)
+    table = Table(
+        box=None, padding=(0, 1), pad_edge=True, header_style="dim", width=width, collapse_padding=False
+    )
+    for column in columns:
+        table.add_column(
+            column.head, justify="left" if column.left else "right", no_wrap=True, overflow="ellipsis"
+        )
+    table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1, min_width=MARKS_WIDTH - 2)
+    for row in shown:
+        if row.failure is not None:
+            marks, style = Text(f"{row.failure}: {row.message}"), "red"
+        else:
+            marks, style = Text(" ".join(row.marks), style="yellow"), "dim" if row.client_limited else ""
+            if row.failed:
+                marks.append(f" {row.failed} failed", style="red")
+        table.add_row(*(Text(column.text(row)) for column in columns), marks, style=style)
+    return table
+
+
+def draw(board: LiveState, display: LiveDisplay) -> None:
+    """One frame, and above it what is to stay: the notes."""
+    console = display.console
+    for note in board.notes:
+        console.print(Text(note))
+    board.notes.clear()
+    display.update(frame(board, console.width, console.height - 1, time.monotonic()), refresh=True)
+
+
+def main() -> None:
+    """Draw until standard input ends, which it does as well when the parent is killed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides when the view ends
+    os.nice(19)  # a late frame hurts nobody, a late request falsifies a figure
+    parent = os.getppid()
+    board, rest = LiveState(began_s=time.monotonic()), b""
+    with LiveDisplay(console=Console(), auto_refresh=False, vertical_overflow="crop") as display:
+        drawn_s = 0.0
+        while os.getppid() == parent:
+            readable, _, _ = select.select(
+                [sys.stdin], [], [], max(0.0, drawn_s + PERIOD_S - time.monotonic())
+            )
+            if readable:
+                data = os.read(sys.stdin.fileno(), 1 << 16)
+                if not data:
+                    break
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    kind, payload = json.loads(line)
+                    board.feed(kind, payload, time.monotonic())
+            if time.monotonic() - drawn_s >= PERIOD_S:
+                draw(board, display)
+                drawn_s = time.monotonic()
+        draw(board, display)

@@ -1,0 +1,283 @@
+"""A trial's load, from its spec to its samples: connections, warm-up, the measured phase, the client's own figures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, cast
+
+from loadgen.errors import BadInput, LoadgenError, unserved
+from loadgen.load.arrivals import Arrival, schedule
+from loadgen.load.arrivals import share as stride
+from loadgen.load.dispatch import GUARD_S, Dispatcher, OnSample, PromptMaker
+from loadgen.load.fan_out import FanOut
+from loadgen.load.quality import Figures, ReplyFigures, SelfWatch, client_quality
+from loadgen.protocols import Clock, Driver, DriverFactory
+from loadgen.records import OPEN_LOOP, ClientQuality, LoadSpec, Reply, Trial
+from loadgen.system.timer import TimerFactory, make_timer
+from loadgen.units import nanoseconds
+
+CLOSE_S = 10.0
+START_LEAD_S = 0.01  # the loop is awake and its alarm set half of this before the first due time
+OPEN_AHEAD = 256  # connections opened before an open loop starts; a driver opens more when it needs them
+STOP_PERIOD_S = 0.25
+Agree = Callable[[], Awaitable[int]]
+Stop = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOutcome:
+    """What a load did, besides its samples. All but ``warmup_*`` is of the measured phase; those are of the last
+    warm-up, of which there are two where the first one's last request was not served.
+
+    ``in_flight_mean`` runs from the first send to the last, by the stamps of each request; ``in_flight_target`` is
+    None in open loop. ``start_ns`` is the instant that due times count from.
+    """
+
+    quality: ClientQuality
+    in_flight_mean: float | None
+    in_flight_max: int | None
+    in_flight_target: int | None
+    start_ns: int
+    requests_sent: int
+    requests_failed: int
+    warmup_sent: int
+    warmup_failed: int
+    processes: tuple[Figures, ...] = ()
+
+
+async def run_load(
+    load: LoadSpec,
+    driver: Driver,
+    prompts: PromptMaker,
+    on_sample: OnSample,
+    *,
+    share: tuple[int, int] = (0, 1),
+    clock: Clock = time.monotonic_ns,
+    timers: TimerFactory = make_timer,
+    agree_start: Agree | None = None,
+) -> LoadOutcome:
+    """Send ``load`` through ``driver`` and hand every sample to ``on_sample(sample, in_flight)`` as it comes.
+
+    ``prompts(seq, input_tokens)`` makes a request's prompts: warm-up requests are numbered from 0, measured ones on
+    from there. ``share`` is (worker, workers): this process sends every workers-th request. ``agree_start`` is
+    awaited between warm-up and measurement and gives the start instant.
+
+    Raises BadInput for a load that cannot be sent, LoadgenError for a driver that hangs. When cancelled it stops
+    sending, hands out what has come, and closes the driver.
+    """
+    worker, workers = share
+    places = places_of(load, share)
+    batch_calls = load.batch_size == 1 or getattr(driver, "batches", True)
+    wire: Driver = driver if batch_calls else FanOut(driver, load.batch_size)
+    connections = places or _open_ahead(load, workers)
+    replies = ReplyFigures()
+
+    def flight(phase: Any, arrivals: Iterator[Arrival], **more: Any) -> Dispatcher:
+        return Dispatcher(
+            phase=phase,
+            load=load,
+            driver=wire,
+            arrivals=stride(arrivals, worker, workers),
+            prompts=prompts,
+            on_sample=on_sample,
+            clock=clock,
+            **more,
+        )
+
+    def ignore(reply: Reply, due_ns: int | None) -> None:
+        """Warm-up says nothing of the client's quality."""
+
+    try:
+        await _open(wire, connections, load.timeouts.connect_s + GUARD_S)
+        # Once more where its last request was not served: a server that ran out of memory has made room, and is cold.
+        for first_seq in (0, load.warmup + load.requests):
+            warmup = flight("warmup", _warmup(load), first_seq=first_seq, places=connections, on_reply=ignore)
+            warmup.prepare()
+            await warmup.run(timers)
+            if not unserved(warmup.last_error):
+                break
+        if isinstance(wire, FanOut):
+            del wire.skews_ns[:]
+
+        measured = flight(
+            "measured",
+            _schedule(load),
+            first_seq=load.warmup,
+            places=places,
+            on_reply=replies.add,
+            max_rate=load.max_rate and load.max_rate / workers,
+        )
+        measured.prepare()
+        measured.start_ns = (
+            clock() + nanoseconds(START_LEAD_S) if agree_start is None else await agree_start()
+        )
+        await _until(measured.start_ns, clock, timers)
+        watch = SelfWatch(timers, clock)
+        figures = Figures(driver=wire.name, stamps=wire.stamps, loop=_loop_name(timers))
+        try:
+            await measured.run(timers)
+        finally:
+            watch.stop(figures)
+        if isinstance(wire, FanOut):
+            figures.skews_ns = wire.skews_ns.tolist()
+    finally:
+        await _close(wire)
+    return LoadOutcome(
+        quality=client_quality([figures], replies, places),
+        in_flight_mean=measured.time.mean(),
+        in_flight_max=measured.in_flight_max or None,
+        in_flight_target=places,
+        start_ns=measured.start_ns,
+        requests_sent=measured.sent,
+        requests_failed=measured.failed,
+        warmup_sent=warmup.sent,
+        warmup_failed=warmup.failed,
+        processes=(figures,),
+    )
+
+
+def run_here(
+    trial: Trial,
+    base_url: str,
+    make_driver: DriverFactory,
+    driver_options: Mapping[str, Any],
+    on_sample: OnSample,
+    *,
+    share: tuple[int, int] = (0, 1),
+    agree_start: Agree | None = None,
+    stop: Stop = lambda: False,
+) -> LoadOutcome | None:
+    """Send one share of a trial's load from this process."""
+    from loadgen.load.prompts import PromptSource
+
+    load = trial.load
+    vocab = trial.vocab
+    if vocab is None and trial.server is not None:
+        vocab = trial.server.model.vocab
+    source = PromptSource(load.seed, vocab, load.input_tokens, load.batch_size)
+    model = trial.model_name or (trial.server.model.name if trial.server else "")
+
+    async def main() -> LoadOutcome | None:
+        driver = make_driver(base_url, model, load.timeouts, driver_options)
+        work = run_load(load, driver, source.prompts, on_sample, share=share, agree_start=agree_start)
+        return await _unless_stopped(work, stop)
+
+    gc.collect()
+    gc.freeze()  # what lives already need not be looked at while requests are timed
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(main())
+    finally:
+        gc.unfreeze()
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, LoadOutcome], stop: Stop) -> LoadOutcome | None:
+    task = asyncio.ensure_future(work)
+    try:
+        while not stop():
+            done, _ = await asyncio.wait({task}, timeout=STOP_PERIOD_S)
+            if done:
+                return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+    return None
+
+
+def places_of(load: LoadSpec, share: tuple[int, int]) -> int | None:
+    """Requests that this worker keeps in flight; None in open loop. Raises BadInput when there is not one each."""
+    worker, workers = share
+    if load.kind in OPEN_LOOP:
+        return None
+    total = 1 if load.kind == "static" else load.concurrency
+    if total < workers:
+        what = "a static load has one call in flight" if load.kind == "static" else f"concurrency is {total}"
+        raise BadInput(f"workers = {workers}: {what} (accepted: up to {total})")
+    return total // workers + (worker < total % workers)
+
+
+def _schedule(load: LoadSpec) -> Iterator[Arrival]:
+    """The measured requests; a trace is read as it is sent."""
+    if load.kind != "trace":
+        yield from schedule(load)
+        return
+    try:
+        with open(load.trace or "", encoding="utf-8") as lines:
+            yield from schedule(load, lines)
+    except OSError as error:
+        raise BadInput(f"trace = {load.trace!r}: cannot be read: {error.strerror}") from None
+
+
+def _warmup(load: LoadSpec) -> Iterator[Arrival]:
+    """Requests of the trial's own shapes, due at once: an open loop is warmed up by a burst."""
+    if load.kind != "trace":
+        for number in range(load.warmup):
+            yield Arrival(number, None, load.input_tokens, load.output_tokens)
+        return
+    count = 0
+    while count < load.warmup:
+        before = count
+        for arrival in islice(_schedule(load), load.warmup - count):
+            yield arrival._replace(number=count, offset_ns=None)
+            count += 1
+        if count == before:
+            return
+
+
+def _open_ahead(load: LoadSpec, workers: int) -> int:
+    fastest = max(load.rate or 0.0, load.rate_end or 0.0)
+    return max(1, math.ceil(max(load.concurrency, min(OPEN_AHEAD, fastest)) / workers))
+
+
+async def _until(instant_ns: int, clock: Clock, timers: TimerFactory) -> None:
+    if clock() >= instant_ns:
+        return
+    there = asyncio.Event()
+    timer = timers(there.set)
+    try:
+        timer.arm(instant_ns)
+        await there.wait()
+    finally:
+        timer.close()
+
+
+async def _open(driver: Driver, connections: int, limit_s: float) -> None:
+    try:
+        async with asyncio.timeout(limit_s):
+            await driver.open(connections)
+    except TimeoutError:
+        raise LoadgenError(
+            f"the {driver.name} driver did not open {connections} connections within {limit_s:.0f} s"
+        ) from None
+
+
+async def _close(driver: Driver) -> None:
+    with contextlib.suppress(TimeoutError):  # the process is rid of its sockets when it ends
+        async with asyncio.timeout(CLOSE_S):
+            await driver.close()
+
+
+def _loop_name(timers: TimerFactory) -> str:
+    """The event loop and its timer: ``asyncio + timerfd``."""
+    module = type(asyncio.get_running_loop()).__module__.split(".")[0]
+    probe = timers(lambda: None)
+    probe.close()
+    return f"{module} + {probe.name}"
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed; None is asyncio's own."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return cast(Callable[[], asyncio.AbstractEventLoop], uvloop.new_event_loop)

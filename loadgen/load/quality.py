@@ -1,0 +1,121 @@
+"""What the load generator observes of itself while it measures: whether the client or the server was measured."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from loadgen.metrics.distribution import Values
+from loadgen.protocols import Clock
+from loadgen.records import ClientQuality, Reply
+from loadgen.system.timer import Timer, TimerFactory
+from loadgen.units import NS_PER_S, seconds
+
+LAG_EVERY_NS = 50_000_000  # twenty looks a second cost nothing and see every stall of 50 ms
+
+
+@dataclass(slots=True, kw_only=True)
+class Figures:
+    """One client process's own figures over its measured phase, as it can send them to its parent in JSON."""
+
+    driver: str
+    stamps: str
+    loop: str
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    rss_bytes: int | None = None
+    loop_lags_ns: list[int] = field(default_factory=list)
+    skews_ns: list[int] = field(default_factory=list)
+
+
+class ReplyFigures:
+    """What the replies say of the client: send lag, stamp lag, coalesced reads."""
+
+    def __init__(self) -> None:
+        self.send_lag, self.stamp_lag = Values(), Values()
+        self.reads = self.coalesced = 0
+
+    def add(self, reply: Reply, due_ns: int | None) -> None:
+        """Take a measured reply, failed ones too: the client was just as busy with them."""
+        if due_ns is not None:
+            self.send_lag.add(reply.sent_ns - due_ns)
+        if reply.lag_ns is not None:
+            self.stamp_lag.add(reply.lag_ns)
+        self.reads += reply.reads
+        self.coalesced += reply.coalesced
+
+
+class SelfWatch:
+    """CPU, memory and loop lag of this process from ``start`` to ``stop``."""
+
+    def __init__(self, make_timer: TimerFactory, clock: Clock) -> None:
+        self._clock = clock
+        self._lags = array("q")
+        self._timer: Timer = make_timer(self._tick)
+        self._began_ns, self._began_cpu_s = clock(), time.process_time()
+        self._due_ns = self._began_ns + LAG_EVERY_NS
+        self._timer.arm(self._due_ns)
+
+    def _tick(self) -> None:
+        now_ns = self._clock()
+        self._lags.append(now_ns - self._due_ns)
+        self._due_ns = max(self._due_ns + LAG_EVERY_NS, now_ns)
+        self._timer.arm(self._due_ns)
+
+    def stop(self, figures: Figures) -> None:
+        """Put what was seen into ``figures``."""
+        self._timer.close()
+        figures.wall_s = seconds(self._clock() - self._began_ns)
+        figures.cpu_s = time.process_time() - self._began_cpu_s
+        figures.rss_bytes = peak_rss_bytes()
+        figures.loop_lags_ns = self._lags.tolist()
+
+
+def peak_rss_bytes() -> int | None:
+    """This process's peak resident memory; None where the system does not tell.
+
+    Not getrusage: its maximum survives exec, so a child would report its parent's.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except FileNotFoundError:
+        return None
+    return None
+
+
+def client_quality(
+    processes: Iterable[Figures], replies: ReplyFigures, in_flight_target: int | None
+) -> ClientQuality:
+    """The client's figures of a trial, over one or more processes: the busiest one's CPU share, everyone's lags."""
+    parts = list(processes)
+    loop_lag, skew = Values(), Values()
+    for part in parts:
+        loop_lag.extend(part.loop_lags_ns)
+        skew.extend(part.skews_ns)
+    to_s = 1 / NS_PER_S
+    shares = [part.cpu_s / part.wall_s for part in parts if part.wall_s > 0]
+    rss = [part.rss_bytes for part in parts if part.rss_bytes is not None]
+    # One process without kernel stamps makes the whole trial's stamps as good as its own.
+    stamps = "kernel" if all(part.stamps == "kernel" for part in parts) else "user"
+    return ClientQuality(
+        driver=parts[0].driver,
+        stamps=cast(Literal["kernel", "user"], stamps),
+        cpu_share=max(shares) if shares else None,
+        cpu_s=sum(part.cpu_s for part in parts),
+        loop_lag_s=loop_lag.dist(to_s),
+        stamp_lag_s=replies.stamp_lag.dist(to_s),
+        send_lag_s=replies.send_lag.dist(to_s),
+        reads=replies.reads or None,
+        coalesced_reads=replies.coalesced if replies.reads else None,
+        in_flight_target=in_flight_target,
+        arrival_skew_s=skew.dist(to_s),
+        loop=parts[0].loop,
+        workers=len(parts),
+        rss_bytes=sum(rss) if rss else None,
+    )

@@ -1,0 +1,37 @@
+"""A trial's load from this process, or from workers of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from loadgen.load.client import LoadOutcome, Stop, run_here
+from loadgen.load.dispatch import OnSample
+from loadgen.protocols import DriverFactory
+from loadgen.records import Trial
+
+
+def run_trial_load(
+    trial: Trial,
+    base_url: str,
+    make_driver: DriverFactory,
+    driver_options: Mapping[str, Any],
+    on_sample: OnSample,
+    *,
+    workers: int | None = None,
+    stop: Stop = lambda: False,
+) -> LoadOutcome | None:
+    """Send a trial's load to ``base_url`` from this process, or from ``workers`` of its own (the trial's number).
+
+    ``stop`` is asked a few times a second; once it says true, sending ends and the result is None (a server that
+    died needs no million failed requests).
+
+    Owns the event loop. Workers hand their samples over at the end, in the order the requests ended; they import
+    ``make_driver`` by its name. Raises WorkerDied when one ends early, and what ``run_load`` raises.
+    """
+    count = trial.load.workers if workers is None else workers
+    if count > 1:
+        from loadgen.load.workers import run_workers
+
+        return run_workers(trial, base_url, make_driver, driver_options, on_sample, workers=count, stop=stop)
+    return run_here(trial, base_url, make_driver, driver_options, on_sample, stop=stop)

@@ -1,0 +1,227 @@
+"""Load from several processes, where one core is not enough.
+
+Each worker is a fresh interpreter with its own connections, event loop and share of the schedule; nothing is said
+per request. Talk with the parent is one line of JSON each: job → worker, ``ready`` → parent (connections open,
+warm-up drained), start instant → worker (the monotonic clock is one for all processes of a host), outcome → parent.
+Samples go to a part file per worker, and are merged by the time they ended.
+
+A worker dies with its parent: its standard input closes, and the kernel kills it besides. A worker that dies early
+fails the trial: a load that silently got lower would look like a faster server.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from loadgen.errors import BadInput, LoadgenError, WorkerDied
+from loadgen.load.client import STOP_PERIOD_S, LoadOutcome, Stop, places_of
+from loadgen.load.dispatch import OnSample
+from loadgen.load.quality import Figures, ReplyFigures, client_quality
+from loadgen.load.worker import import_name
+from loadgen.metrics.in_flight import in_flight
+from loadgen.protocols import DriverFactory
+from loadgen.records import OPEN_LOOP, Sample, Trial
+from loadgen.results.store import read_samples
+from loadgen.units import nanoseconds
+
+START_IN_S = 0.1  # every worker must have read the start instant before it comes
+STOP_S = 15.0  # for a worker to write what has come, once told to stop
+
+
+def run_workers(
+    trial: Trial,
+    base_url: str,
+    make_driver: DriverFactory,
+    driver_options: Mapping[str, Any],
+    on_sample: OnSample,
+    *,
+    workers: int,
+    stop: Stop = lambda: False,
+) -> LoadOutcome | None:
+    """Send a trial's load from ``workers`` processes; raises WorkerDied when one fails, as soon as it does.
+
+    Interrupted, or once ``stop`` says true, it hands out the samples that every worker had, and raises on, or
+    returns None.
+    """
+    places_of(trial.load, (0, workers))  # says so here and now when there is not a request for each
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loadgen-workers-")))
+        job = {
+            "trial": asdict(trial),
+            "base_url": base_url,
+            "make_driver": import_name(make_driver),
+            "driver_options": dict(driver_options),
+            "workers": workers,
+        }
+        members = [stack.enter_context(_Worker(number, folder, job)) for number in range(workers)]
+        try:
+            _wait_for_all(members, "ready", stop)
+            start_ns = time.monotonic_ns() + nanoseconds(START_IN_S)
+            for worker in members:
+                worker.tell({"start_ns": start_ns})
+            outcomes = [answer["outcome"] for answer in _wait_for_all(members, "outcome", stop)]
+        except (KeyboardInterrupt, _Stopped) as why:
+            for worker in members:
+                worker.stop()
+            _merge([worker.part for worker in members if worker.part.exists()], on_sample)
+            if isinstance(why, _Stopped):
+                return None
+            raise
+        for worker in members:
+            worker.finish()
+        return _joined(trial, outcomes, start_ns, _merge([worker.part for worker in members], on_sample))
+
+
+class _Stopped(Exception):
+    """The load is no longer wanted."""
+
+
+class _Worker:
+    """One child process, as its parent sees it."""
+
+    def __init__(self, number: int, folder: Path, job: Mapping[str, Any]) -> None:
+        self.number, self.part = number, folder / f"{number}.parquet"
+        self._log = folder / f"{number}.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "loadgen.load.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C goes to the parent, which stops its workers in order
+                env={**os.environ, "LOADGEN_PARENT": str(os.getpid())},
+            )
+        assert self.process.stdout is not None
+        self.output = self.process.stdout.fileno()
+        self._said = b""
+        self.tell({**job, "number": number, "part": str(self.part)})
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        assert self.process.stdin is not None
+        line = memoryview(orjson.dumps(message) + b"\n")
+        try:
+            while line:
+                line = line[self.process.stdin.write(line) or 0 :]
+        except BrokenPipeError:
+            self.died()
+
+    def receive(self) -> dict[str, Any] | None:
+        """What it says, once a whole line is there. Raises WorkerDied at the end of its output."""
+        got = os.read(self.output, 1 << 20)
+        if not got:
+            self.died()
+        self._said += got
+        if not self._said.endswith(b"\n"):
+            return None
+        line, self._said = self._said, b""
+        return cast(dict[str, Any], orjson.loads(line))
+
+    def died(self) -> None:
+        code = self.process.wait(STOP_S)
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        tail = "".join(f"\n  | {line}" for line in self._log.read_text(errors="replace").splitlines()[-12:])
+        raise WorkerDied(f"load generator worker {self.number} ended early ({how}){tail}")
+
+    def stop(self) -> None:
+        """Have it write what it has, and wait for that."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def finish(self) -> None:
+        if self.process.wait(STOP_S) != 0:
+            self.died()
+
+
+def _wait_for_all(members: list[_Worker], key: str, stop: Stop) -> list[dict[str, Any]]:
+    """The next message of each worker. Raises WorkerDied as soon as one ends instead, LoadgenError for its fault."""
+    waiting = {worker.output: worker for worker in members}
+    heard: dict[int, dict[str, Any]] = {}
+    while waiting:
+        if stop():
+            raise _Stopped
+        for pipe in select.select(list(waiting), [], [], STOP_PERIOD_S)[0]:
+            worker = waiting[pipe]
+            message = worker.receive()
+            if message is None:
+                continue
+            if "error" in message:
+                kind = BadInput if message["bad_input"] else LoadgenError
+                raise kind(f"load generator worker {worker.number}: {message['error']}")
+            assert key in message
+            heard[worker.number] = message
+            del waiting[pipe]
+    return [heard[worker.number] for worker in members]
+
+
+class _Merged:
+    """What the merged samples say, besides being handed on."""
+
+    def __init__(self) -> None:
+        self.replies = ReplyFigures()
+        self.sent_ns, self.end_ns = array("q"), array("q")
+
+
+def _merge(parts: list[Path], on_sample: OnSample) -> _Merged:
+    merged = _Merged()
+    samples: Iterator[Sample] = heapq.merge(*map(read_samples, parts), key=lambda sample: sample.reply.end_ns)
+    for sample in samples:
+        if sample.phase == "measured":
+            merged.replies.add(sample.reply, sample.due_ns)
+            merged.sent_ns.append(sample.reply.sent_ns)
+            merged.end_ns.append(sample.reply.end_ns)
+        on_sample(sample, 0)
+    return merged
+
+
+def _joined(trial: Trial, outcomes: list[dict[str, Any]], start_ns: int, merged: _Merged) -> LoadOutcome:
+    target = None if trial.load.kind in OPEN_LOOP else trial.load.concurrency
+    figures = tuple(Figures(**one) for outcome in outcomes for one in outcome["processes"])
+    mean, most = in_flight(merged.sent_ns, merged.end_ns)
+
+    def total(key: str) -> int:
+        return sum(outcome[key] for outcome in outcomes)
+
+    return LoadOutcome(
+        quality=client_quality(figures, merged.replies, target),
+        in_flight_mean=mean,
+        in_flight_max=most,
+        in_flight_target=target,
+        start_ns=start_ns,
+        requests_sent=total("requests_sent"),
+        requests_failed=total("requests_failed"),
+        warmup_sent=total("warmup_sent"),
+        warmup_failed=total("warmup_failed"),
+        processes=figures,
+    )
+
+
+# The child's side.

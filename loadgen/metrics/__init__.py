@@ -1,0 +1,1 @@
+"""Samples → figures and the doubts about them. Pure: no clocks, files or network."""

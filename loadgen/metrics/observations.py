@@ -1,0 +1,92 @@
+"""What samples say besides latencies: counts that disagree, a slow start, latency that grows. Pure."""
+
+from __future__ import annotations
+
+from loadgen.records import Sample
+from loadgen.units import seconds
+
+EXAMPLES = 3
+
+
+class Mismatch:
+    """How often two counts disagreed, and the first few examples in words."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.examples: list[str] = []
+
+    def add(self, example: str) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(example)
+
+
+class Observations:
+    """Takes measured samples one by one; ``checks`` reads it. Failed ones give no latency."""
+
+    def __init__(self) -> None:
+        self.ok = 0
+        self.uncounted = 0  # replies whose output tokens nobody counted
+        self.unstreamed = 0  # streaming was asked for, and no token came before the end
+        self.one_piece = 0  # several tokens, and all came in one arrival
+        self.output_mismatch = Mismatch()  # asked / streamed / usage
+        self.prompt_mismatch = Mismatch()
+        self.first_sent_ns: int | None = None
+        self.first_e2e_ns = 0
+        self._origin_ns: int | None = None
+        self._sum_x = self._sum_y = self._sum_xx = self._sum_xy = self._last_x = 0.0
+
+    def add(self, sample: Sample, start_ns: int, e2e_ns: int) -> None:
+        """Take a valid sample with its start and E2E latency."""
+        reply = sample.reply
+        self.ok += 1
+        if self.first_sent_ns is None or reply.sent_ns < self.first_sent_ns:
+            self.first_sent_ns, self.first_e2e_ns = reply.sent_ns, e2e_ns
+        if reply.output_tokens is None:
+            self.uncounted += 1
+        if not reply.token_ns:
+            self.unstreamed += 1
+        elif len(reply.token_ns) == 1 and sample.output_tokens_asked > 1:
+            self.one_piece += 1
+        self._compare(sample)
+        self._trend(start_ns, e2e_ns)
+
+    def _compare(self, sample: Sample) -> None:
+        reply, batch = sample.reply, sample.batch_size
+        counts = {"asked": sample.output_tokens_asked * batch}
+        if reply.token_ns and reply.counted_by == "ids":
+            counts["streamed"] = sum(reply.tokens_per_arrival)
+        if reply.output_tokens is not None:
+            counts["received"] = sum(reply.output_tokens)
+        if reply.usage_output_tokens is not None:
+            counts["usage"] = reply.usage_output_tokens
+        if len(set(counts.values())) > 1:
+            words = ", ".join(f"{name} {count}" for name, count in counts.items())
+            self.output_mismatch.add(f"request {reply.seq}: {words}")
+        used, sent = reply.usage_prompt_tokens, sample.input_tokens * batch
+        if used is not None and used != sent:
+            self.prompt_mismatch.add(f"request {reply.seq}: sent {sent}, usage {used}")
+
+    def _trend(self, start_ns: int, e2e_ns: int) -> None:
+        if self._origin_ns is None:
+            self._origin_ns = start_ns
+        x, y = seconds(start_ns - self._origin_ns), seconds(e2e_ns)
+        self._sum_x += x
+        self._sum_y += y
+        self._sum_xx += x * x
+        self._sum_xy += x * y
+        self._last_x = max(self._last_x, x)
+
+    def growth(self) -> float | None:
+        """Latency at the end of the trial over that at its start, by the least-squares line; None if it has none.
+
+        A server that keeps up stays near 1; one that does not has a queue, and latency, that grow with time.
+        """
+        spread = self.ok * self._sum_xx - self._sum_x**2
+        if self.ok < 3 or spread <= 0:
+            return None
+        slope = (self.ok * self._sum_xy - self._sum_x * self._sum_y) / spread
+        first = (self._sum_y - slope * self._sum_x) / self.ok
+        mean = self._sum_y / self.ok
+        # A steep line may start below zero; nothing is faster than a small part of the mean.
+        return (first + slope * self._last_x) / max(first, mean / 20)

@@ -1,0 +1,151 @@
+"""Samples → Summary. Drivers stamp; this is the one place that subtracts.
+
+Definitions (sources in the README's table of words): *start* is the due time in open loop, else the time sent;
+E2E runs from start to the last token, TTFT from start to the first; TPOT = (E2E − TTFT)/(n − 1). Warm-up samples and
+failed ones give no latency. What cannot be told from a sample is left out of its distribution, never put in as 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from loadgen.metrics.distribution import Values
+from loadgen.metrics.distribution import dist as dist  # a figure of its own, for callers of this module
+from loadgen.metrics.observations import Observations
+from loadgen.records import Sample, Summary
+from loadgen.units import NS_PER_S, seconds
+
+
+def start_ns(sample: Sample) -> int:
+    """Where latency begins: when the request was due in open loop, else when it was sent."""
+    return sample.reply.sent_ns if sample.due_ns is None else sample.due_ns
+
+
+def e2e_ns(sample: Sample) -> int:
+    """Start → last token; without streaming, start → end of the reply."""
+    reply = sample.reply
+    return (reply.token_ns[-1] if reply.token_ns else reply.end_ns) - start_ns(sample)
+
+
+def tokens_per_sequence(sample: Sample) -> float | None:
+    """Output tokens of one sequence (the mean over a batch); None when nobody counted them."""
+    counted = sample.reply.output_tokens
+    return sum(counted) / len(counted) if counted else None
+
+
+def token_gaps_ns(sample: Sample) -> list[int]:
+    """ITL: the gaps between token arrivals. A chunk of k tokens is one gap.
+
+    In a batch the sequences' tokens arrive side by side, and the gaps between neighbours say nothing about any
+    sequence; there an arrival counts once it brings every sequence, on average, one token further.
+    """
+    reply, batch = sample.reply, sample.batch_size
+    if batch == 1:
+        stamps: Sequence[int] = reply.token_ns
+    else:
+        steps, tokens = [], 0
+        for at_ns, count in zip(reply.token_ns, reply.tokens_per_arrival, strict=True):
+            if (tokens + count) // batch > tokens // batch:
+                steps.append(at_ns)
+            tokens += count
+        stamps = steps
+    return [later - earlier for earlier, later in pairwise(stamps)]
+
+
+def error_class(error: str) -> str:
+    """``TimedOut`` of ``TimedOut: no first byte in 600 s``."""
+    return error.split(":", 1)[0]
+
+
+class Accumulator:
+    """Takes samples one by one and forgets them; ``summary`` may be asked for at any time.
+
+    ``observations`` are what ``caveats`` needs besides.
+    """
+
+    def __init__(self) -> None:
+        self.observations = Observations()
+        self._ok = 0
+        self._errors: Counter[str] = Counter()
+        self._first_sent_ns: int | None = None
+        self._last_end_ns = 0
+        self._input_tokens = self._output_tokens = 0
+        self._uncounted = 0
+        self._e2e, self._ttft, self._tpot, self._itl = Values(), Values(), Values(), Values()
+        self._per_token, self._send_lag = Values(), Values()
+
+    def add(self, sample: Sample) -> None:
+        """Take a sample; warm-up is left out."""
+        if sample.phase != "measured":
+            return
+        reply = sample.reply
+        if reply.error is not None:
+            self._errors[error_class(reply.error)] += 1
+            return
+        self._ok += 1
+        if self._first_sent_ns is None or reply.sent_ns < self._first_sent_ns:
+            self._first_sent_ns = reply.sent_ns
+        self._last_end_ns = max(self._last_end_ns, reply.end_ns)
+        self._input_tokens += sample.input_tokens * sample.batch_size
+        start, e2e = start_ns(sample), e2e_ns(sample)
+        self._e2e.add(e2e)
+        self.observations.add(sample, start, e2e)
+        if sample.due_ns is not None:
+            self._send_lag.add(reply.sent_ns - sample.due_ns)
+        tokens = tokens_per_sequence(sample)
+        if reply.output_tokens is None or tokens is None:
+            self._uncounted += 1
+        else:
+            self._output_tokens += sum(reply.output_tokens)
+            if tokens:
+                self._per_token.add(e2e / tokens)
+        if reply.token_ns:
+            ttft = reply.token_ns[0] - start
+            self._ttft.add(ttft)
+            # A reply that came in one piece shows no pace: 0 would be a wrong number that looks right.
+            if len(reply.token_ns) > 1 and tokens is not None and tokens >= 2:
+                self._tpot.add((e2e - ttft) / (tokens - 1))
+                self._itl.extend(token_gaps_ns(sample))
+
+    def summary(self, in_flight_mean: float | None = None, in_flight_max: int | None = None) -> Summary:
+        """The figures so far. Token rates are None when a sample's tokens were counted by nobody."""
+        duration_s = None
+        if self._first_sent_ns is not None and self._last_end_ns > self._first_sent_ns:
+            duration_s = seconds(self._last_end_ns - self._first_sent_ns)
+
+        def rate(count: int, known: bool = True) -> float | None:
+            return count / duration_s if duration_s is not None and known else None
+
+        counted = self._uncounted == 0
+        to_s = 1 / NS_PER_S
+        return Summary(
+            requests_ok=self._ok,
+            requests_failed=self._errors.total(),
+            errors=dict(self._errors),
+            duration_s=duration_s,
+            e2e_s=self._e2e.dist(to_s),
+            ttft_s=self._ttft.dist(to_s),
+            tpot_s=self._tpot.dist(to_s),
+            itl_s=self._itl.dist(to_s),
+            latency_per_output_token_s=self._per_token.dist(to_s),
+            send_lag_s=self._send_lag.dist(to_s),
+            output_tokens=self._output_tokens,
+            input_tokens=self._input_tokens,
+            output_tokens_per_s=rate(self._output_tokens, counted),
+            total_tokens_per_s=rate(self._output_tokens + self._input_tokens, counted),
+            requests_per_s=rate(self._ok),
+            in_flight_mean=in_flight_mean,
+            in_flight_max=in_flight_max,
+        )
+
+
+def summarise(
+    samples: Iterable[Sample], in_flight_mean: float | None = None, in_flight_max: int | None = None
+) -> Summary:
+    """The figures of one trial's samples."""
+    accumulator = Accumulator()
+    for sample in samples:
+        accumulator.add(sample)
+    return accumulator.summary(in_flight_mean, in_flight_max)

@@ -1,0 +1,137 @@
+"""Profile → Plan: trials in the order they run, each with an id that is a hash of all that decides its result.
+
+Pure: no clocks, no files, no global randomness. The same profile gives the same plan on any machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from loadgen.identity import digest, server_key
+from loadgen.plan import interleave
+from loadgen.profile.profile import Cell, Profile, Target
+from loadgen.records import LoadSpec, ModelSpec, Order, Search, ServerSpec, Trial
+from loadgen.theory.predict import relative_cost
+
+ID_SCHEME = 1  # to be raised when the same fields come to mean something else
+SEED_BITS = 62
+# Where a server runs and how long it may take to start do not decide what it does. ``python`` names a place too;
+# the versions behind it are kept with each result.
+NOT_IN_IDS = frozenset({"gpus", "host", "port", "python", "ready_timeout_s"})
+NAMES_ONLY = frozenset({"name", "checkpoint"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Trials in order: whole passes (repeats) follow each other, each from the cheapest trial to the dearest, so
+    that an early end leaves the most cells and drift over time strikes all cells alike.
+
+    ``grouped``: the trials of one server stand together. ``interleaved``: see interleave.py. ``searches`` come after
+    the trials of their servers.
+    """
+
+    trials: tuple[Trial, ...]
+    order: Order = "grouped"
+    searches: tuple[Search, ...] = ()
+
+    def groups(self) -> list[tuple[ServerSpec | None, tuple[Trial, ...]]]:
+        """Runs of trials that share a server, in order; ``None`` is an endpoint that already runs."""
+        grouped: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            grouped.setdefault(server_key(trial), []).append(trial)
+        return [(trials[0].server, tuple(trials)) for trials in grouped.values()]
+
+    def sets(self) -> list[tuple[Trial, ...]]:
+        """The trials whose servers are up together, in order."""
+        if self.order == "grouped":
+            return [trials for _, trials in self.groups()]
+        return interleave.sets(self.trials)
+
+    def without(self, done: Iterable[str]) -> Plan:
+        """What is left when the trials of these ids are done."""
+        ids = frozenset(done)
+        return replace(self, trials=tuple(trial for trial in self.trials if trial.id not in ids))
+
+
+def make_plan(profile: Profile) -> Plan:
+    """Every cell as a trial, once. Servers come in the order in which the profile first asks for them."""
+    trials = {trial.id: trial for trial in map(trial_of, profile.cells)}
+    keys = {trial.id: server_key(trial) for trial in trials.values()}
+    servers = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
+    places = {id_: place for place, id_ in enumerate(trials)}
+
+    def order(trial: Trial) -> tuple[int, int, float, int]:
+        return servers[keys[trial.id]], trial.repeat, relative_cost(trial), places[trial.id]
+
+    if profile.order == "interleaved":
+        arranged = interleave.arrange(list(trials.values()), server_key)
+    else:
+        arranged = tuple(sorted(trials.values(), key=order))
+    return Plan(trials=arranged, order=profile.order, searches=profile.searches)
+
+
+def trial_of(cell: Cell) -> Trial:
+    """A cell with its id, and with the seed of its own prompts.
+
+    The seed follows from the load and the repeat but not from the server: frameworks, tp and dtypes are
+    compared on equal prompts, while other lengths, batches and repeats on one server never meet the same prompt.
+    """
+    work = _work(cell)
+    seed = int(digest(work)[:16], 16) % 2**SEED_BITS
+    return Trial(
+        id=digest({"scheme": ID_SCHEME, "on": _engine(cell), "work": work})[:16],
+        load=dataclasses.replace(cell.load, seed=seed),
+        server=cell.server,
+        url=cell.target.url if cell.target else None,
+        model_name=cell.target.model_name if cell.target else None,
+        vocab=cell.server.model.vocab if cell.server else cell.target.vocab if cell.target else None,
+        repeat=cell.repeat,
+    )
+
+
+def endpoint_trial(
+    load: LoadSpec, url: str, model_name: str | None = None, vocab: int | None = None, repeat: int = 0
+) -> Trial:
+    """The one trial of ``loadgen run``: an endpoint that already runs."""
+    return trial_of(
+        Cell(load=load, target=Target(url=url, model_name=model_name, vocab=vocab), repeat=repeat)
+    )
+
+
+def _work(cell: Cell) -> dict[str, Any]:
+    load = _differing(cell.load)
+    if cell.trace_digest:
+        load["trace"] = cell.trace_digest  # the content decides, not where it lies
+    return {"load": load, "repeat": cell.repeat}
+
+
+def _engine(cell: Cell) -> dict[str, Any]:
+    if cell.server is None:
+        return {} if cell.target is None else dataclasses.asdict(cell.target)
+    server = {
+        key: value for key, value in _differing(cell.server).items() if key not in NOT_IN_IDS | {"model"}
+    }
+    model = {key: value for key, value in _differing(cell.server.model).items() if key not in NAMES_ONLY}
+    return {"server": server, "model": model, "device": "gpu" if cell.server.gpus else "cpu"}
+
+
+def _differing(record: LoadSpec | ServerSpec | ModelSpec) -> dict[str, Any]:
+    """The fields that have no default or another value than it: a field added later leaves old ids alone."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        default = (
+            field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        )
+        if value != default:
+            values[field.name] = _plain(value)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,1 @@
+"""TOML and flags → a checked Profile; every error names file, key, value and what is accepted."""

@@ -1,0 +1,278 @@
+"""One point of a sweep → a cell: the server and the load it asks for, checked against model, mode and machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from loadgen.errors import BadInput, ProfileError
+from loadgen.profile.profile import Cell, Target
+from loadgen.profile.schema import FrameworkTable, Origins, Path, ServerTable, Tables, together
+from loadgen.profile.values import AUTO, did_you_mean
+from loadgen.records import LoadSpec, ModelSpec, ServerSpec, Timeouts
+from loadgen.theory import models
+
+USED_BY: dict[str, frozenset[str]] = {
+    "static": frozenset({"batch_size"}),
+    "closed": frozenset({"concurrency", "max_rate"}),
+    "constant": frozenset({"rate"}),
+    "poisson": frozenset({"rate"}),
+    "gamma": frozenset({"rate", "burstiness"}),
+    "ramp": frozenset({"rate", "rate_end"}),
+    "trace": frozenset({"trace"}),
+}
+TRACE_KEYS = ("offset_s", "input_tokens", "output_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One value for every key of [server] and [load], where each came from, and the swept options."""
+
+    values: Mapping[str, Any]
+    paths: Mapping[str, Path]
+    options: Mapping[str, Any]
+
+
+class Problems:
+    """Collects what is wrong, to be raised at once."""
+
+    def __init__(self, origins: Origins) -> None:
+        self._origins = origins
+        self._found: list[ProfileError] = []
+
+    def add(self, path: Sequence[str | int], value: object, why: str, accepted: str | None) -> None:
+        self._found.append(self._origins.problem(path, value, why, accepted))
+
+    def check(self) -> None:
+        """Raise what was found, as one exception with a line for each problem."""
+        if self._found:
+            raise together(self._found)
+
+
+class Builder:
+    """Makes cells; models and traces are read once."""
+
+    def __init__(
+        self, tables: Tables, problems: Problems, gpu_count: int | None, frameworks: Sequence[str] | None
+    ) -> None:
+        self._tables, self._problems = tables, problems
+        self._gpu_count, self._frameworks = gpu_count, frameworks
+        self._models: dict[str, ModelSpec | BadInput] = {}
+        self._traces: dict[str, _Trace | BadInput] = {}
+
+    def cells(self, point: Point, repeats: Sequence[int]) -> list[Cell]:
+        """The repeats of a point; none when it has a problem, which is then noted."""
+        server = target = None
+        if self._tables.target is None:
+            server = self._server(point)
+            if server is None:
+                return []
+        else:
+            table = self._tables.target
+            target = Target(url=table.url or "", model_name=table.model, vocab=table.vocab)
+        trace = self._trace(point)
+        if isinstance(trace, BadInput):
+            return []
+        load = _load(point, trace, self._tables.load.timeouts.model_dump())
+        if server is not None:
+            self._check_lengths(point, server, load)
+        digest = trace.digest if trace else ""
+        return [
+            Cell(load=load, server=server, target=target, repeat=repeat, trace_digest=digest)
+            for repeat in repeats
+        ]
+
+    def _server(self, point: Point) -> ServerSpec | None:
+        values = point.values
+        name = values["framework"]
+        model = self._model(point)
+        known = self._frameworks
+        if name is None:
+            accepted = ", ".join(known) if known else "hf, …"
+            self._problems.add(point.paths["framework"], None, "is missing", accepted)
+        elif known is not None and name not in known:
+            why = "is no known framework" + did_you_mean(name, known)
+            self._problems.add(point.paths["framework"], name, why, ", ".join(known))
+        gpus = self._gpus(point, model) if model else None
+        if name is None or model is None or gpus is None:
+            return None
+        own = self._tables.frameworks.get(name, FrameworkTable())
+        table = self._tables.server or ServerTable()
+        capacity = own.max_batch or table.max_batch
+        swept_dtype = point.paths["dtype"][0] == "sweep"
+        return ServerSpec(
+            framework=name,
+            model=model,
+            tp=values["tp"],
+            pp=values["pp"],
+            gpus=gpus,
+            dtype=values["dtype"] if swept_dtype else own.dtype or values["dtype"],
+            max_batch=None if capacity == AUTO else capacity,
+            dummy_weights=model.checkpoint is None if table.dummy_weights is None else table.dummy_weights,
+            python=own.python or table.python,
+            ready_timeout_s=own.ready_timeout_s or table.ready_timeout_s,
+            options={**table.options, **own.options, **point.options},
+        )
+
+    def _model(self, point: Point) -> ModelSpec | None:
+        name = point.values["model"]
+        if name is None:
+            accepted = f"{', '.join(models.PRESETS)}, or a checkpoint folder"
+            self._problems.add(point.paths["model"], None, "is missing", accepted)
+            return None
+        if name not in self._models:
+            try:
+                spec = models.resolve(name)
+                self._models[name] = models.extend_context(spec, point.values["extend_context"] or 1)
+            except BadInput as error:
+                self._models[name] = error
+        found = self._models[name]
+        if isinstance(found, BadInput):
+            self._problems.add(point.paths["model"], name, str(found), None)
+            return None
+        if found.checkpoint is None and point.values["dummy_weights"] is False:
+            why = f"{name} is a preset, which has random weights only"
+            self._problems.add(
+                ("server", "dummy_weights"), False, why, "true, or a checkpoint folder as model"
+            )
+            return None
+        return found
+
+    def _gpus(self, point: Point, model: ModelSpec) -> tuple[int, ...] | None:
+        """The devices of a server: the first tp × pp of those it may use, none on the CPU."""
+        tp, pp, gpus = point.values["tp"], point.values["pp"], point.values["gpus"]
+        own, listed = self._tables.frameworks.get(point.values["framework"] or ""), "server.gpus"
+        if own is not None and own.gpus is not None:
+            gpus, listed = own.gpus, f"frameworks.{point.values['framework']}.gpus"
+        blamed = "pp" if pp > model.layers or tp == 1 < pp else "tp"
+        path, value = point.paths[blamed], point.values[blamed]
+        problem = models.split_problem(model, tp, pp)
+        if problem is not None:
+            fits = [n for n in models.valid_tp(model) if n <= 64]
+            accepted = f"tp {', '.join(map(str, fits))}; pp up to {model.layers}"
+            self._problems.add(path, value, problem, accepted)
+            return None
+        if gpus == []:
+            return ()
+        count, need = self._gpu_count, tp * pp
+        if gpus is not None and count is not None and max(gpus) >= count:
+            accepted = f"indices below {count}" if count else "[] for the CPU"
+            self._problems.add(listed.split("."), gpus, f"this machine has {count} GPUs", accepted)
+            return None
+        have = len(gpus) if gpus is not None else count
+        if have is not None and need > have:
+            whose = "this machine has" if gpus is None else f"{listed} lists"
+            accepted = f"tp × pp up to {have}" if have else "server.gpus = [] to run on the CPU"
+            self._problems.add(path, value, f"tp × pp = {need} GPUs are needed, {whose} {have}", accepted)
+            return None
+        return tuple(gpus[:need]) if gpus is not None else tuple(range(need))
+
+    def _check_lengths(self, point: Point, server: ServerSpec, load: LoadSpec) -> None:
+        model, length = server.model, load.input_tokens + load.output_tokens
+        if length > model.max_context:
+            longest = "input_tokens" if load.input_tokens >= load.output_tokens else "output_tokens"
+            self._problems.add(
+                point.paths["trace" if load.kind == "trace" else longest],
+                point.values["trace" if load.kind == "trace" else longest],
+                f"{load.input_tokens} input + {load.output_tokens} output tokens are over the context of "
+                f"{model.name}, {model.max_context}",
+                f"a sum up to {model.max_context}"
+                + ("" if model.checkpoint else "; server.extend_context lets random weights go further"),
+            )
+        if server.max_batch is not None and load.batch_size > server.max_batch:
+            why = f"is over max_batch = {server.max_batch} of the server"
+            accepted = f"up to {server.max_batch}"
+            self._problems.add(point.paths["batch_size"], load.batch_size, why, accepted)
+
+    def _trace(self, point: Point) -> _Trace | BadInput | None:
+        if point.values["mode"] != "trace":
+            return None
+        path = point.values["trace"]
+        if path not in self._traces:
+            try:
+                self._traces[path] = _read_trace(path)
+            except BadInput as error:
+                self._traces[path] = error
+        found = self._traces[path]
+        if isinstance(found, BadInput):
+            self._problems.add(point.paths["trace"], path, str(found), "JSON lines: " + ", ".join(TRACE_KEYS))
+        return found
+
+
+def _load(point: Point, trace: _Trace | None, timeouts: Mapping[str, float]) -> LoadSpec:
+    values = dict(point.values)
+    if trace is not None:
+        values |= {
+            "input_tokens": trace.input_tokens,
+            "output_tokens": trace.output_tokens,
+            "requests": trace.requests,
+        }
+    mode = values["mode"]
+    keys = {"batch_size", "concurrency", "max_rate", "rate", "rate_end", "burstiness", "trace"}
+    used = {key: values[key] for key in keys & USED_BY[mode]}
+    requests, warmup = _default_counts(mode, values)
+    return LoadSpec(
+        kind=mode,
+        input_tokens=values["input_tokens"],
+        output_tokens=values["output_tokens"],
+        requests=requests if values["requests"] is None else values["requests"],
+        warmup=warmup if values["warmup"] is None else values["warmup"],
+        stream=values["stream"],
+        seed=values["seed"],
+        workers=values["workers"],
+        timeouts=Timeouts(**timeouts),
+        **used,
+    )
+
+
+def _default_counts(mode: str, values: Mapping[str, Any]) -> tuple[int, int]:
+    """Measured and warm-up requests when the profile gives none: in open loop, about 30 s of arrivals."""
+    if mode == "static":
+        return 5, 1
+    if mode == "closed":
+        return max(16, 4 * values["concurrency"]), values["concurrency"]
+    return max(20, round(30 * (values["rate"] or 0))), 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trace:
+    """What a plan must know of a trace: its longest request, how many there are, and a hash of its content."""
+
+    input_tokens: int
+    output_tokens: int
+    requests: int
+    digest: str
+
+
+def _read_trace(path: str) -> _Trace:
+    try:
+        content = FilePath(path).read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror or error}") from None
+    lengths = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            offset, *pair = (entry[key] for key in TRACE_KEYS)
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"line {number} is no JSON object with those keys") from None
+        if isinstance(offset, bool) or not isinstance(offset, int | float) or not 0 <= offset < float("inf"):
+            raise BadInput(f"line {number}: offset_s = {offset!r} must be a number from 0")
+        if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
+            raise BadInput(f"line {number}: token counts {pair} must be whole numbers from 1")
+        lengths.append(pair)
+    if not lengths:
+        raise BadInput("holds no request")
+    inputs, outputs = zip(*lengths, strict=True)
+    return _Trace(
+        input_tokens=max(inputs),
+        output_tokens=max(outputs),
+        requests=len(lengths),
+        digest=hashlib.sha256(content).hexdigest()[:16],
+    )

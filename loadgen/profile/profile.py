@@ -1,0 +1,138 @@
+"""Profiles: TOML → a validated Profile. Every error names file, key, value and what is accepted.
+
+::
+
+    name = "exp1"                    # the results folder; the file's name when left out
+    description = "…"
+    order = "interleaved"            # servers of one model on equally many GPUs are up together and take turns,
+                                     # A B B A …, so that drift strikes all alike; "grouped": one after the other
+
+    [server]                         # what to stand up
+    framework = "hf"
+    model = "llama-13b"              # a preset, or a folder with config.json and safetensors
+    extend_context = 4096            # let a preset's random weights run past the context it was trained for
+    dtype = "bfloat16"               # or float16, float32
+    tp = 1                           # tensor parallel: every layer split over tp GPUs
+    pp = 1                           # pipeline: layers spread over pp GPUs
+    gpus = [0, 1]                    # device indices to use; [] is the CPU; all GPUs when left out
+    max_batch = 64                   # capacity that the server is started with, where it needs one; "auto": find the
+                                     # largest static batch that fits, for every pair of lengths, by bisection
+    dummy_weights = true             # random weights: what presets have, and a checkpoint when asked
+    python = "…"                     # the interpreter of the server's own installation
+    ready_timeout_s = 600
+    [server.options]                 # what the framework itself offers: see loadgen serve --help
+    engine = "generate"
+
+    [frameworks.hf]                  # laid over [server] for one framework
+    python = "…"                     # also: dtype, gpus, max_batch, ready_timeout_s, options
+
+    [load]                           # what to send
+    mode = "static"                  # static closed constant poisson gamma ramp trace
+    batch_size = 8                   # static: sequences in one wire call
+    concurrency = 8                  # closed: requests in flight
+    max_rate = 50.0                  # closed: at most so many requests per second
+    rate = 5.0                       # constant poisson gamma ramp: requests per second; ramp also takes rate_end
+    burstiness = 1.0                 # gamma: 1 is Poisson, smaller is burstier
+    trace = "trace.jsonl"            # trace: lines of offset_s, input_tokens, output_tokens
+    input_tokens = 20
+    output_tokens = 100
+    requests = 5                     # measured wire calls of a trial
+    warmup = 1                       # wire calls of the same shape before them
+    repeat = 3                       # times that each trial is run, each time with other prompts
+    stream = true
+    seed = 0
+    workers = 1                      # load generator processes
+    [load.timeouts]                  # connect_s, first_byte_s, between_bytes_s, total_s
+    total_s = 1800
+
+    [sweep]                          # or several [[sweep]]: lists in place of the single values above
+    tp = [1, 2, 4]
+    batch_size = [1, 8, 64]
+    combine = "product"              # or "zip": first with first, second with second, …
+    exclude = [{ tp = 1, batch_size = 64 }]
+    [sweep.options]
+    engine = ["generate", "compiled"]
+
+    [bisection]                      # for max_batch = "auto"
+    most = 4096                      # the largest batch to try
+    within = 0.05                    # how exactly to find it, relative to it
+
+    [target]                         # instead of [server]: an endpoint that already runs
+    url = "http://127.0.0.1:8000"
+    model = "llama-13b"              # what it calls its model
+    vocab = 32000                    # ids of prompts stay below it
+
+    [[finding]]                      # a claim of your own, decided by the report
+    id = "cheap enough"
+    claim = "doubling the batch costs less than half again"
+    metric = "e2e_s"                 # p50 of a cell, or its ratio to another
+    over = { batch = 8 }
+    under = { batch = 4 }
+    expect = "<= 1.5"
+
+    [telemetry]                      # what devices and server do meanwhile; decides no trial's id
+    enabled = true
+    period_s = 0.2                   # between scrapes
+    sources = ["http://127.0.0.1:9400/metrics"]  # Prometheus text endpoints: dcgm-exporter, Triton, vLLM, …
+    prometheus = "http://127.0.0.1:9090"         # a Prometheus server that scrapes them already
+    selector = 'job="dcgm"'          # label matchers that narrow what is read from it
+    exporter = true                  # loadgen's own, for what those do not have: NVML, the server's process tree
+    exporter_port = 0                # its port (0: a free one), for a Prometheus that should scrape it
+
+``--set KEY=VALUE`` lays a value over the file before it is checked. KEY is a dotted path (``load.timeouts.total_s``)
+or the bare name of a key above (``tp``), and a bare name replaces that key everywhere: a single value takes it out of
+the sweeps, a list (``tp=1,2,4`` or ``tp=[1,2,4]``) sweeps it. Paths of models and traces are relative to the
+working directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loadgen.records import LoadSpec, Order, Search, ServerSpec
+from loadgen.telemetry_records import TelemetrySpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """An endpoint that already runs."""
+
+    url: str
+    model_name: str | None = None
+    vocab: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One point of a sweep: a server (or an endpoint) and a load, and which repeat of it this is.
+
+    ``load.seed`` is still the profile's own. ``trace_digest`` stands for the content of a trace file.
+    """
+
+    load: LoadSpec
+    server: ServerSpec | None = None
+    target: Target | None = None
+    repeat: int = 0
+    trace_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A checked profile. ``text`` is the file as it was read and ``sets`` what was laid over it: both are stored.
+
+    ``findings`` are its ``[[finding]]`` tables as they stand: analysis knows what they may say, and who runs a sweep
+    has them checked before anything starts.
+    """
+
+    name: str
+    description: str
+    file: str
+    text: str
+    sets: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    order: Order = "grouped"
+    searches: tuple[Search, ...] = ()
+    telemetry: TelemetrySpec = field(default_factory=TelemetrySpec)
+    findings: tuple[Mapping[str, Any], ...] = ()

@@ -1,0 +1,245 @@
+"""What a profile's tables may hold: pydantic at the edge, and its findings in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from loadgen.errors import ProfileError
+from loadgen.profile.values import (
+    Amount,
+    Capacity,
+    Combine,
+    Count,
+    Devices,
+    Dtype,
+    Flag,
+    Index,
+    Mode,
+    Option,
+    Ordering,
+    Repeats,
+    Several,
+    Share,
+    Slug,
+    Text,
+    Url,
+    did_you_mean,
+)
+from loadgen.telemetry_records import TelemetrySpec
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origins:
+    """Where values came from: the file, or the ``--set`` that was laid over it.
+
+    Paths hold the number of the sweep block; ``single_sweep`` says that the file has one, which needs no number.
+    """
+
+    file: str
+    single_sweep: bool = True
+    sets: dict[Path, str] = field(default_factory=dict)
+
+    def problem(
+        self, path: Sequence[str | int], value: object, why: str, accepted: str | None
+    ) -> ProfileError:
+        laid = next((text for place, text in self.sets.items() if tuple(path[: len(place)]) == place), None)
+        file = self.file if laid is None else f"{self.file} (--set {laid})"
+        numbered = laid is None and not self.single_sweep  # a --set is laid over every block alike
+        return ProfileError(file, _shown(path, numbered=numbered), value, why, accepted)
+
+
+def _shown(path: Sequence[str | int], *, numbered: bool) -> str:
+    """A path as a user writes it: blocks are counted from one, places in a list of values are left out."""
+    parts = [str(part) for part in path if isinstance(part, str)]
+    if numbered and path[0] == "sweep" and len(path) > 1 and isinstance(path[1], int):
+        parts[0] = f"sweep#{path[1] + 1}"
+    return ".".join(parts)
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerTable(Table):
+    framework: Text | None = None
+    model: Text | None = None
+    extend_context: Count | None = None
+    dtype: Dtype = "bfloat16"
+    tp: Count = 1
+    pp: Count = 1
+    gpus: Devices | None = None
+    max_batch: Capacity | None = None
+    dummy_weights: Flag | None = None
+    python: Text | None = None
+    ready_timeout_s: Amount = 600.0
+    options: dict[str, Option] = {}
+
+
+class FrameworkTable(Table):
+    dtype: Dtype | None = None
+    gpus: Devices | None = None
+    max_batch: Capacity | None = None
+    python: Text | None = None
+    ready_timeout_s: Amount | None = None
+    options: dict[str, Option] = {}
+
+
+class TimeoutsTable(Table):
+    connect_s: Amount = 10.0
+    first_byte_s: Amount = 600.0
+    between_bytes_s: Amount = 120.0
+    total_s: Amount = 1800.0
+
+
+class LoadTable(Table):
+    mode: Mode = "static"
+    batch_size: Count = 1
+    concurrency: Count = 1
+    max_rate: Amount | None = None
+    rate: Amount | None = None
+    rate_end: Amount | None = None
+    burstiness: Amount = 1.0
+    trace: Text | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    requests: Count | None = None
+    warmup: Index | None = None
+    repeat: Repeats = [0]
+    stream: Flag = True
+    seed: Index = 0
+    workers: Count = 1
+    timeouts: TimeoutsTable = TimeoutsTable()
+
+
+class Axes(Table):
+    """The keys that a sweep can list."""
+
+    framework: Annotated[list[Text] | None, Several] = None
+    model: Annotated[list[Text] | None, Several] = None
+    dtype: Annotated[list[Dtype] | None, Several] = None
+    tp: Annotated[list[Count] | None, Several] = None
+    pp: Annotated[list[Count] | None, Several] = None
+    batch_size: Annotated[list[Count] | None, Several] = None
+    concurrency: Annotated[list[Count] | None, Several] = None
+    rate: Annotated[list[Amount] | None, Several] = None
+    input_tokens: Annotated[list[Count] | None, Several] = None
+    output_tokens: Annotated[list[Count] | None, Several] = None
+    stream: Annotated[list[Flag] | None, Several] = None
+    options: dict[str, Annotated[list[Option], Several]] = {}
+
+
+class SweepTable(Axes):
+    mode: Mode | None = None
+    requests: Count | None = None
+    warmup: Index | None = None
+    repeat: Repeats | None = None
+    combine: Combine = "product"
+    exclude: list[Axes] = []
+
+
+class BisectionTable(Table):
+    most: Count = 4096
+    within: Share = 0.05
+
+
+class TargetTable(Table):
+    url: Url | None = None
+    model: Text | None = None
+    vocab: Count | None = None
+
+
+class TelemetryTable(Table):
+    enabled: Flag = True
+    exporter: Flag = True
+    exporter_port: Index = 0
+    sources: Annotated[list[Url], Several] = []
+    prometheus: Url | None = None
+    selector: Text | None = None
+    period_s: Amount = 0.2
+
+
+class Tables(Table):
+    name: Slug | None = None
+    description: str = ""
+    order: Ordering = "grouped"
+    server: ServerTable | None = None
+    load: LoadTable = LoadTable()
+    sweep: list[SweepTable] = [SweepTable()]
+    frameworks: dict[str, FrameworkTable] = {}
+    bisection: BisectionTable = BisectionTable()
+    target: TargetTable | None = None
+    finding: list[dict[str, Any]] = []
+    telemetry: TelemetryTable = TelemetryTable()
+
+
+def parse(data: Mapping[str, Any], origins: Origins) -> Tables:
+    """Check tables as read from TOML. Raises one ProfileError with a line for each problem."""
+    try:
+        return Tables.model_validate(data)
+    except ValidationError as error:
+        problems = [_in_our_words(detail, origins) for detail in error.errors()]
+    raise together(problems)
+
+
+def telemetry_of(table: TelemetryTable) -> TelemetrySpec:
+    """The [telemetry] table as the record that the sweep takes."""
+    return TelemetrySpec(
+        enabled=table.enabled,
+        exporter=table.exporter,
+        exporter_port=table.exporter_port,
+        sources=tuple(table.sources),
+        prometheus=table.prometheus,
+        selector=table.selector or "",
+        period_s=table.period_s,
+    )
+
+
+def together(problems: Sequence[ProfileError]) -> ProfileError:
+    """Several problems as one exception, a line for each, none twice."""
+    first = problems[0]
+    first.args = ("\n".join(dict.fromkeys(str(problem) for problem in problems)),)
+    return first
+
+
+def _in_our_words(detail: ErrorDetails, origins: Origins) -> ProfileError:
+    path, value = detail["loc"], detail["input"]
+    if detail["type"] == "extra_forbidden":
+        known = _keys_at(path[:-1])
+        why = "is not a key here" + did_you_mean(path[-1], known)
+        return origins.problem(path, None, why, ", ".join(known))
+    if detail["type"] == "bad":
+        return origins.problem(path, value, detail["ctx"]["why"], detail["ctx"]["accepted"])
+    why, accepted = {
+        "model_type": ("is not a table", "a table of keys"),
+        "dict_type": ("is not a table", "a table of keys"),
+        "list_type": ("is not a list", "a list"),
+        "string_type": ("is not text", "text"),
+    }[detail["type"]]
+    return origins.problem(path, value, why, accepted)
+
+
+def _keys_at(path: Sequence[str | int]) -> list[str]:
+    """The keys that the table at this place takes."""
+    table: type[Table] = Tables
+    names = [part for part in path if isinstance(part, str)]
+    places: dict[str, type[Table]] = {
+        "server": ServerTable,
+        "load": LoadTable,
+        "timeouts": TimeoutsTable,
+        "sweep": SweepTable,
+        "exclude": Axes,
+        "frameworks": FrameworkTable,
+        "bisection": BisectionTable,
+        "target": TargetTable,
+        "telemetry": TelemetryTable,
+    }
+    for name in names:
+        table = places.get(name, table)
+    return list(table.model_fields)

@@ -1,0 +1,153 @@
+"""The kinds of value that a profile's keys take, each refusing others in plain words."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, get_args
+
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from loadgen.errors import BadInput
+from loadgen.records import LoadKind, OptionValue, Order
+from loadgen.theory.models import DTYPE_ALIASES, DTYPE_BYTES, dtype_name
+
+AUTO = "auto"
+Validator = Callable[[Any], Any]
+
+
+def _bad(why: str, accepted: str) -> PydanticCustomError:
+    # Braces would be taken for placeholders of pydantic's message template.
+    return PydanticCustomError("bad", "{why}", {"why": why, "accepted": accepted})
+
+
+def whole_number(least: int) -> Validator:
+    accepted = f"whole numbers from {least}"
+
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _bad("is not a whole number", accepted)
+        if value < least:
+            raise _bad(f"must be at least {least}", accepted)
+        return value
+
+    return check
+
+
+def _positive(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _bad("is not a number", "numbers above 0")
+    if not (math.isfinite(value) and value > 0):
+        raise _bad("must be above 0 and finite", "numbers above 0")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _bad("is not text" if not isinstance(value, str) else "is empty", "text")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _bad("is not true or false", "true, false")
+    return value
+
+
+def _capacity(value: Any) -> Any:
+    if isinstance(value, str):
+        if value != AUTO:
+            raise _bad("is neither a number nor " + repr(AUTO), f"whole numbers from 1, {AUTO}")
+        return value
+    return whole_number(1)(value)
+
+
+def _share(value: Any) -> float:
+    if (number := _positive(value)) > 1:
+        raise _bad("is more than all of it", "numbers above 0 and up to 1")
+    return number
+
+
+def _one_of(*choices: str) -> Validator:
+    def check(value: Any) -> str:
+        if isinstance(value, str) and value in choices:
+            return value
+        raise _bad("is not one of the accepted" + did_you_mean(value, choices), ", ".join(choices))
+
+    return check
+
+
+def _dtype(value: Any) -> str:
+    choices = [*DTYPE_BYTES, *DTYPE_ALIASES]
+    try:
+        return dtype_name(_text(value))
+    except BadInput:
+        raise _bad("is not one of the accepted" + did_you_mean(value, choices), ", ".join(choices)) from None
+
+
+def _slug(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise _bad("cannot name a folder", "letters, digits, '.', '_', '-'")
+    return value
+
+
+def _url(value: Any) -> str:
+    if not re.fullmatch(r"(https?|grpcs?)://[^\s/]+(/\S*)?", _text(value)):
+        raise _bad("is not a URL", "http://HOST:PORT, https://…, grpc://…")
+    return str(value).rstrip("/")
+
+
+def _option(value: Any) -> OptionValue:
+    if not isinstance(value, str | int | float | bool):
+        raise _bad("cannot be an option's value", "text, a number, true or false")
+    return value
+
+
+def _several(value: Any) -> Any:
+    """A list as it is, a single value as a list of one; neither empty nor with a value twice."""
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise _bad("is an empty list", "at least one value")
+    for i, item in enumerate(values):
+        if any(item == other and type(item) is type(other) for other in values[:i]):
+            raise _bad(f"lists {item!r} twice", "each value once")
+    return values
+
+
+def _repeat(value: Any) -> Any:
+    """A count n as the repeats 0 … n−1; a list as the very repeats it names."""
+    if isinstance(value, list):
+        return [whole_number(0)(item) for item in _several(value)]
+    return list(range(whole_number(1)(value)))
+
+
+def _devices(value: Any) -> Any:
+    values = [] if value == [] else _several(value)
+    return [whole_number(0)(item) for item in values]
+
+
+Capacity = Annotated[Any, BeforeValidator(_capacity)]
+Share = Annotated[float, BeforeValidator(_share)]
+Count = Annotated[int, BeforeValidator(whole_number(1))]
+Index = Annotated[int, BeforeValidator(whole_number(0))]
+Amount = Annotated[float, BeforeValidator(_positive)]
+Text = Annotated[str, BeforeValidator(_text)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Dtype = Annotated[str, BeforeValidator(_dtype)]
+Mode = Annotated[LoadKind, BeforeValidator(_one_of(*get_args(LoadKind)))]
+Ordering = Annotated[Order, BeforeValidator(_one_of(*get_args(Order)))]
+Option = Annotated[Any, BeforeValidator(_option)]
+Repeats = Annotated[list[int], BeforeValidator(_repeat)]
+Devices = Annotated[list[int], BeforeValidator(_devices)]
+Slug = Annotated[str, BeforeValidator(_slug)]
+Url = Annotated[str, BeforeValidator(_url)]
+Combine = Annotated[str, BeforeValidator(_one_of("product", "zip"))]
+Several = BeforeValidator(_several)
+
+
+def did_you_mean(value: object, choices: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

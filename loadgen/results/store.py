@@ -1,0 +1,242 @@
+"""The results folder: every finished trial is on disk before the next begins.
+
+::
+
+    results/NAME/
+        sweep.json                 schema, profile text and overrides, environments by id, plan
+        trials.jsonl               one TrialResult a line, flushed and fsynced
+        samples/TRIAL_ID.parquet   one row per request, token times lossless (ns)
+        telemetry/TRIAL_ID.parquet what was scraped meanwhile, on the same clock
+        logs/                      one log per server start
+
+One sweep writes at a time (an advisory lock); any number may read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, TypeVar, cast
+
+import orjson
+
+from loadgen.errors import BadInput, StoreError
+from loadgen.records import SCHEMA_VERSION, Environment, TrialResult
+from loadgen.results.samples import SampleWriter as SampleWriter
+from loadgen.results.samples import read_samples as read_samples
+
+T = TypeVar("T")
+
+
+def to_json(record: Any) -> bytes:
+    """A dataclass or plain value as one line of JSON."""
+    return orjson.dumps(record, default=_plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"not storable: {type(value).__name__}")
+
+
+@functools.cache
+def _validator(kind: Any) -> Any:
+    from pydantic import TypeAdapter  # slow to import, and only reading needs it
+
+    return TypeAdapter(kind)
+
+
+def from_json(kind: type[T], line: bytes) -> T:
+    """The dataclass that ``to_json`` wrote. Raises ValueError when the line is not one."""
+    return cast(T, _validator(cast(Any, kind)).validate_python(orjson.loads(line)))
+
+
+class Results:
+    """A results folder, opened for reading."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.sweep: dict[str, Any] = orjson.loads((path / "sweep.json").read_bytes())
+        except FileNotFoundError:
+            raise StoreError(f"{path}: not a results folder (it has no sweep.json)") from None
+        except ValueError as error:
+            raise StoreError(f"{path / 'sweep.json'}: not valid JSON: {error}") from None
+        version = self.sweep.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{path}: schema version {version!r}; this loadgen reads version {SCHEMA_VERSION}"
+            )
+
+    @property
+    def trials_path(self) -> Path:
+        return self.path / "trials.jsonl"
+
+    @property
+    def left_out(self) -> str:
+        """What `loadgen keep` left out of these results, in words; empty for results as a sweep wrote them."""
+        kept = self.sweep.get("kept")
+        return f"{kept['rule']} {kept['redacted']}" if kept else ""
+
+    def samples_path(self, trial_id: str) -> Path:
+        return self.path / "samples" / f"{trial_id}.parquet"
+
+    def telemetry_path(self, trial_id: str) -> Path:
+        return self.path / "telemetry" / f"{trial_id}.parquet"
+
+    def environments(self) -> dict[str, Environment]:
+        known = self.sweep.get("environments", {})
+        return {key: from_json(Environment, orjson.dumps(value)) for key, value in known.items()}
+
+    def results(self) -> list[TrialResult]:
+        """The newest result of every trial, in the order they finished. A torn last line is left out."""
+        newest: dict[str, TrialResult] = {}
+        for number, line, whole in _lines(self.trials_path):
+            try:
+                result = from_json(TrialResult, line)
+            except ValueError as error:
+                if not whole:
+                    break
+                raise StoreError(
+                    f"{self.trials_path}: line {number} is not a trial result: {error}"
+                ) from None
+            newest.pop(result.trial.id, None)
+            newest[result.trial.id] = result
+        return list(newest.values())
+
+
+def open_results(path: str | Path) -> Results:
+    """Open a results folder for reading. Raises StoreError when it is none."""
+    return Results(Path(path))
+
+
+def open_to_go_on(path: Path) -> Results:
+    """Open a folder that is to get more trials. Raises StoreError when it is none, BadInput for a kept copy.
+
+    A copy's samples are thinned and its names redacted; with fresh trials in it nothing could say which are which.
+    """
+    results = open_results(path)
+    if results.left_out:
+        raise BadInput(
+            f"{path}: a kept copy, to which no trial is added (accepted: the original results folder, carried here, or "
+            "another --out)"
+        )
+    return results
+
+
+class Store(Results):
+    """A results folder, opened by the one sweep that writes to it."""
+
+    def __init__(self, path: Path, lock: IO[bytes]) -> None:
+        super().__init__(path)
+        self._lock = lock
+        self.repaired = _repair(self.trials_path)
+        self._trials = self.trials_path.open("ab")
+
+    @classmethod
+    def create(cls, path: Path, sweep: Mapping[str, Any]) -> Store:
+        """Make the folder, or open it again, and put ``sweep`` (profile, plan, argv) into its ``sweep.json``.
+
+        Environments already recorded there are kept. Raises StoreError when another sweep writes to it, BadInput for a
+        kept copy.
+        """
+        if (path / "sweep.json").exists():
+            open_to_go_on(path)
+        for folder in (path, path / "samples", path / "logs"):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreError(f"{folder}: cannot be made: {error.strerror}") from None
+        lock = (path / ".lock").open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise StoreError(f"{path}: another sweep is writing to it") from None
+        known: dict[str, Any] = {}
+        if (path / "sweep.json").exists():
+            known = Results(path).sweep.get("environments", {})
+        _write_whole(
+            path / "sweep.json",
+            orjson.dumps(
+                {"schema_version": SCHEMA_VERSION, "environments": known, **sweep},
+                option=orjson.OPT_INDENT_2,
+                default=_plain,
+            ),
+        )
+        return cls(path, lock)
+
+    def add_environment(self, environment: Environment) -> None:
+        """Record where the coming trials run; results name it by its id."""
+        self.sweep["environments"][environment.id] = asdict(environment)
+        _write_whole(
+            self.path / "sweep.json",
+            orjson.dumps(self.sweep, option=orjson.OPT_INDENT_2, default=_plain),
+        )
+
+    def append(self, result: TrialResult) -> None:
+        """Write one finished trial and wait until it is on disk."""
+        self._trials.write(to_json(result) + b"\n")
+        self._trials.flush()
+        os.fsync(self._trials.fileno())
+
+    def sample_writer(self, trial_id: str) -> SampleWriter:
+        return SampleWriter(self.samples_path(trial_id))
+
+    def close(self) -> None:
+        self._trials.close()
+        self._lock.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Replace a file at once, so that no reader and no crash ever sees half of it."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+    """Each line with its number and whether it is whole (ends in a newline)."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, line, line.endswith(b"\n")
+
+
+def _repair(path: Path) -> bool:
+    """Cut off a last line that a crash tore in two. Says whether there was one."""
+    if not path.exists():
+        return False
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return False
+        file.seek(0)
+        end = file.read().rfind(b"\n") + 1
+        if end == size:
+            return False
+        file.truncate(end)
+        return True

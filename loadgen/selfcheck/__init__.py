@@ -1,0 +1,1 @@
+"""The instrument checked: this machine, its ceilings, the client's exactness."""

@@ -1,0 +1,210 @@
+"""What this machine can run, what is missing, and the command that mends it. Looks only; the console prints it.
+
+Heavy libraries are judged by their installed metadata: nothing of them is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from loadgen.errors import LoadgenError
+from loadgen.launch import frameworks
+from loadgen.launch.process import free_ports
+from loadgen.protocols import Need
+from loadgen.system.environment import gpu_memory_used, package_versions, read_gpus, source_commit
+from loadgen.units import show_bytes
+
+GIB = 1 << 30
+SHM_BYTES = (
+    GIB  # NCCL and Triton's Python backend share buffers there; a container's default of 64 MiB is too little
+)
+DISK_BYTES = 2 * GIB
+OPEN_FILES = 4096  # a connection per stream, and 1,024 streams are a usual load
+PORTS = 16
+MIN_PYTHON = (3, 11)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One topic's needs."""
+
+    title: str
+    needs: tuple[Need, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(need.ok for need in self.needs)
+
+
+def examine(results: Path = Path("results")) -> list[Section]:
+    """Look at everything; ``results`` is where sweeps will write."""
+    return [
+        Section(title="Python and libraries", needs=(python(), *libraries())),
+        Section(title="GPUs", needs=tuple(gpus())),
+        *(framework(name) for name in frameworks.names()),
+        Section(title="Machine", needs=(ports(), shared_memory(), open_files(), disk(results), git())),
+    ]
+
+
+def python() -> Need:
+    found = ".".join(map(str, sys.version_info[:3]))
+    wanted = ".".join(map(str, MIN_PYTHON))
+    return Need(
+        name="Python",
+        ok=sys.version_info >= MIN_PYTHON,
+        found=f"{found} at {sys.executable}",
+        remedy=f"make env PYTHON=python{wanted}",
+    )
+
+
+def libraries(distribution: str = "loadgen") -> list[Need]:
+    """loadgen's own requirements, then each extra's, as one need per group."""
+    groups: dict[str, list[str]] = {}
+    for requirement in metadata.requires(distribution) or ():
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
+        if name and not (extra and extra[1] == "dev"):
+            groups.setdefault(extra[1] if extra else "", []).append(name[0])
+    return [_group(distribution, extra, names) for extra, names in groups.items()]
+
+
+def _group(distribution: str, extra: str, names: Sequence[str]) -> Need:
+    lacking, present = [], []
+    for name in names:
+        try:
+            present.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            lacking.append(name)
+    wanted = f"[{extra}]" if extra else ""
+    target = f"-e '.{wanted}'" if checkout() else f"'{distribution}{wanted}'"
+    return Need(
+        name=f"libraries of {distribution}{wanted}",
+        ok=not lacking,
+        found=f"missing: {', '.join(lacking)}" if lacking else ", ".join(present),
+        remedy=f"{sys.executable} -m pip install {target}",
+    )
+
+
+def gpus() -> list[Need]:
+    """Each GPU, and whether something else already uses it: a second tenant spoils every figure."""
+    found, driver, cuda = read_gpus()
+    if not found:
+        words = "no NVIDIA driver answers" if driver is None else f"driver {driver}, but no GPU"
+        remedy = "install the NVIDIA driver (Debian: apt-get install nvidia-driver); in a container, pass the GPUs in: "
+        return [
+            Need(
+                name="NVIDIA GPU",
+                ok=False,
+                found=f"{words}; models run on the CPU",
+                remedy=remedy + "docker run --gpus all",
+            )
+        ]
+    needs = [Need(name="driver", ok=driver is not None, found=f"{driver}, CUDA up to {cuda}")]
+    for gpu, used in zip(found, gpu_memory_used(), strict=True):
+        total, cap = gpu.get("memory_bytes"), gpu.get("power_cap_w")
+        size = show_bytes(total) if isinstance(total, int) else "memory unknown"
+        watts = f", {cap:.0f} W cap" if isinstance(cap, float) else ""
+        busy = used is not None and used > 2 * GIB  # a driver alone holds some hundred MiB
+        words = f"{gpu.get('name')}, {size}{watts}" + (f", {show_bytes(used)} already in use" if busy else "")
+        needs.append(
+            Need(
+                name=f"GPU {gpu['index']}",
+                ok=not busy,
+                found=words,
+                remedy="end what uses it: nvidia-smi lists it",
+            )
+        )
+    torch = package_versions(["torch"]).get("torch", "")
+    if "+cpu" in torch:
+        needs.append(
+            Need(
+                name="torch for CUDA",
+                ok=False,
+                found=f"torch {torch} cannot use these GPUs",
+                remedy=f"{sys.executable} -m pip install --force-reinstall 'torch=={torch.partition('+')[0]}'",
+            )
+        )
+    return needs
+
+
+def framework(name: str) -> Section:
+    """What one framework needs, in its own words."""
+    title = f"Framework {name}"
+    try:
+        return Section(title=title, needs=tuple(frameworks.find(name).needs()))
+    except (LoadgenError, ImportError) as error:
+        broken = Need(name=f"servers/{name}.py", ok=False, found=str(error), remedy="mend the module")
+        return Section(title=title, needs=(broken,))
+
+
+def ports(count: int = PORTS) -> Need:
+    try:
+        found = free_ports(count)
+    except OSError as error:
+        return Need(
+            name="free ports",
+            ok=False,
+            found=f"cannot bind 127.0.0.1: {error.strerror}",
+            remedy="bring the loopback device up: ip link set lo up",
+        )
+    return Need(name="free ports", ok=True, found=f"{len(found)} on 127.0.0.1, such as {found[0]}")
+
+
+def shared_memory(path: str = "/dev/shm", least: int = SHM_BYTES) -> Need:  # noqa: S108  # not a temporary file
+    remedy = f"mount -o remount,size=8G {path} (as root), or docker run --shm-size=8g"
+    if not os.path.isdir(path):
+        return Need(name=path, ok=False, found="not there", remedy=f"mount -t tmpfs -o size=8G tmpfs {path}")
+    free = shutil.disk_usage(path).free
+    return Need(name=path, ok=free >= least, found=f"{show_bytes(free)} free", remedy=remedy)
+
+
+def open_files(least: int = OPEN_FILES) -> Need:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = soft == resource.RLIM_INFINITY
+    words = "unlimited" if unlimited else f"{soft} (at most {'unlimited' if hard < 0 else hard})"
+    return Need(
+        name="open files", ok=unlimited or soft >= least, found=words, remedy=f"ulimit -n {least * 16}"
+    )
+
+
+def disk(results: Path, least: int = DISK_BYTES) -> Need:
+    """Whether the results folder, or the nearest folder above it that exists, takes files."""
+    where = results.absolute()
+    while not where.exists():
+        where = where.parent
+    name = f"results folder {results}"
+    if not (where.is_dir() and os.access(where, os.W_OK | os.X_OK)):
+        remedy = "give another folder: loadgen sweep PROFILE --out DIR"
+        return Need(name=name, ok=False, found=f"{where} cannot be written to", remedy=remedy)
+    free = shutil.disk_usage(where).free
+    remedy = f"make room on the disk of {where}, or write elsewhere: loadgen sweep PROFILE --out DIR"
+    return Need(name=name, ok=free >= least, found=f"{show_bytes(free)} free", remedy=remedy)
+
+
+def checkout() -> Path | None:
+    """The checkout that loadgen runs from, if it is one."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / ".git").exists() else None
+
+
+def git() -> Need:
+    """Results name the commit they were measured with; an installed release needs no git."""
+    commit, root = source_commit(), checkout()
+    if commit is not None:
+        return Need(name="git", ok=True, found=f"commit {commit}")
+    if root is None:
+        return Need(
+            name="git", ok=True, found=f"not a checkout: version {metadata.version('loadgen')} is recorded"
+        )
+    if shutil.which("git") is None:
+        return Need(name="git", ok=False, found="no git program", remedy="apt-get install git")
+    remedy = f"git config --global --add safe.directory {root}"
+    return Need(name="git", ok=False, found="git does not read this checkout", remedy=remedy)

@@ -1,0 +1,1 @@
+"""This machine: CPUs, timers, signals, parents, and what stands in it."""

@@ -1,0 +1,203 @@
+"""A Prometheus text page → readings under one set of names and units, whoever wrote it. Pure.
+
+dcgm-exporter gives percent, MiB, mJ and MHz; Triton gives 0–1, bytes and joules. Readings are 0–1, bytes, watts,
+joules, hertz. What is blank, out of range or not a number is refused, never turned into a zero; a GPU whose total
+memory reads 0 cannot be read by that source at all (seen with Triton's DCGM), and none of its figures is believed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+MIB = 1024.0**2
+DCGM_BLANK = 140737488355328.0  # DCGM's blank of doubles; its integer blanks are larger still
+LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?[ \t]+(\S+)(?:[ \t]+-?\d+)?\s*$")
+LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
+TREE, HOST, ENGINE = "tree", "host", "engine"
+
+# The largest value that a reading of a metric can have; above it the source is wrong.
+LIMITS = {
+    "gpu_utilization": 1.0,
+    "kv_usage": 1.0,
+    "gpu_power_w": 1e5,
+    "gpu_power_cap_w": 1e5,
+    "gpu_temperature_c": 300.0,
+    "gpu_sm_clock_hz": 1e11,
+    "gpu_memory_clock_hz": 1e11,
+    "gpu_memory_used_bytes": 1e14,
+    "gpu_memory_total_bytes": 1e14,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One foreign metric: our name, the factor to our unit, and the label that names its subject."""
+
+    metric: str
+    factor: float = 1.0
+    label: str | None = None
+    subject: str = ENGINE
+
+
+def _dcgm(metric: str, factor: float = 1.0) -> Rule:
+    return Rule(metric, factor, "UUID")
+
+
+def _triton(metric: str) -> Rule:
+    return Rule(metric, 1.0, "gpu_uuid")
+
+
+RULES: Mapping[str, Rule] = {
+    "DCGM_FI_DEV_GPU_UTIL": _dcgm("gpu_utilization", 0.01),
+    "DCGM_FI_DEV_FB_USED": _dcgm("gpu_memory_used_bytes", MIB),
+    "DCGM_FI_DEV_FB_FREE": _dcgm("gpu_memory_free_bytes", MIB),
+    "DCGM_FI_DEV_FB_TOTAL": _dcgm("gpu_memory_total_bytes", MIB),
+    "DCGM_FI_DEV_POWER_USAGE": _dcgm("gpu_power_w"),
+    "DCGM_FI_DEV_POWER_MGMT_LIMIT": _dcgm("gpu_power_cap_w"),
+    "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": _dcgm("gpu_energy_j", 1e-3),
+    "DCGM_FI_DEV_SM_CLOCK": _dcgm("gpu_sm_clock_hz", 1e6),
+    "DCGM_FI_DEV_MEM_CLOCK": _dcgm("gpu_memory_clock_hz", 1e6),
+    "DCGM_FI_DEV_GPU_TEMP": _dcgm("gpu_temperature_c"),
+    "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS": _dcgm("gpu_throttle_reasons"),
+    "DCGM_FI_DEV_CLOCKS_EVENT_REASONS": _dcgm("gpu_throttle_reasons"),  # the same mask, renamed in DCGM 4
+    "nv_gpu_utilization": _triton("gpu_utilization"),
+    "nv_gpu_memory_used_bytes": _triton("gpu_memory_used_bytes"),
+    "nv_gpu_memory_total_bytes": _triton("gpu_memory_total_bytes"),
+    "nv_gpu_power_usage": _triton("gpu_power_w"),
+    "nv_gpu_power_limit": _triton("gpu_power_cap_w"),
+    "nv_energy_consumption": _triton("gpu_energy_j"),
+    "nv_cpu_memory_used_bytes": Rule("host_memory_used_bytes", subject=HOST),
+    "nv_cpu_memory_total_bytes": Rule("host_memory_total_bytes", subject=HOST),
+    "vllm:num_requests_running": Rule("engine_running"),
+    "vllm:num_requests_waiting": Rule("engine_waiting"),
+    "vllm:generation_tokens_total": Rule("engine_output_tokens"),
+    "vllm:kv_cache_usage_perc": Rule("kv_usage"),  # 0–1, whatever the name says
+    "vllm:gpu_cache_usage_perc": Rule("kv_usage"),  # its name before vLLM 0.10
+    "hf_running_sequences": Rule("engine_running"),
+    "hf_queue_depth": Rule("engine_waiting"),
+    "hf_generated_tokens_total": Rule("engine_output_tokens"),
+    "hf_cuda_allocated_bytes": Rule("engine_allocated_bytes", 1.0, "rank"),
+    "hf_cuda_reserved_bytes": Rule("engine_reserved_bytes", 1.0, "rank"),
+    "hf_cuda_peak_allocated_bytes": Rule("engine_peak_bytes", 1.0, "rank"),
+    "hf_cuda_call_peak_allocated_bytes": Rule("engine_call_peak_bytes", 1.0, "rank"),
+    "hf_cuda_loaded_bytes": Rule("engine_loaded_bytes", 1.0, "rank"),
+    "hf_cuda_kv_needed_bytes": Rule("engine_kv_needed_bytes", 1.0, "rank"),
+    "hf_cuda_kv_reserved_bytes": Rule("engine_kv_reserved_bytes", 1.0, "rank"),
+    "loadgen_process_tree_cpu_seconds_total": Rule("server_cpu_s", 1.0, "root", TREE),
+    "loadgen_process_tree_resident_memory_bytes": Rule("server_rss_bytes", 1.0, "root", TREE),
+    "loadgen_process_tree_proportional_memory_bytes": Rule("server_pss_bytes", 1.0, "root", TREE),
+    "loadgen_process_tree_threads": Rule("server_threads", 1.0, "root", TREE),
+    "loadgen_host_cpu_busy_seconds_total": Rule("host_cpu_busy_s", subject=HOST),
+    "loadgen_host_cpu_steal_seconds_total": Rule("host_cpu_steal_s", subject=HOST),
+    "loadgen_host_cpu_frequency_hertz": Rule("host_cpu_frequency_hz", subject=HOST),
+    "loadgen_host_pressure_cpu_waiting_seconds_total": Rule("host_cpu_waiting_s", subject=HOST),
+    "loadgen_host_memory_used_bytes": Rule("host_memory_used_bytes", subject=HOST),
+    "loadgen_host_memory_total_bytes": Rule("host_memory_total_bytes", subject=HOST),
+}
+PROCESS_MEMORY = "loadgen_gpu_process_memory_bytes"  # by owner, summed over the processes of a GPU
+KV_CONFIG = "vllm:cache_config_info"
+NAMES = (*RULES, PROCESS_MEMORY, KV_CONFIG)
+Reading = tuple[str, str, float]  # metric, subject (GPU UUID, rank, process, …), value
+Series = tuple[str, Mapping[str, str], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What a page said. ``refused`` are values that cannot be, ``blind`` the GPUs that its source cannot read."""
+
+    readings: tuple[Reading, ...]
+    refused: tuple[str, ...]
+    blind: tuple[str, ...]
+
+
+def read_page(text: str) -> Page:
+    """The readings of one page in Prometheus' text format; lines of no interest, or torn, are passed over."""
+    return normalise(series_of(text, NAMES))
+
+
+def series_of(text: str, names: Container[str] | None = None) -> Iterator[Series]:
+    """The series of a page: name, labels, value; those of ``names`` alone where they are given."""
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        match = LINE.match(line)
+        if match is None or (names is not None and match[1] not in names):
+            continue
+        try:
+            value = float(match[3])
+        except ValueError:
+            continue
+        yield match[1], dict(LABEL.findall(match[2] or "")), value
+
+
+def normalise(series: Iterable[Series]) -> Page:
+    """Series under our names and units, doubtful ones refused."""
+    found: dict[tuple[str, str], float] = {}
+    refused: list[str] = []
+    for name, labels, value in series:
+        if not math.isfinite(value) or value < 0:
+            refused.append(f"{name} = {value}")
+            continue
+        if value >= DCGM_BLANK and name.startswith("DCGM_"):
+            continue  # DCGM's way to say that it does not know
+        if labels.get("GPU_I_ID"):
+            continue  # a MIG slice under its parent's UUID
+        for metric, subject, converted, adds in _readings(name, labels, value):
+            if converted > LIMITS.get(metric, math.inf):
+                refused.append(f"{name} = {value}")
+                continue
+            found[metric, subject] = converted + (found.get((metric, subject), 0.0) if adds else 0.0)
+    blind = _drop_blind(found)
+    _drop_impossible(found, refused)
+    return Page(
+        readings=tuple((metric, subject, value) for (metric, subject), value in found.items()),
+        refused=tuple(refused),
+        blind=blind,
+    )
+
+
+def _readings(name: str, labels: Mapping[str, str], value: float) -> Iterator[tuple[str, str, float, bool]]:
+    if name == PROCESS_MEMORY:
+        owner = labels.get("owner", "unseen")
+        yield f"gpu_{owner}_memory_bytes", labels.get("UUID", ""), value, True
+        yield f"gpu_{owner}_processes", labels.get("UUID", ""), 1.0, True
+        return
+    if name == KV_CONFIG:
+        try:
+            tokens = int(labels["num_gpu_blocks"]) * int(labels["block_size"])
+        except (KeyError, ValueError):
+            return
+        yield "kv_capacity_tokens", ENGINE, float(tokens), False
+        return
+    rule = RULES[name]
+    subject = labels.get(rule.label, "") if rule.label else rule.subject
+    if subject:
+        yield rule.metric, subject, value * rule.factor, False
+
+
+def _drop_blind(found: dict[tuple[str, str], float]) -> tuple[str, ...]:
+    """Take out every figure of a GPU whose total memory is 0, and tell which they are.
+
+    dcgm-exporter by default exports used and free but no total: then the total is their sum.
+    """
+    for metric, gpu in list(found):
+        if metric == "gpu_memory_used_bytes" and ("gpu_memory_free_bytes", gpu) in found:
+            total = found[metric, gpu] + found["gpu_memory_free_bytes", gpu]
+            found.setdefault(("gpu_memory_total_bytes", gpu), total)
+    blind = tuple(
+        sorted(gpu for (metric, gpu), v in found.items() if metric == "gpu_memory_total_bytes" and not v)
+    )
+    for key in [key for key in found if key[0].startswith("gpu_") and key[1] in blind]:
+        del found[key]
+    return blind
+
+
+def _drop_impossible(found: dict[tuple[str, str], float], refused: list[str]) -> None:
+    for (metric, gpu), used in list(found.items()):
+        total = found.get(("gpu_memory_total_bytes", gpu))
+        if metric == "gpu_memory_used_bytes" and total is not None and used > total:
+            refused.append(f"used memory {used:.0f} of {total:.0f} bytes")
+            del found[metric, gpu]

@@ -1,0 +1,25 @@
+"""A table as plain text: what pages, terminals and reports draw, each in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table to render: ``rows`` are plain text, as wide as ``head``; ``note`` explains it in a sentence.
+
+    ``optional`` names the columns that a narrow terminal may leave out, the first to go first.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    optional: tuple[str, ...] = ()
+
+
+def holds_figures(column: Iterable[str]) -> bool:
+    """Whether a column is set to the right: numbers, and words that stand for one."""
+    return all(cell[:1].isdigit() or cell.startswith(("–", "failed:", "not run")) for cell in column if cell)

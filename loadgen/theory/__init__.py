@@ -1,0 +1,1 @@
+"""What models weigh and machines can do: shapes, floors, ceilings, predictions."""

@@ -1,0 +1,120 @@
+"""A Hugging Face checkpoint folder (``config.json`` of a llama, safetensors) → ModelSpec, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+from loadgen.errors import BadInput
+from loadgen.records import ModelSpec
+
+
+def from_folder(folder: str) -> ModelSpec:
+    """The shape of the checkpoint in ``folder``, an absolute path. Raises BadInput for one that cannot be served."""
+    config = _read_config(folder)
+
+    def get(key: str, default: int | None = None) -> int:
+        value = config.get(key)
+        if value is None and default is not None:
+            return default
+        return _positive_int(value, key, os.path.join(folder, "config.json"))
+
+    heads, hidden = get("num_attention_heads"), get("hidden_size")
+    rope = config.get("rope_parameters") or {}  # transformers 5 moved rope_theta in here
+    return ModelSpec(
+        name=os.path.basename(folder),
+        layers=get("num_hidden_layers"),
+        hidden=hidden,
+        intermediate=get("intermediate_size"),
+        heads=heads,
+        kv_heads=get("num_key_value_heads", heads),
+        head_dim=get("head_dim", hidden // heads),
+        vocab=get("vocab_size"),
+        max_context=get("max_position_embeddings"),
+        rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
+        rms_eps=float(config.get("rms_norm_eps", 1e-6)),
+        tied=bool(config.get("tie_word_embeddings", False)),
+        checkpoint=folder,
+        fingerprint=_fingerprint(folder, config),
+    )
+
+
+def _read_config(folder: str) -> dict[str, Any]:
+    path = os.path.join(folder, "config.json")
+    if not os.path.isdir(folder):
+        raise BadInput(
+            f"model {folder}: no such folder (accepted: a preset's name, or a folder with config.json and safetensors)"
+        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+    except FileNotFoundError:
+        raise BadInput(f"model {folder}: no config.json in it, so it is no Hugging Face checkpoint") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"model {path}: not readable as JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise BadInput(f"model {path}: a JSON object was expected")
+    if config.get("model_type") != "llama":
+        raise BadInput(
+            f"model {path}: model_type = {config.get('model_type')!r} is not supported (accepted: 'llama')"
+        )
+    if config.get("quantization_config"):
+        raise BadInput(f"model {path}: quantised checkpoints are not supported (accepted: plain safetensors)")
+    return config
+
+
+def _positive_int(value: object, key: str, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadInput(f"model {where}: {key} = {value!r} must be a whole number of at least 1")
+    return value
+
+
+def _fingerprint(folder: str, config: dict[str, Any]) -> str:
+    """Identifies the content without reading all of it, and regardless of where and when it was copied.
+
+    Hashed: the configuration, and of each weight file its name, size, header and a few blocks spread over its
+    tensors (two fine-tunes of one model differ in nothing but those).
+    """
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in _weight_files(folder):
+        path = os.path.join(folder, name)
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(f"\n{name}\n{size}\n".encode())
+                digest.update(file.read(_header_size(file.read(8), path, size)))
+                for step in range(17):
+                    file.seek(max(0, size - 4096) * step // 16)
+                    digest.update(file.read(4096))
+        except OSError as error:
+            raise BadInput(f"model {path}: not readable: {error}") from None
+    return digest.hexdigest()[:16]
+
+
+def _header_size(start: bytes, path: str, size: int) -> int:
+    header = int.from_bytes(start, "little")  # safetensors: 8 bytes of length, a JSON header, the tensors
+    if len(start) < 8 or not 2 <= header <= size - 8:
+        raise BadInput(f"model {path}: not a safetensors file, or cut short")
+    return header
+
+
+def _weight_files(folder: str) -> list[str]:
+    index = os.path.join(folder, "model.safetensors.index.json")
+    if os.path.exists(index):
+        try:
+            with open(index, encoding="utf-8") as file:
+                names = sorted(set(json.load(file)["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise BadInput(f"model {index}: not a safetensors index: {error}") from None
+        missing = [name for name in names if not os.path.exists(os.path.join(folder, name))]
+        if missing:
+            raise BadInput(
+                f"model {folder}: its index names {len(missing)} missing files, first {missing[0]}"
+            )
+        return names
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
+    if not names:
+        raise BadInput(f"model {folder}: no *.safetensors in it (accepted: safetensors, whole or sharded)")
+    return names

@@ -1,0 +1,135 @@
+"""Rank 0's serving part: warm the pipeline, open the doors, tell the facts, and leave when told to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from loadgen.records import ServerSpec
+from loadgen.servers._ds.channel import Leader
+from loadgen.servers._ds.options import FASTGEN, Options
+from loadgen.servers._ds.patches import Patches
+from loadgen.servers._ds.service import THREADS, Service, serve_grpc, serve_pages
+from loadgen.servers._ds.text import text_of
+from loadgen.servers._torch.memory import Figures
+
+if TYPE_CHECKING:
+    from loadgen.servers._ds.place import Rank, RankPlace
+
+log = logging.getLogger("loadgen.ds")
+DRAIN_S = 1.0  # for replies under way when told to stop
+LIBRARIES = ("deepspeed", "deepspeed-mii", "deepspeed-kernels", "torch", "transformers", "grpcio", "triton")
+
+
+def serve(
+    spec: ServerSpec,
+    options: Options,
+    place: RankPlace,
+    stood: Rank,
+    leader: Leader,
+    patches: Patches,
+    started: float,
+) -> None:
+    """Serve until SIGTERM, SIGINT or MII's own Terminate."""
+    pipeline = stood.lead(leader)
+    pipeline.start()
+    text = text_of(spec.model.checkpoint, spec.model.vocab)
+    loaded = time.monotonic()
+    prompt = text.decode(range(5, 21))
+
+    def ask(tokens: int) -> str:
+        return _ask(pipeline, prompt, tokens)
+
+    stood.check(ask)
+    ask(3)  # through every layer and library on every rank, before anybody is told that it is ready
+    patches.note("loopback")
+    patches.note("no-load-balancer")
+    if options.engine == FASTGEN:
+        patches.note("drain-streams")
+    service = Service(async_pipeline=pipeline)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: service.get_stop_event().set())
+    if spec.host not in ("127.0.0.1", "::1", "localhost"):
+        log.warning("listening on %s: anyone who reaches it can use and end this server", spec.host)
+    server = serve_grpc(service, spec.host, place.grpc_port)
+    facts = {
+        **_facts(spec, options, patches, text.name),
+        **stood.facts(),
+        "load_s": round(loaded - started, 3),
+        "warmup_s": round(time.monotonic() - loaded, 3),
+    }
+    if stood.begin_memory is not None:
+        stood.begin_memory()  # what the warm-up needed is nobody's trial
+    serve_pages(
+        spec.host,
+        place.http_port,
+        lambda: {**facts, "memory": _memory(spec, stood.memory())},
+        stood.begin_memory,
+    )
+    log.info(
+        "ready: %s serves %s on grpc://%s:%d", options.engine, spec.model.name, spec.host, place.grpc_port
+    )
+    service.get_stop_event().wait()
+    log.info("stopping")
+    server.stop(DRAIN_S).wait()
+
+
+def _ask(pipeline: Any, prompt: str, tokens: int) -> str:
+    """A greedy answer, as MII's service would fetch it."""
+    uid = pipeline.put_request(prompt, {"max_new_tokens": tokens, "ignore_eos": True, "do_sample": False})
+    _, response = pipeline.get_response()
+    pipeline.flush_uid(uid)
+    return str(response.generated_text)
+
+
+def _facts(spec: ServerSpec, options: Options, patches: Patches, text: str) -> dict[str, Any]:
+    """What does not change while the server runs."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    checkpoint = spec.model.checkpoint is not None and not spec.dummy_weights
+    fastgen = options.engine == FASTGEN
+    return {
+        "engine": options.engine,
+        "engine_reason": options.reason,
+        "framework": "ds",
+        "options": dict(spec.options),
+        "patches": patches.made,
+        "service": f"modelresponse.ModelResponse of deepspeed-mii, {THREADS} threads",
+        "model": spec.model.name,
+        "weights": "checkpoint" if checkpoint else "random",
+        "dtype": spec.dtype,
+        "tp": spec.tp,
+        "pp": 1,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if spec.gpus
+        else [],
+        "device": "cuda" if spec.gpus else "cpu",
+        "cpu_threads": torch.get_num_threads(),
+        "versions": versions,
+        "cuda": torch.version.cuda if spec.gpus else None,
+        "max_context": spec.model.max_context,
+        "max_batch": spec.max_batch,
+        "vocab": spec.model.vocab,
+        "text": text,
+        "in_flight_batching": fastgen,
+        "pid": os.getpid(),
+    }
+
+
+def _memory(spec: ServerSpec, ranks: Figures) -> dict[str, Any]:
+    """Memory of every rank, in bytes (see ``_memory``), and what the driver counts as used on rank 0's GPU."""
+    if not spec.gpus:
+        return {"cuda": None, "cpu": ranks or None}
+    free, total = torch.cuda.mem_get_info(0)
+    return {"cuda": ranks, "device_used_bytes": total - free}

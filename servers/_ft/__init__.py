@@ -1,0 +1,1 @@
+"""FasterTransformer's checkpoint layout, its weights, and its container."""

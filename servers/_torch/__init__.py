@@ -1,0 +1,1 @@
+"""torch parts that several frameworks' processes share: the model, its split, memory, probes."""

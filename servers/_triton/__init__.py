@@ -1,0 +1,1 @@
+"""What Triton needs, for ``triton`` and ``ft``: found, described, assembled; and the model in its process."""

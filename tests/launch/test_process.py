@@ -1,0 +1,198 @@
+"""Process care: readiness, death, and nothing left behind, with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from loadgen.errors import ServerDied, ServerNotReady, ServerOutOfMemory
+from loadgen.launch.child import child_argv
+from loadgen.launch.process import Server, free_ports, log_tail, port_is_free, serving
+from loadgen.protocols import Command
+
+SERVER = """
+import http.server, os, subprocess, sys
+grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+open("pids", "w").write(f"{os.getpid()} {grandchild.pid}")
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("content-length", "0"); self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def command(source: str, *args: str, port: int = 1, stop_timeout_s: float = 5.0, **rest: object) -> Command:
+    return Command(
+        argv=(sys.executable, "-c", source, *args),
+        ready_url=f"http://127.0.0.1:{port}/",
+        base_url=f"http://127.0.0.1:{port}",
+        stop_timeout_s=stop_timeout_s,
+        **rest,  # type: ignore[arg-type]
+    )
+
+
+def gone(pid: int, within_s: float = 10.0) -> bool:
+    """Whether a process ends (a zombie that its new parent has yet to reap counts as ended)."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_ready_server_and_its_daemonised_grandchild_are_gone_after_stop(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    states: list[str] = []
+    with serving(
+        command(SERVER, str(port), port=port),
+        tmp_path / "run",
+        tmp_path / "log",
+        ready_timeout_s=20,
+        on_state=states.append,
+    ) as server:
+        assert server.alive()
+        pids = [int(word) for word in (tmp_path / "run/pids").read_text().split()]
+    assert states == ["starting", "ready"]
+    assert all(gone(pid) for pid in pids)
+    assert not server.alive()
+
+
+def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    source = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVER
+    server = Server(command(source, str(port), port=port, stop_timeout_s=0.2), tmp_path, tmp_path / "log")
+    server.start(20)
+    pids = [int(word) for word in (tmp_path / "pids").read_text().split()]
+    server.stop()
+    assert all(gone(pid) for pid in pids)
+
+
+def test_death_before_readiness_is_told_with_the_last_log_lines(tmp_path: Path) -> None:
+    server = Server(command("print('weights are missing'); raise SystemExit(3)"), tmp_path, tmp_path / "log")
+    with pytest.raises(ServerDied, match="exit status 3") as caught:
+        server.start(20)
+    assert "weights are missing" in str(caught.value)
+    assert str(tmp_path / "log") in str(caught.value)
+
+
+def test_running_out_of_memory_is_told_apart(tmp_path: Path) -> None:
+    server = Server(
+        command("print('torch.OutOfMemoryError: CUDA out of memory.'); raise SystemExit(1)"),
+        tmp_path,
+        tmp_path / "log",
+    )
+    with pytest.raises(ServerOutOfMemory):
+        server.start(20)
+
+
+def test_a_server_that_never_gets_ready_is_stopped(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    source = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"
+    server = Server(command(source, port=port), tmp_path, tmp_path / "log")
+    with pytest.raises(ServerNotReady, match=r"within 1 s"):
+        server.start(1.0)
+    assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_missing_program_is_named(tmp_path: Path) -> None:
+    missing = Command(
+        argv=("no-such-program",), ready_url="http://127.0.0.1:1/", base_url="http://127.0.0.1:1"
+    )
+    with pytest.raises(ServerDied, match="cannot run no-such-program"):
+        Server(missing, tmp_path, tmp_path / "log").start(5)
+
+
+def test_setup_runs_first_and_its_failure_is_the_servers(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    setup = ((sys.executable, "-c", "open('made', 'w').write('yes')"),)
+    with serving(
+        command(SERVER, str(port), port=port, setup=setup, files={"sub/a.txt": "hello"}),
+        tmp_path / "run",
+        tmp_path / "log",
+        ready_timeout_s=20,
+    ):
+        assert (tmp_path / "run/made").read_text() == "yes"
+        assert (tmp_path / "run/sub/a.txt").read_text() == "hello"
+    broken = command(SERVER, "1", setup=((sys.executable, "-c", "raise SystemExit('no space')"),))
+    with pytest.raises(ServerDied, match="no space"):
+        Server(broken, tmp_path / "run2", tmp_path / "log2").start(20)
+
+
+def test_sigkill_of_the_parent_leaves_nothing(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    (tmp_path / "server.py").write_text(SERVER)
+    parent = f"""
+import os, signal, sys
+from pathlib import Path
+from loadgen.launch.process import Server
+from loadgen.protocols import Command
+server = Server(Command(argv=(sys.executable, {str(tmp_path / "server.py")!r}, "{port}"),
+                        ready_url="http://127.0.0.1:{port}/", base_url=""),
+                Path({str(tmp_path)!r}), Path({str(tmp_path)!r}) / "log")
+server.start(20)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", parent], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    pids = [int(word) for word in (tmp_path / "pids").read_text().split()]
+    assert all(gone(pid) for pid in pids)
+
+
+def test_sigkill_of_the_guard_takes_the_server_along(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    server = Server(command(SERVER, str(port), port=port), tmp_path, tmp_path / "log")
+    server.start(20)
+    main_pid, grandchild = (int(word) for word in (tmp_path / "pids").read_text().split())
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    try:
+        assert gone(main_pid)
+        while server.alive():
+            time.sleep(0.02)
+        assert isinstance(server.death(), ServerDied)
+    finally:
+        os.kill(grandchild, signal.SIGKILL)  # only a killed guard can lose a daemon
+        server.stop()
+
+
+def test_own_shared_memory_is_removed_and_no_other(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    mine, other = tmp_path / "seg_mine_1", tmp_path / "seg_other_1"
+    mine.touch()
+    other.touch()
+    cmd = command(SERVER, str(port), port=port, cleanup=(str(tmp_path / "seg_mine_*"),))
+    with serving(cmd, tmp_path / "run", tmp_path / "log", ready_timeout_s=20):
+        pass
+    assert not mine.exists()
+    assert other.exists()
+
+
+def test_free_ports_are_free_and_different() -> None:
+    ports = free_ports(8)
+    assert len(set(ports)) == 8
+    assert all(port_is_free(port) for port in ports)
+
+
+def test_log_tail_of_no_log_is_empty(tmp_path: Path) -> None:
+    assert log_tail(tmp_path / "none") == ""
+    (tmp_path / "log").write_text("\n".join(str(n) for n in range(100)))
+    assert log_tail(tmp_path / "log", 2) == "98\n99"
+
+
+def test_a_child_module_runs_without_loadgen_installed(tmp_path: Path) -> None:
+    argv = child_argv(sys.executable, "loadgen.records")
+    done = subprocess.run(
+        [argv[0], "-I", "-S", *argv[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

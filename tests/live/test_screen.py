@@ -1,0 +1,224 @@
+"""What is drawn: frames at two sizes, columns that fit, tables, the doctor's list."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from loadgen.live.progress import Live, Tally, result_row, to_plain, trial_row
+from loadgen.live.screen import choose_columns, frame, sparkline
+from loadgen.live.state import LiveState
+from loadgen.live.terminal import print_doctor, print_tables
+from loadgen.protocols import Need
+from loadgen.report.tables import full_table
+from loadgen.selfcheck.doctor import Section
+from loadgen.text_table import Table
+
+
+def render(board: LiveState, width: int, height: int, now_s: float = 60.0) -> list[str]:
+    """A frame as the lines of a terminal without colours."""
+    out = io.StringIO()
+    console = Console(file=out, width=width, height=height, color_system=None, force_terminal=True)
+    console.print(frame(board, width, height - 1, now_s))
+    return out.getvalue().rstrip("\n").split("\n")
+
+
+def board_of(build: Any, finished: int = 30, total: int = 40) -> LiveState:
+    """A sweep in its middle."""
+    board = LiveState(began_s=0.0)
+    trials = [build.trial(2**n, 128, tp=tp) for tp in (1, 2, 4, 8) for n in range(10)][:total]
+    board.feed("plan", [[to_plain(trial_row(trial)) for trial in trials], []], 0.0)
+    board.feed("server", ["hf/generate llama-13b tp1", "starting"], 0.0)
+    board.feed("server", ["hf/generate llama-13b tp1", "ready"], 9.0)
+    for trial in trials[:finished]:
+        board.feed("trial", to_plain(trial_row(trial)), 10.0)
+        board.feed("result", to_plain(result_row(build.result(trial, 1.5))), 20.0)
+    if finished < total:
+        board.feed("trial", to_plain(trial_row(trials[finished])), 50.0)
+        tally = Tally()
+        tally.fold(build.sample(0, phase="warmup"), 1)
+        for seq in range(5):
+            tally.fold(build.sample(seq, sent_ms=100 * seq, e2e_ms=100 + 10 * seq), 4)
+        board.feed("live", to_plain(tally.figures()), 55.0)
+    return board
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (40, 10), (20, 4)])
+def test_a_frame_fits_its_terminal(build: Any, width: int, height: int) -> None:
+    lines = render(board_of(build), width, height)
+    assert len(lines) < height
+    assert max(map(len, lines)) <= width
+
+
+def test_at_80_columns_all_that_matters_is_there(build: Any) -> None:
+    lines = render(board_of(build), 80, 24)
+    text = "\n".join(lines)
+    assert "30/40 trials" in lines[0]
+    assert "1m00s gone, about" in lines[0]
+    assert "hf/generate llama-13b tp1  ready" in lines[1]
+    assert "batch 1, 128 in, 20 out" in lines[2]
+    assert "5/20 requests" in lines[2]
+    assert "E2E p50 120.0 ms" in lines[3]
+    assert "TTFT 10.00 ms" in lines[3]
+    assert "in flight 4" in lines[3]
+    assert "failed 0" in lines[3]
+    assert "…" not in text
+    for head in ("load", "in", "out", "tp", "E2E p50", "TTFT", "TPOT", "tok/s out"):
+        assert head in next(line for line in lines if "E2E p50  " in line and "TPOT" in line)
+    assert len([line for line in lines if line.strip().startswith("batch")]) == 16, (
+        "the table fills the height"
+    )
+
+
+def test_a_wide_terminal_shows_more(build: Any) -> None:
+    text = "\n".join(render(board_of(build), 200, 50))
+    for head in ("p99", "tok/s total", "req/s", "ok", "took", "server"):
+        assert head in text
+    assert text.count("batch") == 31, "30 finished trials and the running one"
+
+
+def test_the_newest_trials_stay_visible(build: Any) -> None:
+    board = board_of(build, finished=40)
+    rows = [line.split()[:2] for line in render(board, 80, 24) if line.strip().startswith("batch")]
+    assert rows[-1] == ["batch", "512"]
+    assert "none running" in "\n".join(render(board, 80, 24))
+
+
+def test_failures_client_limits_and_lost_requests_stand_out(build: Any) -> None:
+    board = LiveState(began_s=0.0)
+    for result in (
+        build.result(build.trial(1), failure=build.out_of_memory),
+        build.result(build.trial(2), caveats=(build.client,)),
+        build.result(build.trial(4), requests_failed=7),
+    ):
+        board.feed("result", to_plain(result_row(result)), 1.0)
+    lines = render(board, 160, 24)
+    assert "1 failed" in lines[0]
+    rows = [line for line in lines if line.strip().startswith("batch")]
+    assert "ServerOutOfMemory: CUDA out of memory" in rows[0]
+    assert "ms" not in rows[0]
+    assert " 0 " not in rows[0], "a failed trial measured nothing, not zero"
+    assert "!client" in rows[1]
+    assert "7 failed" in rows[2]
+
+
+def test_errors_of_the_running_trial_are_named(build: Any) -> None:
+    board = board_of(build)
+    board.feed("live", to_plain(Live(failed=3, errors={"TimedOut": 2, "Refused": 1})), 56.0)
+    text = "\n".join(render(board, 80, 24))
+    assert "failed 3" in text
+    assert "2 × TimedOut, 1 × Refused" in text
+
+
+def test_markup_from_outside_is_shown_as_it_is(build: Any) -> None:
+    board = LiveState(began_s=0.0)
+    board.feed("server", ["evil [red]label[/red]", "[link=x]"], 1.0)
+    assert "evil [red]label[/red]  [link=x]" in render(board, 80, 24)[1]
+
+
+def test_time_left_shrinks_while_a_trial_runs(build: Any) -> None:
+    board = board_of(build)
+    early, late = board.left_s(50.0), board.left_s(52.0)
+    assert early is not None
+    assert late == pytest.approx(early - 2)
+    assert board.left_s(1e6) == pytest.approx(board.left_s(2e6)), (
+        "an overdue trial takes no time off the others"
+    )
+
+
+def test_stored_results_count_as_done(build: Any) -> None:
+    board = LiveState(began_s=0.0)
+    trials = [build.trial(1), build.trial(2)]
+    done = [build.result(trials[0])]
+    board.feed(
+        "plan", [[to_plain(trial_row(t)) for t in trials], [to_plain(result_row(r)) for r in done]], 0.0
+    )
+    assert "1/2 trials" in render(board, 80, 24)[0]
+
+
+def test_bars_start_at_zero() -> None:
+    assert sparkline([1.0, 1.0, 1.0], 10) == "███"
+    assert sparkline([0.0, 0.5, 1.0], 10) == "▁▄█"
+    assert sparkline([0.1, 1.0, 1.0], 2) == "██"
+    assert sparkline([], 10) == ""
+    assert sparkline([0.0], 10) == ""
+    assert sparkline([1.0], 0) == ""
+
+
+def test_what_never_varies_takes_no_column(build: Any) -> None:
+    rows = [result_row(build.result(build.trial(batch))) for batch in (1, 2)]
+    assert "server" not in [column.head for column in choose_columns(rows, 200)]
+    rows.append(result_row(build.result(build.trial(1, framework="ds"))))
+    assert "server" in [column.head for column in choose_columns(rows, 200)]
+
+
+def printed(tables: list[Table], width: int, *, terminal: bool) -> str:
+    out = io.StringIO()
+    print_tables(tables, Console(file=out, width=width, color_system=None, force_terminal=terminal))
+    return out.getvalue()
+
+
+def test_tables_lose_nothing(build: Any) -> None:
+    long = "x" * 150
+    table = Table(title="T [b]", head=("a", "b"), rows=(("1", long), ("2", "[red]y")), note="n [i]")
+    piped = printed([table], 80, terminal=False)
+    assert long in piped, "without a terminal a row stays on one line"
+    folded = printed([table], 80, terminal=True)
+    assert folded.count("x") == 150
+    assert max(map(len, folded.splitlines())) <= 80
+    for text in (piped, folded):
+        assert "T [b]" in text
+        assert "[red]y" in text
+        assert "n [i]" in text
+
+
+def test_the_doctor_shows_every_remedy() -> None:
+    out = io.StringIO()
+    needs = (
+        Need(name="a", ok=True, found="here"),
+        Need(name="b", ok=False, found="gone", remedy="pip install '.[hf]'"),
+    )
+    print_doctor([Section(title="Things", needs=needs)], Console(file=out, width=80, color_system=None))
+    assert "Things  1 missing" in out.getvalue()
+    assert "✓ a  here" in out.getvalue()
+    assert "✗ b  gone\n      → pip install '.[hf]'" in out.getvalue()
+
+
+def test_a_narrow_terminal_leaves_out_what_is_asked_for_least() -> None:
+    head = ("batch", "E2E p50", "very long column name", "marks")
+    table = Table(
+        title="t",
+        head=head,
+        rows=(("1", "1.00 s", "12.34 ms", "spread"),),
+        optional=("very long column name",),
+    )
+    wide, narrow = printed([table], 80, terminal=True), printed([table], 32, terminal=True)
+    assert "12.34 ms" in wide
+    assert "report.md" not in wide
+    assert "12.34 ms" not in narrow
+    assert "1.00 s" in narrow
+    assert "spread" in narrow
+    assert "see report.md: very long" in " ".join(narrow.split())
+
+
+def test_figures_are_never_broken_over_lines() -> None:
+    rows = tuple((str(n), "123.4 ms", "words that may be folded over several lines") for n in range(3))
+    text = printed(
+        [Table(title="t", head=("a", "latency per output token", "c"), rows=rows)], 40, terminal=True
+    )
+    assert text.count("123.4 ms") == 3
+
+
+@pytest.mark.parametrize("width", [60, 80, 97, 120, 140, 200])
+def test_no_letter_is_lost_at_any_width(build: Any, width: int) -> None:
+    doubts = tuple(replace(build.spread, kind=kind) for kind in ("few-samples", "spread", "slow-first"))
+    results = [build.result(build.trial(b, i), caveats=doubts) for b in (1, 16) for i in (20, 2048)]
+    text = printed([full_table(results)], width, terminal=True)
+    for kind in ("few-samples", "spread", "slow-first"):
+        assert text.count(kind) == 4, text
+    assert text.count("1.00 s") == 4
+    assert max(map(len, text.splitlines())) <= width

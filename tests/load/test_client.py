@@ -1,0 +1,494 @@
+"""The load engine on a clock that only the test moves, with a driver that answers from memory."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+
+from loadgen.errors import BadInput, LoadgenError
+from loadgen.load import dispatch
+from loadgen.load.client import LoadOutcome, run_load
+from loadgen.metrics.summary import summarise
+from loadgen.records import LoadSpec, Reply, Request, Sample, Timeouts
+
+MS = 1_000_000
+
+
+class World:
+    """Time as a heap of events: nothing happens between them, and each takes the time that it says."""
+
+    def __init__(self) -> None:
+        self.now = 1_000 * MS
+        self._events: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = count()
+        self._turning = False
+
+    def clock(self) -> int:
+        return self.now
+
+    def at(self, when: int, what: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._order), what))
+        if not self._turning:
+            self._turning = True
+            asyncio.get_running_loop().call_later(0, self._turn)
+
+    def _turn(self) -> None:
+        when, _, what = heapq.heappop(self._events)
+        self.now = max(self.now, when)
+        self._turning = bool(self._events)
+        if self._turning:
+            # Behind everything that is ready now, so that the code under test has had its turn.
+            asyncio.get_running_loop().call_later(0, self._turn)
+        what()
+
+
+class FakeTimer:
+    name = "fake"
+
+    def __init__(self, world: World, callback: Callable[[], None]) -> None:
+        self._world, self._callback, self._armed = world, callback, 0
+
+    def arm(self, due_ns: int) -> None:
+        self._armed += 1
+        mine = self._armed
+        self._world.at(due_ns, lambda: self._callback() if mine == self._armed else None)
+
+    def close(self) -> None:
+        self._armed = -1
+
+
+class FakeDriver:
+    """Answers each request after ``service(seq)`` ns; ``spoil`` may change a reply."""
+
+    name, stamps = "fake", "kernel"
+
+    def __init__(
+        self, world: World, service: Callable[[int], int] = lambda seq: 10 * MS, **more: Any
+    ) -> None:
+        self.world, self.service = world, service
+        self.spoil: Callable[[Request], dict[str, Any]] = more.pop("spoil", lambda request: {})
+        self.at_once: bool = more.pop("at_once", False)
+        self.silent: Callable[[int], bool] = more.pop("silent", lambda seq: False)
+        self.opened: int | None = None
+        self.closed = False
+        self.prepared = 0
+        self.prepared_ahead = 0
+        self.started: list[tuple[int, int]] = []
+        self.in_flight = self.most = 0
+        self.requests: dict[int, Request] = {}
+
+    async def open(self, connections: int) -> None:
+        self.opened = connections
+
+    def prepare(self, request: Request) -> Request:
+        self.prepared += 1
+        self.prepared_ahead = max(self.prepared_ahead, self.prepared - len(self.started))
+        self.requests[request.seq] = request
+        return request
+
+    def start(self, prepared: Request, done: Callable[[Any], None]) -> None:
+        sent = self.world.now
+        self.started.append((prepared.seq, sent))
+        if self.silent(prepared.seq):
+            return
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        end = sent + self.service(prepared.seq)
+
+        def finish() -> None:
+            self.in_flight -= 1
+            done((prepared, sent, end))
+
+        if self.at_once:
+            finish()
+        else:
+            self.world.at(end, finish)
+
+    def decode(self, raw: tuple[Request, int, int]) -> Reply:
+        request, sent, end = raw
+        rows = len(request.prompts)
+        reply: dict[str, Any] = {
+            "token_ns": (end - 1,),
+            "tokens_per_arrival": (request.output_tokens * rows,),
+            "output_tokens": (request.output_tokens,) * rows,
+            "counted_by": "ids",
+            "reads": 2,
+            "coalesced": 1,
+            "lag_ns": 5,
+            **self.spoil(request),
+        }
+        return Reply(seq=request.seq, sent_ns=sent, end_ns=end, **reply)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class SingleCalls(FakeDriver):
+    """A protocol without batch calls; each write takes half a millisecond."""
+
+    batches = False
+
+    def start(self, prepared: Request, done: Callable[[Any], None]) -> None:
+        assert len(prepared.prompts) == 1
+        super().start(prepared, done)
+        self.world.now += MS // 2
+
+
+def load(kind: Any = "closed", **more: Any) -> LoadSpec:
+    return LoadSpec(**{"kind": kind, "input_tokens": 4, "output_tokens": 3, "requests": 10, **more})
+
+
+def prompts_of(spec: LoadSpec) -> Callable[[int, int], Any]:
+    def make(seq: int, input_tokens: int) -> tuple[tuple[int, ...], ...]:
+        return tuple((seq, *range(input_tokens - 1)) for _ in range(spec.batch_size))
+
+    return make
+
+
+def play(spec: LoadSpec, driver: FakeDriver, **more: Any) -> tuple[LoadOutcome, list[Sample]]:
+    samples: list[Sample] = []
+    on_sample = more.pop("on_sample", lambda sample, in_flight: samples.append(sample))
+
+    async def main() -> LoadOutcome:
+        return await run_load(
+            spec,
+            driver,
+            prompts_of(spec),
+            on_sample,
+            clock=driver.world.clock,
+            timers=lambda callback: FakeTimer(driver.world, callback),
+            **more,
+        )
+
+    return asyncio.run(main()), samples
+
+
+def measured(samples: list[Sample]) -> list[Sample]:
+    return [sample for sample in samples if sample.phase == "measured"]
+
+
+def test_closed_keeps_exactly_its_places_full() -> None:
+    driver = FakeDriver(World(), service=lambda seq: (7 + seq % 5) * MS)
+    outcome, samples = play(load(concurrency=4, requests=40, warmup=4), driver)
+    assert driver.opened == 4
+    assert driver.most == 4
+    assert [sample.seq for sample in samples if sample.phase == "warmup"] == [0, 1, 2, 3]
+    assert sorted(sample.seq for sample in measured(samples)) == list(range(4, 44))
+    assert outcome.in_flight_target == outcome.in_flight_max == 4
+    assert outcome.in_flight_mean == pytest.approx(4.0)
+    assert (outcome.requests_sent, outcome.requests_failed, outcome.warmup_sent) == (40, 0, 4)
+    assert driver.closed
+
+
+def test_each_request_asks_for_what_the_spec_says() -> None:
+    driver = FakeDriver(World())
+    _, samples = play(load(batch_size=2, stream=False, warmup=1), driver)
+    assert {len(request.prompts) for request in driver.requests.values()} == {2}
+    assert {len(row) for request in driver.requests.values() for row in request.prompts} == {4}
+    assert {(request.output_tokens, request.stream) for request in driver.requests.values()} == {(3, False)}
+    assert driver.requests[0].phase == "warmup"
+    assert {(s.batch_size, s.input_tokens, s.output_tokens_asked, s.due_ns) for s in samples} == {
+        (2, 4, 3, None)
+    }
+
+
+def test_warm_up_is_drained_before_anything_is_measured() -> None:
+    driver = FakeDriver(World(), service=lambda seq: (50 if seq == 0 else 10) * MS)
+    _, samples = play(load(concurrency=3, requests=6, warmup=3), driver)
+    last_warm_end = max(sample.reply.end_ns for sample in samples if sample.phase == "warmup")
+    assert min(sample.reply.sent_ns for sample in measured(samples)) >= last_warm_end
+
+
+def test_static_is_one_call_at_a_time() -> None:
+    driver = FakeDriver(World())
+    outcome, samples = play(load("static", batch_size=8, concurrency=5, requests=6), driver)
+    assert driver.most == 1
+    assert outcome.in_flight_target == 1
+    summary = summarise(samples)
+    assert summary.output_tokens == 6 * 8 * 3
+    assert outcome.quality.arrival_skew_s is None
+
+
+def test_a_batch_without_batch_calls_is_a_barrier_with_its_skew_told() -> None:
+    driver = SingleCalls(World())
+    outcome, samples = play(load("static", batch_size=4, requests=3, warmup=1), driver)
+    assert driver.opened == 4
+    assert driver.most == 4
+    assert [sample.batch_size for sample in samples] == [4] * 4
+    assert [sample.seq for sample in samples] == [0, 1, 2, 3]
+    for sample in samples:
+        assert sample.reply.output_tokens == (3, 3, 3, 3)
+        assert sum(sample.reply.tokens_per_arrival) == 12
+        assert sample.reply.end_ns - sample.reply.sent_ns == 10 * MS + 3 * (MS // 2)
+        assert sample.error is None
+    skew = outcome.quality.arrival_skew_s
+    assert skew is not None
+    assert (skew.n, skew.min, skew.max) == (3, pytest.approx(0.0015), pytest.approx(0.0015))
+    assert len({seq for seq, _ in driver.started}) == len(driver.started)
+
+
+def test_one_bad_call_spoils_its_barrier_batch() -> None:
+    driver = SingleCalls(World(), spoil=lambda request: {"error": "Refused: 503"} if request.seq == 6 else {})
+    _, samples = play(load("static", batch_size=4, requests=3, warmup=0), driver)
+    assert [sample.error for sample in samples] == [None, "Refused: 503", None]
+
+
+def test_open_loop_sends_each_request_when_it_is_due_whatever_the_server_does() -> None:
+    driver = FakeDriver(World(), service=lambda seq: 500 * MS)  # fifty times slower than the arrivals
+    outcome, samples = play(load("constant", rate=100.0, requests=200, warmup=2), driver)
+    due = [sample.due_ns for sample in sorted(measured(samples), key=lambda sample: sample.seq)]
+    assert due == [outcome.start_ns + number * 10 * MS for number in range(200)]
+    assert all(sample.reply.sent_ns == sample.due_ns for sample in measured(samples))
+    assert outcome.in_flight_target is None
+    assert outcome.in_flight_max == 50
+    assert all(sample.due_ns is None for sample in samples if sample.phase == "warmup")
+
+
+def test_open_loop_counts_latency_from_due_when_the_client_is_late() -> None:
+    class Stalled(FakeDriver):
+        def start(self, prepared: Request, done: Callable[[Any], None]) -> None:
+            super().start(prepared, done)
+            if prepared.seq == 3:
+                self.world.now += 95 * MS  # the client's own fault
+
+    driver = Stalled(World())
+    outcome, samples = play(load("constant", rate=100.0, requests=20, warmup=0), driver)
+    lag = outcome.quality.send_lag_s
+    assert lag is not None
+    assert lag.max == pytest.approx(0.085)
+    late = next(sample for sample in samples if sample.seq == 4)
+    summary = summarise([late])
+    assert summary.e2e_s is not None
+    assert summary.e2e_s.max == pytest.approx(0.095)
+    assert [seq for seq, _ in driver.started] == list(range(20))
+
+
+@pytest.mark.parametrize("kind", ["poisson", "gamma", "ramp"])
+def test_the_other_schedules_are_sent_on_time_too(kind: str) -> None:
+    driver = FakeDriver(World())
+    spec = load(kind, rate=200.0, rate_end=400.0, burstiness=0.5, requests=1_500, warmup=1)
+    _, samples = play(spec, driver)
+    assert len(measured(samples)) == 1_500
+    assert all(sample.reply.sent_ns == sample.due_ns for sample in measured(samples))
+
+
+def test_a_trace_gives_each_request_its_own_lengths(tmp_path: Any) -> None:
+    file = tmp_path / "trace.jsonl"
+    rows = [(0.0, 5, 2), (0.05, 9, 7), (0.05, 3, 1)]
+    file.write_text(
+        "".join(f'{{"offset_s": {at}, "input_tokens": {i}, "output_tokens": {o}}}\n' for at, i, o in rows)
+    )
+    driver = FakeDriver(World())
+    outcome, samples = play(load("trace", trace=str(file), requests=3, warmup=4), driver)
+    got = sorted(
+        (s.due_ns - outcome.start_ns, s.input_tokens, s.output_tokens_asked) for s in measured(samples)
+    )
+    assert got == [(0, 5, 2), (50 * MS, 3, 1), (50 * MS, 9, 7)]
+    assert [s.input_tokens for s in samples if s.phase == "warmup"] == [5, 9, 3, 5]
+    assert len(driver.requests[5].prompts[0]) == 9
+
+
+def test_a_missing_trace_is_bad_input() -> None:
+    with pytest.raises(BadInput, match=r"nowhere\.jsonl"):
+        play(load("trace", trace="nowhere.jsonl", warmup=0), FakeDriver(World()))
+
+
+def test_shares_of_workers_join_to_the_load_of_one() -> None:
+    spec = load("poisson", rate=300.0, requests=100, warmup=5, seed=4)
+
+    async def start() -> int:
+        return 2_000 * MS
+
+    def dues(share: tuple[int, int]) -> dict[int, int | None]:
+        _, samples = play(spec, FakeDriver(World()), share=share, agree_start=start)
+        return {sample.seq: sample.due_ns for sample in samples}
+
+    whole = dues((0, 1))
+    parts = [dues((worker, 3)) for worker in range(3)]
+    assert sum(map(len, parts)) == len(whole) == 105
+    assert {seq: due for part in parts for seq, due in part.items()} == whole
+
+
+def test_a_closed_loop_is_shared_out_and_a_place_for_each_is_asked_for() -> None:
+    most = []
+    for worker in range(3):
+        driver = FakeDriver(World())
+        play(load(concurrency=5, requests=30), driver, share=(worker, 3))
+        most.append(driver.most)
+    assert most == [2, 2, 1]
+    with pytest.raises(BadInput, match=r"workers = 3: concurrency is 2"):
+        play(load(concurrency=2), FakeDriver(World()), share=(0, 3))
+    with pytest.raises(BadInput, match=r"workers = 2: a static load"):
+        play(load("static", concurrency=8), FakeDriver(World()), share=(0, 2))
+
+
+def test_wrong_lengths_are_errors_and_name_the_sequence() -> None:
+    def spoil(request: Request) -> dict[str, Any]:
+        return {
+            1: {"output_tokens": (3, 2)},
+            2: {"output_tokens": (3,)},
+            3: {"output_tokens": (4, 3)},
+            4: {"output_tokens": None, "counted_by": None},
+            5: {"output_tokens": (0, 0), "error": "TimedOut: total"},
+            6: {"output_tokens": None, "counted_by": None, "usage_output_tokens": 5},
+        }.get(request.seq, {})
+
+    driver = FakeDriver(World(), spoil=spoil)
+    outcome, samples = play(load(batch_size=2, requests=7, warmup=0), driver)
+    assert [sample.error for sample in samples] == [
+        None,
+        "WrongLength: asked 3, got 2 (sequence 1)",
+        "WrongLength: asked 2 sequences, got 1",
+        "WrongLength: asked 3, got 4 (sequence 0)",
+        None,
+        "TimedOut: total",
+        "WrongLength: asked 2 × 3 tokens, usage says 5 in all",
+    ]
+    assert outcome.requests_failed == 5
+    summary = summarise(samples)
+    assert summary.errors == {"WrongLength": 4, "TimedOut": 1}
+    assert summary.output_tokens_per_s is None  # nobody counted sequence 4's
+
+
+def test_failing_requests_do_not_end_the_load() -> None:
+    driver = FakeDriver(World(), spoil=lambda request: {"error": "ConnectFailed: refused"}, at_once=True)
+    outcome, samples = play(load(concurrency=3, requests=2_000), driver)
+    assert outcome.requests_failed == 2_000
+    assert len(samples) == 2_002
+    assert (outcome.warmup_sent, outcome.warmup_failed) == (1, 1)
+
+
+def test_a_warm_up_that_was_not_served_is_sent_once_more() -> None:
+    """A server that ran out of memory at the first request has made room since, and is as cold as before."""
+    driver = FakeDriver(World(), spoil=lambda request: {"error": "Refused: 500"} if request.seq == 1 else {})
+    outcome, samples = play(load(concurrency=2, requests=5, warmup=2), driver)
+    assert [sample.phase for sample in samples] == ["warmup"] * 4 + ["measured"] * 5
+    assert len({sample.reply.seq for sample in samples}) == 9
+    assert (outcome.warmup_sent, outcome.warmup_failed) == (2, 0)
+    assert (outcome.requests_sent, outcome.requests_failed) == (5, 0)
+    for spoilt, error in ((1, {"output_tokens": (1,)}), (0, {"error": "Refused: 500"})):
+        warm = FakeDriver(
+            World(), spoil=lambda request, at=spoilt, how=error: how if request.seq == at else {}
+        )
+        _, samples = play(load(concurrency=1, requests=5, warmup=2), warm)
+        assert len(samples) == 7, "a short answer warms up as well, and so does one that follows a failure"
+
+
+def test_a_driver_that_answers_from_within_start_does_not_recurse() -> None:
+    driver = FakeDriver(World(), at_once=True)
+    _, samples = play(load(concurrency=2, requests=20_000), driver)
+    assert len(samples) == 20_001
+
+
+def test_bodies_are_prepared_ahead_but_not_all_at_once() -> None:
+    driver = FakeDriver(World())
+    play(load(concurrency=4, requests=3_000), driver)
+    assert 4 < driver.prepared_ahead <= dispatch.LOOKAHEAD + 4
+
+
+def test_nothing_is_kept_of_what_was_handed_out() -> None:
+    seen = 0
+
+    def on_sample(sample: Sample, in_flight: int) -> None:
+        nonlocal seen
+        seen += 1
+        assert in_flight <= 8
+
+    driver = FakeDriver(World())
+    play(load(concurrency=8, requests=5_000, warmup=3), driver, on_sample=on_sample)
+    assert seen == 5_003
+
+
+def test_a_rate_cap_holds_requests_back() -> None:
+    driver = FakeDriver(World(), at_once=True)
+    outcome, samples = play(load(concurrency=4, requests=12, warmup=1, max_rate=400.0), driver)
+    assert len(samples) == 13
+    assert outcome.in_flight_max == 1
+
+
+def test_a_driver_that_never_answers_cannot_hang_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "GUARD_S", 0.05)
+    world = World()
+    driver = FakeDriver(world, silent=lambda seq: seq == 7)
+    samples: list[Sample] = []
+    spec = load(concurrency=2, requests=20, timeouts=Timeouts(connect_s=0.01, total_s=0.01))
+    with pytest.raises(LoadgenError, match="fake driver left 1 requests unanswered"):
+        play(spec, driver, on_sample=lambda sample, _: samples.append(sample))
+    assert len(samples) == 20  # all others
+    assert driver.closed
+
+
+def test_what_on_sample_raises_ends_the_load() -> None:
+    driver = FakeDriver(World())
+
+    def full_disk(sample: Sample, in_flight: int) -> None:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        play(load(), driver, on_sample=full_disk)
+    assert driver.closed
+
+
+def test_cancelled_it_hands_out_what_has_come_and_closes() -> None:
+    driver = FakeDriver(World(), silent=lambda seq: seq >= 30)
+    spec = load(concurrency=3, requests=1_000, warmup=0)
+    samples: list[Sample] = []
+
+    async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def on_sample(sample: Sample, _: int) -> None:
+            samples.append(sample)
+            if sample.seq == 20:
+                task.cancel()
+
+        await run_load(
+            spec,
+            driver,
+            prompts_of(spec),
+            on_sample,
+            clock=driver.world.clock,
+            timers=lambda callback: FakeTimer(driver.world, callback),
+        )
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    assert driver.closed
+    assert len(samples) >= 21
+    assert len(driver.started) < 1_000
+
+
+def test_the_clients_own_figures_are_of_the_measured_phase() -> None:
+    driver = FakeDriver(World(), service=lambda seq: 400 * MS)
+    outcome, _ = play(load(concurrency=2, requests=10, warmup=6), driver)
+    quality = outcome.quality
+    assert (quality.reads, quality.coalesced_reads) == (20, 10)
+    assert quality.stamp_lag_s is not None
+    assert quality.stamp_lag_s.n == 10
+    assert quality.loop_lag_s is not None
+    assert 40 <= quality.loop_lag_s.n <= 45  # 2 s of load, twenty looks a second
+    assert quality.loop_lag_s.max == 0
+    assert quality.send_lag_s is None
+    assert quality.cpu_s is not None
+    assert quality.loop == "asyncio + fake"
+    assert quality.rss_bytes is not None
+    assert (quality.driver, quality.stamps, quality.workers) == ("fake", "kernel", 1)
+
+
+def test_no_warm_up_and_no_requests_are_fine() -> None:
+    outcome, samples = play(load(warmup=0, requests=0), FakeDriver(World()))
+    assert samples == []
+    assert outcome.in_flight_mean is None
+    assert outcome.in_flight_max is None
+    assert summarise(samples).e2e_s is None
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SLICE_GAP_S", 0)

@@ -1,0 +1,86 @@
+"""The kept study of H200s and an H100: what docs/REPRODUCTION.md claims is what its stored results give."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import sys
+from html import unescape
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from loadgen.analysis.analyse import Analysis, analyse
+from loadgen.analysis.finding import CLAIMS
+from loadgen.cli import main
+from loadgen.report.document import BEGIN, END, findings_table
+from loadgen.report.html_findings import BADGES
+
+ROOT = Path(__file__).resolve().parents[2]
+STORED = [part for gpu in ("h200", "h100") for part in sorted((ROOT / "docs/results" / gpu).glob("[0-9]*"))]
+SUBJECT = r'<div class="subject"><span class="verdict \w+">(.*?)</span> <b>(.*?)</b><p>(.*?)</p>'
+DOCUMENT = (ROOT / "docs/REPRODUCTION.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def study() -> Analysis:
+    return analyse(STORED)
+
+
+def block() -> str:
+    assert DOCUMENT.count(f"\n{BEGIN}\n") == DOCUMENT.count(f"\n{END}\n") == 1
+    return DOCUMENT.partition(f"\n{BEGIN}\n")[2].partition(f"\n{END}\n")[0].strip()
+
+
+def test_the_table_of_the_document_is_what_the_results_give(study: Analysis) -> None:
+    assert block() == findings_table(study.findings), "run `make reproduction`, then read the text against it"
+
+
+def test_every_claim_is_decided_or_said_to_be_open(study: Analysis) -> None:
+    rows = [line.split(" | ") for line in block().splitlines()[2:]]
+    assert {row[0].removeprefix("| ") for row in rows} == set(CLAIMS)
+    assert {row[2] for row in rows} <= {"holds", "refuted", "not tested"}
+    assert len(rows) == len(study.findings)
+
+
+def test_the_text_counts_the_trials_that_are_stored(study: Analysis) -> None:
+    (said,) = re.findall(r"from (\d+) trials", DOCUMENT)
+    assert int(said) == len(study.rows)
+
+
+def test_the_page_regenerates_from_the_stored_results_alone(
+    study: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise AssertionError("a report needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    for library in ("pynvml", "torch"):  # the ways to a GPU: importing either fails
+        monkeypatch.setitem(sys.modules, library, None)
+    out = tmp_path / "report.html"
+    done = CliRunner().invoke(main, ["report", *map(str, STORED), "--format", "html", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert list(tmp_path.iterdir()) == [out]
+    said = verdicts(out.read_text())
+    assert said == [
+        (finding.id, finding.subject, BADGES[finding.verdict][1], finding.sentence)
+        for finding in study.findings
+    ]
+
+
+def verdicts(page: str) -> list[tuple[str, str, str, str]]:
+    """Id, subject, verdict and sentence of each finding of the page, in its order."""
+    found = []
+    for id_, body in re.findall(r'<section class="finding" id="(\w+)">(.*?)</section>', page, flags=re.S):
+        for verdict, subject, sentence in re.findall(SUBJECT, body, flags=re.S):
+            found.append((id_, *map(unescape, (subject, verdict, re.sub("</?code>", "`", sentence)))))
+    return found
+
+
+@pytest.mark.parametrize("line", re.findall(r"^loadgen .*", DOCUMENT, flags=re.M))
+def test_every_shown_command_parses(line: str) -> None:
+    name, *args = shlex.split(line, comments=True)[1:]
+    with main.commands[name].make_context(name, args):  # raises UsageError for an unknown option
+        pass

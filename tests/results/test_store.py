@@ -1,0 +1,156 @@
+"""Results survive: torn lines, crashes, resumes, a second writer; samples come back exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loadgen.errors import StoreError
+from loadgen.records import (
+    Caveat,
+    ClientQuality,
+    Environment,
+    Failure,
+    LoadSpec,
+    ModelSpec,
+    Reply,
+    Sample,
+    ServerSpec,
+    Trial,
+    TrialResult,
+)
+from loadgen.results.store import SampleWriter, Store, from_json, open_results, read_samples, to_json
+
+MODEL = ModelSpec(
+    name="tiny",
+    layers=2,
+    hidden=64,
+    intermediate=128,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    vocab=512,
+    max_context=256,
+)
+
+
+def result(trial_id: str, *, failure: Failure | None = None) -> TrialResult:
+    return TrialResult(
+        trial=Trial(
+            id=trial_id,
+            load=LoadSpec(kind="static", input_tokens=8, output_tokens=4, batch_size=2),
+            server=ServerSpec(framework="hf", model=MODEL, gpus=(0, 1), tp=2, options={"engine": "generate"}),
+        ),
+        environment="e1",
+        engine={"name": "hf/generate", "versions": {"torch": "2.13"}},
+        started="2026-01-01T00:00:00+00:00",
+        wall_s=1.5,
+        client=ClientQuality(driver="openai-raw", stamps="kernel", cpu_share=0.1),
+        caveats=(Caveat(kind="few", message="3 samples", remedy="raise requests"),),
+        failure=failure,
+    )
+
+
+def sample(seq: int, *, error: str | None = None) -> Sample:
+    reply = Reply(
+        seq=seq,
+        sent_ns=10**18 + seq,
+        end_ns=10**18 + seq + 500,
+        token_ns=() if error else (10**18 + seq + 100, 10**18 + seq + 300),
+        tokens_per_arrival=() if error else (1, 2),
+        output_tokens=None if error else (3,),
+        counted_by=None if error else "ids",
+        first_tokens=() if error else (7, 8),
+        error=error,
+    )
+    return Sample(
+        phase="measured", batch_size=1, input_tokens=8, output_tokens_asked=3, due_ns=None, reply=reply
+    )
+
+
+def test_a_result_comes_back_equal() -> None:
+    for original in (
+        result("a"),
+        result("b", failure=Failure(error="ServerDied", message="x", phase="load")),
+    ):
+        assert from_json(TrialResult, to_json(original)) == original
+
+
+def test_results_are_kept_over_a_reopening_and_the_newest_counts(tmp_path: Path) -> None:
+    with Store.create(tmp_path, {"name": "s"}) as store:
+        store.append(result("a", failure=Failure(error="ServerDied", message="x", phase="load")))
+        store.append(result("b"))
+    with Store.create(tmp_path, {"name": "s"}) as store:
+        store.append(result("a"))
+        assert [(r.trial.id, r.failure) for r in store.results()] == [("b", None), ("a", None)]
+    assert len(open_results(tmp_path).results()) == 2
+
+
+def test_a_torn_last_line_is_cut_and_the_rest_kept(tmp_path: Path) -> None:
+    with Store.create(tmp_path, {}) as store:
+        store.append(result("a"))
+    with (tmp_path / "trials.jsonl").open("ab") as file:
+        file.write(to_json(result("b"))[:40])
+    assert [r.trial.id for r in open_results(tmp_path).results()] == ["a"]
+    with Store.create(tmp_path, {}) as store:
+        assert store.repaired
+        store.append(result("c"))
+    assert [r.trial.id for r in open_results(tmp_path).results()] == ["a", "c"]
+
+
+def test_a_broken_middle_line_is_an_error_with_its_number(tmp_path: Path) -> None:
+    with Store.create(tmp_path, {}) as store:
+        store.append(result("a"))
+    path = tmp_path / "trials.jsonl"
+    path.write_bytes(b'{"trial": 3}\n' + path.read_bytes())
+    with pytest.raises(StoreError, match="line 1"):
+        open_results(tmp_path).results()
+
+
+def test_two_writers_are_refused(tmp_path: Path) -> None:
+    with Store.create(tmp_path, {}), pytest.raises(StoreError, match="another sweep"):
+        Store.create(tmp_path, {})
+
+
+def test_environments_survive_a_resume(tmp_path: Path) -> None:
+    environment = Environment(
+        id="e1", host="h", os="Linux", cpu="c", cpus=2, memory_bytes=1, gpus=({"name": "H200"},), driver=None,
+        cuda=None, packages={"numpy": "1.26"}, commit=None, argv=("loadgen",), started="now",
+    )  # fmt: skip
+    with Store.create(tmp_path, {}) as store:
+        store.add_environment(environment)
+    with Store.create(tmp_path, {"name": "again"}):
+        pass
+    reopened = open_results(tmp_path)
+    assert reopened.environments() == {"e1": environment}
+    assert reopened.sweep["name"] == "again"
+
+
+def test_not_a_results_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no sweep\.json"):
+        open_results(tmp_path)
+    (tmp_path / "sweep.json").write_text('{"schema_version": 99}')
+    with pytest.raises(StoreError, match="version 99"):
+        open_results(tmp_path)
+
+
+def test_samples_come_back_exactly_over_several_row_groups(tmp_path: Path) -> None:
+    written = [sample(n, error="TimedOut: first byte" if n % 1000 == 7 else None) for n in range(20_000)]
+    writer = SampleWriter(tmp_path / "samples" / "t.parquet")
+    for one in written:
+        writer.add(one)
+    assert not writer.path.exists()
+    writer.close()
+    assert list(read_samples(writer.path)) == written
+
+
+def test_an_abandoned_or_empty_file(tmp_path: Path) -> None:
+    writer = SampleWriter(tmp_path / "t.parquet")
+    writer.abandon()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StoreError, match="no such samples"):
+        next(read_samples(writer.path))
+    empty = SampleWriter(tmp_path / "empty.parquet")
+    empty.close()
+    assert list(read_samples(empty.path)) == []
