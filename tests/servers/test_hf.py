@@ -70,7 +70,7 @@ def test_the_command_is_data() -> None:
     )
     command = FRAMEWORK.command(spec, "/run/here", [4321])
     assert command.argv[0] == "/opt/engine/bin/python"
-    assert command.argv[1].endswith("loadgen/_child.py")
+    assert command.argv[1].endswith("loadgen/launch/_child.py")
     assert command.argv[3] == "loadgen.servers._hf.main"
     assert command.argv[command.argv.index("--run-dir") + 1] == "/run/here"
     fields = json.loads(command.argv[command.argv.index("--spec") + 1])
