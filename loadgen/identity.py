@@ -15,10 +15,10 @@ from loadgen.records import (
 
 
 def server_key(trial: Trial) -> str:
-    """Equal for trials that share a server (or an endpoint that already runs)."""
+    """Equal for trials that share a server and a start of it (or an endpoint that already runs)."""
     if trial.server is None:
         return f"endpoint {trial.url} {trial.model_name}"
-    return spec_key(trial.server)
+    return spec_key(trial.server) + (f" start {trial.start}" if trial.start else "")
 
 
 def spec_key(spec: ServerSpec) -> str:

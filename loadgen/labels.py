@@ -26,6 +26,11 @@ def load_label(trial: Trial) -> str:
     return f"{load.kind} {show_number(load.rate)}/s{each}" if load.rate else f"{load.kind}{each}"
 
 
+def again_label(start: int, repeat: int) -> str:
+    """Which start and which repeat of it a trial is, behind its name: ``, start 2, repeat 3``; the first is unnamed."""
+    return (f", start {start + 1}" if start else "") + (f", repeat {repeat + 1}" if repeat else "")
+
+
 def server_label(spec: ServerSpec) -> str:
     """A short name of a server for people: ``hf/generate llama-13b tp2``."""
     engine = spec.options.get("engine")

@@ -113,6 +113,7 @@ class Trial:
     """One cell of a sweep and one repeat of it. ``id`` is a hash of all that decides its result.
 
     ``server`` is ``None`` when an endpoint that already runs is loaded; then ``url`` and ``model_name`` say which.
+    ``start`` numbers the fresh servers of a plan that asks for several, from 0.
     """
 
     id: str
@@ -122,6 +123,7 @@ class Trial:
     model_name: str | None = None
     vocab: int | None = None
     repeat: int = 0
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,7 +310,11 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """One line of ``trials.jsonl``. ``engine`` is what really ran, in the server's own words."""
+    """One line of ``trials.jsonl``. ``engine`` is what really ran, in the server's own words.
+
+    ``start`` is equal for trials that one start of a server served, and for no others; ``None`` where that is not known
+    (an endpoint that already ran, results of earlier versions, a server that did not come up).
+    """
 
     trial: Trial
     environment: str
@@ -320,6 +326,7 @@ class TrialResult:
     caveats: tuple[Caveat, ...] = ()
     failure: Failure | None = None
     telemetry: TelemetrySummary | None = None
+    start: str | None = None
     schema_version: int = SCHEMA_VERSION
 
 

@@ -88,6 +88,7 @@ def run_trial(
         trial=trial,
         environment=environment,
         engine=engine_of(endpoint, counters) if fault is None else {},
+        start=endpoint.start,
         started=started.isoformat(timespec="milliseconds"),
         wall_s=time.monotonic() - start,
         summary=None if failure is not None else summary,

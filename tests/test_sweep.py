@@ -37,6 +37,23 @@ warmup = 1
 """
 
 
+STARTS = """
+name = "starts"
+starts = 2
+[server]
+framework = "null"
+model = "tiny"
+dtype = "float32"
+gpus = []
+[load]
+input_tokens = 8
+output_tokens = 6
+requests = 2
+[sweep]
+batch_size = [1, 2]
+"""
+
+
 def loadgen(*args: object, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "loadgen.cli", *map(str, args)],
@@ -223,3 +240,25 @@ def test_a_trial_that_the_client_limited_is_marked_and_fails_a_strict_sweep(slow
     strict = loadgen("sweep", "fast.toml", "--out", "strict", "--strict", cwd=slow)
     assert strict.returncode == 1
     assert "1 counted as failed by --strict" in strict.stderr
+
+
+def test_each_start_is_a_server_of_its_own_and_named_with_its_results(tmp_path: Path) -> None:
+    (tmp_path / "starts.toml").write_text(STARTS)
+    plan = loadgen("sweep", "starts.toml", "--dry-run", cwd=tmp_path)
+    assert "4 trials, 2 server starts" in plan.stdout
+    assert "start 2" in plan.stdout
+    done = loadgen("sweep", "starts.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = open_results(tmp_path / "results/starts").results()
+    assert [(each.trial.start, each.trial.load.batch_size) for each in results] == [
+        (0, 1),
+        (0, 2),
+        (1, 1),
+        (1, 2),
+    ]
+    ids = [each.start for each in results]
+    assert None not in ids
+    assert ids[0] == ids[1] != ids[2] == ids[3]
+    again = loadgen("sweep", "starts.toml", "--resume", cwd=tmp_path)
+    assert again.returncode == 0
+    assert len(open_results(tmp_path / "results/starts").results()) == 4

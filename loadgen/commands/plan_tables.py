@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping, Sequence
 
 from loadgen.identity import server_key
-from loadgen.labels import server_label
+from loadgen.labels import again_label, server_label
 from loadgen.live.progress import trial_row
 from loadgen.plan.plan import Plan
 from loadgen.records import ServerSpec
@@ -41,19 +41,21 @@ def print_plan(plan: Plan) -> None:
 
 def server_tables(plan: Plan, ahead: Outlook) -> list[Table]:
     """One table for each server start; a dash stands for what cannot be known before."""
+    several = len({trial.start for trial in plan.trials}) > 1
     by_id = {prediction.trial_id: prediction for prediction in ahead.predictions}
     tables = []
     for spec, trials in plan.groups():
         rows = []
         for trial in trials:
             row, need = trial_row(trial), by_id[trial.id]
-            load = row.load + (f", repeat {trial.repeat + 1}" if trial.repeat else "")
+            load = row.load + again_label(0, trial.repeat)
             lengths = (str(trial.load.input_tokens), str(trial.load.output_tokens))
             calls = f"{trial.load.warmup}+{trial.load.requests}"
             memory = (show_bytes(need.weight_bytes), show_bytes(need.kv_bytes))
             times = (show_s(need.floor_s), show_duration(need.estimate_s))
             rows.append((trial.id, load, *lengths, calls, *memory, *times))
-        tables.append(Table(title=title(spec), head=HEAD, rows=tuple(rows)))
+        again = f", start {trials[0].start + 1}" if several else ""
+        tables.append(Table(title=title(spec) + again, head=HEAD, rows=tuple(rows)))
     return tables
 
 

@@ -17,13 +17,17 @@ from loadgen.launch import triton_counters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where a trial's requests go. ``fault`` tells whether the server behind it has died meanwhile."""
+    """Where a trial's requests go. ``fault`` tells whether the server behind it has died meanwhile.
+
+    ``start`` is the identity of the start that serves it: equal for all trials that one server process serves.
+    """
 
     base_url: str
     protocol: str = "openai"
     driver_options: Mapping[str, Any] = field(default_factory=dict)
     info_url: str | None = None
     metrics_url: str | None = None
+    start: str | None = None
     fault: Callable[[], ServerError | None] = lambda: None
 
 

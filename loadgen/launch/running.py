@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -53,6 +54,7 @@ def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpo
         driver_options=framework.driver_options(spec),
         info_url=server.command.info_url,
         metrics_url=server.command.metrics_url,
+        start=secrets.token_hex(8),
         fault=lambda: None if server.alive() else server.death(),
     )
 

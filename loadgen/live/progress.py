@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from loadgen.labels import caveat_marks, clean, load_label, server_label
+from loadgen.labels import again_label, caveat_marks, clean, load_label, server_label
 from loadgen.records import Dist, Sample, Trial, TrialResult
 from loadgen.units import seconds, show_rate, show_s
 
@@ -32,6 +32,7 @@ class TrialRow:
     load: str
     input_tokens: int
     output_tokens: int
+    start: int
     repeat: int
     requests: int
     warmup: int
@@ -42,7 +43,7 @@ class TrialRow:
     @property
     def title(self) -> str:
         """One line that tells this trial from the others."""
-        again = f", repeat {self.repeat + 1}" if self.repeat else ""
+        again = again_label(self.start, self.repeat)
         return f"{self.server}, {self.load}, {self.input_tokens} in, {self.output_tokens} out{again}"
 
 
@@ -100,6 +101,7 @@ def trial_row(trial: Trial) -> TrialRow:
         load=load_label(trial),
         input_tokens=load.input_tokens,
         output_tokens=load.output_tokens,
+        start=trial.start,
         repeat=trial.repeat,
         requests=load.requests,
         warmup=load.warmup,

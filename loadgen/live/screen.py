@@ -22,6 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from loadgen.labels import again_label
 from loadgen.live.progress import ResultRow
 from loadgen.live.state import LiveState
 from loadgen.units import show_duration, show_number, show_rate, show_s
@@ -51,6 +52,7 @@ COLUMNS = (
     Column(head="out", rank=0, text=lambda r: str(r.trial.output_tokens)),
     Column(head="tp", rank=1, text=lambda r: "–" if r.trial.tp is None else str(r.trial.tp)),
     Column(head="pp", rank=5, text=lambda r: "–" if r.trial.pp is None else str(r.trial.pp), only_if_varied=True),
+    Column(head="start", rank=5, text=lambda r: str(r.trial.start + 1), only_if_varied=True),
     Column(head="repeat", rank=5, text=lambda r: str(r.trial.repeat + 1), only_if_varied=True),
     Column(head="E2E p50", rank=0, text=lambda r: show_s(r.e2e_p50_s)),
     Column(head="p99", rank=7, text=lambda r: show_s(r.e2e_p99_s)),
@@ -113,7 +115,7 @@ def _trial_lines(board: LiveState, width: int, now_s: float) -> list[RenderableT
         return [_line((" trial  ", "dim"), "none running"), Text(), Text()]
     spent = show_duration(now_s - trial_since) if (trial_since := board.trial_since_s) else ""
     shape = f"{trial.load}, {trial.input_tokens} in, {trial.output_tokens} out"
-    again = f", repeat {trial.repeat + 1}" if trial.repeat else ""
+    again = again_label(trial.start, trial.repeat)
     warm = f"warm-up {live.warmup}/{trial.warmup}, " if live.ok == 0 and trial.warmup else ""
     head = _line(
         (" trial  ", "dim"), (shape + again, "bold"), f"  {warm}{live.ok}/{trial.requests} requests  {spent}"

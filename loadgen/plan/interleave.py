@@ -3,7 +3,7 @@
 Rivals are servers of one model on equally many GPUs (or on the CPU). Each piece of work goes to all of them in turn
 before the next one: a round. Rounds run forward and backward in alternation, over the work of a pass and over the
 passes of a piece of work: A B, B A, A B … A trend within a round then favours neither side, and a trend over hours
-strikes both sides of a round alike. Pure.
+strikes both sides of a round alike. With several starts, all contests are run on the first, then on the second. Pure.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from loadgen.theory.predict import predict, relative_cost
 
 
 def sets(trials: Sequence[Trial]) -> list[tuple[Trial, ...]]:
-    """Trials by contest, in order."""
-    found: dict[object, list[Trial]] = {}
+    """Trials by contest and start, in order, start after start."""
+    found: dict[tuple[int, object], list[Trial]] = {}
     for trial in trials:
         key = rivals_key(trial.server) if trial.server else (trial.url, trial.model_name)
-        found.setdefault(key, []).append(trial)
-    return [tuple(members) for members in found.values()]
+        found.setdefault((trial.start, key), []).append(trial)
+    return [
+        tuple(found[key]) for key in sorted(found, key=lambda key: key[0])
+    ]  # stable: contests keep their order
 
 
 def arrange(trials: Sequence[Trial], server_of: Callable[[Trial], str]) -> tuple[Trial, ...]:
@@ -45,7 +47,7 @@ def _rounds(trials: Sequence[Trial], server_of: Callable[[Trial], str]) -> list[
             works.index(_work(trial)),
             servers.index(server_of(trial)),
         )
-        return turn, work, server if (turn + work) % 2 == 0 else -server
+        return turn, work, server if (turn + work + trial.start) % 2 == 0 else -server
 
     return sorted(trials, key=place)
 

@@ -30,7 +30,8 @@ class Plan:
     that an early end leaves the most cells and drift over time strikes all cells alike.
 
     ``grouped``: the trials of one server stand together. ``interleaved``: see interleave.py. ``searches`` come after
-    the trials of their servers.
+    the trials of their servers. Several starts of the servers follow each other, forward and backward in turn: A B,
+    B A, A B, so that drift over the session does not pass for a difference between servers.
     """
 
     trials: tuple[Trial, ...]
@@ -59,36 +60,44 @@ class Plan:
 def make_plan(profile: Profile) -> Plan:
     """Every cell as a trial, once. Servers come in the order in which the profile first asks for them."""
     trials = {trial.id: trial for trial in map(trial_of, profile.cells)}
-    keys = {trial.id: server_key(trial) for trial in trials.values()}
-    servers = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
+    servers = {key: place for place, key in enumerate(dict.fromkeys(map(_first_start, trials.values())))}
     places = {id_: place for place, id_ in enumerate(trials)}
 
-    def order(trial: Trial) -> tuple[int, int, float, int]:
-        return servers[keys[trial.id]], trial.repeat, relative_cost(trial), places[trial.id]
+    def order(trial: Trial) -> tuple[int, int, int, float, int]:
+        server = servers[_first_start(trial)]
+        turn = server if trial.start % 2 == 0 else -server
+        return trial.start, turn, trial.repeat, relative_cost(trial), places[trial.id]
 
     if profile.order == "interleaved":
-        arranged = interleave.arrange(list(trials.values()), server_key)
+        arranged = interleave.arrange(list(trials.values()), _first_start)
     else:
         arranged = tuple(sorted(trials.values(), key=order))
     return Plan(trials=arranged, order=profile.order, searches=profile.searches)
 
 
+def _first_start(trial: Trial) -> str:
+    """Equal for trials on any start of one server."""
+    return server_key(replace(trial, start=0))
+
+
 def trial_of(cell: Cell) -> Trial:
     """A cell with its id, and with the seed of its own prompts.
 
-    The seed follows from the load and the repeat but not from the server: frameworks, tp and dtypes are
+    The seed follows from the load and the repeat but not from the server: frameworks, tp, dtypes and starts are
     compared on equal prompts, while other lengths, batches and repeats on one server never meet the same prompt.
     """
     work = _work(cell)
+    again = {"start": cell.start} if cell.start else {}  # left out at 0: ids are those of one start
     seed = int(digest(work)[:16], 16) % 2**SEED_BITS
     return Trial(
-        id=digest({"scheme": ID_SCHEME, "on": _engine(cell), "work": work})[:16],
+        id=digest({"scheme": ID_SCHEME, "on": _engine(cell), "work": work, **again})[:16],
         load=dataclasses.replace(cell.load, seed=seed),
         server=cell.server,
         url=cell.target.url if cell.target else None,
         model_name=cell.target.model_name if cell.target else None,
         vocab=cell.server.model.vocab if cell.server else cell.target.vocab if cell.target else None,
         repeat=cell.repeat,
+        start=cell.start,
     )
 
 

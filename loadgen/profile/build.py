@@ -64,8 +64,8 @@ class Builder:
         self._models: dict[str, ModelSpec | BadInput] = {}
         self._traces: dict[str, _Trace | BadInput] = {}
 
-    def cells(self, point: Point, repeats: Sequence[int]) -> list[Cell]:
-        """The repeats of a point; none when it has a problem, which is then noted."""
+    def cells(self, point: Point, repeats: Sequence[int], starts: Sequence[int]) -> list[Cell]:
+        """The repeats of a point on each start of its server; none when it has a problem, which is then noted."""
         server = target = None
         if self._tables.target is None:
             server = self._server(point)
@@ -82,7 +82,8 @@ class Builder:
             self._check_lengths(point, server, load)
         digest = trace.digest if trace else ""
         return [
-            Cell(load=load, server=server, target=target, repeat=repeat, trace_digest=digest)
+            Cell(load=load, server=server, target=target, repeat=repeat, start=start, trace_digest=digest)
+            for start in starts
             for repeat in repeats
         ]
 

@@ -28,7 +28,7 @@ def expand(
     builder = Builder(tables, problems, gpu_count, frameworks)
     for number, block in enumerate(tables.sweep):
         for point in _points(tables, number, block, problems):
-            cells += builder.cells(point, block.repeat or tables.load.repeat)
+            cells += builder.cells(point, block.repeat or tables.load.repeat, block.starts or tables.starts)
     problems.check()
     if not cells:
         problems.add(("sweep", "exclude"), None, "leaves nothing to run", "rules that keep at least one cell")
@@ -43,8 +43,10 @@ def _check_sections(tables: Tables, problems: Problems) -> None:
         problems.add(("server",), None, "cannot stand beside [target]", "one of the two")
     if tables.target.url is None:
         problems.add(("target", "url"), None, "is missing", "http://HOST:PORT")
+    if "starts" in tables.model_fields_set:
+        problems.add(("starts",), tables.starts, "has no effect: [target] already runs", "it beside [server]")
     for number, block in enumerate(tables.sweep):
-        for key in (*SERVER_AXES, "options"):
+        for key in (*SERVER_AXES, "options", "starts"):
             if key in block.model_fields_set:
                 why = "has no effect: [target] already runs"
                 problems.add(("sweep", number, key), getattr(block, key), why, "keys of [load]")

@@ -22,7 +22,7 @@ from loadgen.profile.schema import (
 )
 from loadgen.profile.values import did_you_mean
 
-LISTS = {*Axes.model_fields, "gpus", "repeat"}
+LISTS = {*Axes.model_fields, "gpus", "repeat", "starts"}
 SECTIONS = set(Tables.model_fields)
 
 
@@ -58,6 +58,8 @@ def _assignments(tables: dict[str, Any], text: str, file: str) -> list[tuple[Pat
     if parts[0] == "sweep":
         return [(("sweep", i, *parts[1:]), value) for i in blocks]
     if parts[0] in SECTIONS:
+        for i in blocks if parts[0] in SweepTable.model_fields else ():
+            _take(tables, ("sweep", i, *parts))
         return [(parts, value)]
     home = _home(tables, parts[0], file, text)
     if parts[0] not in SweepTable.model_fields:

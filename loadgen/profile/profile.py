@@ -6,6 +6,9 @@
     description = "…"
     order = "interleaved"            # servers of one model on equally many GPUs are up together and take turns,
                                      # A B B A …, so that drift strikes all alike; "grouped": one after the other
+starts = 3                           # fresh servers that each run all of it, A B, B A, A B: what two servers differ by
+                                     # is told from what two starts of one differ by. Also in a [[sweep]]; a list
+                                     # names the very starts, such as [2] to add a third one later
 
     [server]                         # what to stand up
     framework = "hf"
@@ -106,7 +109,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One point of a sweep: a server (or an endpoint) and a load, and which repeat of it this is.
+    """One point of a sweep: a server (or an endpoint) and a load, and which repeat on which start of it this is.
 
     ``load.seed`` is still the profile's own. ``trace_digest`` stands for the content of a trace file.
     """
@@ -115,6 +118,7 @@ class Cell:
     server: ServerSpec | None = None
     target: Target | None = None
     repeat: int = 0
+    start: int = 0
     trace_digest: str = ""
 
 

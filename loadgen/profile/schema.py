@@ -140,6 +140,7 @@ class SweepTable(Axes):
     requests: Count | None = None
     warmup: Index | None = None
     repeat: Repeats | None = None
+    starts: Repeats | None = None
     combine: Combine = "product"
     exclude: list[Axes] = []
 
@@ -169,6 +170,7 @@ class Tables(Table):
     name: Slug | None = None
     description: str = ""
     order: Ordering = "grouped"
+    starts: Repeats = [0]
     server: ServerTable | None = None
     load: LoadTable = LoadTable()
     sweep: list[SweepTable] = [SweepTable()]

@@ -39,7 +39,8 @@ def columns(analysis: Analysis, row: Row) -> dict[str, Any]:
         "source": row.source, "trial": row.id, "machine": key.machine, "server": key.label, "variant": key.variant,
         "model": key.model, "dtype": key.dtype, "tp": key.tp, "pp": key.pp, "load": key.kind, "batch": key.batch,
         "rate": row.trial.load.rate, "input_tokens": key.input_tokens, "output_tokens": key.output_tokens,
-        "streamed": key.stream, "repeat": row.trial.repeat, "started": row.result.started,
+        "streamed": key.stream, "start": row.trial.start, "server_start": row.result.start, "repeat": row.trial.repeat,
+        "started": row.result.started,
         "requests_ok": summary.requests_ok if summary else None,
         "requests_failed": summary.requests_failed if summary else None,
     }  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from loadgen.labels import caveat_marks
+from loadgen.labels import again_label, caveat_marks
 from loadgen.records import OPEN_LOOP, Dist, Summary, Trial, TrialResult
 from loadgen.text_table import Table
 from loadgen.units import show_number, show_s, show_share
@@ -139,10 +139,10 @@ def show_value(value: Value) -> str:
 
 
 def describe(trial: Trial, axes: Sequence[str]) -> str:
-    """A trial told by ``axes``, with its repeat."""
+    """A trial told by ``axes``, with its start and its repeat."""
     named = conditions(trial)
     words = [f"{axis} {show_value(named[axis])}" for axis in axes if axis in named]
-    return ", ".join(words + ([f"repeat {trial.repeat + 1}"] if trial.repeat else [])) or "the only trial"
+    return (", ".join(words) + again_label(trial.start, trial.repeat)).removeprefix(", ") or "the only trial"
 
 
 def pivot_tables(results: Sequence[TrialResult], planned: Sequence[Trial] = ()) -> list[Table]:
@@ -239,12 +239,14 @@ def full_table(results: Sequence[TrialResult]) -> Table:
     """Every trial with every figure that any trial has."""
     axes = varying(result.trial for result in results)
     repeated = any(result.trial.repeat for result in results)
+    started = any(result.trial.start for result in results)
     summaries = [result.summary for result in results if result.summary]
     figures = [figure for figure in FIGURES if any(figure.get(summary) is not None for summary in summaries)]
     rows = []
     for result in sorted(results, key=lambda result: _trial_order(result.trial, axes)):
         named, summary = conditions(result.trial), result.summary
         shown = [show_value(named.get(axis)) for axis in axes]
+        shown += [str(result.trial.start + 1)] if started else []
         shown += [str(result.trial.repeat + 1)] if repeated else []
         shown += [figure.show(figure.get(summary) if summary else None) for figure in figures]
         shown += [
@@ -252,13 +254,14 @@ def full_table(results: Sequence[TrialResult]) -> Table:
         ]
         shown += [f"failed: {result.failure.error}" if result.failure else " ".join(caveat_marks(result))]
         rows.append(tuple(shown))
-    head = (*axes, *(["repeat"] if repeated else []), *(f.name for f in figures), "requests ok", "marks")
+    again = [name for name, shown in (("start", started), ("repeat", repeated)) if shown]
+    head = (*axes, *again, *(f.name for f in figures), "requests ok", "marks")
     return Table(title="All trials", head=head, rows=tuple(rows), optional=LESS_ASKED_FOR)
 
 
 def _trial_order(trial: Trial, axes: Sequence[str]) -> tuple[tuple[int, float, str], ...]:
     named = conditions(trial)
-    return (*(_order(named.get(axis)) for axis in axes), _order(trial.repeat))
+    return (*(_order(named.get(axis)) for axis in axes), _order(trial.start), _order(trial.repeat))
 
 
 def unmeasured(results: Sequence[TrialResult]) -> Table | None:

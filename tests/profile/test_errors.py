@@ -103,7 +103,7 @@ def problem(text: str = BASE, *sets: str, **more: Any) -> str:
         ("[frameworks.hf]\npyton = 'x'", "frameworks.hf.pyton: is not a key here; did you mean 'python'?"),
         (
             "[loads]\nx = 1",
-            "p.toml: loads: is not a key here; did you mean 'load'? (accepted: name, description, order, server",
+            "p.toml: loads: is not a key here; did you mean 'load'? (accepted: name, description, order, starts",
         ),
     ],
 )
