@@ -21,6 +21,7 @@ from loadgen.load.quality import Figures, ReplyFigures, SelfWatch, client_qualit
 from loadgen.protocols import Clock, Driver, DriverFactory
 from loadgen.records import OPEN_LOOP, ClientQuality, LoadSpec, Reply, Trial
 from loadgen.system.timer import TimerFactory, make_timer
+from loadgen.traces.files import open_trace
 from loadgen.units import nanoseconds
 
 CLOSE_S = 10.0
@@ -210,11 +211,8 @@ def _schedule(load: LoadSpec) -> Iterator[Arrival]:
     if load.kind != "trace":
         yield from schedule(load)
         return
-    try:
-        with open(load.trace or "", encoding="utf-8") as lines:
-            yield from schedule(load, lines)
-    except OSError as error:
-        raise BadInput(f"trace = {load.trace!r}: cannot be read: {error.strerror}") from None
+    with open_trace(load.trace or "") as lines:
+        yield from schedule(load, lines)
 
 
 def _warmup(load: LoadSpec) -> Iterator[Arrival]:

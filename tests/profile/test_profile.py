@@ -190,10 +190,8 @@ def test_trace(tmp_path: Path) -> None:
     assert "load.input_tokens = 20: has no effect in mode = 'trace'" in problem(text + "input_tokens = 20")
     for content, message in [
         ("", "holds no request"),
-        ("{}", "line 1 is no JSON object with those keys"),
-        ("[1]", "line 1 is no JSON object"),
-        ('{"offset_s": -1, "input_tokens": 1, "output_tokens": 1}', "offset_s = -1 must be"),
-        ('{"offset_s": 0, "input_tokens": 0, "output_tokens": 1}', r"token counts \[0, 1\]"),
+        ("[1]", r"t\.jsonl': line 1: not an object"),
+        ("\n".join(map(json.dumps, reversed(lines))), "line 2: offset_s = 0 is before the line above it"),
         ('{"offset_s": 0, "input_tokens": 1, "output_tokens": 3000}', "over the context of llama-13b, 2048"),
     ]:
         path.write_text(content)
