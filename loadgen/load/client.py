@@ -80,7 +80,7 @@ async def run_load(
     connections = places or _open_ahead(load, workers)
     replies = ReplyFigures()
 
-    def flight(phase: Any, arrivals: Iterator[Arrival], **more: Any) -> Dispatcher:
+    def dispatcher(phase: Any, arrivals: Iterator[Arrival], **more: Any) -> Dispatcher:
         return Dispatcher(
             phase=phase,
             load=load,
@@ -99,7 +99,9 @@ async def run_load(
         await _open(wire, connections, load.timeouts.connect_s + GUARD_S)
         # Once more where its last request was not served: a server that ran out of memory has made room, and is cold.
         for first_seq in (0, load.warmup + load.requests):
-            warmup = flight("warmup", _warmup(load), first_seq=first_seq, places=connections, on_reply=ignore)
+            warmup = dispatcher(
+                "warmup", _warmup(load), first_seq=first_seq, places=connections, on_reply=ignore
+            )
             warmup.prepare()
             await warmup.run(timers)
             if not unserved(warmup.last_error):
@@ -107,7 +109,7 @@ async def run_load(
         if isinstance(wire, FanOut):
             del wire.skews_ns[:]
 
-        measured = flight(
+        measured = dispatcher(
             "measured",
             _schedule(load),
             first_seq=load.warmup,

@@ -28,7 +28,7 @@ READY_S = 15.0
 class Replay:
     """One load against the null server: what the client saw against what the server did.
 
-    ``rate_share``: see ``truth.rate_share``; None without a schedule, when the client's own pace is the load.
+    ``rate_share``: see ``timing_errors.rate_share``; None without a schedule, when the client's own pace is the load.
     ``server_share`` is the scheduled length of an answer over its real mean: the null server's own pace.
     """
 

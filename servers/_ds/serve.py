@@ -32,13 +32,13 @@ def serve(
     spec: ServerSpec,
     options: Options,
     place: RankPlace,
-    stood: Rank,
+    ready: Rank,
     leader: Leader,
     patches: Patches,
     started: float,
 ) -> None:
     """Serve until SIGTERM, SIGINT or MII's own Terminate."""
-    pipeline = stood.lead(leader)
+    pipeline = ready.lead(leader)
     pipeline.start()
     text = text_of(spec.model.checkpoint, spec.model.vocab)
     loaded = time.monotonic()
@@ -47,7 +47,7 @@ def serve(
     def ask(tokens: int) -> str:
         return _ask(pipeline, prompt, tokens)
 
-    stood.check(ask)
+    ready.check(ask)
     ask(3)  # through every layer and library on every rank, before anybody is told that it is ready
     patches.note("loopback")
     patches.note("no-load-balancer")
@@ -61,17 +61,17 @@ def serve(
     server = serve_grpc(service, spec.host, place.grpc_port)
     facts = {
         **_facts(spec, options, patches, text.name),
-        **stood.facts(),
+        **ready.facts(),
         "load_s": round(loaded - started, 3),
         "warmup_s": round(time.monotonic() - loaded, 3),
     }
-    if stood.begin_memory is not None:
-        stood.begin_memory()  # what the warm-up needed is nobody's trial
+    if ready.begin_memory is not None:
+        ready.begin_memory()  # what the warm-up needed is nobody's trial
     serve_pages(
         spec.host,
         place.http_port,
-        lambda: {**facts, "memory": _memory(spec, stood.memory())},
-        stood.begin_memory,
+        lambda: {**facts, "memory": _memory(spec, ready.memory())},
+        ready.begin_memory,
     )
     log.info(
         "ready: %s serves %s on grpc://%s:%d", options.engine, spec.model.name, spec.host, place.grpc_port
