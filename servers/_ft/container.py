@@ -73,6 +73,7 @@ def argv(
 
 
 def main(arguments: list[str]) -> int:
+    """Run the image of ``argv`` in the foreground, and remove the container when told to stop."""
     parser = argparse.ArgumentParser(prog="container")
     parser.add_argument("--program", required=True)
     parser.add_argument("--name", required=True)

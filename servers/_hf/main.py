@@ -22,6 +22,7 @@ STOP_S = 8.0
 
 
 def main() -> None:
+    """One rank's process: rank 0 serves, the others follow until it ends."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     arguments = _arguments()
     spec = _spec(arguments.spec)

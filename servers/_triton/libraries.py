@@ -38,6 +38,7 @@ def missing_libraries(program: Path, env: dict[str, str]) -> list[str]:
 
 
 def main(server: Path, library: Path, links: Path) -> int:
+    """Print as JSON which shared libraries of ``argv`` cannot be loaded, and why."""
     env = dict(os.environ)
     for program in (server, library):
         if not program.is_file():

@@ -69,6 +69,7 @@ class TritonPythonModel:
         return None if self.decoupled else [job.response for job in jobs]
 
     def finalize(self) -> None:
+        """Triton unloads the model: release the engine."""
         self.ready.leave()
 
     def _read(self, job: _Job) -> None:
