@@ -59,7 +59,10 @@ def share(items: Iterable[T], worker: int, workers: int) -> Iterator[T]:
 
 
 def offset_chunks(load: LoadSpec) -> Iterator[Offsets]:
-    """Due times in ns from the start, never falling, a chunk at a time: ``load.requests`` in all."""
+    """Due times in ns from the start, never falling, a chunk at a time: ``load.requests`` in all.
+
+    Raises BadInput for a kind without a schedule and for a rate that is not above 0.
+    """
     rate = _positive("rate", load.rate)
     if load.kind == "constant":
         return _constant(load.requests, rate)
