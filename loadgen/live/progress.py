@@ -149,6 +149,7 @@ class Tally:
     ttft_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def fold(self, sample: Sample, in_flight: int) -> None:
+        """Take in one reply; ``in_flight`` counts the requests still out. A failed one gives no latency."""
         reply = sample.reply
         self.in_flight = in_flight
         if reply.error is not None:  # a failed warm-up request is news as well
