@@ -43,6 +43,7 @@ class Problems:
         self._found: list[ProfileError] = []
 
     def add(self, path: Sequence[str | int], value: object, why: str, accepted: str | None) -> None:
+        """Note one problem of the value at ``path``; raised by ``check``."""
         self._found.append(self._origins.problem(path, value, why, accepted))
 
     def check(self) -> None:
