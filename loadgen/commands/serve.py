@@ -90,7 +90,7 @@ def default_dtype(framework: str, on_gpu: bool) -> str:
 
 
 def gpu_list(text: str) -> list[int]:
-    """``0,1`` as device indices; empty text is the CPU."""
+    """``0,1`` as device indices; empty text is the CPU. Raises BadInput for anything else."""
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
@@ -98,7 +98,7 @@ def gpu_list(text: str) -> list[int]:
 
 
 def option_pair(text: str) -> tuple[str, OptionValue]:
-    """``key=value``; numbers and true/false are read as such."""
+    """``key=value``; numbers and true/false are read as such. Raises BadInput for text without a key or a ``=``."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise BadInput(f"--option {text}: not key=value")
@@ -129,7 +129,10 @@ def dry_run(spec: ServerSpec) -> str:
 
 
 def serve(spec: ServerSpec, log: Path | None, echo: Callable[[str], None]) -> int:
-    """Start, print the ready line, wait. Returns when interrupted (0) or when the server died (1)."""
+    """Start, print the ready line, wait. Returns when interrupted (0) or when the server died (1).
+
+    Raises the ServerError of a server that never became ready.
+    """
     with tempfile.TemporaryDirectory(prefix="loadgen-serve-") as folder:
         log_path = (log or Path(folder) / "server.log").absolute()
         echo(f"starting {server_label(spec)}; log: {log_path}")
