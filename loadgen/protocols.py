@@ -98,15 +98,14 @@ class Driver(Protocol):
         """The reply of what ``done`` was given, off the hot path; a failure is its ``error``."""
 
     async def close(self) -> None:
-        """Close all connections; what is still in flight ends as failed."""
+        """Close all connections; nothing is started after it."""
 
 
 class DriverFactory(Protocol):
     """Makes a driver for one endpoint."""
 
-    def __call__(
-        self, base_url: str, model: str, timeouts: Timeouts, options: Mapping[str, Any]
-    ) -> Driver: ...
+    def __call__(self, base_url: str, model: str, timeouts: Timeouts, options: Mapping[str, Any]) -> Driver:
+        """A driver that is not open yet; ``options`` are the framework's own. Raises BadInput for wrong ones."""
 
 
 class Watcher(Protocol):
@@ -134,4 +133,5 @@ class Watcher(Protocol):
 class Clock(Protocol):
     """A monotonic clock in nanoseconds."""
 
-    def __call__(self) -> int: ...
+    def __call__(self) -> int:
+        """Nanoseconds since an instant that stays the same while the process lives."""

@@ -53,7 +53,10 @@ def run(
 
 
 def report_check(to: str, folder: Path) -> int:
-    """Every checkpoint's problems, file by file. Raises BadInput when any checkpoint has one."""
+    """Print every checkpoint's problems, file by file. Returns 1 for any, else 0.
+
+    Raises BadInput where there is no checkpoint.
+    """
     found = command.check(to, folder)
     if not found:
         raise BadInput(

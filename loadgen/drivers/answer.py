@@ -126,6 +126,8 @@ class Answer:
         """Count the output tokens of the events of one read; of a whole body when ``at_ns`` is None.
 
         Never raises: what is wrong with an event stands in ``failed``.
+
+        Never raises: what is wrong with an event stands in ``failed``.
         """
         if self.failed is not None:
             return

@@ -81,7 +81,7 @@ def counts(tensors: Tensors, prompts: tuple[tuple[int, ...], ...], meaning: Mean
 def count_ids(row: array[int], prompt: tuple[int, ...], meaning: Meaning) -> int:
     """Tokens between the prompt and the tail of end ids. Without an unsampleable end id the tail has no known start.
 
-    Raises BadReply for a row that holds no such tail.
+    Raises BadReply without such an id, and for a row that does not begin with the prompt.
     """
     if meaning.end_id is None:
         raise BadReply("merged requests can only be counted with an end_id that cannot be sampled")
@@ -158,7 +158,7 @@ class Answer:
     def take_counts(self, at_ns: int, counted: tuple[int, ...]) -> None:
         """A response of which only the count was kept.
 
-        Raises BadReply where the counts cannot be those of this call.
+        Raises BadReply where a sequence shrank.
         """
         if any(now < before for now, before in zip(counted, self._counts, strict=True)):
             raise BadReply(f"sequences shrank from {list(self._counts)} to {list(counted)} tokens")

@@ -100,7 +100,7 @@ class LiveMetrics:
         self._inner.server(label, state)
 
     def trial(self, trial: Trial) -> None:
-        """The labels of the running trial's series from now on."""
+        """The trial that runs from now on."""
         self._trial = trial
         self._inner.trial(trial)
 

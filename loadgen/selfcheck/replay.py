@@ -55,7 +55,7 @@ class Replay:
 
     @property
     def coalesced_share(self) -> float | None:
-        """Share of the reads that brought more than one event, whose tokens then share a stamp."""
+        """Share of the reads that held more than one chunk, whose earlier arrival times are lost."""
         reads, coalesced = self.quality.reads, self.quality.coalesced_reads
         return coalesced / reads if reads and coalesced is not None else None
 

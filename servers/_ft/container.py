@@ -73,7 +73,9 @@ def argv(
 
 
 def main(arguments: list[str]) -> int:
-    """Run the image of ``argv`` in the foreground, and remove the container when told to stop."""
+    """Run the container's client and pass signals on to it; the container is killed when it outlasts
+    ``--grace`` seconds.
+    """
     parser = argparse.ArgumentParser(prog="container")
     parser.add_argument("--program", required=True)
     parser.add_argument("--name", required=True)

@@ -116,7 +116,7 @@ def launch(device: torch.device, budget_s: float) -> float:
 
 
 def measure_device(name: str, budget_s: float) -> dict[str, Any]:
-    """Bandwidth, matrix products and launches of one device within ``budget_s`` seconds, as JSON's own types."""
+    """Bandwidth, matrix products and launches of one device in about ``budget_s`` seconds, as JSON's own types."""
     device = torch.device(name)
     begin = time.perf_counter()
     if device.type == "cuda":
@@ -195,7 +195,7 @@ def _graph_step(message: torch.Tensor, device: torch.device) -> float:
 
 
 def main(argv: list[str]) -> None:
-    """Measure the devices of ``argv`` and print one JSON object; all-reduce where there are several."""
+    """Measure one device, or be one rank of an all-reduce, as ``argv`` says; what was found is printed as JSON."""
     if argv[0] == "device":
         found: dict[str, Any] | None = measure_device(argv[1], float(argv[2]))
     else:

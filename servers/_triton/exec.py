@@ -87,7 +87,9 @@ def check_stub(stub: Path, env: dict[str, str]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Lay out the backends and become tritonserver: the process id stays."""
+    """Lay out the backends, check them, and run tritonserver to its end. Returns the exit status: 2 where a
+    part lacks.
+    """
     parser = argparse.ArgumentParser(prog="exec")
     parser.add_argument("--server", type=Path, required=True)
     parser.add_argument("--backends", type=Path, required=True)
