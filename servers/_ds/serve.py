@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import signal
 import time
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +15,7 @@ from loadgen.servers._ds.options import FASTGEN, Options
 from loadgen.servers._ds.patches import Patches
 from loadgen.servers._ds.service import THREADS, Service, serve_grpc, serve_pages
 from loadgen.servers._ds.text import text_of
+from loadgen.servers._torch.facts import process_facts
 from loadgen.servers._torch.memory import Figures
 
 if TYPE_CHECKING:
@@ -91,39 +89,20 @@ def _ask(pipeline: Any, prompt: str, tokens: int) -> str:
 
 def _facts(spec: ServerSpec, options: Options, patches: Patches, text: str) -> dict[str, Any]:
     """What does not change while the server runs."""
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    checkpoint = spec.model.checkpoint is not None and not spec.dummy_weights
     fastgen = options.engine == FASTGEN
     return {
+        **process_facts(spec, LIBRARIES),
         "engine": options.engine,
         "engine_reason": options.reason,
         "framework": "ds",
         "options": dict(spec.options),
         "patches": patches.made,
         "service": f"modelresponse.ModelResponse of deepspeed-mii, {THREADS} threads",
-        "model": spec.model.name,
-        "weights": "checkpoint" if checkpoint else "random",
-        "dtype": spec.dtype,
-        "tp": spec.tp,
-        "pp": 1,
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if spec.gpus
-        else [],
-        "device": "cuda" if spec.gpus else "cpu",
-        "cpu_threads": torch.get_num_threads(),
-        "versions": versions,
-        "cuda": torch.version.cuda if spec.gpus else None,
         "max_context": spec.model.max_context,
         "max_batch": spec.max_batch,
         "vocab": spec.model.vocab,
         "text": text,
         "in_flight_batching": fastgen,
-        "pid": os.getpid(),
     }
 
 

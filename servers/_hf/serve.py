@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import signal
 import socket
 import sys
 import threading
-from importlib import metadata
 from typing import Any
 
-import torch
 import uvicorn
 
 from loadgen.records import ServerSpec
@@ -24,6 +21,7 @@ from loadgen.servers._hf.ranks import Followers
 from loadgen.servers._hf.requests import Limits
 from loadgen.servers._hf.start import ReadyRank
 from loadgen.servers._hf.text import Text, text_of
+from loadgen.servers._torch.facts import process_facts
 from loadgen.servers._torch.memory import Figures
 
 log = logging.getLogger("loadgen.hf")
@@ -118,28 +116,11 @@ def _lost() -> None:
 
 def _facts(spec: ServerSpec, ready: ReadyRank, text: Text) -> dict[str, Any]:
     """What does not change while the server runs."""
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if spec.gpus else []
-    loaded = spec.model.checkpoint is not None and not spec.dummy_weights
     return {
+        **process_facts(spec, LIBRARIES),
         "engine": ready.engine.name,
         "framework": "hf",
         "options": dict(spec.options),
-        "model": spec.model.name,
-        "weights": "checkpoint" if loaded else "random",
-        "dtype": spec.dtype,
-        "tp": spec.tp,
-        "pp": spec.pp,
-        "gpus": gpus,
-        "device": "cuda" if spec.gpus else "cpu",
-        "cpu_threads": torch.get_num_threads(),
-        "versions": versions,
-        "cuda": torch.version.cuda if spec.gpus else None,
         "weight_bytes": ready.weight_bytes,
         "weight_bytes_note": "of rank 0" if spec.tp > 1 else "of all GPUs" if spec.pp > 1 else "",
         "max_context": spec.model.max_context,
@@ -155,5 +136,4 @@ def _facts(spec: ServerSpec, ready: ReadyRank, text: Text) -> dict[str, Any]:
         else "one call at a time, first in first out",
         "load_s": round(ready.load_s, 3),
         "warmup_s": round(ready.warmup_s, 3),
-        "pid": os.getpid(),
     }

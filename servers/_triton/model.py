@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import sys
 import threading
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from loadgen.servers._hf.call import Cancelled, Run, Step
 from loadgen.servers._hf.queue import first_line, free_memory
 from loadgen.servers._hf.requests import Call
 from loadgen.servers._hf.start import start_rank
+from loadgen.servers._torch.facts import process_facts
 from loadgen.servers._torch.memory import Memory
 from loadgen.servers._triton import batch
 
@@ -126,34 +125,17 @@ class TritonPythonModel:
     def _info(self) -> dict[str, Any]:
         """What really runs, for the results."""
         spec = self.spec
-        versions = {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in LIBRARIES},
-        }
-        loaded = spec.model.checkpoint is not None and not spec.dummy_weights
         return {
+            **process_facts(spec, LIBRARIES),
             "engine": f"triton-python/transformers ({self.ready.engine.name.removeprefix('hf/')})",
             "framework": "triton",
             "options": self.settings["asked"],
-            "model": spec.model.name,
-            "weights": "checkpoint" if loaded else "random",
-            "dtype": spec.dtype,
-            "tp": spec.tp,
-            "pp": spec.pp,
-            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-            if spec.gpus
-            else [],
-            "device": "cuda" if spec.gpus else "cpu",
-            "cpu_threads": torch.get_num_threads(),
-            "versions": versions,
-            "cuda": torch.version.cuda if spec.gpus else None,
             "weight_bytes": self.ready.weight_bytes,
             "decoupled": self.decoupled,
             "execute_spans_stream": True,
             "in_flight_batching": False,
             "scheduling": "one execution at a time, first in first out",
             "prefix": sys.prefix,
-            "pid": os.getpid(),
         }
 
 
