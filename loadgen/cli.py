@@ -24,6 +24,7 @@ class Commands(click.Group):
     """Turns every LoadgenError into one message and the right exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; every LoadgenError becomes one line on stderr and the exit code that README.md lists."""
         try:
             return super().invoke(ctx)
         except BadInput as error:

@@ -27,10 +27,12 @@ def spec_key(spec: ServerSpec) -> str:
 
 
 def canonical(value: Any) -> str:
+    """JSON with sorted keys and no blanks: one text for equal values. Raises ValueError for NaN and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON, 64 hex digits: trial ids are cut from it."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 

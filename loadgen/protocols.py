@@ -61,13 +61,17 @@ class Framework(Protocol):
     ports: int
     options: Mapping[str, str]
 
-    def check(self, spec: ServerSpec) -> None: ...
+    def check(self, spec: ServerSpec) -> None:
+        """Raise BadInput for a spec that cannot run, here or anywhere."""
 
-    def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command: ...
+    def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
+        """How to start a server of this spec; pure, so that tests need no machine."""
 
-    def driver_options(self, spec: ServerSpec) -> Mapping[str, Any]: ...
+    def driver_options(self, spec: ServerSpec) -> Mapping[str, Any]:
+        """What the driver must know of the spec, such as the tokenizer's folder."""
 
-    def needs(self) -> Sequence[Need]: ...
+    def needs(self) -> Sequence[Need]:
+        """What this machine has and lacks for it, without importing an engine."""
 
 
 class Driver(Protocol):
@@ -81,42 +85,53 @@ class Driver(Protocol):
     name: str
     stamps: str
 
-    async def open(self, connections: int) -> None: ...
+    async def open(self, connections: int) -> None:
+        """Bring up ``connections`` before the schedule starts. Raises DriverError where they cannot be."""
 
-    def prepare(self, request: Request) -> Any: ...
+    def prepare(self, request: Request) -> Any:
+        """Serialise a request ahead of its due time; what comes back is the driver's own."""
 
-    def start(self, prepared: Any, done: Callable[[Any], None]) -> None: ...
+    def start(self, prepared: Any, done: Callable[[Any], None]) -> None:
+        """Write a prepared request and stamp the write; ``done`` is called exactly once, whatever happens."""
 
-    def decode(self, raw: Any) -> Reply: ...
+    def decode(self, raw: Any) -> Reply:
+        """The reply of what ``done`` was given, off the hot path; a failure is its ``error``."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close all connections; nothing is started after it."""
 
 
 class DriverFactory(Protocol):
     """Makes a driver for one endpoint."""
 
-    def __call__(
-        self, base_url: str, model: str, timeouts: Timeouts, options: Mapping[str, Any]
-    ) -> Driver: ...
+    def __call__(self, base_url: str, model: str, timeouts: Timeouts, options: Mapping[str, Any]) -> Driver:
+        """A driver that is not open yet; ``options`` are the framework's own. Raises BadInput for wrong ones."""
 
 
 class Watcher(Protocol):
     """What observes a sweep and never changes it (the live console, a plain log, the tests)."""
 
-    def plan(self, trials: Sequence[Trial], done: Sequence[TrialResult]) -> None: ...
+    def plan(self, trials: Sequence[Trial], done: Sequence[TrialResult]) -> None:
+        """All trials in order, and the results that are stored already; called once, first."""
 
-    def server(self, label: str, state: str) -> None: ...
+    def server(self, label: str, state: str) -> None:
+        """A server has come to a new state: starting, ready, stopped, in words."""
 
-    def trial(self, trial: Trial) -> None: ...
+    def trial(self, trial: Trial) -> None:
+        """A trial starts."""
 
-    def sample(self, sample: Sample, in_flight: int) -> None: ...
+    def sample(self, sample: Sample, in_flight: int) -> None:
+        """A request of the running trial has ended; on the client's own thread, so it must return at once."""
 
-    def result(self, result: TrialResult) -> None: ...
+    def result(self, result: TrialResult) -> None:
+        """A trial has ended, well or not, and is stored."""
 
-    def note(self, message: str) -> None: ...
+    def note(self, message: str) -> None:
+        """Something that the user should read."""
 
 
 class Clock(Protocol):
     """A monotonic clock in nanoseconds."""
 
-    def __call__(self) -> int: ...
+    def __call__(self) -> int:
+        """Nanoseconds since an instant that stays the same while the process lives."""

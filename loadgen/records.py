@@ -192,10 +192,12 @@ class Sample:
 
     @property
     def seq(self) -> int:
+        """The request's number within its trial, the warm-up counted."""
         return self.reply.seq
 
     @property
     def error(self) -> str | None:
+        """``ClassName: message`` of a failed request; ``None`` of one that came back right."""
         return self.reply.error
 
 

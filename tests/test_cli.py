@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -155,9 +156,15 @@ def test_a_key_is_used_and_never_stored(null: str, tmp_path: Path) -> None:
             ["--url", "http://127.0.0.1:1", "--model", "m", "--mode", "trace", "--trace", "none"],
             "--trace none",
         ),
+        (
+            ["--url", "http://127.0.0.1:1", "--model", "m", "--mode", "trace", "--trace", "falling.jsonl"],
+            "falling.jsonl: line 2: offset_s = 0",
+        ),
     ],
 )
 def test_bad_input_to_run_is_one_clear_error(args: list[str], said: str, tmp_path: Path) -> None:
+    rows = [{"offset_s": at, "input_tokens": 1, "output_tokens": 1} for at in (1, 0)]
+    (tmp_path / "falling.jsonl").write_text("\n".join(map(json.dumps, rows)))
     done = loadgen("run", *args, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert said in done.stderr

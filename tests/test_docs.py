@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,84 @@ def test_every_framework_and_preset_is_named() -> None:
         assert preset in README or preset.removeprefix("llama") in README, preset
 
 
-def test_files_named_in_the_readme_exist() -> None:
-    for path in set(re.findall(r"profiles/\w+\.toml", README)):
-        assert (ROOT / path).exists(), path
+def named_paths(text: str) -> set[str]:
+    """Files and folders of this repository that a text names in code marks."""
+    return set(re.findall(r"`((?:loadgen|servers|tests|profiles|docs)/[\w./-]*)`", text))
+
+
+def tree_of(readme: str) -> set[str]:
+    """What the table of where things live names within ``loadgen/``."""
+    table = readme.partition("| where | what |")[2].partition("\n\n")[0]
+    return {path.rstrip("/") for path in named_paths(table) if path.startswith("loadgen/")}
+
+
+@pytest.mark.parametrize("path", ["README.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))])
+def test_named_files_and_folders_exist(path: str) -> None:
+    text = (ROOT / path).read_text()
+    assert [named for named in sorted(named_paths(text)) if not (ROOT / named).exists()] == []
+
+
+def test_a_path_that_is_not_there_would_be_seen() -> None:
+    assert named_paths("see `loadgen/gone.py`, `servers/_x/` and `results/NAME/`") == {
+        "loadgen/gone.py",
+        "servers/_x/",
+    }
+
+
+def test_the_table_of_where_things_live_is_the_tree() -> None:
+    package = ROOT / "loadgen"
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in package.rglob("__init__.py")} - {
+        "loadgen"
+    }
+    files = {path.relative_to(ROOT).as_posix() for path in package.glob("*.py")} - {"loadgen/__init__.py"}
+    assert tree_of(README) == folders | files
+
+
+def test_the_figure_names_folders_that_exist() -> None:
+    figure = README.partition("## How a number comes about")[2].split("```")[1]
+    named = set(re.findall(r"(\w+)/", figure)) - {"results", "servers"}
+    assert len(named) >= 9
+    assert [name for name in sorted(named) if not (ROOT / "loadgen" / name).is_dir()] == []
+
+
+def test_every_package_is_installed() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("loadgen/**/__init__.py")}
+    servers = {path.parent.relative_to(ROOT) for path in ROOT.glob("servers/**/__init__.py")}
+    ours = {".".join(path.parts) for path in folders} | {
+        ".".join(("loadgen", *path.parts)) for path in servers
+    }
+    assert ours | {"loadgen.profiles"} == listed
+
+
+def public_definitions(
+    source: str,
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
+    """Public classes, functions and methods with their names; those within functions are nobody's."""
+    waiting = [("", node) for node in ast.parse(source).body]
+    while waiting:
+        prefix, node = waiting.pop()
+        if not isinstance(
+            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        ) or node.name.startswith("_"):
+            continue
+        yield prefix + node.name, node
+        if isinstance(node, ast.ClassDef):
+            waiting += [(f"{prefix}{node.name}.", inner) for inner in node.body]
+
+
+# ruff's D rules pass over packages whose name begins with an underscore, where the servers' processes live.
+@pytest.mark.parametrize(
+    "path", [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("servers/*/*.py"))]
+)
+def test_what_a_servers_process_defines_is_documented(path: str) -> None:
+    bare = [
+        name for name, node in public_definitions((ROOT / path).read_text()) if not ast.get_docstring(node)
+    ]
+    assert bare == []
+
+
+def test_a_bare_definition_would_be_seen() -> None:
+    source = "class A:\n    'a'\n    def b(self): pass\n    def _c(self): pass\ndef d():\n    'd'\n"
+    found = {name: ast.get_docstring(node) for name, node in public_definitions(source)}
+    assert found == {"A": "a", "A.b": None, "d": "d"}

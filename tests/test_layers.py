@@ -42,7 +42,7 @@ ORDER = """
 errors units telemetry_records text_table
 records
 identity labels protocols
-system theory metrics results
+system theory traces metrics results
 drivers telemetry profile
 load plan
 launch

@@ -23,7 +23,10 @@ def run(
     seed: int,
     replace: bool,
 ) -> int:
-    """Write or check. Returns the exit code: 1 when a check found problems."""
+    """Write or check. Returns the exit code: 1 when a check found problems.
+
+    Raises BadInput for options that do not go together.
+    """
     if check is not None:
         if model or out:
             raise BadInput("--check takes no MODEL and no --out: it only reads")
@@ -50,7 +53,10 @@ def run(
 
 
 def report_check(to: str, folder: Path) -> int:
-    """Every checkpoint's problems, file by file."""
+    """Print every checkpoint's problems, file by file. Returns 1 for any, else 0.
+
+    Raises BadInput where there is no checkpoint.
+    """
     found = command.check(to, folder)
     if not found:
         raise BadInput(

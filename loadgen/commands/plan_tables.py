@@ -97,6 +97,7 @@ def together(plan: Plan) -> list[str]:
 
 
 def title(spec: ServerSpec | None) -> str:
+    """A server in one line: its label, dtype and devices; ``None`` is an endpoint."""
     if spec is None:
         return "an endpoint that already runs"
     where = f"GPUs {', '.join(map(str, spec.gpus))}" if spec.gpus else "CPU"

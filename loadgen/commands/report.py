@@ -14,7 +14,10 @@ DEFAULT_FORMATS = ("html", "md")
 
 
 def run(folders: Sequence[Path], formats: Sequence[str], out: Path | None, price: float | None) -> int:
-    """Print tables and findings, write the reports. Returns the exit code."""
+    """Print tables and findings, write the reports. Returns the exit code.
+
+    Raises BadInput for options that do not go together.
+    """
     from loadgen.analysis.analyse import analyse
     from loadgen.analysis.finding import Rules
     from loadgen.errors import BadInput

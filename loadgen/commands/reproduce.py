@@ -148,9 +148,9 @@ def _sum_up(every: Sequence[Part], left_out: dict[str, str], broken: dict[str, s
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.json").write_bytes(orjson.dumps({"parts": rows}, option=orjson.OPT_INDENT_2))
     missing = sum(len(row["missing"]) for row in rows if row["not_run"] is None)
-    elsewhere = sum(len(row["missing"]) for row in rows if row["not_run"] is not None)
+    not_here = sum(len(row["missing"]) for row in rows if row["not_run"] is not None)
     if missing:
         click.echo(f"{missing} trials are left; the same command goes on")
-    if elsewhere:
-        click.echo(f"{elsewhere} trials are left in parts that this machine cannot run")
+    if not_here:
+        click.echo(f"{not_here} trials are left in parts that this machine cannot run")
     return 1 if broken or any(row["failed"] for row in rows) else 0

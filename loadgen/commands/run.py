@@ -14,6 +14,7 @@ from loadgen.launch.endpoint import Endpoint, server_info
 from loadgen.plan.plan import endpoint_trial
 from loadgen.records import LoadSpec, Timeouts, Trial, TrialResult
 from loadgen.report import sections
+from loadgen.traces.files import measure_trace
 from loadgen.trial import run_trial
 
 DEFAULT_VOCAB = 32000
@@ -110,8 +111,13 @@ def load_spec(
         raise BadInput("--mode ramp needs --rate-end (requests per second)")
     if mode == "trace" and trace is None:
         raise BadInput("--mode trace needs --trace FILE")
-    if trace is not None and not os.path.isfile(trace):
-        raise BadInput(f"--trace {trace}: no such file")
+    if trace is not None:
+        try:
+            have = measure_trace(trace).requests
+        except BadInput as error:
+            raise BadInput(f"--trace {error}") from None
+        if mode == "trace" and requests > have:
+            raise BadInput(f"--requests {requests}: the trace has {have} (accepted: up to {have})")
     in_flight = concurrency if mode == "closed" else 1
     return LoadSpec(
         kind=mode,  # type: ignore[arg-type]  # click checked it

@@ -49,8 +49,8 @@ def server_spec(
     if not 0 <= port <= 65535:
         raise BadInput(f"--port {port}: not a port (accepted: 1 to 65535, or 0 to pick a free one)")
     visible = visible_gpus() if getattr(frameworks.find(framework), "uses_gpus", True) else ()
-    elsewhere = dry_run and not visible and (framework == "ft" or tp * pp > 1)
-    on_gpu = (bool(visible) or elsewhere) and gpus != ""
+    not_here = dry_run and not visible and (framework == "ft" or tp * pp > 1)
+    on_gpu = (bool(visible) or not_here) and gpus != ""
     model = model or ("llama-13b" if on_gpu or framework == "ft" else "tiny")
     table = {
         "framework": framework,
@@ -59,7 +59,7 @@ def server_spec(
         "dtype": dtype or default_dtype(framework, on_gpu=on_gpu),
         "tp": tp,
         "pp": pp,
-        "gpus": gpu_list(gpus) if gpus is not None else None if visible or elsewhere else [],
+        "gpus": gpu_list(gpus) if gpus is not None else None if visible or not_here else [],
         "max_batch": max_batch,
         "dummy_weights": dummy_weights or model in PRESETS,
         "python": python,
@@ -71,7 +71,7 @@ def server_spec(
             "server": {key: value for key, value in table.items() if value is not None},
             "load": {"input_tokens": 1, "output_tokens": 1},
         },
-        gpu_count=None if elsewhere else len(visible),
+        gpu_count=None if not_here else len(visible),
         frameworks=frameworks.names(),
     )
     spec = profile.cells[0].server
@@ -90,7 +90,7 @@ def default_dtype(framework: str, on_gpu: bool) -> str:
 
 
 def gpu_list(text: str) -> list[int]:
-    """``0,1`` as device indices; empty text is the CPU."""
+    """``0,1`` as device indices; empty text is the CPU. Raises BadInput for anything else."""
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
@@ -98,7 +98,7 @@ def gpu_list(text: str) -> list[int]:
 
 
 def option_pair(text: str) -> tuple[str, OptionValue]:
-    """``key=value``; numbers and true/false are read as such."""
+    """``key=value``; numbers and true/false are read as such. Raises BadInput for text without a key or a ``=``."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise BadInput(f"--option {text}: not key=value")
@@ -129,7 +129,10 @@ def dry_run(spec: ServerSpec) -> str:
 
 
 def serve(spec: ServerSpec, log: Path | None, echo: Callable[[str], None]) -> int:
-    """Start, print the ready line, wait. Returns when interrupted (0) or when the server died (1)."""
+    """Start, print the ready line, wait. Returns when interrupted (0) or when the server died (1).
+
+    Raises the ServerError of a server that never became ready.
+    """
     with tempfile.TemporaryDirectory(prefix="loadgen-serve-") as folder:
         log_path = (log or Path(folder) / "server.log").absolute()
         echo(f"starting {server_label(spec)}; log: {log_path}")

@@ -123,7 +123,12 @@ class Answer:
             self.failed = BadReply("the stream ended without [DONE] and without a finish reason")
 
     def take(self, events: list[bytes], at_ns: int | None) -> None:
-        """Count the output tokens of the events of one read; of a whole body when ``at_ns`` is None."""
+        """Count the output tokens of the events of one read; of a whole body when ``at_ns`` is None.
+
+        Never raises: what is wrong with an event stands in ``failed``.
+
+        Never raises: what is wrong with an event stands in ``failed``.
+        """
         if self.failed is not None:
             return
         tokens = 0

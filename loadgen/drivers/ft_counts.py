@@ -79,7 +79,10 @@ def counts(tensors: Tensors, prompts: tuple[tuple[int, ...], ...], meaning: Mean
 
 
 def count_ids(row: array[int], prompt: tuple[int, ...], meaning: Meaning) -> int:
-    """Tokens between the prompt and the tail of end ids. Without an unsampleable end id the tail has no known start."""
+    """Tokens between the prompt and the tail of end ids. Without an unsampleable end id the tail has no known start.
+
+    Raises BadReply without such an id, and for a row that does not begin with the prompt.
+    """
     if meaning.end_id is None:
         raise BadReply("merged requests can only be counted with an end_id that cannot be sampled")
     check_echo(row, prompt)
@@ -91,7 +94,10 @@ def count_ids(row: array[int], prompt: tuple[int, ...], meaning: Meaning) -> int
 
 
 def check_echo(row: array[int], prompt: tuple[int, ...]) -> None:
-    """An answer begins with its own prompt; anything else is an answer to something else."""
+    """An answer begins with its own prompt; anything else is an answer to something else.
+
+    Raises BadReply for such an answer.
+    """
     if row[: len(prompt)] != array("I", prompt):
         raise BadReply("output_ids does not begin with the prompt that was sent")
 
@@ -150,7 +156,10 @@ class Answer:
             self.take_counts(at_ns, counts(found, self._request.prompts, self._meaning))
 
     def take_counts(self, at_ns: int, counted: tuple[int, ...]) -> None:
-        """A response of which only the count was kept."""
+        """A response of which only the count was kept.
+
+        Raises BadReply where a sequence shrank.
+        """
         if any(now < before for now, before in zip(counted, self._counts, strict=True)):
             raise BadReply(f"sequences shrank from {list(self._counts)} to {list(counted)} tokens")
         self._counts = counted
@@ -161,7 +170,10 @@ class Answer:
             self._kept = kept
 
     def conclude(self) -> None:
-        """The call ended well: its last response must be the final one, whole, and right in both tensors."""
+        """The call ended well: its last response must be the final one, whole, and right in both tensors.
+
+        Raises BadReply where it is not.
+        """
         if not self._final:
             raise BadReply(
                 f"the stream ended without its final response, after {len(self._token_ns)} with tokens"

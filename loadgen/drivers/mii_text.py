@@ -15,18 +15,22 @@ WORDS_NEEDED = 256
 class Text(Protocol):
     """``prompt`` makes a prompt's text; ``ids`` are those of an answer's text, None where text loses them."""
 
-    def prompt(self, ids: Sequence[int]) -> str: ...
+    def prompt(self, ids: Sequence[int]) -> str:
+        """The text that the server will read as ``len(ids)`` tokens."""
 
-    def ids(self, text: str) -> list[int] | None: ...
+    def ids(self, text: str) -> list[int] | None:
+        """The token ids of an answer's text, or ``None`` where the text does not tell them."""
 
 
 class Decimal:
     """The text of a model without a tokenizer: its token ids in decimal."""
 
     def prompt(self, ids: Sequence[int]) -> str:
+        """The ids in decimal, a blank between two."""
         return " ".join(map(str, ids))
 
     def ids(self, text: str) -> list[int] | None:
+        """The ids; ``None`` for a word that is no whole number."""
         try:
             return list(map(int, text.split()))
         except ValueError:
@@ -63,6 +67,7 @@ class Words:
         self._check(tokenizer, path)
 
     def prompt(self, ids: Sequence[int]) -> str:
+        """One word for each id, less what the tokenizer adds itself. Raises BadInput when nothing is left."""
         count = len(ids) - self.added
         if count < 1:
             raise BadInput(
@@ -72,6 +77,7 @@ class Words:
         return " ".join([words[i % len(words)] for i in ids[:count]])
 
     def ids(self, text: str) -> list[int] | None:
+        """Always ``None``: several ids may stand for one text."""
         return None
 
     def _check(self, tokenizer: Any, path: str) -> None:

@@ -43,14 +43,19 @@ class Endpoint:
 
     @property
     def host(self) -> str:
+        """Name or address in the URL, an IPv6 one without its brackets."""
         return self.url.hostname or ""
 
     @property
     def port(self) -> int:
+        """The URL's port, or the scheme's own: 80, 443."""
         return self.url.port if self.url.port is not None else (443 if self.scheme == "https" else 80)
 
     def headers(self) -> dict[str, str]:
-        """The headers that every request carries. The key comes from the environment and is kept nowhere else."""
+        """The headers that every request carries. The key comes from the environment and is kept nowhere else.
+
+        Raises BadInput for a key that no header can carry.
+        """
         headers = {"content-type": "application/json", "accept": "*/*", "accept-encoding": "identity"}
         key = os.environ.get(API_KEY_VARIABLE)
         if key:

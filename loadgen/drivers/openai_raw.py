@@ -71,6 +71,7 @@ class RawDriver:
 
     @property
     def counters(self) -> pool.Counters:
+        """Connections opened, requests that had to wait for one, and requests sent again, so far."""
         return self._pool.counters
 
     async def open(self, connections: int) -> None:

@@ -102,6 +102,7 @@ class Pool:
 
     @property
     def where(self) -> str:
+        """``host:port`` for messages, as it was asked for and not as it was resolved."""
         return f"{self._host}:{self._port}"
 
     async def _find_address(self, limit_s: float) -> None:
@@ -169,6 +170,7 @@ class Pool:
                 return  # the request that lacks it will try again and report what is wrong
 
     def close(self) -> None:
+        """Close every connection and the epoll descriptor; none is opened again."""
         self._wanted = 0
         for connection in list(self.connections.values()):
             self.discard(connection, replace=False)

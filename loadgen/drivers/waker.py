@@ -36,6 +36,7 @@ class Waker:
 
     @property
     def gathering(self) -> bool:
+        """Whether the loop is woken on a timer at present, and not for every event."""
         return self._timer is not None
 
     def consider(self, streams: int, ended: int, now: int) -> None:
@@ -55,6 +56,7 @@ class Waker:
             self._loop.add_reader(self._fd, self._at_once)
 
     def close(self) -> None:
+        """Stop watching the descriptor, which stays open."""
         self.at_once()
         self._loop.remove_reader(self._fd)
 

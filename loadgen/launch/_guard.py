@@ -19,6 +19,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def prctl(option: int, value: int) -> None:
+    """Set a property of this process. Raises OSError where the kernel refuses."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option})")
@@ -74,6 +75,7 @@ def kill_all() -> None:
 
 
 def main(stop_timeout_s: float, argv: list[str]) -> int:
+    """Run the command of ``argv`` in a group of its own, and end all of it when the parent's pipe closes."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write)

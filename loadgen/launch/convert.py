@@ -54,7 +54,10 @@ def convert(
 def check(
     to: str, folder: Path, *, progress: Progress = lambda _name, _done, _total: None
 ) -> Mapping[Path, list[str]]:
-    """Each checkpoint at or in ``folder`` → its problems, file by file; all lists empty when all is well."""
+    """Each checkpoint at or in ``folder`` → its problems, file by file; all lists empty when all is well.
+
+    Raises BadInput when ``folder`` is none or holds no checkpoint.
+    """
     writer = _writer(to)
     if not folder.is_dir():
         raise BadInput(f"--check {folder}: no such folder")

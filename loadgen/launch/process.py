@@ -29,7 +29,10 @@ POLL_S = 0.05
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """``count`` different ports that could be bound on ``host`` a moment ago."""
+    """``count`` different ports that could be bound on ``host`` a moment ago.
+
+    Raises BadInput when there are too few.
+    """
     found: list[int] = []
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
         if len(found) == count:
@@ -40,6 +43,7 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether the port can be bound now; another process may take it before it is used."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -161,9 +165,11 @@ class Server:
         return self._process.pid if self._process is not None else None
 
     def alive(self) -> bool:
+        """Whether the process was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def failure(self, kind: type[ServerError], message: str) -> ServerError:
+        """An error of this kind that carries the log's path and its last lines."""
         return kind(message, str(self.log_path), log_tail(self.log_path))
 
     def death(self) -> ServerError:

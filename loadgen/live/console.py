@@ -73,6 +73,7 @@ class PlainConsole:
 
     @property
     def muted(self) -> bool:
+        """Whether lines are held back at present."""
         return self._held is not None
 
     def _say(self, line: str) -> None:
@@ -82,6 +83,7 @@ class PlainConsole:
         print(clean(line), file=self._stream, flush=True)
 
     def plan(self, trials: Sequence[Trial], done: Sequence[TrialResult]) -> None:
+        """Tell how many trials there are, and how many are stored already."""
         finished = {result.trial.id for result in done}
         self._total = len({trial.id for trial in trials} | finished)
         self._done = len(finished)
@@ -89,14 +91,17 @@ class PlainConsole:
         self._say(f"plan: {self._total} trials{stored}")
 
     def server(self, label: str, state: str) -> None:
+        """Tell a server's state as it changes."""
         self._say(f"server {label}: {state}")
 
     def trial(self, trial: Trial) -> None:
+        """Tell that a trial starts; its tally begins anew."""
         self.tally, self._beat_s = Tally(), self._clock()
         self._requests = trial.load.requests
         self._say(f"[{self._done + 1}/{self._total}] {trial_row(trial).title}: started")
 
     def sample(self, sample: Sample, in_flight: int) -> None:
+        """Count a reply; tells the figures so far every ``HEARTBEAT_S``."""
         self.tally.fold(sample, in_flight)
         now_s = self._clock()
         if now_s - self._beat_s >= HEARTBEAT_S:
@@ -109,12 +114,14 @@ class PlainConsole:
             )
 
     def result(self, result: TrialResult) -> None:
+        """Tell a trial's figures, caveats or failure in a line."""
         self._done += 1
         row = result_row(result)
         took = show_duration(row.wall_s)
         self._say(f"[{self._done}/{self._total}] {row.trial.title}: {row.figures} ({took})")
 
     def note(self, message: str) -> None:
+        """Tell a line of the sweep's own."""
         self._say(message)
 
     def __enter__(self) -> Self:
@@ -143,21 +150,27 @@ class LiveConsole:
         self._screen: subprocess.Popen[bytes] | None = None
 
     def plan(self, trials: Sequence[Trial], done: Sequence[TrialResult]) -> None:
+        """Hand the plan to the drawing process; like all of these it only queues, and never blocks."""
         self._queue.append(("plan", (trials, done)))
 
     def server(self, label: str, state: str) -> None:
+        """Hand over a server's state."""
         self._queue.append(("server", (label, state)))
 
     def trial(self, trial: Trial) -> None:
+        """Hand over the trial that starts."""
         self._queue.append(("trial", (trial,)))
 
     def sample(self, sample: Sample, in_flight: int) -> None:
+        """Hand over a reply: samples are folded in the view's thread, and only figures cross to the process."""
         self._queue.append(("sample", (sample, in_flight)))
 
     def result(self, result: TrialResult) -> None:
+        """Hand over a finished trial."""
         self._queue.append(("result", (result,)))
 
     def note(self, message: str) -> None:
+        """Hand over a line that is printed above the view."""
         self._queue.append(("note", (message,)))
 
     def __enter__(self) -> Self:

@@ -14,6 +14,7 @@ from typing import Any
 
 from loadgen.labels import again_label, caveat_marks, clean, load_label, server_label
 from loadgen.records import Dist, Sample, Trial, TrialResult
+from loadgen.theory.duration import Durations, Work, work_of
 from loadgen.units import seconds, show_rate, show_s
 
 RECENT = 64  # samples behind the live percentiles and bars
@@ -21,7 +22,7 @@ RECENT = 64  # samples behind the live percentiles and bars
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRow:
-    """What is shown of a trial. ``steps`` and ``known_s`` feed the estimate of the time left."""
+    """What is shown of a trial. ``work`` feeds the estimate of the time left."""
 
     id: str
     framework: str
@@ -37,8 +38,7 @@ class TrialRow:
     requests: int
     warmup: int
     server: str
-    steps: float
-    known_s: float | None
+    work: Work
 
     @property
     def title(self) -> str:
@@ -86,11 +86,6 @@ class ResultRow:
 def trial_row(trial: Trial) -> TrialRow:
     """The row of a trial."""
     load, server = trial.load, trial.server
-    requests = load.requests + load.warmup
-    at_once = load.concurrency if load.kind == "closed" else 1
-    rates = [rate for rate in (load.rate, load.rate_end) if rate]
-    open_loop = load.kind not in ("static", "closed") and rates
-    # A decode step costs far more than a prompt token, of which a GPU takes some hundred in the time of one step.
     return TrialRow(
         id=trial.id,
         framework=server.framework if server else "endpoint",
@@ -106,8 +101,7 @@ def trial_row(trial: Trial) -> TrialRow:
         requests=load.requests,
         warmup=load.warmup,
         server=clean(server_label(server) if server else f"{trial.model_name} at {trial.url}"),
-        steps=-(-requests // at_once) * (load.output_tokens + load.batch_size * load.input_tokens / 300),
-        known_s=requests / (sum(rates) / len(rates)) if open_loop else None,
+        work=work_of(trial),
     )
 
 
@@ -157,6 +151,7 @@ class Tally:
     ttft_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def fold(self, sample: Sample, in_flight: int) -> None:
+        """Take in one reply; ``in_flight`` counts the requests still out. A failed one gives no latency."""
         reply = sample.reply
         self.in_flight = in_flight
         if reply.error is not None:  # a failed warm-up request is news as well
@@ -212,31 +207,23 @@ def to_plain(row: TrialRow | ResultRow | Live) -> dict[str, Any]:
     return asdict(row)
 
 
+def to_trial_row(plain: Mapping[str, Any]) -> TrialRow:
+    """The row that ``to_plain`` took apart."""
+    return TrialRow(**{**plain, "work": Work(**plain["work"])})
+
+
 def to_result_row(plain: Mapping[str, Any]) -> ResultRow:
     """The row that ``to_plain`` took apart."""
-    return ResultRow(**{**plain, "trial": TrialRow(**plain["trial"]), "marks": tuple(plain["marks"])})
+    return ResultRow(**{**plain, "trial": to_trial_row(plain["trial"]), "marks": tuple(plain["marks"])})
 
 
 def time_left_s(todo: Sequence[TrialRow], finished: Sequence[ResultRow]) -> float | None:
-    """The wall time that ``todo`` will take, from what finished trials took; ``None`` before there is any.
+    """The wall time that ``todo`` will take, in seconds, from what finished trials took; ``None`` before there is any.
 
-    Open-loop trials last as long as their schedule. The others take their decode steps times the seconds per step of
-    the finished trials of the same server, or of all where it has none yet. Starting servers is not included.
+    Starting servers is not included.
     """
-    spent: dict[str | None, list[float]] = {}
+    durations = Durations()
     for row in finished:
-        if row.failure is None and row.trial.known_s is None:
-            for key in (row.trial.server, None):
-                total = spent.setdefault(key, [0.0, 0.0])
-                total[0] += row.wall_s
-                total[1] += row.trial.steps
-    left = 0.0
-    for trial in todo:
-        if trial.known_s is not None:
-            left += trial.known_s
-            continue
-        wall_s, steps = spent.get(trial.server) or spent.get(None) or (0.0, 0.0)
-        if steps == 0:
-            return None
-        left += trial.steps * wall_s / steps
-    return left
+        if row.failure is None and row.wall_s > 0:
+            durations.learn(row.trial.work, row.wall_s)
+    return durations.total_s(row.work for row in todo)

@@ -61,10 +61,12 @@ class Histogram:
         self.total = 0.0
 
     def add(self, value: float) -> None:
+        """Count a value, in seconds as the bounds are."""
         self.counts[bisect_left(BOUNDS, value)] += 1
         self.total += value
 
     def lines(self, name: str, words: str) -> Iterator[str]:
+        """The series in Prometheus' text format, buckets cumulative."""
         yield f"# HELP {name} {words}"
         yield f"# TYPE {name} histogram"
         below = 0
@@ -89,17 +91,21 @@ class LiveMetrics:
         self._trial: Trial | None = None
 
     def plan(self, trials: Sequence[Trial], done: Sequence[TrialResult]) -> None:
+        """Set the gauge of planned trials."""
         self._planned = len(trials)
         self._inner.plan(trials, done)
 
     def server(self, label: str, state: str) -> None:
+        """Passed on alone: a server's state is no series."""
         self._inner.server(label, state)
 
     def trial(self, trial: Trial) -> None:
+        """The trial that runs from now on."""
         self._trial = trial
         self._inner.trial(trial)
 
     def sample(self, sample: Sample, in_flight: int) -> None:
+        """Keep a sample for the next scrape, or fold the backlog where nobody scrapes."""
         self._in_flight = in_flight
         self._fresh.append(sample)
         if len(self._fresh) > BACKLOG:
@@ -107,11 +113,13 @@ class LiveMetrics:
         self._inner.sample(sample, in_flight)
 
     def result(self, result: TrialResult) -> None:
+        """Count a trial as ok or failed; nothing is in flight after it."""
         self._trial, self._in_flight = None, 0
         self._trials["failed" if result.failure else "ok"] += 1
         self._inner.result(result)
 
     def note(self, message: str) -> None:
+        """Passed on alone."""
         self._inner.note(message)
 
     def _fold(self) -> None:

@@ -67,13 +67,13 @@ COLUMNS = (
 MARKS_WIDTH = 8  # room for "!client"
 
 
-def frame(board: LiveState, width: int, height: int, now_s: float) -> RenderableType:
+def frame(shown: LiveState, width: int, height: int, now_s: float) -> RenderableType:
     """The whole view, at most ``height`` lines of ``width`` columns."""
-    parts: list[RenderableType] = [_plan_line(board, width, now_s), _server_line(board, now_s)]
-    parts += _trial_lines(board, width, now_s)
+    parts: list[RenderableType] = [_plan_line(shown, width, now_s), _server_line(shown, now_s)]
+    parts += _trial_lines(shown, width, now_s)
     room = height - len(parts) - 2  # a blank line and the table's head
-    if room > 0 and board.finished:
-        parts += [Text(), finished_table(board.finished, width, room)]
+    if room > 0 and shown.finished:
+        parts += [Text(), finished_table(shown.finished, width, room)]
     return Group(*parts[:height])
 
 
@@ -81,15 +81,15 @@ def _line(*parts: str | tuple[str, str]) -> Text:
     return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
-def _plan_line(board: LiveState, width: int, now_s: float) -> RenderableType:
-    done, total = len(board.finished), len(board.finished) + len(board.todo)
-    failed = sum(row.failure is not None for row in board.finished)
+def _plan_line(shown: LiveState, width: int, now_s: float) -> RenderableType:
+    done, total = len(shown.finished), len(shown.finished) + len(shown.todo)
+    failed = sum(row.failure is not None for row in shown.finished)
     words = f" {done}/{total} trials"
     if failed:
         words += f", {failed} failed"
-    times = f"{show_duration(now_s - board.began_s)} gone"
-    if board.todo:
-        left = board.left_s(now_s)
+    times = f"{show_duration(now_s - shown.began_s)} gone"
+    if shown.todo:
+        left = shown.left_s(now_s)
         times += ", time left not known yet" if left is None else f", about {show_duration(left)} left"
     grid = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=max(total, 1), completed=done, width=max(8, width - len(words) - len(times) - 4))
@@ -97,35 +97,35 @@ def _plan_line(board: LiveState, width: int, now_s: float) -> RenderableType:
     return grid
 
 
-def _server_line(board: LiveState, now_s: float) -> RenderableType:
-    label, state = board.server
+def _server_line(shown: LiveState, now_s: float) -> RenderableType:
+    label, state = shown.server
     if not label:
         return _line((" server ", "dim"), "none yet")
     word = state.split(maxsplit=1)[0].rstrip(":,") if state.strip() else ""
     colour = {"ready": "green", "failed": "bold red", "died": "bold red", "stopped": "dim"}.get(
         word, "yellow"
     )
-    since = "" if word in ("ready", "stopped") else f"  {show_duration(now_s - board.server_since_s)}"
+    since = "" if word in ("ready", "stopped") else f"  {show_duration(now_s - shown.server_since_s)}"
     return _line((" server ", "dim"), label, "  ", (state, colour), since)
 
 
-def _trial_lines(board: LiveState, width: int, now_s: float) -> list[RenderableType]:
-    trial, live = board.trial, board.live
+def _trial_lines(shown: LiveState, width: int, now_s: float) -> list[RenderableType]:
+    trial, live = shown.trial, shown.live
     if trial is None:
         return [_line((" trial  ", "dim"), "none running"), Text(), Text()]
-    spent = show_duration(now_s - trial_since) if (trial_since := board.trial_since_s) else ""
+    spent = show_duration(now_s - trial_since) if (trial_since := shown.trial_since_s) else ""
     shape = f"{trial.load}, {trial.input_tokens} in, {trial.output_tokens} out"
     again = again_label(trial.start, trial.repeat)
     warm = f"warm-up {live.warmup}/{trial.warmup}, " if live.ok == 0 and trial.warmup else ""
     head = _line(
         (" trial  ", "dim"), (shape + again, "bold"), f"  {warm}{live.ok}/{trial.requests} requests  {spent}"
     )
-    flight = "–" if live.in_flight is None else str(live.in_flight)
+    in_flight = "–" if live.in_flight is None else str(live.in_flight)
     figures = _line(
         ("        E2E p50 ", "dim"), (show_s(live.e2e_p50_s), "cyan"),
         ("  TTFT ", "dim"), (show_s(live.ttft_p50_s), "cyan"),
         ("  out ", "dim"), (show_rate(live.tokens_per_s, "tok/s"), "cyan"),
-        ("  in flight ", "dim"), flight,
+        ("  in flight ", "dim"), in_flight,
         ("  failed ", "dim"), (str(live.failed), "bold red" if live.failed else ""),
     )  # fmt: skip
     if live.errors:
@@ -183,13 +183,13 @@ def finished_table(rows: Sequence[ResultRow], width: int, room: int) -> Renderab
     return table
 
 
-def draw(board: LiveState, display: LiveDisplay) -> None:
+def draw(shown: LiveState, display: LiveDisplay) -> None:
     """One frame, and above it what is to stay: the notes."""
     console = display.console
-    for note in board.notes:
+    for note in shown.notes:
         console.print(Text(note))
-    board.notes.clear()
-    display.update(frame(board, console.width, console.height - 1, time.monotonic()), refresh=True)
+    shown.notes.clear()
+    display.update(frame(shown, console.width, console.height - 1, time.monotonic()), refresh=True)
 
 
 def main() -> None:
@@ -198,7 +198,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # the parent decides when the view ends
     os.nice(19)  # a late frame hurts nobody, a late request falsifies a figure
     parent = os.getppid()
-    board, rest = LiveState(began_s=time.monotonic()), b""
+    shown, rest = LiveState(began_s=time.monotonic()), b""
     with LiveDisplay(console=Console(), auto_refresh=False, vertical_overflow="crop") as display:
         drawn_s = 0.0
         while os.getppid() == parent:
@@ -212,8 +212,8 @@ def main() -> None:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     kind, payload = json.loads(line)
-                    board.feed(kind, payload, time.monotonic())
+                    shown.feed(kind, payload, time.monotonic())
             if time.monotonic() - drawn_s >= PERIOD_S:
-                draw(board, display)
+                draw(shown, display)
                 drawn_s = time.monotonic()
-        draw(board, display)
+        draw(shown, display)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadgen.live.progress import Live, ResultRow, TrialRow, time_left_s, to_result_row
+from loadgen.live.progress import Live, ResultRow, TrialRow, time_left_s, to_result_row, to_trial_row
 
 
 @dataclass(slots=True)
@@ -22,20 +22,23 @@ class LiveState:
     trial_since_s: float = 0.0
     live: Live = field(default_factory=Live)
     notes: list[str] = field(default_factory=list)
+    _todo_s: float | None = None
+    _trial_s: float | None = None
 
     def feed(self, kind: str, payload: Any, now_s: float) -> None:
+        """Take in one event of a console; ``payload`` holds what it was told, as JSON gives it back."""
         if kind == "plan":
             trials, done = payload
             self.finished = [to_result_row(plain) for plain in done]
             self.before = len(self.finished)
             known = {row.trial.id for row in self.finished}
-            self.todo = {plain["id"]: TrialRow(**plain) for plain in trials if plain["id"] not in known}
+            self.todo = {plain["id"]: to_trial_row(plain) for plain in trials if plain["id"] not in known}
         elif kind == "server":
             if tuple(payload) != self.server:
                 self.server_since_s = now_s
             self.server = (payload[0], payload[1])
         elif kind == "trial":
-            self.trial, self.trial_since_s, self.live = TrialRow(**payload), now_s, Live()
+            self.trial, self.trial_since_s, self.live = to_trial_row(payload), now_s, Live()
         elif kind == "live":
             self.live = Live(**payload)
         elif kind == "result":
@@ -45,12 +48,16 @@ class LiveState:
             self.trial = None
         elif kind == "note":
             self.notes.append(payload[0])
+        if kind in (
+            "plan",
+            "trial",
+            "result",
+        ):  # and not at every frame: each trial left is held to all finished
+            self._todo_s = time_left_s(list(self.todo.values()), self.finished)
+            self._trial_s = time_left_s([self.trial], self.finished) if self.trial else None
 
     def left_s(self, now_s: float) -> float | None:
         """Seconds until the plan is done, the running trial's share already spent taken off."""
-        left = time_left_s(list(self.todo.values()), self.finished)
-        if left is None or self.trial is None:
-            return left
-        spent = now_s - self.trial_since_s
-        own = time_left_s([self.trial], self.finished) or 0.0
-        return left - min(spent, own)
+        if self._todo_s is None or self.trial is None:
+            return self._todo_s
+        return self._todo_s - min(now_s - self.trial_since_s, self._trial_s or 0.0)

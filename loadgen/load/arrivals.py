@@ -6,7 +6,6 @@ merged schedule of N workers is the schedule of one, to the nanosecond.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import NamedTuple, TypeVar
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from loadgen.errors import BadInput
 from loadgen.records import OPEN_LOOP, LoadSpec
+from loadgen.traces.rows import parse_trace
 from loadgen.units import NS_PER_S
 
 CHUNK = 65536  # due times computed at once: a schedule of any length takes the memory of one chunk
@@ -34,15 +34,7 @@ class Arrival(NamedTuple):
     output_tokens: int
 
 
-class TraceRow(NamedTuple):
-    """One line of a trace."""
-
-    offset_ns: int
-    input_tokens: int
-    output_tokens: int
-
-
-def schedule(load: LoadSpec, trace: Iterable[str] = ()) -> Iterator[Arrival]:
+def schedule(load: LoadSpec, trace: Iterable[str | bytes] = ()) -> Iterator[Arrival]:
     """The measured requests of a load, in order. ``trace`` are the lines of the trace file, where there is one.
 
     Closed loops have no due times. Raises BadInput for a rate that is missing or not positive, and for a trace that
@@ -67,7 +59,10 @@ def share(items: Iterable[T], worker: int, workers: int) -> Iterator[T]:
 
 
 def offset_chunks(load: LoadSpec) -> Iterator[Offsets]:
-    """Due times in ns from the start, never falling, a chunk at a time: ``load.requests`` in all."""
+    """Due times in ns from the start, never falling, a chunk at a time: ``load.requests`` in all.
+
+    Raises BadInput for a kind without a schedule and for a rate that is not above 0.
+    """
     rate = _positive("rate", load.rate)
     if load.kind == "constant":
         return _constant(load.requests, rate)
@@ -124,7 +119,7 @@ def _positive(name: str, value: float | None) -> float:
     return value
 
 
-def _trace_arrivals(load: LoadSpec, lines: Iterable[str]) -> Iterator[Arrival]:
+def _trace_arrivals(load: LoadSpec, lines: Iterable[str | bytes]) -> Iterator[Arrival]:
     wanted = load.requests or None
     count = 0
     for count, row in enumerate(islice(parse_trace(lines, load.trace or "trace"), wanted), 1):
@@ -133,38 +128,3 @@ def _trace_arrivals(load: LoadSpec, lines: Iterable[str]) -> Iterator[Arrival]:
         raise BadInput(
             f"{load.trace}: requests = {wanted}: the trace has {count} (accepted: up to {count}; 0 takes all)"
         )
-
-
-def parse_trace(lines: Iterable[str], name: str) -> Iterator[TraceRow]:
-    """The rows of a JSONL trace: ``{"offset_s": 0.25, "input_tokens": 128, "output_tokens": 64}``.
-
-    Raises BadInput with the line's number for malformed rows and for offsets that fall.
-    """
-    last_ns = 0
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{name}: line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BadInput(f"{where}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise BadInput(f"{where}: not an object (accepted: offset_s, input_tokens, output_tokens)")
-        offset_s = row.get("offset_s")
-        if isinstance(offset_s, bool) or not isinstance(offset_s, int | float) or not 0 <= offset_s < 1e9:
-            raise BadInput(f"{where}: offset_s = {offset_s!r} (accepted: seconds from the start, 0 or more)")
-        offset_ns = round(offset_s * NS_PER_S)
-        if offset_ns < last_ns:
-            raise BadInput(
-                f"{where}: offset_s = {offset_s!r} is before the line above it (accepted: in order)"
-            )
-        last_ns = offset_ns
-        yield TraceRow(offset_ns, _count(row, "input_tokens", where), _count(row, "output_tokens", where))
-
-
-def _count(row: dict[str, object], key: str, where: str) -> int:
-    value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BadInput(f"{where}: {key} = {value!r} (accepted: a whole number of 1 or more)")
-    return value

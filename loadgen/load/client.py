@@ -21,6 +21,7 @@ from loadgen.load.quality import Figures, ReplyFigures, SelfWatch, client_qualit
 from loadgen.protocols import Clock, Driver, DriverFactory
 from loadgen.records import OPEN_LOOP, ClientQuality, LoadSpec, Reply, Trial
 from loadgen.system.timer import TimerFactory, make_timer
+from loadgen.traces.files import open_trace
 from loadgen.units import nanoseconds
 
 CLOSE_S = 10.0
@@ -79,7 +80,7 @@ async def run_load(
     connections = places or _open_ahead(load, workers)
     replies = ReplyFigures()
 
-    def flight(phase: Any, arrivals: Iterator[Arrival], **more: Any) -> Dispatcher:
+    def dispatcher(phase: Any, arrivals: Iterator[Arrival], **more: Any) -> Dispatcher:
         return Dispatcher(
             phase=phase,
             load=load,
@@ -98,7 +99,9 @@ async def run_load(
         await _open(wire, connections, load.timeouts.connect_s + GUARD_S)
         # Once more where its last request was not served: a server that ran out of memory has made room, and is cold.
         for first_seq in (0, load.warmup + load.requests):
-            warmup = flight("warmup", _warmup(load), first_seq=first_seq, places=connections, on_reply=ignore)
+            warmup = dispatcher(
+                "warmup", _warmup(load), first_seq=first_seq, places=connections, on_reply=ignore
+            )
             warmup.prepare()
             await warmup.run(timers)
             if not unserved(warmup.last_error):
@@ -106,7 +109,7 @@ async def run_load(
         if isinstance(wire, FanOut):
             del wire.skews_ns[:]
 
-        measured = flight(
+        measured = dispatcher(
             "measured",
             _schedule(load),
             first_seq=load.warmup,
@@ -210,11 +213,8 @@ def _schedule(load: LoadSpec) -> Iterator[Arrival]:
     if load.kind != "trace":
         yield from schedule(load)
         return
-    try:
-        with open(load.trace or "", encoding="utf-8") as lines:
-            yield from schedule(load, lines)
-    except OSError as error:
-        raise BadInput(f"trace = {load.trace!r}: cannot be read: {error.strerror}") from None
+    with open_trace(load.trace or "") as lines:
+        yield from schedule(load, lines)
 
 
 def _warmup(load: LoadSpec) -> Iterator[Arrival]:

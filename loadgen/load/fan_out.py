@@ -24,9 +24,11 @@ class FanOut:
         self.skews_ns = array("q")
 
     async def open(self, connections: int) -> None:
+        """Open ``batch_size`` connections for each call in flight."""
         await self._driver.open(connections * self._batch_size)
 
     async def close(self) -> None:
+        """Close the inner driver."""
         await self._driver.close()
 
     def prepare(self, request: Request) -> list[Any]:
@@ -38,6 +40,7 @@ class FanOut:
         ]
 
     def start(self, prepared: list[Any], done: Callable[[Any], None]) -> None:
+        """Start every single call at once; ``done`` is called when the last of them has ended."""
         raws: list[Any] = []
 
         def one_done(raw: Any) -> None:
@@ -49,6 +52,7 @@ class FanOut:
             self._driver.start(body, one_done)
 
     def decode(self, raw: list[Any]) -> Reply:
+        """The reply of the whole batch; notes how far apart its first and last write were."""
         replies = sorted((self._driver.decode(one) for one in raw), key=lambda reply: reply.seq)
         sent = [reply.sent_ns for reply in replies]
         self.skews_ns.append(max(sent) - min(sent))

@@ -20,7 +20,10 @@ Prompts = tuple[tuple[int, ...], ...]
 
 
 def id_range(vocab: int | None) -> tuple[int, int]:
-    """The first id that prompts may use, and the first above it that they may not."""
+    """The first id that prompts may use, and the first above it that they may not.
+
+    Raises BadInput for a vocabulary too small to choose from.
+    """
     size = SAFE_VOCAB if vocab is None else vocab
     high = size - RESERVED_TOP if size > LARGE_VOCAB else size
     if high - FIRST_ID < 2:
@@ -46,7 +49,10 @@ class PromptSource:
         self._start = int(np.random.PCG64([seed, 0]).random_raw()) % self._base**NONCE_TOKENS
 
     def prompts(self, seq: int, input_tokens: int | None = None) -> Prompts:
-        """``batch_size`` prompts of ``input_tokens`` ids each (the trial's own length when not given)."""
+        """``batch_size`` prompts of ``input_tokens`` ids each (the trial's own length when not given).
+
+        Raises BadInput for less than one.
+        """
         length = self.input_tokens if input_tokens is None else input_tokens
         if length < 1:
             raise BadInput(f"input_tokens = {length}: a prompt has at least one token")

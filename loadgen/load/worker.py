@@ -22,6 +22,7 @@ from loadgen.system.parent import die_with_parent
 
 
 def import_name(make_driver: DriverFactory) -> str:
+    """``module:name``, by which a worker process imports the factory. Raises BadInput when it cannot."""
     name = f"{make_driver.__module__}:{getattr(make_driver, '__qualname__', '?')}"
     try:
         found: object = _imported(name)

@@ -42,7 +42,7 @@ def caveats(trial: Trial, seen: Accumulator, summary: Summary, client: ClientQua
 def of_samples(load: LoadSpec, observations: Observations, summary: Summary) -> Iterator[Caveat]:
     """Doubts that the samples raise."""
     yield from _failures(summary)
-    yield from _token_truth(load, observations)
+    yield from _token_times(load, observations)
     e2e = summary.e2e_s
     if e2e is None:
         return
@@ -96,7 +96,7 @@ def _failures(summary: Summary) -> Iterator[Caveat]:
         )
 
 
-def _token_truth(load: LoadSpec, observations: Observations) -> Iterator[Caveat]:
+def _token_times(load: LoadSpec, observations: Observations) -> Iterator[Caveat]:
     if observations.uncounted:
         yield Caveat(
             kind="tokens-uncounted",

@@ -34,11 +34,13 @@ class Values:
         self._min, self._max = float("inf"), float("-inf")
 
     def add(self, value: float) -> None:
+        """Take in a value; beyond ``EXACT_VALUES`` of them only buckets are kept."""
         self._recent.append(value)
         if len(self._recent) >= EXACT_VALUES:
             self._fold()
 
     def extend(self, values: Iterable[float]) -> None:
+        """Take in many values, folded at most once."""
         self._recent.extend(values)
         if len(self._recent) >= EXACT_VALUES:
             self._fold()

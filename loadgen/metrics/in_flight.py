@@ -47,6 +47,7 @@ class FlightTime:
         self._tail = array("q")
 
     def add(self, sent_ns: int, end_ns: int, *, more: bool) -> None:
+        """Take in one call's time on the wire, in ns; ``more`` says that requests are still to be sent."""
         self._busy_ns += end_ns - sent_ns
         if self._first_sent is None or sent_ns < self._first_sent:
             self._first_sent = sent_ns

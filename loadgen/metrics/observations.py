@@ -16,6 +16,7 @@ class Mismatch:
         self.examples: list[str] = []
 
     def add(self, example: str) -> None:
+        """Count one more; only the first few keep their words."""
         self.count += 1
         if len(self.examples) < EXAMPLES:
             self.examples.append(example)

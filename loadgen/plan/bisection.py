@@ -40,6 +40,7 @@ class Bisection:
     misses: dict[int, Verdict] = field(default_factory=dict)
 
     def learn(self, batch: int, verdict: Verdict) -> None:
+        """Take in how a batch fared; one that does not fit is kept with its verdict."""
         if verdict == "fits":
             self.fits = max(self.fits, batch)
         else:

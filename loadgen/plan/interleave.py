@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 
 from loadgen.identity import rivals_key
 from loadgen.records import LoadSpec, Trial
-from loadgen.theory.predict import predict, relative_cost
+from loadgen.theory.duration import relative_cost
+from loadgen.theory.predict import predict
 
 
 def sets(trials: Sequence[Trial]) -> list[tuple[Trial, ...]]:

@@ -14,7 +14,7 @@ from loadgen.identity import digest, server_key
 from loadgen.plan import interleave
 from loadgen.profile.profile import Cell, Profile, Target
 from loadgen.records import LoadSpec, ModelSpec, Order, Search, ServerSpec, Trial
-from loadgen.theory.predict import relative_cost
+from loadgen.theory.duration import relative_cost
 
 ID_SCHEME = 1  # to be raised when the same fields come to mean something else
 SEED_BITS = 62

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path as FilePath
 from typing import Any
 
 from loadgen.errors import BadInput, ProfileError
@@ -15,6 +12,8 @@ from loadgen.profile.schema import FrameworkTable, Origins, Path, ServerTable, T
 from loadgen.profile.values import AUTO, did_you_mean
 from loadgen.records import LoadSpec, ModelSpec, ServerSpec, Timeouts
 from loadgen.theory import models
+from loadgen.traces.files import TraceExtent, measure_trace
+from loadgen.traces.rows import KEYS
 
 USED_BY: dict[str, frozenset[str]] = {
     "static": frozenset({"batch_size"}),
@@ -25,7 +24,6 @@ USED_BY: dict[str, frozenset[str]] = {
     "ramp": frozenset({"rate", "rate_end"}),
     "trace": frozenset({"trace"}),
 }
-TRACE_KEYS = ("offset_s", "input_tokens", "output_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +43,7 @@ class Problems:
         self._found: list[ProfileError] = []
 
     def add(self, path: Sequence[str | int], value: object, why: str, accepted: str | None) -> None:
+        """Note one problem of the value at ``path``; raised by ``check``."""
         self._found.append(self._origins.problem(path, value, why, accepted))
 
     def check(self) -> None:
@@ -62,7 +61,7 @@ class Builder:
         self._tables, self._problems = tables, problems
         self._gpu_count, self._frameworks = gpu_count, frameworks
         self._models: dict[str, ModelSpec | BadInput] = {}
-        self._traces: dict[str, _Trace | BadInput] = {}
+        self._traces: dict[str, TraceExtent | BadInput] = {}
 
     def cells(self, point: Point, repeats: Sequence[int], starts: Sequence[int]) -> list[Cell]:
         """The repeats of a point on each start of its server; none when it has a problem, which is then noted."""
@@ -189,22 +188,23 @@ class Builder:
             accepted = f"up to {server.max_batch}"
             self._problems.add(point.paths["batch_size"], load.batch_size, why, accepted)
 
-    def _trace(self, point: Point) -> _Trace | BadInput | None:
+    def _trace(self, point: Point) -> TraceExtent | BadInput | None:
         if point.values["mode"] != "trace":
             return None
         path = point.values["trace"]
         if path not in self._traces:
             try:
-                self._traces[path] = _read_trace(path)
+                self._traces[path] = measure_trace(path)
             except BadInput as error:
                 self._traces[path] = error
         found = self._traces[path]
         if isinstance(found, BadInput):
-            self._problems.add(point.paths["trace"], path, str(found), "JSON lines: " + ", ".join(TRACE_KEYS))
+            why = str(found).removeprefix(f"{path}: ")  # which the problem names as the key's value
+            self._problems.add(point.paths["trace"], path, why, "JSON lines: " + ", ".join(KEYS))
         return found
 
 
-def _load(point: Point, trace: _Trace | None, timeouts: Mapping[str, float]) -> LoadSpec:
+def _load(point: Point, trace: TraceExtent | None, timeouts: Mapping[str, float]) -> LoadSpec:
     values = dict(point.values)
     if trace is not None:
         values |= {
@@ -237,43 +237,3 @@ def _default_counts(mode: str, values: Mapping[str, Any]) -> tuple[int, int]:
     if mode == "closed":
         return max(16, 4 * values["concurrency"]), values["concurrency"]
     return max(20, round(30 * (values["rate"] or 0))), 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Trace:
-    """What a plan must know of a trace: its longest request, how many there are, and a hash of its content."""
-
-    input_tokens: int
-    output_tokens: int
-    requests: int
-    digest: str
-
-
-def _read_trace(path: str) -> _Trace:
-    try:
-        content = FilePath(path).read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot be read: {error.strerror or error}") from None
-    lengths = []
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            offset, *pair = (entry[key] for key in TRACE_KEYS)
-        except (ValueError, KeyError, TypeError):
-            raise BadInput(f"line {number} is no JSON object with those keys") from None
-        if isinstance(offset, bool) or not isinstance(offset, int | float) or not 0 <= offset < float("inf"):
-            raise BadInput(f"line {number}: offset_s = {offset!r} must be a number from 0")
-        if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
-            raise BadInput(f"line {number}: token counts {pair} must be whole numbers from 1")
-        lengths.append(pair)
-    if not lengths:
-        raise BadInput("holds no request")
-    inputs, outputs = zip(*lengths, strict=True)
-    return _Trace(
-        input_tokens=max(inputs),
-        output_tokens=max(outputs),
-        requests=len(lengths),
-        digest=hashlib.sha256(content).hexdigest()[:16],
-    )

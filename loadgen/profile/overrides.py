@@ -27,7 +27,10 @@ SECTIONS = set(Tables.model_fields)
 
 
 def lay_over(data: Mapping[str, Any], sets: Sequence[str], file: str) -> tuple[dict[str, Any], Origins]:
-    """The tables with every ``--set`` in place, ``sweep`` always as a list of blocks, and where each value is from."""
+    """The tables with every ``--set`` in place, ``sweep`` always as a list of blocks, and where each value is from.
+
+    Raises ProfileError, with a line for each ``--set`` that is wrong.
+    """
     merged = copy.deepcopy(dict(data))
     sweep = merged.setdefault("sweep", {})
     single = isinstance(sweep, dict)

@@ -49,6 +49,7 @@ class Origins:
     def problem(
         self, path: Sequence[str | int], value: object, why: str, accepted: str | None
     ) -> ProfileError:
+        """The error for the value at ``path``, which names the ``--set`` that gave it where one did."""
         laid = next((text for place, text in self.sets.items() if tuple(path[: len(place)]) == place), None)
         file = self.file if laid is None else f"{self.file} (--set {laid})"
         numbered = laid is None and not self.single_sweep  # a --set is laid over every block alike
@@ -64,10 +65,14 @@ def _shown(path: Sequence[str | int], *, numbered: bool) -> str:
 
 
 class Table(BaseModel):
+    """A table of a profile: frozen, and a key it does not know is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ServerTable(Table):
+    """[server]: what to start. ``extend_context`` multiplies a preset's context; ``gpus = []`` is the CPU."""
+
     framework: Text | None = None
     model: Text | None = None
     extend_context: Count | None = None
@@ -83,6 +88,8 @@ class ServerTable(Table):
 
 
 class FrameworkTable(Table):
+    """[frameworks.NAME]: what one framework has otherwise than [server]; ``None`` takes that table's."""
+
     dtype: Dtype | None = None
     gpus: Devices | None = None
     max_batch: Capacity | None = None
@@ -92,6 +99,8 @@ class FrameworkTable(Table):
 
 
 class TimeoutsTable(Table):
+    """[load.timeouts], in seconds: to connect, to the first byte, between two bytes, of a whole request."""
+
     connect_s: Amount = 10.0
     first_byte_s: Amount = 600.0
     between_bytes_s: Amount = 120.0
@@ -99,6 +108,8 @@ class TimeoutsTable(Table):
 
 
 class LoadTable(Table):
+    """[load]: rates in requests per second, lengths in tokens. Absent counts follow from the mode."""
+
     mode: Mode = "static"
     batch_size: Count = 1
     concurrency: Count = 1
@@ -136,6 +147,8 @@ class Axes(Table):
 
 
 class SweepTable(Axes):
+    """[sweep] or one of several: axes, how they combine, what is left out, and what [load] has otherwise here."""
+
     mode: Mode | None = None
     requests: Count | None = None
     warmup: Index | None = None
@@ -146,17 +159,23 @@ class SweepTable(Axes):
 
 
 class BisectionTable(Table):
+    """[bisection]: the largest batch tried, and how close (as a share) the bracket must come."""
+
     most: Count = 4096
     within: Share = 0.05
 
 
 class TargetTable(Table):
+    """[target]: an endpoint that already runs, in place of [server]."""
+
     url: Url | None = None
     model: Text | None = None
     vocab: Count | None = None
 
 
 class TelemetryTable(Table):
+    """[telemetry]: what is scraped beside a trial, and how often in seconds."""
+
     enabled: Flag = True
     exporter: Flag = True
     exporter_port: Index = 0
@@ -167,6 +186,8 @@ class TelemetryTable(Table):
 
 
 class Tables(Table):
+    """All tables of a profile, as read and before they are multiplied into cells."""
+
     name: Slug | None = None
     description: str = ""
     order: Ordering = "grouped"

@@ -25,6 +25,7 @@ def _bad(why: str, accepted: str) -> PydanticCustomError:
 
 
 def whole_number(least: int) -> Validator:
+    """A validator of whole numbers from ``least`` on; ``true`` is none."""
     accepted = f"whole numbers from {least}"
 
     def check(value: Any) -> int:
@@ -149,5 +150,6 @@ Several = BeforeValidator(_several)
 
 
 def did_you_mean(value: object, choices: Sequence[str]) -> str:
+    """A clause with the nearest choice, empty where none is near."""
     near = difflib.get_close_matches(str(value), choices, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

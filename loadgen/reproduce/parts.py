@@ -39,10 +39,12 @@ class Part:
 
     @property
     def name(self) -> str:
+        """Its profile's file name without the ending."""
         return self.file.stem
 
     @property
     def tier(self) -> str:
+        """The folder of its profile: ``core``, ``fine`` and so on."""
         return self.id.rpartition("/")[0]
 
     def results(self) -> list[TrialResult]:

@@ -45,6 +45,7 @@ class Run:
 
     @property
     def cores(self) -> tuple[int, ...]:
+        """CPUs of all slots, to which the job is confined."""
         return tuple(core for slot in self.slots for core in slot.cores)
 
 

@@ -5,13 +5,12 @@ Probes are no cells of the sweep (one wire call, no warm-up), so no chart and no
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 from loadgen.errors import StoreError
 from loadgen.records import MaxBatch, TrialResult
-from loadgen.results.store import from_json, to_json
+from loadgen.results.store import append_line, cut_torn_line, from_json
 
 T = TypeVar("T")
 PROBES, OUTCOMES = "probes.jsonl", "max_batch.jsonl"
@@ -42,13 +41,9 @@ def add_outcome(folder: Path, outcome: MaxBatch) -> None:
 
 
 def _append(path: Path, record: Any) -> None:
-    """A line more; what a crash left of a torn last one is cut off first."""
-    with path.open("ab+") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(to_json(record) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    cut_torn_line(path)
+    with path.open("ab") as file:
+        append_line(file, record)
 
 
 def _read(path: Path, kind: type[T]) -> list[T]:

@@ -137,7 +137,7 @@ class Store(Results):
     def __init__(self, path: Path, lock: IO[bytes]) -> None:
         super().__init__(path)
         self._lock = lock
-        self.repaired = _repair(self.trials_path)
+        self.repaired = cut_torn_line(self.trials_path)
         self._trials = self.trials_path.open("ab")
 
     @classmethod
@@ -183,9 +183,7 @@ class Store(Results):
 
     def append(self, result: TrialResult) -> None:
         """Write one finished trial and wait until it is on disk."""
-        self._trials.write(to_json(result) + b"\n")
-        self._trials.flush()
-        os.fsync(self._trials.fileno())
+        append_line(self._trials, result)
 
     def sample_writer(self, trial_id: str) -> SampleWriter:
         return SampleWriter(self.samples_path(trial_id))
@@ -226,17 +224,19 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
                 yield number, line, line.endswith(b"\n")
 
 
-def _repair(path: Path) -> bool:
-    """Cut off a last line that a crash tore in two. Says whether there was one."""
+def append_line(file: IO[bytes], record: Any) -> None:
+    """Write a record as one more line of an open file, and wait until it is on disk."""
+    file.write(to_json(record) + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def cut_torn_line(path: Path) -> bool:
+    """Cut off a last line that a crash tore in two, before the next is written. Says whether there was one."""
     if not path.exists():
         return False
     with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size == 0:
-            return False
-        file.seek(0)
-        end = file.read().rfind(b"\n") + 1
-        if end == size:
-            return False
+        content = file.read()
+        end = content.rfind(b"\n") + 1
         file.truncate(end)
-        return True
+    return end < len(content)

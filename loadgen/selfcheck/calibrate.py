@@ -1,6 +1,6 @@
 """How exact this client is on this machine: replay a load against the null server and compare with what it logged.
 
-Nothing here knows how the client works: its samples go in as any trial's do, and the truth is the server's own log.
+Nothing here knows how the client works: its samples go in as any trial's do, and the server's own log is compared.
 """
 
 from __future__ import annotations

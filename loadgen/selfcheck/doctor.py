@@ -41,6 +41,7 @@ class Section:
 
     @property
     def ok(self) -> bool:
+        """Whether nothing of it is missing."""
         return all(need.ok for need in self.needs)
 
 
@@ -55,6 +56,7 @@ def examine(results: Path = Path("results")) -> list[Section]:
 
 
 def python() -> Need:
+    """This interpreter against the oldest one that is supported."""
     found = ".".join(map(str, sys.version_info[:3]))
     wanted = ".".join(map(str, MIN_PYTHON))
     return Need(
@@ -146,6 +148,7 @@ def framework(name: str) -> Section:
 
 
 def ports(count: int = PORTS) -> Need:
+    """Whether loopback ports can be bound, as many as servers and ranks may need."""
     try:
         found = free_ports(count)
     except OSError as error:
@@ -159,6 +162,7 @@ def ports(count: int = PORTS) -> Need:
 
 
 def shared_memory(path: str = "/dev/shm", least: int = SHM_BYTES) -> Need:  # noqa: S108  # not a temporary file
+    """Whether ``path`` has ``least`` bytes free: engines that share tensors between ranks need them."""
     remedy = f"mount -o remount,size=8G {path} (as root), or docker run --shm-size=8g"
     if not os.path.isdir(path):
         return Need(name=path, ok=False, found="not there", remedy=f"mount -t tmpfs -o size=8G tmpfs {path}")
@@ -167,6 +171,7 @@ def shared_memory(path: str = "/dev/shm", least: int = SHM_BYTES) -> Need:  # no
 
 
 def open_files(least: int = OPEN_FILES) -> Need:
+    """Whether the soft limit of open files is at least ``least``: each connection takes one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = soft == resource.RLIM_INFINITY
     words = "unlimited" if unlimited else f"{soft} (at most {'unlimited' if hard < 0 else hard})"

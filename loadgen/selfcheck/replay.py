@@ -28,7 +28,7 @@ READY_S = 15.0
 class Replay:
     """One load against the null server: what the client saw against what the server did.
 
-    ``rate_share``: see ``truth.rate_share``; None without a schedule, when the client's own pace is the load.
+    ``rate_share``: see ``timing_errors.rate_share``; None without a schedule, when the client's own pace is the load.
     ``server_share`` is the scheduled length of an answer over its real mean: the null server's own pace.
     """
 
@@ -43,16 +43,19 @@ class Replay:
 
     @property
     def cpu_s_per_token(self) -> float | None:
+        """CPU seconds of the client a received token; ``None`` where they were not measured."""
         cpu = self.quality.cpu_s
         return cpu / self.tokens if cpu is not None and self.tokens else None
 
     @property
     def cpu_s_per_request(self) -> float | None:
+        """CPU seconds of the client a request; ``None`` where they were not measured."""
         cpu = self.quality.cpu_s
         return cpu / self.requests if cpu is not None and self.requests else None
 
     @property
     def coalesced_share(self) -> float | None:
+        """Share of the reads that held more than one chunk, whose earlier arrival times are lost."""
         reads, coalesced = self.quality.reads, self.quality.coalesced_reads
         return coalesced / reads if reads and coalesced is not None else None
 
@@ -74,7 +77,10 @@ class Null:
         load: LoadSpec,
         beside: Callable[[int | None], AbstractContextManager[None]] = lambda _pid: nullcontext(),
     ) -> Replay:
-        """Send ``load`` and compare with the log; ``beside`` is given the server's process id, and lasts meanwhile."""
+        """Send ``load`` and compare with the log; ``beside`` is given the server's process id, and lasts meanwhile.
+
+        Raises the ServerError of a server that did not last.
+        """
         framework = find("null")
         options: dict[str, OptionValue] = {"ttft_ms": self.ttft_ms, "itl_ms": self.itl_ms, "log": "sent.bin"}
         spec = ServerSpec(framework="null", model=models.resolve("tiny"), options=options)
@@ -131,6 +137,7 @@ class Seen:
         self.failed: dict[str, int] = {}
 
     def add(self, sample: Sample, _in_flight: int) -> None:
+        """Keep a measured sample, or count its error; the warm-up is passed over."""
         if sample.phase != "measured":
             return
         if sample.error is not None:

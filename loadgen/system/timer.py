@@ -25,9 +25,11 @@ class Timer(Protocol):
 
     name: str
 
-    def arm(self, due_ns: int) -> None: ...
+    def arm(self, due_ns: int) -> None:
+        """Call back at ``due_ns`` of CLOCK_MONOTONIC, in place of what it was armed for; at once if that is over."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Never call back again."""
 
 
 TimerFactory = Callable[[Callable[[], None]], Timer]
@@ -67,6 +69,7 @@ class FdTimer:
         self._loop.add_reader(self._fd, self._fire)
 
     def arm(self, due_ns: int) -> None:
+        """See Timer; the kernel keeps the instant. Raises OSError where it refuses."""
         self._armed = True
         self._set(max(due_ns, 1))  # 0 would disarm
 
@@ -83,6 +86,7 @@ class FdTimer:
             self._set(0)
 
     def close(self) -> None:
+        """Close the descriptor; a second time does nothing."""
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
@@ -100,11 +104,13 @@ class LoopTimer:
         self._loop = asyncio.get_running_loop()
 
     def arm(self, due_ns: int) -> None:
+        """See Timer; the instant is handed to the loop as a delay."""
         self.close()
         # Relative, since a loop's clock need not be time.monotonic (uvloop's is not).
         self._handle = self._loop.call_later(seconds(max(due_ns - time.monotonic_ns(), 0)), self._callback)
 
     def close(self) -> None:
+        """Cancel what is armed."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

@@ -74,6 +74,7 @@ class Collector:
         self._self, self._host = psutil.Process(), HostReader()
 
     def collect(self) -> Iterator[Metric]:
+        """Read every source once and yield its families; prometheus_client calls this at each scrape."""
         gpus = self._nvml.read(links=self._links)
         trees = {reader.root: tree for reader in self._trees if (tree := reader.read()) is not None}
         yield from gpu_families(gpus, frozenset().union(*(tree.pids for tree in trees.values())))

@@ -60,6 +60,7 @@ class HostReader:
         self._frequency_at_s: float | None = None
 
     def read(self) -> HostCpu:
+        """Busy, stolen and waiting seconds of the usable cores since boot, and their mean clock in Hz."""
         busy_s, steal_s = self._times()
         return HostCpu(
             cores=len(self._cores),
@@ -145,6 +146,7 @@ class Gauge:
         self.best_s: float | None = None
 
     def take(self) -> Spin:
+        """Time the fixed piece of Python once more, and remember the best."""
         taken = spin()
         self.learn(taken.wall_s)
         return taken

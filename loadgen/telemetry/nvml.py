@@ -54,6 +54,7 @@ class Nvml:
         return [self._gpu(index, handle, links) for index, handle in handles if handle is not None]
 
     def close(self) -> None:
+        """Shut NVML down; a second time does nothing."""
         if self.open:
             self._nvml.nvmlShutdown()
             self.open = False

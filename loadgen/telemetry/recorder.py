@@ -79,7 +79,7 @@ class Recorder:
         self._used_before = {
             gpu.uuid: float(gpu.memory_used_bytes) for gpu in before if gpu.memory_used_bytes is not None
         }
-        self._doubts_before = tuple(before_start(before, indices))
+        self._caveats_before = tuple(before_start(before, indices))
         self._prometheus = Prometheus(spec.prometheus, spec.selector) if spec.prometheus else None
         self._children: list[subprocess.Popen[bytes]] = []
         self._logs: dict[int, Path] = {}
@@ -206,7 +206,7 @@ class Recorder:
         if self._prometheus is not None:
             scrapes += self._prometheus.read(self._began_ns, end_ns)
             preferred.insert(len(self._spec.sources), self._prometheus.url)
-        caveats = [*self._doubts_before, *self._own_doubts(), *of_sources(scrapes, preferred)]
+        caveats = [*self._caveats_before, *self._own_caveats(), *of_sources(scrapes, preferred)]
         try:
             write_parquet(into, scrapes)
         except OSError as error:
@@ -279,7 +279,7 @@ class Recorder:
             found[self._logs[child.pid].stem] = times.user + times.system
         return found
 
-    def _own_doubts(self) -> list[Caveat]:
+    def _own_caveats(self) -> list[Caveat]:
         dead = [child for child in self._children if child.poll() is not None]
         words = [f"{self._logs[child.pid].stem} ended: {self._words(child)}" for child in dead]
         return [_gap(fault) for fault in (*self._faults, *words)]
@@ -294,7 +294,7 @@ class Recorder:
             stdin.write(b"now\n")
             stdin.flush()
         except BrokenPipeError:
-            return  # it has just ended, which _own_doubts tells
+            return  # it has just ended, which _own_caveats tells
         self._await_scrapes(asked_ns, MARK_S)
 
     def _await_scrapes(self, since_ns: int, limit_s: float) -> None:

@@ -38,6 +38,7 @@ class Source:
         self.wake = asyncio.Event()
 
     async def run(self, period_s: float) -> None:
+        """Scrape every ``period_s`` seconds, and at once when woken, until cancelled."""
         due_s = time.monotonic()
         while True:
             self.wake.clear()
@@ -102,6 +103,7 @@ async def sample(urls: Sequence[str], period_s: float, scrape_log: IO[bytes]) ->
 
 
 def main() -> None:
+    """The sampler's process: scrape the sources named in ``argv`` until its standard input ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--period", type=float, required=True)

@@ -95,9 +95,11 @@ class Readings:
     series: Mapping[tuple[str, str], Series]
 
     def get(self, metric: str, subject: str) -> Series | None:
+        """The series of one subject; ``None`` where no source has it."""
         return self.series.get((metric, subject))
 
     def subjects(self, metric: str) -> list[str]:
+        """Who has this metric: GPUs, processes, in the order of the scrapes."""
         return [subject for name, subject in self.series if name == metric]
 
     def all_of(self, metric: str, subjects: Sequence[str]) -> list[Series] | None:

@@ -183,6 +183,7 @@ def to_json(spec: ModelSpec) -> str:
 
 
 def from_json(text: str) -> ModelSpec:
+    """The spec that ``to_json`` wrote."""
     return ModelSpec(**json.loads(text))
 
 

@@ -50,6 +50,7 @@ class Floor:
 
     @property
     def seconds(self) -> float:
+        """The ideal and the communication after it, where that is known."""
         return self.ideal_s + (self.communication_s or 0.0)
 
     @property
@@ -59,6 +60,7 @@ class Floor:
 
     @property
     def bound(self) -> Bound:
+        """Which of the two resources sets the ideal time."""
         return "compute" if self.compute_s > self.memory_s else "bandwidth"
 
     def __add__(self, other: Floor) -> PhasedFloor:
@@ -73,14 +75,17 @@ class PhasedFloor:
 
     @property
     def seconds(self) -> float:
+        """Sum over the phases, their known communication included."""
         return sum(phase.seconds for phase in self.phases)
 
     @property
     def ideal_s(self) -> float:
+        """Sum of the phases without communication: nothing runs faster."""
         return sum(phase.ideal_s for phase in self.phases)
 
     @property
     def communication_s(self) -> float | None:
+        """Sum over the phases; ``None`` when it is unknown of one."""
         known = [phase.communication_s for phase in self.phases]
         return None if None in known else sum(part for part in known if part is not None)
 

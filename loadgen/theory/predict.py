@@ -5,21 +5,15 @@ Communication between GPUs is left out of the times, so every floor is a true fl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadgen.records import OPEN_LOOP, LoadSpec, ServerSpec, Trial
-from loadgen.theory.ceilings import Ceilings, datasheet
-from loadgen.theory.models import PRESETS, kv_bytes_per_token, weight_bytes
-from loadgen.theory.physics import request_floor
+from loadgen.identity import server_key
+from loadgen.records import LoadSpec, ServerSpec, Trial
+from loadgen.theory.ceilings import Ceilings
+from loadgen.theory.duration import call_s, sequences, start_s, total, trial_s
+from loadgen.theory.models import kv_bytes_per_token, weight_bytes
 from loadgen.units import show_bytes
-
-REACHED = 0.5  # of the ceilings, what serving engines commonly reach
-# The time that launching one layer's kernels takes the CPU without CUDA graphs: transformers' generate takes
-# 52–87 ms for a step over the 40 layers of llama-13b on an H200, whatever the batch.
-LAUNCH_S_PER_LAYER = 1.5e-3
-SERVER_START_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +45,20 @@ class Outlook:
 
 
 def outlook(trials: Sequence[Trial], server_starts: int, ceilings: Ceilings | None) -> Outlook:
-    """Predictions for every trial, and their sums; a sum is ``None`` when any part of it is."""
+    """Predictions for every trial, and their sums; a sum is ``None`` when any part of it is.
+
+    Each of the ``server_starts`` is expected to take what a start of these servers takes on average.
+    """
     predictions = tuple(predict(trial, ceilings) for trial in trials)
-    estimate = _sum([p.estimate_s for p in predictions])
+    estimate = total([p.estimate_s for p in predictions])
+    starts = {server_key(trial): start_s(trial.server) if trial.server else 0.0 for trial in trials}
+    one_start_s = sum(starts.values()) / max(1, len(starts))
     return Outlook(
         predictions=predictions,
         server_starts=server_starts,
         device=f"{ceilings.device}, {ceilings.source}" if ceilings else None,
-        at_least_s=_sum([p.at_least_s for p in predictions]),
-        estimate_s=None if estimate is None else estimate + server_starts * SERVER_START_S,
+        at_least_s=total([p.at_least_s for p in predictions]),
+        estimate_s=None if estimate is None else estimate + server_starts * one_start_s,
     )
 
 
@@ -68,19 +67,19 @@ def predict(trial: Trial, ceilings: Ceilings | None) -> Prediction:
     server, load = trial.server, trial.load
     if server is None:
         return Prediction(trial_id=trial.id)
-    batch = _sequences(load)
+    batch = sequences(load)
     length = load.input_tokens + load.output_tokens
     per_token = kv_bytes_per_token(server.model, server.dtype, server.tp, server.pp)
     # A GPU's ceilings say nothing of a server on the CPU.
     here = ceilings is not None and ceilings.shared != bool(server.gpus)
-    floor, guess = _call_s(server, load, batch or 1, ceilings) if here and ceilings else (None, None)
+    floor, guess = call_s(server, load, batch or 1, ceilings) if here and ceilings else (None, None)
     return Prediction(
         trial_id=trial.id,
         weight_bytes=weight_bytes(server.model, server.dtype, server.tp, server.pp),
         kv_bytes=None if batch is None else batch * length * per_token,
         floor_s=floor,
-        at_least_s=_trial_s(load, floor),
-        estimate_s=_trial_s(load, guess),
+        at_least_s=trial_s(load, floor),
+        estimate_s=trial_s(load, guess),
     )
 
 
@@ -108,57 +107,7 @@ def check_fit(trials: Sequence[Trial], memory_bytes: int) -> list[str]:
         need, load = min(misfits, key=lambda misfit: misfit[0])
         warnings.append(
             f"{label}: {len(misfits)} of {len(every)} trials are predicted not to fit; the smallest of them "
-            f"(batch {_sequences(load) or 1}, {load.input_tokens} in, {load.output_tokens} out) needs "
+            f"(batch {sequences(load) or 1}, {load.input_tokens} in, {load.output_tokens} out) needs "
             f"{show_bytes(need)} for weights and KV cache, a GPU has {show_bytes(memory_bytes)}"
         )
     return warnings
-
-
-def relative_cost(trial: Trial) -> float:
-    """A number that is larger for trials that take longer, comparable among trials of one server."""
-    nominal = datasheet("H200")
-    model = trial.server.model if trial.server else PRESETS["llama-7b"]
-    server = ServerSpec(framework="", model=model, tp=trial.server.tp if trial.server else 1)
-    floor, _ = _call_s(server, trial.load, _sequences(trial.load) or 1, nominal) if nominal else (None, None)
-    return _trial_s(trial.load, floor) or 0.0
-
-
-def _sequences(load: LoadSpec) -> int | None:
-    """How many sequences the load keeps in the server; in open loop the server's speed decides."""
-    if load.kind in OPEN_LOOP:
-        return None
-    return load.batch_size if load.kind == "static" else load.concurrency
-
-
-def _call_s(
-    server: ServerSpec, load: LoadSpec, batch: int, ceilings: Ceilings
-) -> tuple[float | None, float | None]:
-    """The floor of one wire call, and a guess for an engine; both ``None`` where the dtype has no ceiling."""
-    floor = request_floor(
-        server.model, server.dtype, batch, load.input_tokens, load.output_tokens, ceilings, tp=server.tp
-    )
-    if floor is None:
-        return None, None
-    prefill, decode = (phase.ideal_s / REACHED for phase in floor.phases)
-    launches = LAUNCH_S_PER_LAYER * server.model.layers
-    steps = load.output_tokens - 1
-    return floor.ideal_s, max(prefill, launches) + max(decode, steps * launches)
-
-
-def _trial_s(load: LoadSpec, call_s: float | None) -> float | None:
-    if call_s is None:
-        return None
-    calls = load.warmup + load.requests
-    if load.kind == "static":
-        return calls * call_s
-    if load.kind == "closed":
-        paced = calls / load.max_rate if load.max_rate else 0.0
-        return max(math.ceil(calls / load.concurrency) * call_s, paced)
-    if load.rate is None:  # a trace keeps its own time
-        return None
-    mean_rate = load.rate if load.rate_end is None else (load.rate + load.rate_end) / 2
-    return load.requests / mean_rate + call_s
-
-
-def _sum(parts: Sequence[float | None]) -> float | None:
-    return None if any(part is None for part in parts) else math.fsum(part or 0.0 for part in parts)

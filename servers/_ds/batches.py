@@ -66,6 +66,7 @@ class StaticBatches:
     # What MII's service calls.
 
     def start(self) -> None:
+        """Start the thread that runs one batch after another."""
         self._thread.start()
 
     def shutdown(self) -> None:
@@ -120,6 +121,7 @@ class StaticBatches:
 
     @property
     def waiting(self) -> int:
+        """Batches that are queued, the running one not counted."""
         return self._jobs.qsize()
 
     def _settings(self, kwargs: Mapping[str, Any]) -> tuple[int, bool]:

@@ -86,6 +86,7 @@ class Follower:
         self.answer(0, 0, {})
 
     def answer(self, number: int, checksum: int, memory: Figures) -> None:
+        """Tell rank 0 that call ``number`` is done, with a checksum of its tokens and this rank's memory."""
         told = json.dumps(memory).encode()
         self._up.write(_OUTCOME.pack(number, checksum, len(told)) + told)
 

@@ -47,6 +47,7 @@ class Buffers:
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new keys and values [batch, heads, new, d] of a layer; returns all that attention reads."""
         mine, theirs = self.keys[layer_idx], self.values[layer_idx]
         if self.fixed:
             mine.index_copy_(2, self.at, keys)
@@ -58,12 +59,15 @@ class Buffers:
         return mine[:, :, :end], theirs[:, :, :end]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions filled so far, as transformers asks a cache."""
         return self.filled
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
+        """The position of the first new token, as transformers asks a cache."""
         return self.filled
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Length and offset of the keys that a mask covers, as transformers asks a cache."""
         return self.filled + query_length, 0
 
 

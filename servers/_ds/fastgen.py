@@ -179,16 +179,19 @@ class FastGen:
         self._leader: Leader | None = None
 
     def lead(self, leader: Leader) -> Any:
+        """Rank 0: MII's pipeline, once the other ranks had the time to enter their loops."""
         self._leader = leader
         time.sleep(SETTLE_S)
         return self.pipeline
 
     def follow(self, follower: Follower) -> None:
+        """Another rank: run MII's loop until rank 0 closes the pipe."""
         self.pipeline.start()
         follower.ready()
         follower.wait(self._memory)
 
     def check(self, ask: Callable[[int], str]) -> None:
+        """Hold the tokens of replayed graphs against those of the engine as it comes, where graphs are in use."""
         if self._graphs is not None:
             self._graphs.check(ask)
 
@@ -197,6 +200,7 @@ class FastGen:
         return self._all_memory(anew=False)
 
     def begin_memory(self) -> None:
+        """Count peaks anew, on all ranks."""
         self._memory.begin()
         self._all_memory(anew=True)
 
@@ -207,6 +211,7 @@ class FastGen:
         return {**self._memory.figures(), **self._leader.memory}
 
     def facts(self) -> dict[str, Any]:
+        """What ``/info`` tells of the engine: the cache's size in bytes, tokens and blocks, and its limits."""
         engine = self.pipeline.inference_engine
         caches, config = engine._state_manager._kv_cache._caches, engine._config.state_manager
         return {

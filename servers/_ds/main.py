@@ -28,6 +28,7 @@ STOP_S = 10.0
 
 
 def main() -> None:
+    """One task of the server, as its arguments say: launch the ranks, be one, prepare, or build one op."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     arguments = _arguments()
     if arguments.task == "build-op":

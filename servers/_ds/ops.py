@@ -167,10 +167,12 @@ def load(names: Sequence[str], place: str) -> None:
 
 
 def built(place: str, name: str) -> bool:
+    """Whether the op's library is in the folder already."""
     return os.path.exists(library(place, name))
 
 
 def library(place: str, name: str) -> str:
+    """Where the op's shared library lies."""
     return os.path.join(place, f"{name}.so")
 
 

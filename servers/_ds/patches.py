@@ -42,7 +42,10 @@ class Patches:
         self.made[name] = WHY[name]
 
     def replace(self, name: str, owner: Any, attribute: str, value: Any) -> Any:
-        """Put ``value`` in the place of an attribute that must exist; returns what was there."""
+        """Put ``value`` in the place of an attribute that must exist; returns what was there.
+
+        Raises RuntimeError where it does not exist.
+        """
         if not hasattr(owner, attribute):
             raise RuntimeError(
                 f"patch {name}: {getattr(owner, '__name__', owner)} has no {attribute}; "

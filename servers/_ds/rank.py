@@ -33,15 +33,15 @@ def run(spec: ServerSpec, options: Options, place: RankPlace) -> None:
     device = _device(spec, place.rank)
     _load_ops(spec, options)
     _meet(spec, options, place, device)
-    stood = _stand_up(spec, options, place, device, patches)
+    ready = _start_rank(spec, options, place, device, patches)
     if place.rank:
-        stood.follow(Follower(*place.pipes[0]))
+        ready.follow(Follower(*place.pipes[0]))
     else:
         from loadgen.servers._ds.serve import serve
 
         leader = Leader(place.pipes)
         leader.outcomes(0)  # every other rank stands
-        serve(spec, options, place, stood, leader, patches, started)
+        serve(spec, options, place, ready, leader, patches, started)
         leader.close()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -78,7 +78,7 @@ def _meet(spec: ServerSpec, options: Options, place: RankPlace, device: torch.de
     deepspeed.init_distributed(verbose=False)
 
 
-def _stand_up(
+def _start_rank(
     spec: ServerSpec, options: Options, place: RankPlace, device: torch.device, patches: Patches
 ) -> Rank:
     memory = Memory((place.rank,), cuda=bool(spec.gpus))

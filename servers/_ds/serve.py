@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import signal
 import time
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +15,7 @@ from loadgen.servers._ds.options import FASTGEN, Options
 from loadgen.servers._ds.patches import Patches
 from loadgen.servers._ds.service import THREADS, Service, serve_grpc, serve_pages
 from loadgen.servers._ds.text import text_of
+from loadgen.servers._torch.facts import process_facts
 from loadgen.servers._torch.memory import Figures
 
 if TYPE_CHECKING:
@@ -32,13 +30,13 @@ def serve(
     spec: ServerSpec,
     options: Options,
     place: RankPlace,
-    stood: Rank,
+    ready: Rank,
     leader: Leader,
     patches: Patches,
     started: float,
 ) -> None:
     """Serve until SIGTERM, SIGINT or MII's own Terminate."""
-    pipeline = stood.lead(leader)
+    pipeline = ready.lead(leader)
     pipeline.start()
     text = text_of(spec.model.checkpoint, spec.model.vocab)
     loaded = time.monotonic()
@@ -47,7 +45,7 @@ def serve(
     def ask(tokens: int) -> str:
         return _ask(pipeline, prompt, tokens)
 
-    stood.check(ask)
+    ready.check(ask)
     ask(3)  # through every layer and library on every rank, before anybody is told that it is ready
     patches.note("loopback")
     patches.note("no-load-balancer")
@@ -61,17 +59,17 @@ def serve(
     server = serve_grpc(service, spec.host, place.grpc_port)
     facts = {
         **_facts(spec, options, patches, text.name),
-        **stood.facts(),
+        **ready.facts(),
         "load_s": round(loaded - started, 3),
         "warmup_s": round(time.monotonic() - loaded, 3),
     }
-    if stood.begin_memory is not None:
-        stood.begin_memory()  # what the warm-up needed is nobody's trial
+    if ready.begin_memory is not None:
+        ready.begin_memory()  # what the warm-up needed is nobody's trial
     serve_pages(
         spec.host,
         place.http_port,
-        lambda: {**facts, "memory": _memory(spec, stood.memory())},
-        stood.begin_memory,
+        lambda: {**facts, "memory": _memory(spec, ready.memory())},
+        ready.begin_memory,
     )
     log.info(
         "ready: %s serves %s on grpc://%s:%d", options.engine, spec.model.name, spec.host, place.grpc_port
@@ -91,39 +89,20 @@ def _ask(pipeline: Any, prompt: str, tokens: int) -> str:
 
 def _facts(spec: ServerSpec, options: Options, patches: Patches, text: str) -> dict[str, Any]:
     """What does not change while the server runs."""
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    checkpoint = spec.model.checkpoint is not None and not spec.dummy_weights
     fastgen = options.engine == FASTGEN
     return {
+        **process_facts(spec, LIBRARIES),
         "engine": options.engine,
         "engine_reason": options.reason,
         "framework": "ds",
         "options": dict(spec.options),
         "patches": patches.made,
         "service": f"modelresponse.ModelResponse of deepspeed-mii, {THREADS} threads",
-        "model": spec.model.name,
-        "weights": "checkpoint" if checkpoint else "random",
-        "dtype": spec.dtype,
-        "tp": spec.tp,
-        "pp": 1,
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if spec.gpus
-        else [],
-        "device": "cuda" if spec.gpus else "cpu",
-        "cpu_threads": torch.get_num_threads(),
-        "versions": versions,
-        "cuda": torch.version.cuda if spec.gpus else None,
         "max_context": spec.model.max_context,
         "max_batch": spec.max_batch,
         "vocab": spec.model.vocab,
         "text": text,
         "in_flight_batching": fastgen,
-        "pid": os.getpid(),
     }
 
 

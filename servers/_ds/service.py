@@ -25,6 +25,7 @@ class Service(ModelResponse):  # type: ignore[misc]
     """MII's servicer; it also tells the pipeline whose call it is, and ends what a departed client began."""
 
     def GeneratorReply(self, request: Any, context: Any) -> Any:
+        """As MII's, with an engine's errors as gRPC status."""
         self._begin(context)
         with errors_as_grpc_status(context):
             return super().GeneratorReply(request, context)

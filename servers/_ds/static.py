@@ -21,14 +21,16 @@ REPLIES_LEAVE_S = 0.5
 class Decoder(Protocol):
     """Greedy tokens [batch, n] on the CPU, the same on every rank."""
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], n: int, on_tokens: OnTokens | None
-    ) -> torch.Tensor: ...
+    def generate(self, prompts: Sequence[Sequence[int]], n: int, on_tokens: OnTokens | None) -> torch.Tensor:
+        """``n`` greedy tokens after each prompt; ``on_tokens`` is given a step's tokens, one a sequence, as it
+        ends.
+        """
 
     kv_block_tokens: int
     """The cache of a sequence is made in multiples of so many tokens."""
 
-    def weight_bytes(self) -> int: ...
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that this rank holds."""
 
     def cache(self) -> Sequence[torch.Tensor]:
         """The key/value cache of the last batch; nothing when it is not known."""
@@ -44,6 +46,7 @@ class Static:
         self._leader: Leader | None = None
 
     def lead(self, leader: Leader) -> StaticBatches:
+        """Rank 0: the pipeline that MII's service calls, one batch at a time on all ranks."""
         self._leader = leader
         spec = self._spec
         return StaticBatches(
@@ -58,6 +61,7 @@ class Static:
         )
 
     def follow(self, follower: Follower) -> None:
+        """Another rank: run each call that rank 0 sends, and answer with its checksum."""
         follower.ready()
         for call in follower.calls():
             tokens = self._generate(call.prompts, call.new_tokens, None)
@@ -67,6 +71,7 @@ class Static:
         """Ranks compare their tokens after every batch; the injected kernels were checked when they were built."""
 
     def facts(self) -> dict[str, Any]:
+        """What ``/info`` tells of the engine."""
         return {
             "weight_bytes": self._decoder.weight_bytes(),
             "kv_block_tokens": self._decoder.kv_block_tokens,

@@ -18,9 +18,11 @@ class Text(Protocol):
 
     name: str
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a whole prompt, special ones included."""
 
-    def decode(self, ids: Iterable[int]) -> str: ...
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids; of a part of an answer, too."""
 
 
 class Decimal:
@@ -44,6 +46,7 @@ class Decimal:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
+        """The ids in decimal, a blank between two."""
         return " ".join(str(int(i)) for i in ids)
 
 
@@ -59,9 +62,11 @@ class Checkpoint:
         self.name = f"{type(self.tokenizer).__name__} of the checkpoint"
 
     def encode(self, text: str) -> list[int]:
+        """Token ids, with what the tokenizer adds (BOS)."""
         return list(self.tokenizer(text)["input_ids"])
 
     def decode(self, ids: Iterable[int]) -> str:
+        """The tokenizer's text; a part of an answer may end within a character."""
         return str(self.tokenizer.decode([int(i) for i in ids]))
 
 

@@ -211,7 +211,7 @@ def _made_of(folder: Path, want: dict[str, object]) -> bool:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The ``<T>-gpu`` folders at or directly in ``folder``."""
+    """The ``<T>-gpu`` folders at or directly in ``folder``. Raises BadInput where there is none."""
     if re.fullmatch(r"[1-9]\d*-gpu", folder.name):
         return [folder]
     found = sorted(path for path in folder.glob("*-gpu") if re.fullmatch(r"[1-9]\d*-gpu", path.name))

@@ -73,6 +73,9 @@ def argv(
 
 
 def main(arguments: list[str]) -> int:
+    """Run the container's client and pass signals on to it; the container is killed when it outlasts
+    ``--grace`` seconds.
+    """
     parser = argparse.ArgumentParser(prog="container")
     parser.add_argument("--program", required=True)
     parser.add_argument("--name", required=True)

@@ -61,6 +61,7 @@ class Layout:
 
     @property
     def folder(self) -> str:
+        """The folder's name, by which FasterTransformer tells how the weights are cut."""
         return f"{self.tp}-gpu"
 
 
@@ -77,6 +78,7 @@ class File:
     rank: int = 0
 
     def elements(self) -> int:
+        """How many numbers the file holds; times the dtype's size they are its bytes."""
         count = 1
         for extent in self.shape:
             count *= extent

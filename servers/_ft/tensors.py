@@ -28,9 +28,11 @@ class Tensors(Protocol):
 
     identity: Mapping[str, object]
 
-    def shape(self, name: str) -> tuple[int, ...]: ...
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor, as Hugging Face stores it: [out, in] of a matrix."""
 
-    def part(self, name: str, rows: slice, columns: slice) -> NDArray[np.floating[Any]]: ...
+    def part(self, name: str, rows: slice, columns: slice) -> NDArray[np.floating[Any]]:
+        """Rows and columns of one, copied, little-endian; of a vector the rows alone."""
 
 
 class Folder:
@@ -78,9 +80,11 @@ class Folder:
         return self._where[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """See Tensors. Raises BadInput for a tensor that the folder lacks."""
         return self._find(name)[2]
 
     def part(self, name: str, rows: slice, columns: slice) -> NDArray[np.floating[Any]]:
+        """See Tensors; bfloat16 comes widened to float32. Raises BadInput for a lacking tensor or another dtype."""
         path, kind, shape, offset = self._find(name)
         if kind not in NUMPY:
             raise BadInput(f"{path}: {name} holds {kind} (accepted: {', '.join(NUMPY)})")
@@ -105,9 +109,11 @@ class Random:
         self.identity: Mapping[str, object] = {"kind": "random", "seed": seed, "std": RANDOM_STD}
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """See Tensors."""
         return self._shapes[name]
 
     def part(self, name: str, rows: slice, columns: slice) -> NDArray[np.floating[Any]]:
+        """See Tensors; the same numbers however they are cut."""
         if name not in self._held:
             layer = name.rsplit(".", 2)[0]  # …self_attn: q, k and v are needed together
             self._held = {key: value for key, value in self._held.items() if key.startswith(layer)}
@@ -128,7 +134,10 @@ class Random:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The folder's safetensors: those of its index, or all of them."""
+    """The folder's safetensors: those of its index, or all of them.
+
+    Raises BadInput where there is none, or where one of the index is missing.
+    """
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))

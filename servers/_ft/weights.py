@@ -75,6 +75,7 @@ def check(spec: ServerSpec, options: Options) -> None:
 
 
 def cache_folder(options: Options) -> Path:
+    """Where converted checkpoints are kept: option ``cache``, else the user's cache folder."""
     given = options.text("cache")
     if given is not None:
         return Path(given).expanduser().absolute()

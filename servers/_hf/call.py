@@ -23,9 +23,11 @@ class Step:
 class StopWord(Protocol):
     """Memory shared by all ranks, telling after which step of which call all must stop."""
 
-    def set(self, call: int, step: int) -> None: ...
+    def set(self, call: int, step: int) -> None:
+        """Say that call number ``call`` ends after ``step``."""
 
-    def get(self, call: int) -> int | None: ...
+    def get(self, call: int) -> int | None:
+        """The step after which ``call`` ends; ``None`` while nobody said so."""
 
 
 class Run:

@@ -66,7 +66,7 @@ class ContinuousEngine:
         return names
 
     def run(self, run: Run) -> None:
-        """One call alone, for the warm-up."""
+        """One call alone, for the warm-up. Raises RuntimeError when the manager fails or ends."""
         places = {name: i for i, name in enumerate(self.add(run.call))}
         while None in run.finish:
             output = self.manager.get_result(timeout=POLL_S)
@@ -97,6 +97,7 @@ class ContinuousEngine:
         return blocks
 
     def close(self) -> None:
+        """Stop the manager's thread, within seconds."""
         if self.manager.is_running():
             self.manager.stop(block=True, timeout=5.0, hard_stop=True)
 
@@ -136,6 +137,7 @@ class ContinuousDevice:
             )
 
     def submit(self, job: Job) -> None:
+        """Queue a call; the loop of ``work`` hands it to the manager."""
         self._new.put(job)
 
     @property
@@ -145,9 +147,11 @@ class ContinuousDevice:
 
     @property
     def running_sequences(self) -> int:
+        """Sequences handed over and not ended, those that wait in the manager included."""
         return len(self._open)
 
     def stop(self) -> None:
+        """Make ``work`` return after its present round."""
         self._stopping.set()
 
     def work(self) -> None:

@@ -99,10 +99,12 @@ class Buffers:
 
     @property
     def cache(self) -> tuple[torch.Tensor, ...]:
+        """All key and value tensors, layer by layer."""
         return (*self.keys, *self.values)
 
     @property
     def cache_bytes(self) -> int:
+        """Bytes of the whole static cache on this rank."""
         return sum(t.numel() * t.element_size() for t in self.cache)
 
     def load(self, call: Call, eos: frozenset[int]) -> None:

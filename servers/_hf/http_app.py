@@ -183,6 +183,7 @@ def usage(run: Run) -> dict[str, int]:
 
 
 def prompt_tokens(call: Call) -> int:
+    """Tokens of all prompts of a call."""
     return sum(map(len, call.prompts))
 
 

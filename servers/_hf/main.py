@@ -22,6 +22,7 @@ STOP_S = 8.0
 
 
 def main() -> None:
+    """One rank's process: rank 0 serves, the others follow until it ends."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     arguments = _arguments()
     spec = _spec(arguments.spec)
@@ -54,13 +55,13 @@ def _lead(spec: ServerSpec, run_dir: str) -> None:
         followers = Followers([sys.executable, *sys.orig_argv[1:]], spec.tp, run_dir)
         os.environ.update(rank_environment(0, spec.tp))
     from loadgen.servers._hf.serve import serve
-    from loadgen.servers._hf.start import stand_up
+    from loadgen.servers._hf.start import start_rank
 
-    stood = stand_up(spec, 0, run_dir)
-    asked = serve(spec, stood, followers, listener)
+    ready = start_rank(spec, 0, run_dir)
+    asked = serve(spec, ready, followers, listener)
     if followers:
         followers.release()
-    stood.leave()
+    ready.leave()
     if followers:
         followers.join(STOP_S)
     if not asked:
@@ -89,23 +90,23 @@ def _follow(spec: ServerSpec, arguments: argparse.Namespace) -> None:
 
     from loadgen.servers._hf.call import Cancelled, Run
     from loadgen.servers._hf.queue import free_memory
-    from loadgen.servers._hf.start import stand_up
+    from loadgen.servers._hf.start import start_rank
 
-    stood = stand_up(spec, arguments.rank, arguments.run_dir)
+    ready = start_rank(spec, arguments.rank, arguments.run_dir)
     word = SharedStopWord(os.path.join(arguments.run_dir, WORD_FILE))
     for number, call, answer in incoming(arguments.answer_fd):
         outcome = "ok"
-        stood.memory.begin()
+        ready.memory.begin()
         try:
-            stood.engine.run(Run(call, stood.eos, number=number, word=word))
+            ready.engine.run(Run(call, ready.eos, number=number, word=word))
         except Cancelled:
             log.debug("call %d cancelled", number)
         except torch.OutOfMemoryError:
             outcome = "out_of_memory"
         if outcome != "ok":
             free_memory()
-        answer(outcome, stood.memory.figures())
-    stood.leave()
+        answer(outcome, ready.memory.figures())
+    ready.leave()
 
 
 if __name__ == "__main__":

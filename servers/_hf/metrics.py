@@ -42,6 +42,7 @@ class Metrics:
         self._registry.register(_CudaMemory(memory))
 
     def refused(self) -> None:
+        """Count a call that was answered with an error before it ran."""
         self._requests.labels("refused").inc()
 
     def finished(self, outcome: str, batch: int, prompt_tokens: int, generated_tokens: int) -> None:
@@ -53,6 +54,7 @@ class Metrics:
             self._generated.inc(generated_tokens)
 
     def text(self) -> bytes:
+        """The page in Prometheus' text format."""
         return bytes(generate_latest(self._registry))
 
 

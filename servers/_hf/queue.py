@@ -35,9 +35,11 @@ class Engine(Protocol):
     name: str
     in_flight_batching: bool
 
-    def run(self, run: Run) -> None: ...
+    def run(self, run: Run) -> None:
+        """Generate one call to its end, reporting every step to ``run``."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release graphs and threads; no call follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,19 +69,25 @@ class Job:
 class Scheduler(Protocol):
     """What the HTTP side needs of a device: take jobs, tell how it fares, stop. ``work`` returns after ``stop``."""
 
-    def work(self) -> None: ...
+    def work(self) -> None:
+        """Run jobs on the calling thread until ``stop``."""
 
-    def check(self, call: Call) -> None: ...
+    def check(self, call: Call) -> None:
+        """Raise BadRequest for a call that this engine cannot run."""
 
-    def submit(self, job: Job) -> None: ...
+    def submit(self, job: Job) -> None:
+        """Queue a job; from the event loop, without blocking."""
 
     @property
-    def waiting(self) -> int: ...
+    def waiting(self) -> int:
+        """Calls that have not begun."""
 
     @property
-    def running_sequences(self) -> int: ...
+    def running_sequences(self) -> int:
+        """Sequences that are being generated now."""
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Make ``work`` return; from any thread."""
 
 
 class Device:
@@ -106,14 +114,17 @@ class Device:
         """Every valid call can be run."""
 
     def submit(self, job: Job) -> None:
+        """Queue a job behind those that wait."""
         self._jobs.put(job)
 
     @property
     def waiting(self) -> int:
+        """Jobs queued, the running one not counted."""
         return self._jobs.qsize()
 
     @property
     def running_sequences(self) -> int:
+        """Sequences of the running call; 0 when idle."""
         running = self.running
         return len(running.call.prompts) if running is not None else 0
 
@@ -202,5 +213,6 @@ def free_memory() -> None:
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

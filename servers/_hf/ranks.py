@@ -38,9 +38,11 @@ class SharedStopWord:
         self._view = memoryview(self._map).cast("Q")
 
     def set(self, call: int, step: int) -> None:
+        """See StopWord; only rank 0 writes."""
         self._view[0] = call << 32 | step  # one aligned store: no rank sees half of it
 
     def get(self, call: int) -> int | None:
+        """See StopWord; the word of an earlier call counts as none."""
         value = self._view[0]
         return value & 0xFFFFFFFF if value >> 32 == call else None
 

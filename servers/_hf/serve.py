@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import signal
 import socket
 import sys
 import threading
-from importlib import metadata
 from typing import Any
 
-import torch
 import uvicorn
 
 from loadgen.records import ServerSpec
@@ -22,8 +19,9 @@ from loadgen.servers._hf.metrics import Metrics, resident_bytes
 from loadgen.servers._hf.queue import Device, Done, Job, Scheduler
 from loadgen.servers._hf.ranks import Followers
 from loadgen.servers._hf.requests import Limits
-from loadgen.servers._hf.start import Stood
+from loadgen.servers._hf.start import ReadyRank
 from loadgen.servers._hf.text import Text, text_of
+from loadgen.servers._torch.facts import process_facts
 from loadgen.servers._torch.memory import Figures
 
 log = logging.getLogger("loadgen.hf")
@@ -34,27 +32,27 @@ STOP_S = 15.0  # for the device to finish its step, and for all that follows it
 KEEP_ALIVE_S = 3600  # a client's idle connection is its own to close: losing the race costs it a request
 
 
-def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener: socket.socket) -> bool:
+def serve(spec: ServerSpec, ready: ReadyRank, followers: Followers | None, listener: socket.socket) -> bool:
     """Serve until SIGTERM or SIGINT: HTTP on a thread of its own, the device on this one. False: it ended unasked."""
 
     def memory() -> Figures:
-        return {**stood.memory.figures(), **(followers.memory if followers else {})}
+        return {**ready.memory.figures(), **(followers.memory if followers else {})}
 
     def on_gpus() -> Figures:
         return memory() if spec.gpus else {}
 
     text = text_of(spec.model.checkpoint)
-    metrics = Metrics(stood.engine.name, lambda: device.waiting, lambda: device.running_sequences, on_gpus)
+    metrics = Metrics(ready.engine.name, lambda: device.waiting, lambda: device.running_sequences, on_gpus)
 
     def observe(job: Job, done: Done) -> None:
         generated = sum(map(len, done.run.tokens)) if done.run else 0
         metrics.finished(done.kind or "ok", len(job.call.prompts), prompt_tokens(job.call), generated)
 
     device: Scheduler
-    if isinstance(stood.engine, ContinuousEngine):
-        device = ContinuousDevice(stood.engine, stood.eos, observe)
+    if isinstance(ready.engine, ContinuousEngine):
+        device = ContinuousDevice(ready.engine, ready.eos, observe)
     else:
-        device = Device(stood.engine, stood.eos, followers, observe, memory=stood.memory)
+        device = Device(ready.engine, ready.eos, followers, observe, memory=ready.memory)
     limits = Limits(
         model=spec.model.name,
         vocab=spec.model.vocab,
@@ -62,16 +60,16 @@ def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener:
         max_batch=spec.max_batch,
         encode=text.encode,
     )
-    facts = _facts(spec, stood, text)
+    facts = _facts(spec, ready, text)
 
     def info() -> dict[str, Any]:
         return {
             **facts,
-            "memory": {"resident_bytes": resident_bytes(), "cuda": None, stood.memory.kind: memory() or None},
+            "memory": {"resident_bytes": resident_bytes(), "cuda": None, ready.memory.kind: memory() or None},
         }
 
     # Calls that run one at a time have each their own peaks; where they mix, somebody must say from when to count.
-    begin = stood.memory.begin if stood.engine.in_flight_batching else None
+    begin = ready.memory.begin if ready.engine.in_flight_batching else None
     if begin is not None:
         begin()
     app = build_app(device, limits, text, metrics, info, begin)
@@ -93,7 +91,7 @@ def serve(spec: ServerSpec, stood: Stood, followers: Followers | None, listener:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     host, port = listener.getsockname()[:2]
-    log.info("ready: %s serves %s on http://%s:%d", stood.engine.name, spec.model.name, host, port)
+    log.info("ready: %s serves %s on http://%s:%d", ready.engine.name, spec.model.name, host, port)
     threading.Thread(target=_answer, args=(server, listener, device), name="http").start()
     device.work()
     return asked.is_set()
@@ -116,44 +114,26 @@ def _lost() -> None:
     os._exit(1)
 
 
-def _facts(spec: ServerSpec, stood: Stood, text: Text) -> dict[str, Any]:
+def _facts(spec: ServerSpec, ready: ReadyRank, text: Text) -> dict[str, Any]:
     """What does not change while the server runs."""
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if spec.gpus else []
-    loaded = spec.model.checkpoint is not None and not spec.dummy_weights
     return {
-        "engine": stood.engine.name,
+        **process_facts(spec, LIBRARIES),
+        "engine": ready.engine.name,
         "framework": "hf",
         "options": dict(spec.options),
-        "model": spec.model.name,
-        "weights": "checkpoint" if loaded else "random",
-        "dtype": spec.dtype,
-        "tp": spec.tp,
-        "pp": spec.pp,
-        "gpus": gpus,
-        "device": "cuda" if spec.gpus else "cpu",
-        "cpu_threads": torch.get_num_threads(),
-        "versions": versions,
-        "cuda": torch.version.cuda if spec.gpus else None,
-        "weight_bytes": stood.weight_bytes,
+        "weight_bytes": ready.weight_bytes,
         "weight_bytes_note": "of rank 0" if spec.tp > 1 else "of all GPUs" if spec.pp > 1 else "",
         "max_context": spec.model.max_context,
         "max_batch": spec.max_batch,
         "vocab": spec.model.vocab,
-        "eos": sorted(stood.eos) or None,
+        "eos": sorted(ready.eos) or None,
         "text": text.name,
         "temperature_default": 0.0,
-        "in_flight_batching": stood.engine.in_flight_batching,
-        "kv_block_tokens": getattr(stood.engine, "kv_block_tokens", None),
+        "in_flight_batching": ready.engine.in_flight_batching,
+        "kv_block_tokens": getattr(ready.engine, "kv_block_tokens", None),
         "scheduling": "iteration level"
-        if stood.engine.in_flight_batching
+        if ready.engine.in_flight_batching
         else "one call at a time, first in first out",
-        "load_s": round(stood.load_s, 3),
-        "warmup_s": round(stood.warmup_s, 3),
-        "pid": os.getpid(),
+        "load_s": round(ready.load_s, 3),
+        "warmup_s": round(ready.warmup_s, 3),
     }

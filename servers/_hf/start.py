@@ -1,4 +1,4 @@
-"""One rank's engine, stood up and warmed: process group, device, model, engine."""
+"""One rank's engine, made ready: built and warmed: process group, device, model, engine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stood:
+class ReadyRank:
     """A rank that is ready to run calls."""
 
     engine: Engine
@@ -39,7 +39,7 @@ class Stood:
             torch.distributed.destroy_process_group()
 
 
-def stand_up(spec: ServerSpec, rank: int, run_dir: str) -> Stood:
+def start_rank(spec: ServerSpec, rank: int, run_dir: str) -> ReadyRank:
     """Everything between a bare process and a warm engine; all ranks of a server call this alike."""
     started = time.monotonic()
     device = torch.device("cuda", rank) if spec.gpus else torch.device("cpu")
@@ -60,7 +60,7 @@ def stand_up(spec: ServerSpec, rank: int, run_dir: str) -> Stood:
     loaded = time.monotonic()
     # Nothing is ready before one small generation went through every layer and library on every rank.
     engine.run(Run(Call(prompts=((1, 2, 3, 4),), max_tokens=3, ignore_eos=True), eos))
-    return Stood(
+    return ReadyRank(
         engine=engine,
         eos=eos,
         memory=memory,

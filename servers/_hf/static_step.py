@@ -41,6 +41,9 @@ class DecodeCache:
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one token's keys and values [batch, heads, 1, d]; returns all slots, the unused ones masked
+        elsewhere.
+        """
         self.keys.index_copy_(2, self.position, keys)
         self.values.index_copy_(2, self.position, values)
         return self.keys, self.values
@@ -109,6 +112,9 @@ class JointLinear(nn.Module):
         self.whole, self.product, self.start, self.end, self.last = weight, product, start, end, last
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` [..., in] → this linear's own features; the first of the group multiplies, the last frees the
+        product.
+        """
         if self.whole is not None:
             self.product.value = functional.linear(x, self.whole)
         joint = self.product.value
@@ -148,6 +154,7 @@ class SummedLinear(nn.Module):
         self.weight, self.bias, self.group = linear.weight, linear.bias, group
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` [..., in / ranks] → [..., out], summed over the ranks."""
         partial = functional.linear(x, self.weight)
         total = torch.ops._c10d_functional.all_reduce(partial, "sum", self.group)
         total = cast(torch.Tensor, torch.ops._c10d_functional.wait_tensor(total))

@@ -14,17 +14,21 @@ class Text(Protocol):
 
     name: str
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a whole prompt."""
 
-    def sequence(self) -> Growing: ...
+    def sequence(self) -> Growing:
+        """A decoder for one sequence, which keeps the state between its tokens."""
 
 
 class Growing(Protocol):
     """The text of one sequence under way: ``push`` returns what a new token adds, ``flush`` what was held back."""
 
-    def push(self, token: int) -> str: ...
+    def push(self, token: int) -> str:
+        """The text that a new token adds; empty while a character is incomplete."""
 
-    def flush(self) -> str: ...
+    def flush(self) -> str:
+        """What was held back, at the end of the sequence."""
 
 
 class ByteText:
@@ -33,15 +37,19 @@ class ByteText:
     name = "utf-8 bytes as token ids (no tokenizer); other ids show as <id>"
 
     def encode(self, text: str) -> list[int]:
+        """The UTF-8 bytes, one id each."""
         return list(text.encode())
 
     def sequence(self) -> Growing:
+        """Itself: no token depends on another."""
         return self
 
     def push(self, token: int) -> str:
+        """The character of a printable ASCII byte, ``<id>`` of any other id."""
         return chr(token) if 32 <= token < 127 else f"<{token}>"
 
     def flush(self) -> str:
+        """Empty: nothing is ever held back."""
         return ""
 
 
@@ -55,9 +63,11 @@ class TokenizerText:
         self.name = f"{type(self.tokenizer).__name__} of the checkpoint"
 
     def encode(self, text: str) -> list[int]:
+        """Token ids, with what the tokenizer adds (BOS)."""
         return list(self.tokenizer(text)["input_ids"])
 
     def sequence(self) -> Growing:
+        """A decoder that holds back what may still change."""
         return _GrowingText(self.tokenizer)
 
 

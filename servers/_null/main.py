@@ -238,6 +238,7 @@ class NullServer:
 
 
 def main() -> None:
+    """Serve on ``--host`` and ``--port`` until SIGTERM or SIGINT; the log of sent times is closed as it ends."""
     parser = argparse.ArgumentParser(description="a server without a model, for calibrating clients")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)

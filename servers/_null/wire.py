@@ -29,11 +29,13 @@ class Rejected(ValueError):
 
 
 def content_length(head: bytes | bytearray) -> int:
+    """The body's length in bytes; 0 where the head names none."""
     found = _LENGTH.search(head)
     return int(found[1]) if found else 0
 
 
 def request_id(head: bytes) -> bytes:
+    """The client's own id of a request; empty where it sent none."""
     found = _ID.search(head)
     return found[1].strip() if found else b""
 
@@ -154,6 +156,7 @@ def page(status: int, found: object) -> bytes:
 
 
 def framed(data: bytes) -> bytes:
+    """One chunk of a chunked body."""
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 

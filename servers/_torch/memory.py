@@ -42,6 +42,7 @@ class Blocks:
         self.peak = self._used()
 
     def figures(self) -> dict[str, int]:
+        """Bytes reserved and needed at the peak since ``begin``, and the same in blocks."""
         return {
             "kv_needed_bytes": self.peak * self.size,
             "kv_reserved_bytes": self.total * self.size,
@@ -135,4 +136,5 @@ def peaks_of(place: int) -> dict[str, int]:
 
 
 def highest(peaks: dict[str, int], earlier: dict[str, int] | None) -> dict[str, int]:
+    """The larger of two readings of each peak; an absent earlier one does not count."""
     return {name: max(value, (earlier or peaks)[name]) for name, value in peaks.items()}

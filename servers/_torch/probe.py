@@ -31,6 +31,7 @@ SLOW_S = 2.0  # one product that takes longer (half precision on an old CPU) is 
 
 
 def wait(device: torch.device) -> None:
+    """Until the device has done all that was launched; a CPU has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -61,6 +62,7 @@ def seconds_of(work: Callable[[], Any], device: torch.device, budget_s: float) -
 
 
 def free_bytes(device: torch.device) -> int:
+    """Memory that is free now: the device's, or the machine's for the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -114,6 +116,7 @@ def launch(device: torch.device, budget_s: float) -> float:
 
 
 def measure_device(name: str, budget_s: float) -> dict[str, Any]:
+    """Bandwidth, matrix products and launches of one device in about ``budget_s`` seconds, as JSON's own types."""
     device = torch.device(name)
     begin = time.perf_counter()
     if device.type == "cuda":
@@ -192,6 +195,7 @@ def _graph_step(message: torch.Tensor, device: torch.device) -> float:
 
 
 def main(argv: list[str]) -> None:
+    """Measure one device, or be one rank of an all-reduce, as ``argv`` says; what was found is printed as JSON."""
     if argv[0] == "device":
         found: dict[str, Any] | None = measure_device(argv[1], float(argv[2]))
     else:

@@ -21,7 +21,10 @@ SPLIT_DIM = {"colwise": 0, "colwise_rep": 0, "colwise_gather_output": 0, "rowwis
 
 
 def planned(model: Any) -> Iterator[tuple[str, nn.Module, str]]:
-    """(name, module, style) of every module in the model's own plan."""
+    """(name, module, style) of every module in the model's own plan.
+
+    Raises ValueError for a style that is not known here.
+    """
     plan = dict(model.tp_plan)
     for name, module in model.named_modules():
         style = plan.get(re.sub(r"\.\d+(?=\.|$)", ".*", name))

@@ -146,6 +146,7 @@ class Rows:
 
     @property
     def done(self) -> bool:
+        """Whether every sequence has ended."""
         return all(self.ended)
 
     def due(self, step: int) -> bool:

@@ -28,7 +28,10 @@ NEEDED = ("triton_python_backend_utils.py", "libtriton_python.so")
 
 
 def assemble(source: Path, stubs: Path, target: Path, version: str) -> Path:
-    """A backend directory whose ``python`` folder has the stub of this version. Returns the stub."""
+    """A backend directory whose ``python`` folder has the stub of this version. Returns the stub.
+
+    Raises MissingDependency where a part of the backend is not there.
+    """
     stub = stubs / version / STUB
     if not stub.is_file():
         stub = source / "python" / STUB
@@ -84,6 +87,9 @@ def check_stub(stub: Path, env: dict[str, str]) -> None:
 
 
 def main(argv: list[str]) -> int:
+    """Lay out the backends, check them, and run tritonserver to its end. Returns the exit status: 2 where a
+    part lacks.
+    """
     parser = argparse.ArgumentParser(prog="exec")
     parser.add_argument("--server", type=Path, required=True)
     parser.add_argument("--backends", type=Path, required=True)

@@ -22,17 +22,20 @@ class Options:
     values: Mapping[str, OptionValue]
 
     def known(self, names: Mapping[str, str]) -> None:
+        """Raise BadInput for an option that is not among ``names``."""
         for name in self.values:
             if name not in names:
                 raise BadInput(f"{self.framework}: unknown option {name!r} (accepted: {', '.join(names)})")
 
     def flag(self, name: str, default: bool) -> bool:
+        """A truth value. Raises BadInput for other words."""
         value = str(self.values.get(name, default)).lower()
         if value not in TRUE + FALSE:
             self._refuse(name, "true, false")
         return value in TRUE
 
     def number(self, name: str, default: int, low: int) -> int:
+        """A whole number from ``low``. Raises BadInput for anything else."""
         value = self.values.get(name, default)
         try:
             number = int(str(value))
@@ -50,6 +53,7 @@ class Options:
         return value
 
     def text(self, name: str) -> str | None:
+        """Text that is not blank, or ``None`` where the option is absent. Raises BadInput."""
         value = self.values.get(name)
         if value is not None and not str(value).strip():
             self._refuse(name, "a non-empty value")
@@ -70,17 +74,21 @@ class Addresses:
 
     @property
     def base_url(self) -> str:
+        """Where requests go, ``grpc://HOST:PORT``."""
         return f"grpc://{url_host(self.host)}:{self.grpc}"
 
     @property
     def ready_url(self) -> str:
+        """The page that answers 200 once all models are loaded."""
         return f"http://{url_host(self.host)}:{self.http}/v2/health/ready"
 
     @property
     def metrics_url(self) -> str:
+        """Triton's Prometheus page."""
         return f"http://{url_host(self.host)}:{self.metrics}/metrics"
 
     def flags(self) -> tuple[str, ...]:
+        """tritonserver's arguments for all three."""
         return (
             f"--grpc-address={self.host}",
             f"--grpc-port={self.grpc}",
@@ -92,6 +100,7 @@ class Addresses:
 
 
 def addresses(spec: ServerSpec, ports: Sequence[int]) -> Addresses:
+    """Addresses on the spec's host, of exactly three ports: gRPC, HTTP, metrics."""
     grpc, http, metrics = ports
     return Addresses(host=spec.host, grpc=grpc, http=http, metrics=metrics)
 
@@ -111,6 +120,7 @@ def server_flags(spec: ServerSpec, run_dir: str, where: Addresses, backends: str
 
 
 def visible_gpus(spec: ServerSpec) -> str:
+    """The value of CUDA_VISIBLE_DEVICES; empty hides every GPU."""
     return ",".join(map(str, spec.gpus))
 
 

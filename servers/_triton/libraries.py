@@ -38,6 +38,7 @@ def missing_libraries(program: Path, env: dict[str, str]) -> list[str]:
 
 
 def main(server: Path, library: Path, links: Path) -> int:
+    """Warn of what ``library`` will not find when Triton loads it. Returns 2 where a file is not there, else 0."""
     env = dict(os.environ)
     for program in (server, library):
         if not program.is_file():

@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import sys
 import threading
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,8 @@ from loadgen.records import ModelSpec, ServerSpec
 from loadgen.servers._hf.call import Cancelled, Run, Step
 from loadgen.servers._hf.queue import first_line, free_memory
 from loadgen.servers._hf.requests import Call
-from loadgen.servers._hf.start import stand_up
+from loadgen.servers._hf.start import start_rank
+from loadgen.servers._torch.facts import process_facts
 from loadgen.servers._torch.memory import Memory
 from loadgen.servers._triton import batch
 
@@ -48,9 +47,9 @@ class TritonPythonModel:
             **{**fields, "model": ModelSpec(**fields["model"]), "gpus": tuple(fields["gpus"])}
         )
         self.decoupled = bool(config["model_transaction_policy"]["decoupled"])
-        self.stood = stand_up(self.spec, rank=0, run_dir=self.settings["run_dir"])
+        self.ready = start_rank(self.spec, rank=0, run_dir=self.settings["run_dir"])
         self.inputs = [entry["name"] for entry in config["input"]]
-        self.memory = _MemoryGauges(self.stood.memory)
+        self.memory = _MemoryGauges(self.ready.memory)
         self.memory.note()
         info = Path(self.settings["run_dir"], "info.json")
         partial = info.with_suffix(".partial")  # it is watched for: never half of it
@@ -69,7 +68,8 @@ class TritonPythonModel:
         return None if self.decoupled else [job.response for job in jobs]
 
     def finalize(self) -> None:
-        self.stood.leave()
+        """Triton unloads the model: release the engine."""
+        self.ready.leave()
 
     def _read(self, job: _Job) -> None:
         tensors = {}
@@ -104,10 +104,10 @@ class TritonPythonModel:
             for job in jobs:
                 job.after_step(self.settings["stream_step"])
 
-        run = Run(call, self.stood.eos, cancelled=lambda: all(job.over() for job in jobs), on_step=on_step)
-        self.stood.memory.begin()
+        run = Run(call, self.ready.eos, cancelled=lambda: all(job.over() for job in jobs), on_step=on_step)
+        self.ready.memory.begin()
         try:
-            self.stood.engine.run(run)
+            self.ready.engine.run(run)
         except Cancelled:
             log.debug("ended before %d tokens: every row had ended, or its client had gone", call.max_tokens)
         except torch.OutOfMemoryError as error:
@@ -115,7 +115,7 @@ class TritonPythonModel:
                 job.fail(f"CUDA out of memory: {first_line(error)}", pb_utils.TritonError.INTERNAL)
             free_memory()
         except Exception as error:  # any other fault leaves the device in an unknown state: say so, and end
-            log.exception("engine %s failed; this process is unusable and ends", self.stood.engine.name)
+            log.exception("engine %s failed; this process is unusable and ends", self.ready.engine.name)
             for job in jobs:
                 job.fail(f"{type(error).__name__}: {first_line(error)}", pb_utils.TritonError.INTERNAL)
             threading.Timer(1.0, os._exit, (1,)).start()  # time for the words to leave
@@ -125,34 +125,17 @@ class TritonPythonModel:
     def _info(self) -> dict[str, Any]:
         """What really runs, for the results."""
         spec = self.spec
-        versions = {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in LIBRARIES},
-        }
-        loaded = spec.model.checkpoint is not None and not spec.dummy_weights
         return {
-            "engine": f"triton-python/transformers ({self.stood.engine.name.removeprefix('hf/')})",
+            **process_facts(spec, LIBRARIES),
+            "engine": f"triton-python/transformers ({self.ready.engine.name.removeprefix('hf/')})",
             "framework": "triton",
             "options": self.settings["asked"],
-            "model": spec.model.name,
-            "weights": "checkpoint" if loaded else "random",
-            "dtype": spec.dtype,
-            "tp": spec.tp,
-            "pp": spec.pp,
-            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-            if spec.gpus
-            else [],
-            "device": "cuda" if spec.gpus else "cpu",
-            "cpu_threads": torch.get_num_threads(),
-            "versions": versions,
-            "cuda": torch.version.cuda if spec.gpus else None,
-            "weight_bytes": self.stood.weight_bytes,
+            "weight_bytes": self.ready.weight_bytes,
             "decoupled": self.decoupled,
             "execute_spans_stream": True,
             "in_flight_batching": False,
             "scheduling": "one execution at a time, first in first out",
             "prefix": sys.prefix,
-            "pid": os.getpid(),
         }
 
 

@@ -57,8 +57,8 @@ def rank(number: int, work: dict[str, Any]) -> None:
     import torch
 
     spec = ds_ranks.load(work["spec"])
-    options, stood, _ = ds_ranks.stand_up(spec, number, work["folder"])
-    engine = stood.pipeline.inference_engine
+    options, ready, _ = ds_ranks.start_rank(spec, number, work["folder"])
+    engine = ready.pipeline.inference_engine
     tokens = (torch.arange(PROMPT + STEPS) * 37 + 11) % spec.model.vocab
     got = [engine.put([7], [tokens[:PROMPT]], do_checks=False).float().cpu()]
     got += [

@@ -99,7 +99,7 @@ def launch(spec: ServerSpec, given: Any, script: str, work: dict[str, Any]) -> l
     return lines if ranks[0].returncode == 0 else [*lines, f"rank 0 ended with status {ranks[0].returncode}"]
 
 
-def stand_up(spec: ServerSpec, rank: int, folder: str) -> tuple[Any, Any, dict[str, str]]:
+def start_rank(spec: ServerSpec, rank: int, folder: str) -> tuple[Any, Any, dict[str, str]]:
     """(options, what stands on this rank, patches), as in the server."""
     from loadgen.servers._ds import rank as ds_rank
     from loadgen.servers._ds.patches import Patches
@@ -112,7 +112,7 @@ def stand_up(spec: ServerSpec, rank: int, folder: str) -> tuple[Any, Any, dict[s
     device = ds_rank._device(spec, rank)
     ds_rank._load_ops(spec, options)
     ds_rank._meet(spec, options, place, device)
-    return options, ds_rank._stand_up(spec, options, place, device, patches), patches.made
+    return options, ds_rank._start_rank(spec, options, place, device, patches), patches.made
 
 
 def dump(spec: ServerSpec) -> str:

@@ -65,11 +65,11 @@ def rank(number: int, work: dict[str, Any]) -> None:
     import torch
 
     spec = ds_ranks.load(work["spec"])
-    options, stood, patches = ds_ranks.stand_up(spec, number, work["folder"])
+    options, ready, patches = ds_ranks.start_rank(spec, number, work["folder"])
     fastgen = options.engine == "mii-fastgen"
     if fastgen and number:
         while True:  # follow what rank 0 publishes until it ends, and this process with it
-            stood.pipeline.generate()
+            ready.pipeline.generate()
     if number == 0:
         print(f"# {work['label']} tp {spec.tp}: {', '.join(patches)}", flush=True)
         if fastgen:
@@ -78,9 +78,9 @@ def rank(number: int, work: dict[str, Any]) -> None:
         host_cost(number, spec)
     for batch in work["batches"]:
         cell = (
-            FastGenCell(stood, spec, batch, work["input"])
+            FastGenCell(ready, spec, batch, work["input"])
             if fastgen
-            else StaticCell(stood, spec, batch, work["input"])
+            else StaticCell(ready, spec, batch, work["input"])
         )
         row = cell.measure(bool(spec.gpus), work["top"] if number == 0 else 0)
         if number == 0:
@@ -122,8 +122,8 @@ def host_cost(number: int, spec: Any) -> None:
 class StaticCell:
     """An engine that decodes a batch in one call: steps are told apart by differences of whole calls."""
 
-    def __init__(self, stood: Any, spec: Any, batch: int, length: int) -> None:
-        self._decoder = stood._decoder
+    def __init__(self, ready: Any, spec: Any, batch: int, length: int) -> None:
+        self._decoder = ready._decoder
         self._prompts = prompts(spec, batch, length)
 
     def measure(self, on_gpus: bool, top: int) -> dict[str, Any]:
@@ -142,8 +142,8 @@ class StaticCell:
 class FastGenCell:
     """FastGen on rank 0, driven step by step on this thread as its own thread would."""
 
-    def __init__(self, stood: Any, spec: Any, batch: int, length: int) -> None:
-        self._pipeline = stood.pipeline
+    def __init__(self, ready: Any, spec: Any, batch: int, length: int) -> None:
+        self._pipeline = ready.pipeline
         self._prompts, self._batch = prompts(spec, batch, length), batch
 
     def measure(self, on_gpus: bool, top: int) -> dict[str, Any]:

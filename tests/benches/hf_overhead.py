@@ -162,9 +162,9 @@ class Direct:
         if spec.tp > 1:
             self.followers = Followers(list(command.argv), spec.tp, self.folder)
             os.environ.update(rank_environment(0, spec.tp))
-        from loadgen.servers._hf.start import stand_up
+        from loadgen.servers._hf.start import start_rank
 
-        self.spec, self.stood, self.calls = spec, stand_up(spec, 0, self.folder), 0
+        self.spec, self.ready, self.calls = spec, start_rank(spec, 0, self.folder), 0
 
     def call(self, prompts: list[list[int]], output: int) -> Any:
         from loadgen.servers._hf.requests import Call
@@ -174,7 +174,7 @@ class Direct:
     def leave(self) -> None:
         if self.followers:
             self.followers.release()
-        self.stood.leave()
+        self.ready.leave()
         if self.followers:
             self.followers.join(30)
 
@@ -244,8 +244,8 @@ def inside(spec: ServerSpec, given: argparse.Namespace) -> None:
 
     listener = _bind("127.0.0.1", given.port)
     direct = Direct(spec)
-    stood = dataclasses.replace(direct.stood, engine=WithDirect(direct.stood.engine, Path(given.inside)))
-    serve(spec, stood, direct.followers, listener)
+    ready = dataclasses.replace(direct.ready, engine=WithDirect(direct.ready.engine, Path(given.inside)))
+    serve(spec, ready, direct.followers, listener)
     direct.leave()
 
 

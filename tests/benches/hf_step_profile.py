@@ -46,7 +46,7 @@ def main() -> None:
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if spec.gpus else [])
     profiler = torch.profiler.profile(activities=kinds, acc_events=True)
     watched = steps(direct, given, 9, profiler.start, profiler.stop)
-    name = direct.stood.engine.name
+    name = direct.ready.engine.name
     print(
         f"\n{name} {spec.model.name} {spec.dtype} tp {spec.tp} batch {given.batch}, per decode step over {STEPS}:"
     )
@@ -116,7 +116,7 @@ def steps(
     direct.calls += 1
     if direct.followers:
         direct.followers.send(direct.calls, call)
-    direct.stood.engine.run(Run(call, frozenset(), on_step=on_step))
+    direct.ready.engine.run(Run(call, frozenset(), on_step=on_step))
     if direct.followers:
         direct.followers.gather(direct.calls, "ok")
     return (stamps[FIRST + STEPS] - stamps[FIRST]) / STEPS

@@ -19,43 +19,43 @@ from loadgen.selfcheck.doctor import Section
 from loadgen.text_table import Table
 
 
-def render(board: LiveState, width: int, height: int, now_s: float = 60.0) -> list[str]:
+def render(shown: LiveState, width: int, height: int, now_s: float = 60.0) -> list[str]:
     """A frame as the lines of a terminal without colours."""
     out = io.StringIO()
     console = Console(file=out, width=width, height=height, color_system=None, force_terminal=True)
-    console.print(frame(board, width, height - 1, now_s))
+    console.print(frame(shown, width, height - 1, now_s))
     return out.getvalue().rstrip("\n").split("\n")
 
 
-def board_of(build: Any, finished: int = 30, total: int = 40) -> LiveState:
+def state_of(build: Any, finished: int = 30, total: int = 40) -> LiveState:
     """A sweep in its middle."""
-    board = LiveState(began_s=0.0)
+    shown = LiveState(began_s=0.0)
     trials = [build.trial(2**n, 128, tp=tp) for tp in (1, 2, 4, 8) for n in range(10)][:total]
-    board.feed("plan", [[to_plain(trial_row(trial)) for trial in trials], []], 0.0)
-    board.feed("server", ["hf/generate llama-13b tp1", "starting"], 0.0)
-    board.feed("server", ["hf/generate llama-13b tp1", "ready"], 9.0)
+    shown.feed("plan", [[to_plain(trial_row(trial)) for trial in trials], []], 0.0)
+    shown.feed("server", ["hf/generate llama-13b tp1", "starting"], 0.0)
+    shown.feed("server", ["hf/generate llama-13b tp1", "ready"], 9.0)
     for trial in trials[:finished]:
-        board.feed("trial", to_plain(trial_row(trial)), 10.0)
-        board.feed("result", to_plain(result_row(build.result(trial, 1.5))), 20.0)
+        shown.feed("trial", to_plain(trial_row(trial)), 10.0)
+        shown.feed("result", to_plain(result_row(build.result(trial, 1.5))), 20.0)
     if finished < total:
-        board.feed("trial", to_plain(trial_row(trials[finished])), 50.0)
+        shown.feed("trial", to_plain(trial_row(trials[finished])), 50.0)
         tally = Tally()
         tally.fold(build.sample(0, phase="warmup"), 1)
         for seq in range(5):
             tally.fold(build.sample(seq, sent_ms=100 * seq, e2e_ms=100 + 10 * seq), 4)
-        board.feed("live", to_plain(tally.figures()), 55.0)
-    return board
+        shown.feed("live", to_plain(tally.figures()), 55.0)
+    return shown
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (40, 10), (20, 4)])
 def test_a_frame_fits_its_terminal(build: Any, width: int, height: int) -> None:
-    lines = render(board_of(build), width, height)
+    lines = render(state_of(build), width, height)
     assert len(lines) < height
     assert max(map(len, lines)) <= width
 
 
 def test_at_80_columns_all_that_matters_is_there(build: Any) -> None:
-    lines = render(board_of(build), 80, 24)
+    lines = render(state_of(build), 80, 24)
     text = "\n".join(lines)
     assert "30/40 trials" in lines[0]
     assert "1m00s gone, about" in lines[0]
@@ -75,28 +75,28 @@ def test_at_80_columns_all_that_matters_is_there(build: Any) -> None:
 
 
 def test_a_wide_terminal_shows_more(build: Any) -> None:
-    text = "\n".join(render(board_of(build), 200, 50))
+    text = "\n".join(render(state_of(build), 200, 50))
     for head in ("p99", "tok/s total", "req/s", "ok", "took", "server"):
         assert head in text
     assert text.count("batch") == 31, "30 finished trials and the running one"
 
 
 def test_the_newest_trials_stay_visible(build: Any) -> None:
-    board = board_of(build, finished=40)
-    rows = [line.split()[:2] for line in render(board, 80, 24) if line.strip().startswith("batch")]
+    shown = state_of(build, finished=40)
+    rows = [line.split()[:2] for line in render(shown, 80, 24) if line.strip().startswith("batch")]
     assert rows[-1] == ["batch", "512"]
-    assert "none running" in "\n".join(render(board, 80, 24))
+    assert "none running" in "\n".join(render(shown, 80, 24))
 
 
 def test_failures_client_limits_and_lost_requests_stand_out(build: Any) -> None:
-    board = LiveState(began_s=0.0)
+    shown = LiveState(began_s=0.0)
     for result in (
         build.result(build.trial(1), failure=build.out_of_memory),
         build.result(build.trial(2), caveats=(build.client,)),
         build.result(build.trial(4), requests_failed=7),
     ):
-        board.feed("result", to_plain(result_row(result)), 1.0)
-    lines = render(board, 160, 24)
+        shown.feed("result", to_plain(result_row(result)), 1.0)
+    lines = render(shown, 160, 24)
     assert "1 failed" in lines[0]
     rows = [line for line in lines if line.strip().startswith("batch")]
     assert "ServerOutOfMemory: CUDA out of memory" in rows[0]
@@ -107,37 +107,37 @@ def test_failures_client_limits_and_lost_requests_stand_out(build: Any) -> None:
 
 
 def test_errors_of_the_running_trial_are_named(build: Any) -> None:
-    board = board_of(build)
-    board.feed("live", to_plain(Live(failed=3, errors={"TimedOut": 2, "Refused": 1})), 56.0)
-    text = "\n".join(render(board, 80, 24))
+    shown = state_of(build)
+    shown.feed("live", to_plain(Live(failed=3, errors={"TimedOut": 2, "Refused": 1})), 56.0)
+    text = "\n".join(render(shown, 80, 24))
     assert "failed 3" in text
     assert "2 × TimedOut, 1 × Refused" in text
 
 
 def test_markup_from_outside_is_shown_as_it_is(build: Any) -> None:
-    board = LiveState(began_s=0.0)
-    board.feed("server", ["evil [red]label[/red]", "[link=x]"], 1.0)
-    assert "evil [red]label[/red]  [link=x]" in render(board, 80, 24)[1]
+    shown = LiveState(began_s=0.0)
+    shown.feed("server", ["evil [red]label[/red]", "[link=x]"], 1.0)
+    assert "evil [red]label[/red]  [link=x]" in render(shown, 80, 24)[1]
 
 
 def test_time_left_shrinks_while_a_trial_runs(build: Any) -> None:
-    board = board_of(build)
-    early, late = board.left_s(50.0), board.left_s(52.0)
+    shown = state_of(build)
+    early, late = shown.left_s(50.0), shown.left_s(52.0)
     assert early is not None
     assert late == pytest.approx(early - 2)
-    assert board.left_s(1e6) == pytest.approx(board.left_s(2e6)), (
+    assert shown.left_s(1e6) == pytest.approx(shown.left_s(2e6)), (
         "an overdue trial takes no time off the others"
     )
 
 
 def test_stored_results_count_as_done(build: Any) -> None:
-    board = LiveState(began_s=0.0)
+    shown = LiveState(began_s=0.0)
     trials = [build.trial(1), build.trial(2)]
     done = [build.result(trials[0])]
-    board.feed(
+    shown.feed(
         "plan", [[to_plain(trial_row(t)) for t in trials], [to_plain(result_row(r)) for r in done]], 0.0
     )
-    assert "1/2 trials" in render(board, 80, 24)[0]
+    assert "1/2 trials" in render(shown, 80, 24)[0]
 
 
 def test_bars_start_at_zero() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from loadgen.errors import BadInput
-from loadgen.load.arrivals import CHUNK, parse_trace, schedule, share
+from loadgen.load.arrivals import CHUNK, schedule, share
 from loadgen.records import LoadSpec
 
 
@@ -112,24 +112,6 @@ def test_a_trace_is_replayed_as_written() -> None:
     rows = list(schedule(load("trace", trace="t.jsonl", requests=3, rate=None), lines))
     assert [tuple(row) for row in rows] == [(0, 0, 5, 6), (1, 250_000_000, 5, 6), (2, 250_000_000, 5, 6)]
     assert len(list(schedule(load("trace", requests=0), lines))) == 4
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("{", "line 2: not JSON"),
-        ("[]", "line 2: not an object"),
-        (ROW % -1, "offset_s = -1"),
-        (ROW % 0.5, "before the line above"),
-        ('{"offset_s": 1}', "input_tokens = None"),
-        ('{"offset_s": 1, "input_tokens": 5, "output_tokens": 0}', "output_tokens = 0"),
-        ('{"offset_s": 1, "input_tokens": true, "output_tokens": 1}', "input_tokens = True"),
-        ('{"offset_s": NaN, "input_tokens": 1, "output_tokens": 1}', "offset_s = nan"),
-    ],
-)
-def test_a_bad_trace_names_its_line(line: str, words: str) -> None:
-    with pytest.raises(BadInput, match=words):
-        list(parse_trace([ROW % 1, line], "t.jsonl"))
 
 
 def test_a_trace_that_is_too_short_says_so() -> None:

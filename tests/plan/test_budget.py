@@ -125,3 +125,8 @@ def test_an_endpoint_that_already_runs_needs_no_start(build: Any, budget: Budget
 def test_nothing_fits_when_the_time_is_over(build: Any, budget: Budget, clock: Clock) -> None:
     clock.now_s += 100
     assert not budget.fits(build.trial())
+
+
+def test_an_open_loop_must_have_time_for_its_schedule(build: Any, budget: Budget) -> None:
+    assert budget.fits(build.trial(kind="constant", rate=2.0, requests=180))
+    assert not budget.fits(build.trial(kind="constant", rate=2.0, requests=220)), "though none was measured"

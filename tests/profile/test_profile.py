@@ -6,51 +6,14 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.errors import ProfileError
-from loadgen.profile.profile import Cell, Profile
-from loadgen.profile.read import build_profile, load_profile, shipped
-
-BASE = """
-name = "mine"
-[server]
-framework = "hf"
-model = "llama-13b"
-[load]
-input_tokens = 20
-output_tokens = 100
-"""
-
-
-def profile(text: str = BASE, *sets: str, gpus: int | None = None, known: list[str] | None = None) -> Profile:
-    return build_profile(
-        tomllib.loads(text), file="p.toml", text=text, sets=sets, gpu_count=gpus, frameworks=known
-    )
-
-
-def cells(text: str = BASE, *sets: str, **more: Any) -> tuple[Cell, ...]:
-    return profile(text, *sets, **more).cells
-
-
-def problem(text: str = BASE, *sets: str, **more: Any) -> str:
-    with pytest.raises(ProfileError) as caught:
-        profile(text, *sets, **more)
-    return str(caught.value)
-
-
-def swept(found: tuple[Cell, ...], *names: str) -> list[tuple[Any, ...]]:
-    return [
-        tuple(getattr(cell.load, n) if hasattr(cell.load, n) else getattr(cell.server, n) for n in names)
-        for cell in found
-    ]
-
+from loadgen.profile.read import load_profile, shipped
+from profiles import BASE, cells, problem, profile, swept
 
 # What is read
 
@@ -190,10 +153,8 @@ def test_trace(tmp_path: Path) -> None:
     assert "load.input_tokens = 20: has no effect in mode = 'trace'" in problem(text + "input_tokens = 20")
     for content, message in [
         ("", "holds no request"),
-        ("{}", "line 1 is no JSON object with those keys"),
-        ("[1]", "line 1 is no JSON object"),
-        ('{"offset_s": -1, "input_tokens": 1, "output_tokens": 1}', "offset_s = -1 must be"),
-        ('{"offset_s": 0, "input_tokens": 0, "output_tokens": 1}', r"token counts \[0, 1\]"),
+        ("[1]", r"t\.jsonl': line 1: not an object"),
+        ("\n".join(map(json.dumps, reversed(lines))), "line 2: offset_s = 0 is before the line above it"),
         ('{"offset_s": 0, "input_tokens": 1, "output_tokens": 3000}', "over the context of llama-13b, 2048"),
     ]:
         path.write_text(content)

@@ -59,7 +59,7 @@ class RunningServers:
         return self.server.alive()
 
 
-def stand(spec: ServerSpec, folder: Path) -> Iterator[RunningServers]:
+def serve_ds(spec: ServerSpec, folder: Path) -> Iterator[RunningServers]:
     FRAMEWORK.check(spec)
     command = FRAMEWORK.command(spec, str(folder / "run"), free_ports(FRAMEWORK.ports))
     with serving(command, folder / "run", folder / "log", ready_timeout_s=spec.ready_timeout_s) as server:
@@ -70,7 +70,7 @@ def stand(spec: ServerSpec, folder: Path) -> Iterator[RunningServers]:
 def standing(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServers]:
-    yield from stand(replace(SPEC, tp=request.param), tmp_path_factory.mktemp("ds"))
+    yield from serve_ds(replace(SPEC, tp=request.param), tmp_path_factory.mktemp("ds"))
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +90,9 @@ def expected(model: Any, prompts: tuple[tuple[int, ...], ...], new: int) -> list
 
 
 class Client:
-    def __init__(self, stand: RunningServers, timeouts: Timeouts) -> None:
-        options = FRAMEWORK.driver_options(stand.spec)
-        self.driver = make_driver(stand.server.command.base_url, stand.spec.model.name, timeouts, options)
+    def __init__(self, running: RunningServers, timeouts: Timeouts) -> None:
+        options = FRAMEWORK.driver_options(running.spec)
+        self.driver = make_driver(running.server.command.base_url, running.spec.model.name, timeouts, options)
 
     def send(
         self, prompts: tuple[tuple[int, ...], ...], new: int, *, stream: bool = False
@@ -107,10 +107,12 @@ class Client:
 
 
 def talk(
-    stand: RunningServers, conversation: Callable[[Client], Awaitable[Any]], timeouts: Timeouts | None = None
+    running: RunningServers,
+    conversation: Callable[[Client], Awaitable[Any]],
+    timeouts: Timeouts | None = None,
 ) -> Any:
     async def run() -> Any:
-        client = Client(stand, timeouts or Timeouts(first_byte_s=60, between_bytes_s=60, total_s=90))
+        client = Client(running, timeouts or Timeouts(first_byte_s=60, between_bytes_s=60, total_s=90))
         await client.driver.open(2)
         try:
             return await conversation(client)
@@ -242,7 +244,7 @@ def test_every_rank_holds_its_share_and_listens_to_this_machine_only(standing: R
 
 
 def test_a_killed_rank_ends_the_server_with_its_name(tmp_path: Path) -> None:
-    for running in stand(replace(SPEC, tp=2), tmp_path):
+    for running in serve_ds(replace(SPEC, tp=2), tmp_path):
         ranks = running.ranks()
         follower = next(
             process for process in ranks if process.cmdline()[process.cmdline().index("--rank") + 1] == "1"
@@ -258,12 +260,12 @@ def test_a_killed_rank_ends_the_server_with_its_name(tmp_path: Path) -> None:
 
 
 def test_a_stop_leaves_no_process_and_no_shared_memory(tmp_path: Path) -> None:
-    stands = stand(replace(SPEC, tp=2), tmp_path)
-    running = next(stands)
+    server = serve_ds(replace(SPEC, tp=2), tmp_path)
+    running = next(server)
     ranks = running.ranks()
     (pattern,) = running.server.command.cleanup
     assert glob.glob(pattern)
-    stands.close()
+    server.close()
     assert not any(process.is_running() for process in ranks)
     assert not glob.glob(pattern)
     assert "killed" not in (tmp_path / "log").read_text()

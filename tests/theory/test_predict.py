@@ -11,8 +11,9 @@ from loadgen.plan.plan import endpoint_trial, trial_of
 from loadgen.profile.profile import Cell
 from loadgen.records import LoadSpec, ServerSpec, Trial
 from loadgen.theory.ceilings import datasheet
+from loadgen.theory.duration import START_S, relative_cost, start_s
 from loadgen.theory.models import resolve
-from loadgen.theory.predict import SERVER_START_S, check_fit, outlook, predict, relative_cost
+from loadgen.theory.predict import check_fit, outlook, predict
 
 H200 = datasheet("NVIDIA H200")
 A100 = datasheet("NVIDIA A100-SXM4-80GB")
@@ -97,11 +98,14 @@ def test_eager_decode_estimate_is_near_what_was_measured() -> None:
 
 def test_outlook_sums_or_says_that_it_cannot() -> None:
     trials = [trial(), trial(batch_size=8)]
-    whole = outlook(trials, 1, H200)
+    whole = outlook(trials, 2, H200)
+    server = trials[0].server
+    assert server is not None
+    assert start_s(server) > START_S
     assert whole.device == "H200, datasheet"
     assert whole.at_least_s == pytest.approx(sum(p.at_least_s or 0 for p in whole.predictions))
     assert whole.estimate_s == pytest.approx(
-        sum(p.estimate_s or 0 for p in whole.predictions) + SERVER_START_S
+        sum(p.estimate_s or 0 for p in whole.predictions) + 2 * start_s(server)
     )
     unknown = outlook([*trials, trial(cpu=True)], 2, H200)
     assert (unknown.at_least_s, unknown.estimate_s) == (None, None)

@@ -1,0 +1,1 @@
+"""Traces: files of requests as they once came, one reader for each format."""

@@ -1,0 +1,41 @@
+"""What every server process of torch tells of itself, for the results."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from loadgen.records import ServerSpec
+
+
+def process_facts(spec: ServerSpec, libraries: Iterable[str]) -> dict[str, Any]:
+    """Model, split, devices and versions, which do not change while the server runs; JSON's own types.
+
+    A library that is not installed is left out of ``versions``.
+    """
+    versions = {"python": platform.python_version()}
+    for name in libraries:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    loaded = spec.model.checkpoint is not None and not spec.dummy_weights
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if spec.gpus else []
+    return {
+        "model": spec.model.name,
+        "weights": "checkpoint" if loaded else "random",
+        "dtype": spec.dtype,
+        "tp": spec.tp,
+        "pp": spec.pp,
+        "gpus": gpus,
+        "device": "cuda" if spec.gpus else "cpu",
+        "cpu_threads": torch.get_num_threads(),
+        "versions": versions,
+        "cuda": torch.version.cuda if spec.gpus else None,
+        "pid": os.getpid(),
+    }
