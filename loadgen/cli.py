@@ -101,29 +101,14 @@ have_option = click.option(
 @click.option("--refine", is_flag=True, help="then run the cells that would settle open findings")
 @click.option(
     "--time-limit",
+    "time_limit_s",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
     help="start only what is expected to end in time; --resume goes on",
 )
 @click.option("--cpus", metavar="CORES", help="run all of it on these cores, such as 0-15,32")
 @click.option("--report/--no-report", "report_after", default=True, help="tables and pages at the end")
-def sweep(
-    profile: str,
-    sets: tuple[str, ...],
-    out: Path | None,
-    resume: bool,
-    retry_failed: bool,
-    dry_run: bool,
-    live: bool | None,
-    strict: bool,
-    metrics_port: int | None,
-    probe: bool,
-    refine: bool,
-    time_limit: float | None,
-    cpus: str | None,
-    report_after: bool,
-    have: tuple[str, ...],
-) -> None:
+def sweep(profile: str, sets: tuple[str, ...], dry_run: bool, cpus: str | None, **given: Any) -> None:
     """Run all trials of a PROFILE (a TOML file, or a shipped one by name: quick, exp1 to exp5).
 
     Servers are started and stopped as the profile asks; every finished trial is on disk at once.
@@ -144,24 +129,7 @@ def sweep(
     if dry_run:
         plan_tables.print_plan(plan)
         return
-    raise SystemExit(
-        command.run(
-            checked,
-            plan,
-            out=out,
-            resume=resume,
-            retry_failed=retry_failed,
-            live=live,
-            strict=strict,
-            metrics_port=metrics_port,
-            probe=probe,
-            refine=refine,
-            argv=tuple(sys.argv),
-            time_limit_s=time_limit,
-            report_after=report_after,
-            have=have,
-        )
-    )
+    raise SystemExit(command.run(checked, plan, command.SweepOptions(argv=tuple(sys.argv), **given)))
 
 
 @main.command()

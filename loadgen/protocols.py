@@ -53,13 +53,21 @@ class Framework(Protocol):
     line of help, accepted values included. ``ports`` is how many free ports ``command`` is given. ``check`` raises
     BadInput for a spec that cannot run, here or anywhere; ``command`` is pure. ``run_dir`` is an absolute path of an
     empty folder that lives as long as the server. ``driver_options`` are what its driver must know of the spec.
-    ``needs`` looks at this machine without importing heavy libraries.
+    ``needs`` looks at this machine without importing heavy libraries. ``uses_gpus``: it takes GPUs where there are
+    any; ``needs_gpus``: it runs on nothing else.
+
+    What only its running engine knows stands on the page behind ``info_url``, and so in results: see engine_facts.py.
     """
 
     name: str
     protocol: str
     ports: int
     options: Mapping[str, str]
+    uses_gpus: bool
+    needs_gpus: bool
+
+    def default_dtype(self, on_gpu: bool) -> str:
+        """The dtype of its weights where nobody names one."""
 
     def check(self, spec: ServerSpec) -> None:
         """Raise BadInput for a spec that cannot run, here or anywhere."""
@@ -79,11 +87,13 @@ class Driver(Protocol):
 
     ``prepare`` serialises a request ahead of its due time; ``start`` writes it and stamps the write; ``done`` is
     called exactly once with something that ``decode`` turns into a Reply, later, off the hot path. A failed request
-    is a Reply with ``error`` set to ``ClassName: message`` of a DriverError.
+    is a Reply with ``error`` set to ``ClassName: message`` of a DriverError. ``batches``: one call takes several
+    sequences; else a static batch goes out as single calls, released together.
     """
 
     name: str
     stamps: str
+    batches: bool
 
     async def open(self, connections: int) -> None:
         """Bring up ``connections`` before the schedule starts. Raises DriverError where they cannot be."""

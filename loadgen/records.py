@@ -107,6 +107,23 @@ class LoadSpec:
     workers: int = 1
     timeouts: Timeouts = field(default_factory=Timeouts)
 
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests are sent by due times, whatever the server does."""
+        return self.kind in OPEN_LOOP
+
+    @property
+    def in_flight(self) -> int | None:
+        """Wire calls that are kept in flight; ``None`` in open loop, where the server's speed decides."""
+        if self.open_loop:
+            return None
+        return 1 if self.kind == "static" else self.concurrency
+
+    @property
+    def sequences(self) -> int | None:
+        """Sequences that are kept in the server; ``None`` in open loop."""
+        return None if (calls := self.in_flight) is None else calls * self.batch_size
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:

@@ -48,7 +48,13 @@ class DeepSpeed:
     name = "ds"
     protocol = "mii-grpc"
     ports = 4
+    uses_gpus = True
+    needs_gpus = False
     options: Mapping[str, str] = options.HELP
+
+    def default_dtype(self, on_gpu: bool) -> str:
+        """bfloat16 on GPUs; float32 on CPUs."""
+        return "bfloat16" if on_gpu else "float32"
 
     def check(self, spec: ServerSpec) -> None:
         """Raise BadInput for a spec that cannot run anywhere, MissingDependency for one that cannot run here."""

@@ -35,6 +35,8 @@ class FasterTransformer:
     name = "ft"
     protocol = "triton-grpc"
     ports = 3
+    uses_gpus = True
+    needs_gpus = True
     options: Mapping[str, str] = {
         "variant": "a (model_type Llama: llama-1, llama-2 to 13B) or b (llama: also grouped heads, rope). Default a",
         "backend_dir": f"folder that holds fastertransformer/{find.FT_LIBRARY}. Default: {FT_VARIABLE}, then "
@@ -55,6 +57,10 @@ class FasterTransformer:
         "mpirun": "auto (when on PATH), true or false. Default auto",
         "log_level": f"FT_LOG_LEVEL: {', '.join(LOG_LEVELS)}. Default info",
     }
+
+    def default_dtype(self, on_gpu: bool) -> str:
+        """float16: the library's bfloat16 is wrong."""
+        return "float16"
 
     def check(self, spec: ServerSpec) -> None:
         """Raise BadInput for a spec that cannot run anywhere, MissingDependency for what is not on this machine."""

@@ -36,6 +36,8 @@ class HuggingFace:
     name = "hf"
     protocol = "openai"
     ports = 1
+    uses_gpus = True
+    needs_gpus = False
     options: Mapping[str, str] = {
         "engine": "generate (eager model.generate), compiled (static cache, CUDA graphs, own decode loop), "
         "continuous (transformers' continuous batching, greedy). Default generate",
@@ -43,6 +45,10 @@ class HuggingFace:
         "compile": "for engine=compiled: default (torch.compile), autotune (slower start), off. Default default",
         "seed": "seed of random weights, a whole number. Default 0",
     }
+
+    def default_dtype(self, on_gpu: bool) -> str:
+        """bfloat16 on GPUs; float32 on CPUs, which compute no less in it."""
+        return "bfloat16" if on_gpu else "float32"
 
     def check(self, spec: ServerSpec) -> None:
         """Raise BadInput for a spec that cannot run anywhere, MissingDependency for one that cannot run here."""

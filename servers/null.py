@@ -29,12 +29,17 @@ class Null:
     protocol = "openai"
     ports = 1
     uses_gpus = False
+    needs_gpus = False
     options: Mapping[str, str] = {
         "ttft_ms": "milliseconds from a request to its first token, from 0. Default 0",
         "itl_ms": "milliseconds from token to token, from 0 (0: as fast as possible). Default 0",
         "coalesce": "true: tokens that are due together leave in one write; false: one write each. Default false",
         "log": "file for the true send times, relative to the server's run folder. Default none",
     }
+
+    def default_dtype(self, on_gpu: bool) -> str:
+        """There are no weights; the word stands in the results."""
+        return "float32"
 
     def check(self, spec: ServerSpec) -> None:
         """Raise BadInput for options it does not have, and for a model split over devices: there is no model."""

@@ -39,6 +39,8 @@ class TritonPython:
     name = "triton"
     protocol = "triton-grpc"
     ports = 3
+    uses_gpus = True
+    needs_gpus = False
     options: Mapping[str, str] = {
         "engine": "generate (eager model.generate) or compiled (static cache, CUDA graphs). Default generate",
         "attention": "sdpa, eager. Default sdpa",
@@ -51,6 +53,10 @@ class TritonPython:
         "queue_delay_us": "how long dynamic batching waits for more, in microseconds. Default 0",
         "tritonserver": "the executable or its installation. Default: PATH, then the wheel nvidia-pytriton",
     }
+
+    def default_dtype(self, on_gpu: bool) -> str:
+        """As ``hf``, whose engine it is."""
+        return HF.default_dtype(on_gpu)
 
     def check(self, spec: ServerSpec) -> None:
         """Raise BadInput for a spec that cannot run; MissingDependency when there is no tritonserver."""

@@ -41,7 +41,7 @@ FRAMEWORKS = [name for name in SERVERS if name.count(".") == 2 and not name.spli
 ORDER = """
 errors units telemetry_records text_table
 records
-identity labels protocols
+identity labels protocols engine_facts
 system theory traces metrics results
 drivers telemetry profile
 load plan

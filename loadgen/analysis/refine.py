@@ -31,7 +31,7 @@ class RefineCell:
         load = self.load
         split = f" tp {self.server.tp} pp {self.server.pp}" if self.server else ""
         name = self.server.framework if self.server else self.url
-        width = load.batch_size * (load.concurrency if load.kind == "closed" else 1)
+        width = load.sequences or load.batch_size
         return f"{name}{split} batch {width} {load.input_tokens}/{load.output_tokens} × {self.repeats}: {self.why}"
 
 

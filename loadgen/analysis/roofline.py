@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from loadgen.analysis.table import Key, Row
+from loadgen.engine_facts import is_eager
 from loadgen.records import ModelSpec
 from loadgen.theory import physics
 from loadgen.theory.ceilings import Ceilings
@@ -128,7 +129,7 @@ def _examine(row: Row, model: ModelSpec, ceilings: Ceilings, twins: Mapping[Key,
     key, load = row.key, row.trial.load
     tp, dtype, e2e = key.tp, key.dtype, row.values["e2e_s"]
     batch, steps = load.batch_size, key.output_tokens - 1
-    exact = load.kind == "static" or (load.kind == "closed" and load.concurrency == 1)
+    exact = load.in_flight == 1
     sequences = batch if exact else _together(row)
     weights = physics.read_bytes(model, dtype)
     first = physics.prefill(model, dtype, batch, key.input_tokens, tp=tp)
@@ -270,16 +271,16 @@ def _impossible(
 
 def _suspicious(row: Row, found: Physics) -> tuple[str, ...]:
     """Possible, but outside of what engines are known to reach."""
-    key, notes = row.key, []
+    key, notes, eager = row.key, [], is_eager(row.result.engine, row.trial.server)
     if found.decode_mbu is not None and not found.estimated:
         share = show_share(found.decode_mbu)
         if found.decode_mbu > HIGH_MBU:
             notes.append(
                 f"decode MBU {share} is above the {show_share(HIGH_MBU)} that any known engine reaches"
             )
-        elif key.framework == "hf" and key.label.endswith("generate") and found.decode_mbu > HIGH_EAGER_MBU:
+        elif eager and found.decode_mbu > HIGH_EAGER_MBU:
             notes.append(f"decode MBU {share} is high for eager transformers (known: 3–25 %)")
-        elif key.framework != "hf" and key.gpus == 1 and key.batch <= 8 and found.decode_mbu < LOW_MBU:
+        elif eager is False and key.gpus == 1 and key.batch <= 8 and found.decode_mbu < LOW_MBU:
             notes.append(f"decode MBU {share} is low for one GPU at small batch (good engines: 50–75 %)")
     if found.prefill_mfu is not None and found.prefill_mfu > HIGH_MFU:
         notes.append(f"prefill MFU {show_share(found.prefill_mfu)} is above {show_share(HIGH_MFU)}")

@@ -213,7 +213,7 @@ def _told(row: Row, several: Container[Key]) -> str:
 def key_of(result: TrialResult, environment: Environment | None) -> Key:
     trial, load = result.trial, result.trial.load
     server = trial.server
-    width = load.batch_size * (load.concurrency if load.kind == "closed" else 1)
+    width = load.sequences or load.batch_size
     return Key(
         machine=machine_of(trial, environment),
         label=label_of(result),

@@ -48,15 +48,16 @@ def server_spec(
     """
     if not 0 <= port <= 65535:
         raise BadInput(f"--port {port}: not a port (accepted: 1 to 65535, or 0 to pick a free one)")
-    visible = visible_gpus() if getattr(frameworks.find(framework), "uses_gpus", True) else ()
-    not_here = dry_run and not visible and (framework == "ft" or tp * pp > 1)
+    asked = frameworks.find(framework)
+    visible = visible_gpus() if asked.uses_gpus else ()
+    not_here = dry_run and not visible and (asked.needs_gpus or tp * pp > 1)
     on_gpu = (bool(visible) or not_here) and gpus != ""
-    model = model or ("llama-13b" if on_gpu or framework == "ft" else "tiny")
+    model = model or ("llama-13b" if on_gpu or asked.needs_gpus else "tiny")
     table = {
         "framework": framework,
         "model": model,
         "extend_context": max_context,
-        "dtype": dtype or default_dtype(framework, on_gpu=on_gpu),
+        "dtype": dtype or asked.default_dtype(on_gpu),
         "tp": tp,
         "pp": pp,
         "gpus": gpu_list(gpus) if gpus is not None else None if visible or not_here else [],
@@ -78,15 +79,8 @@ def server_spec(
     assert spec is not None
     spec = dataclasses.replace(spec, host=host, port=port)
     with suppress(MissingDependency):  # starting it says so; a dry run shows the plan on any machine
-        frameworks.find(framework).check(spec)
+        asked.check(spec)
     return spec
-
-
-def default_dtype(framework: str, on_gpu: bool) -> str:
-    """bfloat16 on GPUs, float32 on CPUs; float16 for FasterTransformer, whose bfloat16 is wrong."""
-    if framework == "ft":
-        return "float16"
-    return "bfloat16" if on_gpu else "float32"
 
 
 def gpu_list(text: str) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -55,9 +55,7 @@ def check_host_memory(plan: Plan) -> None:
 
     have = psutil.virtual_memory().total
     for trials in plan.sets():
-        real = [
-            t for t in trials if t.server and getattr(frameworks.find(t.server.framework), "uses_gpus", True)
-        ]
+        real = [t for t in trials if t.server and frameworks.find(t.server.framework).uses_gpus]
         need = interleave.host_memory_bytes(real)
         if need > have:
             raise BadInput(
@@ -66,43 +64,49 @@ def check_host_memory(plan: Plan) -> None:
             )
 
 
-def run(
-    profile: Profile,
-    plan: Plan,
-    *,
-    out: Path | None,
-    resume: bool,
-    retry_failed: bool,
-    live: bool | None,
-    strict: bool,
-    probe: bool,
-    refine: bool,
-    argv: tuple[str, ...],
-    metrics_port: int | None = None,
-    time_limit_s: float | None = None,
-    report_after: bool = True,
-    have: Sequence[str] = (),
-) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepOptions:
+    """How a sweep is run, beside what its profile says; each a flag of ``loadgen sweep``.
+
+    ``out`` is the results folder (None: results/NAME). ``live`` None: a live view where there is a terminal. ``have``
+    names results folders whose trials are not this sweep's: its plan is without them.
+    """
+
+    argv: tuple[str, ...] = ()
+    out: Path | None = None
+    resume: bool = False
+    retry_failed: bool = False
+    live: bool | None = None
+    strict: bool = False
+    metrics_port: int | None = None
+    probe: bool = False
+    refine: bool = False
+    time_limit_s: float | None = None
+    report_after: bool = True
+    have: Sequence[str] = ()
+
+
+def run(profile: Profile, plan: Plan, options: SweepOptions) -> int:
     """Run what is missing, then report. Returns the exit code: 1 when a trial failed.
 
-    Trials in results folders that ``have`` names are not this sweep's: its plan is without them.
+    Raises BadInput for a results folder that must not be written to and a Prometheus that does not answer.
     """
-    budget = Budget(limit_s=time_limit_s, clock=time.monotonic)
-    interrupt.end_at(None if time_limit_s is None else time.monotonic() + time_limit_s)
+    budget = Budget(limit_s=options.time_limit_s, clock=time.monotonic)
+    interrupt.end_at(None if options.time_limit_s is None else time.monotonic() + options.time_limit_s)
     from loadgen.commands import report
     from loadgen.live.console import console
     from loadgen.sweep import Sweep
 
-    folder = out or Path("results") / profile.name
-    stored = refuse_mixing(folder, resume)
+    folder = options.out or Path("results") / profile.name
+    stored = refuse_mixing(folder, options.resume)
     check_prometheus(profile)
     every = len(plan.trials)
-    plan = plan.without(held(have, retry_failed))
-    environment = capture(argv)
+    plan = plan.without(held(options.have, options.retry_failed))
+    environment = capture(options.argv)
     with (
         Store.create(folder, sweep_record(profile, plan, environment)) as store,
-        console(live=live is not False) as shown,
-        exposed(shown, metrics_port) as watcher,
+        console(live=options.live is not False) as shown,
+        exposed(shown, options.metrics_port) as watcher,
     ):
         if store.repaired:
             watcher.note(
@@ -110,30 +114,30 @@ def run(
             )
         if every > len(plan.trials):
             watcher.note(f"{every - len(plan.trials)} of {every} trials are in folders of --have")
-        keep_ceilings(folder, plan, probe, watcher.note)
+        keep_ceilings(folder, plan, options.probe, watcher.note)
         sweep = Sweep(
             plan=plan,
             store=store,
             watcher=watcher,
             environment=environment,
-            strict=strict,
-            retry_failed=retry_failed,
+            strict=options.strict,
+            retry_failed=options.retry_failed,
             telemetry=profile.telemetry,
             budget=budget,
         )
         if stored:
             watcher.note(f"resuming: {len(sweep.finished())} of {len(plan.trials)} trials are already stored")
         sweep.run()
-        if refine:
+        if options.refine:
             sweep.plan = refined(plan, folder, watcher.note)
             sweep.run()
-    if report_after:
+    if options.report_after:
         try:
             report.run([folder], (), None, None)
         except MissingDependency as error:  # of a page to look at, when all results are on disk
             click.echo(f"no report: {error}", err=True)
     results = sweep.stored()
-    if time_limit_s is not None and (left := len(sweep.plan.trials) - len(results)):
+    if options.time_limit_s is not None and (left := len(sweep.plan.trials) - len(results)):
         click.echo(f"time limit: {left} of {len(sweep.plan.trials)} trials are left; --resume goes on")
     failed = sum(result.failure is not None for result in results)
     if failed or sweep.limited:

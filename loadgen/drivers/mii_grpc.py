@@ -43,6 +43,7 @@ class MiiDriver:
 
     name = "mii-grpc"
     stamps = "user"
+    batches = True
 
     def __init__(self, address: str, timeouts: Timeouts, text: Text) -> None:
         self._calls = GrpcCalls(address, timeouts, {WHOLE: "unary", STREAM: "stream"})

@@ -50,6 +50,7 @@ class HttpxDriver:
 
     name = "openai-httpx"
     stamps = "user"
+    batches = True
 
     def __init__(self, endpoint: Endpoint, timeouts: Timeouts) -> None:
         self._endpoint = endpoint

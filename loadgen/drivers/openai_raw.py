@@ -39,6 +39,7 @@ class RawDriver:
     """
 
     name = "openai-raw"
+    batches = True
 
     def __init__(self, endpoint: Endpoint, timeouts: Timeouts, *, kernel_stamps: bool = True) -> None:
         self.stamps = "user"

@@ -55,6 +55,7 @@ class TritonDriver:
 
     name = "triton-grpc"
     stamps = "user"
+    batches = True
 
     def __init__(self, address: str, model: str, timeouts: Timeouts, meaning: Meaning) -> None:
         self._model, self._timeouts, self._meaning = model, timeouts, meaning

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadgen.errors import BadInput
-from loadgen.records import OPEN_LOOP, LoadSpec
+from loadgen.records import LoadSpec
 from loadgen.traces.rows import parse_trace
 from loadgen.units import NS_PER_S
 
@@ -44,7 +44,7 @@ def schedule(load: LoadSpec, trace: Iterable[str | bytes] = ()) -> Iterator[Arri
         yield from _trace_arrivals(load, trace)
         return
     shape = (load.input_tokens, load.output_tokens)
-    if load.kind not in OPEN_LOOP:
+    if not load.open_loop:
         for index in range(load.requests):
             yield Arrival(index, None, *shape)
         return

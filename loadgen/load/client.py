@@ -19,7 +19,7 @@ from loadgen.load.dispatch import GUARD_S, Dispatcher, OnSample, PromptMaker
 from loadgen.load.fan_out import FanOut
 from loadgen.load.quality import Figures, ReplyFigures, SelfWatch, client_quality
 from loadgen.protocols import Clock, Driver, DriverFactory
-from loadgen.records import OPEN_LOOP, ClientQuality, LoadSpec, Reply, Trial
+from loadgen.records import ClientQuality, LoadSpec, Reply, Trial
 from loadgen.system.timer import TimerFactory, make_timer
 from loadgen.traces.files import open_trace
 from loadgen.units import nanoseconds
@@ -75,7 +75,7 @@ async def run_load(
     """
     worker, workers = share
     places = places_of(load, share)
-    batch_calls = load.batch_size == 1 or getattr(driver, "batches", True)
+    batch_calls = load.batch_size == 1 or driver.batches
     wire: Driver = driver if batch_calls else FanOut(driver, load.batch_size)
     connections = places or _open_ahead(load, workers)
     replies = ReplyFigures()
@@ -199,9 +199,9 @@ async def _unless_stopped(work: Coroutine[Any, Any, LoadOutcome], stop: Stop) ->
 def places_of(load: LoadSpec, share: tuple[int, int]) -> int | None:
     """Requests that this worker keeps in flight; None in open loop. Raises BadInput when there is not one each."""
     worker, workers = share
-    if load.kind in OPEN_LOOP:
+    total = load.in_flight
+    if total is None:
         return None
-    total = 1 if load.kind == "static" else load.concurrency
     if total < workers:
         what = "a static load has one call in flight" if load.kind == "static" else f"concurrency is {total}"
         raise BadInput(f"workers = {workers}: {what} (accepted: up to {total})")

@@ -18,6 +18,8 @@ from loadgen.records import Reply, Request
 class FanOut:
     """Makes a driver of single calls take batches. ``skews_ns`` are the arrival skews of the batches so far."""
 
+    batches = True
+
     def __init__(self, driver: Driver, batch_size: int) -> None:
         self._driver, self._batch_size = driver, batch_size
         self.name, self.stamps = driver.name, driver.stamps

@@ -35,7 +35,7 @@ from loadgen.load.quality import Figures, ReplyFigures, client_quality
 from loadgen.load.worker import import_name
 from loadgen.metrics.in_flight import in_flight
 from loadgen.protocols import DriverFactory
-from loadgen.records import OPEN_LOOP, Sample, Trial
+from loadgen.records import Sample, Trial
 from loadgen.results.store import read_samples
 from loadgen.units import nanoseconds
 
@@ -203,7 +203,7 @@ def _merge(parts: list[Path], on_sample: OnSample) -> _Merged:
 
 
 def _joined(trial: Trial, outcomes: list[dict[str, Any]], start_ns: int, merged: _Merged) -> LoadOutcome:
-    target = None if trial.load.kind in OPEN_LOOP else trial.load.concurrency
+    target = trial.load.in_flight
     figures = tuple(Figures(**one) for outcome in outcomes for one in outcome["processes"])
     mean, most = in_flight(merged.sent_ns, merged.end_ns)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from loadgen.metrics.observations import Mismatch, Observations
 from loadgen.metrics.summary import Accumulator
-from loadgen.records import OPEN_LOOP, Caveat, ClientQuality, LoadSpec, Summary, Trial
+from loadgen.records import Caveat, ClientQuality, LoadSpec, Summary, Trial
 from loadgen.units import show_number, show_s, show_share
 
 FEW_SAMPLES = 10  # below this p90 and up are but the largest value
@@ -66,7 +66,7 @@ def of_samples(load: LoadSpec, observations: Observations, summary: Summary) -> 
             message=f"the first measured request took {show_s(first_s)}, the median {show_s(e2e.p50)}",
             remedy=f"raise warmup above {load.warmup}",
         )
-    growth = observations.growth() if load.kind in OPEN_LOOP and observations.ok >= GROWTH_SAMPLES else None
+    growth = observations.growth() if load.open_loop and observations.ok >= GROWTH_SAMPLES else None
     if growth is not None and growth > GROWTH:
         yield Caveat(
             kind="overload",

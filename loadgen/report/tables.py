@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from loadgen.labels import again_label, caveat_marks
-from loadgen.records import OPEN_LOOP, Dist, Summary, Trial, TrialResult
+from loadgen.records import Dist, Summary, Trial, TrialResult
 from loadgen.text_table import Table
 from loadgen.units import show_number, show_s, show_share
 
@@ -94,7 +94,7 @@ def conditions(trial: Trial) -> dict[str, Value]:
     named |= {"batch": load.batch_size}
     if load.kind == "closed":
         named |= {"in flight": load.concurrency, "max rate": load.max_rate}
-    if load.kind in OPEN_LOOP:
+    if load.open_loop:
         named |= {
             "rate": load.rate,
             "rate end": load.rate_end,

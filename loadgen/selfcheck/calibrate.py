@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadgen.errors import BadInput
-from loadgen.records import OPEN_LOOP, Dist, LoadSpec
+from loadgen.records import Dist, LoadSpec
 from loadgen.selfcheck.replay import Null, Replay, shorten
 from loadgen.telemetry.cost import TelemetryCost
 from loadgen.telemetry_records import TelemetrySpec
@@ -116,7 +116,7 @@ def verdict(replay: Replay, bound_s: float) -> tuple[str | None, bool]:
 def find_limit(null: Null, start: Replay, bound_s: float, note: Callable[[str], None]) -> Limit:
     """Double or halve from the start until the verdict turns, then bisect."""
     load = start.load
-    is_open = load.kind in OPEN_LOOP
+    is_open = load.open_loop
     ceiling = HIGHEST_RATE if is_open else float(HIGHEST_CONCURRENCY)
     now = float(load.rate or 1.0) if is_open else float(load.concurrency)
     good: float | None = None
@@ -152,7 +152,7 @@ def find_limit(null: Null, start: Replay, bound_s: float, note: Callable[[str], 
 
 def at_load(load: LoadSpec, value: float, null: Null) -> LoadSpec:
     """The load at another concurrency or rate, cut to a probe."""
-    if load.kind in OPEN_LOOP:
+    if load.open_loop:
         rate_end = None if load.rate_end is None or not load.rate else value * load.rate_end / load.rate
         requests = max(2, math.ceil(value * PROBE_S))
         return dataclasses.replace(load, rate=value, rate_end=rate_end, requests=requests)
@@ -165,7 +165,7 @@ def at_load(load: LoadSpec, value: float, null: Null) -> LoadSpec:
 
 def shape(load: LoadSpec) -> str:
     """A load in a few words."""
-    if load.kind in OPEN_LOOP:
+    if load.open_loop:
         return f"{load.kind} at {show_number(load.rate)} requests/s"
     return f"batch of {load.batch_size}" if load.kind == "static" else f"{load.concurrency} in flight"
 

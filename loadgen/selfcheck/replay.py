@@ -16,7 +16,7 @@ from loadgen.launch import null_log
 from loadgen.launch.frameworks import find
 from loadgen.launch.process import free_ports, serving
 from loadgen.load.run import run_trial_load
-from loadgen.records import OPEN_LOOP, ClientQuality, LoadSpec, OptionValue, Reply, Sample, ServerSpec, Trial
+from loadgen.records import ClientQuality, LoadSpec, OptionValue, Reply, Sample, ServerSpec, Trial
 from loadgen.selfcheck.timing_errors import Errors, compare, rate_share, server_share
 from loadgen.system import interrupt
 from loadgen.theory import models
@@ -150,10 +150,10 @@ class Seen:
 
 def shorten(load: LoadSpec, answer_s: float, limit_s: float) -> LoadSpec:
     """The same shape with as many requests as ``limit_s`` seconds hold: whole rounds of a closed loop, two at least."""
-    if load.kind in OPEN_LOOP:
+    places = load.in_flight
+    if places is None:
         rate = max(load.rate or 1.0, load.rate_end or 0.0)
         return dataclasses.replace(load, requests=min(load.requests, max(2, math.ceil(rate * limit_s))))
-    places = 1 if load.kind == "static" else load.concurrency
     rounds = max(2, math.floor(limit_s / answer_s)) if answer_s else math.ceil(load.requests / places)
     rounds = max(2, min(rounds, math.ceil(load.requests / places)))
     return dataclasses.replace(load, requests=rounds * places, warmup=min(load.warmup, places), max_rate=None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from loadgen.launch.null_log import Sent
 from loadgen.metrics.distribution import Values
-from loadgen.records import OPEN_LOOP, Dist, LoadSpec, Reply
+from loadgen.records import Dist, LoadSpec, Reply
 from loadgen.units import NS_PER_S
 
 
@@ -70,14 +70,14 @@ def rate_share(
     In a closed loop: the share of time that its places were occupied at the server. In open loop: the planned span
     of the sends over the real one.
     """
-    if load.kind in OPEN_LOOP:
+    places = load.in_flight
+    if places is None:
         if len(due_ns) < 2:
             return None
         took = max(reply.sent_ns for reply in replies) - min(reply.sent_ns for reply in replies)
         return (max(due_ns) - min(due_ns)) / took if took else None
     if not answers:
         return None
-    places = 1 if load.kind == "static" else load.concurrency
     occupied = sum(sent.writes_ns[-1] - sent.received_ns for sent in answers)
     span = max(sent.writes_ns[-1] for sent in answers) - min(reply.sent_ns for reply in replies)
     return occupied / (places * span) if span else None

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loadgen.records import OPEN_LOOP, LoadSpec, ServerSpec, Trial, TrialResult
-from loadgen.telemetry.needed import AT_LEAST, is_bound, need, need_again, replays
+from loadgen.engine_facts import replays_graphs, takes_kv_ahead
+from loadgen.records import LoadSpec, ServerSpec, Trial, TrialResult
+from loadgen.telemetry.needed import AT_LEAST, is_bound, need, need_again
 from loadgen.telemetry.overhead import overhead
 from loadgen.telemetry.prometheus_text import ENGINE
 from loadgen.telemetry.series import Readings, peak
@@ -66,13 +67,6 @@ def engine_memory(info: Mapping[str, object]) -> dict[str, dict[str, float]]:
     return found
 
 
-def preallocates(engine: object) -> bool:
-    """Whether an engine takes its whole KV cache at the start: its allocator then says nothing of what was needed."""
-    return isinstance(engine, str) and any(
-        name in engine.lower() for name in ("fastgen", "vllm", "continuous")
-    )
-
-
 def make_ledger(
     trial: Trial,
     readings: Readings,
@@ -95,9 +89,9 @@ def make_ledger(
     busy = (*spans.warmup, *spans.load)
     first = engine_memory(before) or _scraped(readings, 0)
     pools = (engine_memory(after) or _scraped(readings, -1)) if peaks_known else {}
-    ahead = preallocates(after.get("engine"))
+    ahead = takes_kv_ahead(after)
     needs = {
-        place: need(first.get(place, {}), pool, ahead=ahead, graphs=replays(server))
+        place: need(first.get(place, {}), pool, ahead=ahead, graphs=replays_graphs(after, server))
         for place, pool in pools.items()
     }
     known = {place: found for place, found in needs.items() if found is not None}
@@ -192,7 +186,7 @@ def kv_at_most(load: LoadSpec, page: Mapping[str, object]) -> bool:
 def _sequences(load: LoadSpec, *, one_at_a_time: bool) -> int | None:
     if load.kind == "static" or (one_at_a_time and load.kind != "trace"):
         return load.batch_size
-    return None if load.kind in OPEN_LOOP else load.concurrency * load.batch_size
+    return load.sequences
 
 
 def _differences(found: MemoryLedger, *, kv_at_most: bool) -> MemoryLedger:
@@ -222,10 +216,10 @@ def _ratio(measured: float | None, predicted: float | None) -> float | None:
 def mended_need(result: TrialResult) -> MemoryLedger | None:
     """The ledger of a result with its need by the rules of now: older ones took other calls' graphs for this one's."""
     ledger = result.telemetry.ledger if result.telemetry is not None else None
-    if ledger is None or ledger.gpu is None or preallocates(result.engine.get("engine")):
+    if ledger is None or ledger.gpu is None or takes_kv_ahead(result.engine):
         return ledger
     pool = engine_memory(result.engine).get(str(ledger.gpu), {})
-    found = need_again(ledger, pool, graphs=replays(result.trial.server))
+    found = need_again(ledger, pool, graphs=replays_graphs(result.engine, result.trial.server))
     if found is None:
         return ledger
     return _differences(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loadgen.records import ServerSpec
 from loadgen.telemetry_records import MemoryLedger
 
 PEAK, LAST_CALL = "allocator's peak", "allocator's peak in the last call"
@@ -26,17 +25,9 @@ def is_bound(how: str | None) -> bool:
     return how is not None and how.endswith(": at least")
 
 
-def replays(server: ServerSpec | None) -> bool:
-    """Whether a server's calls are CUDA graphs: what those need besides weights and cache was taken at the capture, and
-    no later call's peak shows it."""
-    if server is None or not server.gpus:
-        return False
-    return server.options.get("engine") == "compiled" or server.options.get("cuda_graph") is True
-
-
 def need(before: Pool, after: Pool, *, ahead: bool, graphs: bool) -> Need | None:
     """What a trial needed, from the figures around it. ``ahead``: the engine takes its whole cache at the start.
-    ``graphs``: see ``replays``.
+    ``graphs``: its calls are replayed CUDA graphs.
 
     The allocator's peak counter runs since the server's start: it is this trial's only if the trial raised it.
     Otherwise an earlier trial needed more; then an engine that counts each call's own peak tells that of the trial's

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from loadgen.labels import server_label
-from loadgen.records import OPEN_LOOP, LoadSpec, ServerSpec, Trial
+from loadgen.records import LoadSpec, ServerSpec, Trial
 from loadgen.theory.ceilings import Ceilings, datasheet
 from loadgen.theory.models import PRESETS, weight_bytes
 from loadgen.theory.physics import request_floor
@@ -127,7 +127,7 @@ def relative_cost(trial: Trial) -> float:
 
 def sequences(load: LoadSpec) -> int | None:
     """How many sequences the load keeps in the server; ``None`` in open loop, where the server's speed decides."""
-    if load.kind in OPEN_LOOP:
+    if load.open_loop:
         return None
     return load.batch_size if load.kind == "static" else load.concurrency
 
@@ -149,7 +149,7 @@ def call_s(
 
 def schedule_s(load: LoadSpec) -> float | None:
     """Seconds from the first due time of an open loop to the last; ``None`` for a trace and for other loads."""
-    if load.kind not in OPEN_LOOP or not load.rate:
+    if not load.open_loop or not load.rate:
         return None
     return load.requests / (load.rate if load.rate_end is None else (load.rate + load.rate_end) / 2)
 

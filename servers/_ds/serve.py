@@ -103,6 +103,8 @@ def _facts(spec: ServerSpec, options: Options, patches: Patches, text: str) -> d
         "vocab": spec.model.vocab,
         "text": text,
         "in_flight_batching": fastgen,
+        "kv_ahead": fastgen,
+        "graphs": spec.options.get("cuda_graph") is True,
     }
 
 

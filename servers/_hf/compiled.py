@@ -36,6 +36,7 @@ class CompiledEngine:
     """
 
     in_flight_batching = False
+    kv_ahead, graphs, eager = False, True, False
     kv_block_tokens = SLOT_STEP
 
     def __init__(

@@ -31,6 +31,7 @@ class ContinuousEngine:
 
     name = "hf/continuous"
     in_flight_batching = True
+    kv_ahead, graphs, eager = True, False, False
     kv_block_tokens: int | None = None
 
     def __init__(self, model: Any, eos: frozenset[int], max_batch: int | None) -> None:

@@ -18,6 +18,7 @@ class GenerateEngine:
 
     name = "hf/generate"
     in_flight_batching = False
+    kv_ahead, graphs, eager = False, False, True
 
     def __init__(
         self,

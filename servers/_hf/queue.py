@@ -34,6 +34,9 @@ class Engine(Protocol):
 
     name: str
     in_flight_batching: bool
+    kv_ahead: bool
+    graphs: bool
+    eager: bool
 
     def run(self, run: Run) -> None:
         """Generate one call to its end, reporting every step to ``run``."""

@@ -130,6 +130,9 @@ def _facts(spec: ServerSpec, ready: ReadyRank, text: Text) -> dict[str, Any]:
         "text": text.name,
         "temperature_default": 0.0,
         "in_flight_batching": ready.engine.in_flight_batching,
+        "kv_ahead": ready.engine.kv_ahead,
+        "graphs": ready.engine.graphs,
+        "eager": ready.engine.eager,
         "kv_block_tokens": getattr(ready.engine, "kv_block_tokens", None),
         "scheduling": "iteration level"
         if ready.engine.in_flight_batching

@@ -67,6 +67,7 @@ class NullServer:
             "engine": ENGINE,
             "framework": "null",
             "model": model,
+            "kv_ahead": False,
             "ttft_ms": ttft_ns / 1e6,
             "itl_ms": itl_ns / 1e6,
         }

@@ -134,6 +134,8 @@ class TritonPythonModel:
             "decoupled": self.decoupled,
             "execute_spans_stream": True,
             "in_flight_batching": False,
+            "graphs": self.ready.engine.graphs,
+            "eager": self.ready.engine.eager,
             "scheduling": "one execution at a time, first in first out",
             "prefix": sys.prefix,
         }

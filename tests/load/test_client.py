@@ -65,7 +65,7 @@ class FakeTimer:
 class FakeDriver:
     """Answers each request after ``service(seq)`` ns; ``spoil`` may change a reply."""
 
-    name, stamps = "fake", "kernel"
+    name, stamps, batches = "fake", "kernel", True
 
     def __init__(
         self, world: World, service: Callable[[int], int] = lambda seq: 10 * MS, **more: Any
