@@ -70,6 +70,7 @@ def analyse(folders: Sequence[str | Path], rules: Rules | None = None) -> Analys
 
 
 def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
+    """Physics and findings over the rows of several folders; what no hardware can do is flagged."""
     rows = set_apart([row for source in sources for row in source.rows])
     ceilings = ceilings_of(sources)
     physics = examine(rows, ceilings)

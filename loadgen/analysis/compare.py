@@ -33,6 +33,7 @@ class Gate:
 
     @property
     def level(self) -> float:
+        """The ratio B / A that the gate allows: 1.03 for 3 %."""
         return 1 + self.percent / 100
 
 
@@ -48,6 +49,7 @@ class Pair:
 
     @property
     def text(self) -> str:
+        """Servers, load and lengths in one line."""
         a, b = _server(self.a.key), _server(self.b.key)
         key = self.a.key
         name = a if a == b else f"{a} → {b}"
@@ -79,6 +81,7 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
+        """1 when a gate failed, else 0."""
         return 1 if self.failed else 0
 
 

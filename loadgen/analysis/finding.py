@@ -104,6 +104,7 @@ class Case:
 
 
 def subject_of(key: Key) -> Key:
+    """The key without batch, lengths and split: what one finding speaks of."""
     return replace(key, batch=-1, input_tokens=-1, output_tokens=-1, tp=-1, pp=-1)
 
 
@@ -123,22 +124,26 @@ def split_text(key: Key) -> str:
 
 
 def ratio_text(ratio: Ratio) -> str:
+    """``×1.2 [1.15, 1.25]``, or that there is no interval."""
     if ratio.low is None or ratio.high is None:
         return f"×{show_number(ratio.value)} (no interval)"
     return f"×{ratio.value:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]"
 
 
 def ratio_number(name: str, ratio: Ratio) -> Number:
+    """The ratio as a number of a finding, with its interval."""
     return Number(name=name, text=ratio_text(ratio), value=ratio.value, low=ratio.low, high=ratio.high)
 
 
 def threshold_number(name: str, threshold: Threshold, unit: str = "") -> Number:
+    """The threshold as a number of a finding, with the points that bracket it."""
     return Number(
         name=name, text=threshold.text(unit), value=threshold.estimate, low=threshold.low, high=threshold.high
     )
 
 
 def not_tested(id: str, subject: str, why: str, wanted: Sequence[Wanted] = ()) -> Finding:
+    """A finding that the results cannot decide: ``why``, and what to measure."""
     return Finding(
         id=id, claim=CLAIMS[id], subject=subject, verdict="not tested", sentence=why, wanted=tuple(wanted)
     )

@@ -28,6 +28,7 @@ class RefineCell:
 
     @property
     def text(self) -> str:
+        """The cell, its repeats, and why they are wanted, in one line."""
         load = self.load
         split = f" tp {self.server.tp} pp {self.server.pp}" if self.server else ""
         name = self.server.framework if self.server else self.url

@@ -71,6 +71,7 @@ class Drift:
 
     @property
     def distinguishable(self) -> bool:
+        """Whether its interval leaves out zero."""
         return self.low > 0 or self.high < 0
 
     @property
@@ -105,6 +106,7 @@ class Pool:
 
     @property
     def speaks(self) -> bool:
+        """Whether it has the degrees of freedom that an interval needs."""
         return self.freedom >= FEWEST_FREEDOM
 
 

@@ -42,6 +42,7 @@ class Cell:
     rows: tuple[Row, ...]
 
     def values(self, metric: str) -> list[float]:
+        """The repeats' values of a metric; those that lack it are left out."""
         return [row.values[metric] for row in self.rows if metric in row.values]
 
     def by_round(self, metric: str) -> dict[str, float]:
@@ -58,9 +59,11 @@ class Ratio:
     high: float | None
 
     def above(self, level: float) -> bool:
+        """Whether the whole interval lies above ``level``; never without an interval."""
         return self.low is not None and self.low > level
 
     def below(self, level: float) -> bool:
+        """Whether the whole interval lies below ``level``; never without an interval."""
         return self.high is not None and self.high < level
 
 

@@ -66,10 +66,12 @@ class Key:
 
     @property
     def framework(self) -> str:
+        """The framework's name, without its engine."""
         return self.label.split("/")[0]
 
     @property
     def gpus(self) -> int:
+        """How many devices it is spread over."""
         return self.tp * self.pp
 
 
@@ -94,10 +96,12 @@ class Row:
 
     @property
     def trial(self) -> Trial:
+        """What was asked for."""
         return self.result.trial
 
     @property
     def id(self) -> str:
+        """The trial's id."""
         return self.result.trial.id
 
     @property
@@ -107,18 +111,22 @@ class Row:
 
     @property
     def model(self) -> ModelSpec | None:
+        """The served model; ``None`` of an endpoint, which has a name alone."""
         return self.trial.server.model if self.trial.server else None
 
     @property
     def summary(self) -> Summary | None:
+        """The measured figures; ``None`` of a trial that failed."""
         return self.result.summary
 
     @property
     def client_limited(self) -> bool:
+        """Whether a caveat says that the load generator set the figure, and not the server."""
         return any(caveat.client for caveat in self.result.caveats)
 
     @property
     def out_of_memory(self) -> bool:
+        """Whether the trial failed since memory ran out, which is a result."""
         failure = self.result.failure
         errors = self.summary.errors if self.summary else {}
         return (failure is not None and OUT_OF_MEMORY in failure.error) or any(
@@ -131,6 +139,7 @@ class Row:
         return bool(self.values) and not (self.client_limited or self.flags or self.cold)
 
     def dist(self, metric: str) -> Dist | None:
+        """The distribution of one metric by its name in Summary; ``None`` where it was not measured."""
         found = getattr(self.summary, metric, None) if metric in DISTRIBUTIONS and self.summary else None
         return found if isinstance(found, Dist) else None
 
@@ -211,6 +220,7 @@ def _told(row: Row, several: Container[Key]) -> str:
 
 
 def key_of(result: TrialResult, environment: Environment | None) -> Key:
+    """Where a result belongs: equal for repeats of one cell on one kind of machine."""
     trial, load = result.trial, result.trial.load
     server = trial.server
     width = load.sequences or load.batch_size

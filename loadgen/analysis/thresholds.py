@@ -44,6 +44,7 @@ class Threshold:
 
     @property
     def resolved(self) -> bool:
+        """Whether the measured points place it."""
         return self.state == "resolved"
 
     def text(self, unit: str = "") -> str:

@@ -33,6 +33,7 @@ class Figure:
     layout: Mapping[str, Any]
 
     def plain(self) -> dict[str, Any]:
+        """Traces and layout, as plotly takes them."""
         return {"data": list(self.traces), "layout": dict(self.layout)}
 
 
@@ -107,6 +108,7 @@ def counts(values: Sequence[int]) -> dict[str, Any]:
 
 
 def colour(at: int) -> str:
+    """The colour of the n-th series; it repeats after the palette's end."""
     return COLOURS[at % len(COLOURS)]
 
 

@@ -63,7 +63,10 @@ def _short(subject: str, shared: Sequence[str]) -> str:
 
 
 def with_block(path: Path, block: str) -> str | None:
-    """The file's text with ``block`` between its two lines; ``None`` for a file that has neither."""
+    """The file's text with ``block`` between its two lines; ``None`` for a file that has neither.
+
+    Raises BadInput for a file that has only one of them.
+    """
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     places = [[at for at, line in enumerate(lines) if line.strip() == mark] for mark in (BEGIN, END)]

@@ -19,6 +19,7 @@ CODE = re.compile(r"`([^`]+)`")
 
 
 def listed(lines: Iterable[str], empty: str = "") -> str:
+    """Items as a list, or a sentence where there is none."""
     items = "".join(f"<li>{marked(line)}</li>" for line in lines)
     return (
         f'<ul class="notes">{items}</ul>'
@@ -42,6 +43,7 @@ def folded(summary: str, lines: Sequence[str]) -> str:
 
 
 def badge(verdict: Verdict) -> str:
+    """A verdict as a coloured label."""
     kind, text = BADGES[verdict]
     return f'<span class="verdict {kind}">{text}</span>'
 
@@ -110,6 +112,7 @@ def _subject(finding: Finding) -> str:
 
 
 def cell_text(key: Key) -> str:
+    """A cell in one line: server, split, load and lengths."""
     return (
         f"{key.label} {split_text(key)}, {key.kind} batch {key.batch}, {key.input_tokens}/{key.output_tokens}"
     )

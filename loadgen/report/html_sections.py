@@ -44,6 +44,7 @@ def _right(numeric: bool) -> str:
 
 
 def titled(found: Table | None) -> str:
+    """A table under its heading; empty for none."""
     return "" if found is None else f"<h3>{escape(found.title)}</h3>{table(found)}"
 
 
@@ -115,6 +116,7 @@ def _trials(count: int) -> str:
 
 
 def caveats(analysis: Analysis) -> str:
+    """Caveats, failures and what was not measured; how equal the work was, and how good the client."""
     results = [row.result for row in analysis.rows]
     parts = [sections.caveat_table(results), sections.failure_table(results), tables.unmeasured(results)]
     more = (proof_table(analysis), client_table(analysis))
@@ -234,6 +236,7 @@ def memory_ledger(analysis: Analysis) -> str:
 
 
 def environment(analysis: Analysis) -> str:
+    """Ceilings, machines and engines."""
     used = {row.result.environment: row.environment for row in analysis.rows if row.environment is not None}
     known = [each for each in used.values() if each is not None]
     parts = [sections.environment_table(known), sections.engine_table([row.result for row in analysis.rows])]

@@ -161,6 +161,7 @@ def _figure(
 
 
 def hover_text(name: str, cell: Cell, estimate: Estimate, metric: str, x: str) -> str:
+    """What a point says under the pointer."""
     show = SHOW[metric]
     span = "no interval" if estimate.low is None else f"95 %: {show(estimate.low)} to {show(estimate.high)}"
     place = f"{name}, {x.replace('_', ' ')} {getattr(cell.key, x)}"

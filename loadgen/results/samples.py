@@ -38,6 +38,7 @@ class SampleWriter:
         self._writing: Future[None] = self._thread.submit(_load_parquet)
 
     def add(self, sample: Sample) -> None:
+        """Take in a sample; rows are packed and handed over in parts, so that memory stays flat."""
         self._rows.append(sample)
         self._arrivals += len(sample.reply.token_ns)
         if len(self._rows) >= PACK_ROWS or self._arrivals >= PACK_ARRIVALS:

@@ -77,6 +77,7 @@ class Results:
 
     @property
     def trials_path(self) -> Path:
+        """The file of results, one JSON object a line."""
         return self.path / "trials.jsonl"
 
     @property
@@ -86,17 +87,23 @@ class Results:
         return f"{kept['rule']} {kept['redacted']}" if kept else ""
 
     def samples_path(self, trial_id: str) -> Path:
+        """Where a trial's samples lie; a trial without any has no such file."""
         return self.path / "samples" / f"{trial_id}.parquet"
 
     def telemetry_path(self, trial_id: str) -> Path:
+        """Where a trial's telemetry lies; a trial without any has no such file."""
         return self.path / "telemetry" / f"{trial_id}.parquet"
 
     def environments(self) -> dict[str, Environment]:
+        """The machines that results name, by id."""
         known = self.sweep.get("environments", {})
         return {key: from_json(Environment, orjson.dumps(value)) for key, value in known.items()}
 
     def results(self) -> list[TrialResult]:
-        """The newest result of every trial, in the order they finished. A torn last line is left out."""
+        """The newest result of every trial, in the order they finished. A torn last line is left out.
+
+        Raises StoreError for a line that is broken otherwise.
+        """
         newest: dict[str, TrialResult] = {}
         for number, line, whole in _lines(self.trials_path):
             try:
@@ -186,9 +193,11 @@ class Store(Results):
         append_line(self._trials, result)
 
     def sample_writer(self, trial_id: str) -> SampleWriter:
+        """A writer of one trial's samples, which replaces those of an earlier try."""
         return SampleWriter(self.samples_path(trial_id))
 
     def close(self) -> None:
+        """Close the file of trials and let another sweep write here."""
         self._trials.close()
         self._lock.close()
 

@@ -1,4 +1,4 @@
-"""Stored telemetry thinned: every k-th scrape, and the extremes of every series."""
+"""Stored telemetry downsampled: every k-th scrape, and the extremes of every series."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def thin(source: Path, target: Path, *, scrapes: int, text: Callable[[str], str]
         table = pq.read_table(source)
     except FileNotFoundError:
         raise StoreError(f"{source}: no such telemetry file") from None
-    thinned = table.filter(pa.array(_kept(table, scrapes)))
+    kept = table.filter(pa.array(_kept(table, scrapes)))
     for name in ("source", "error"):
-        words = [None if word is None else text(word) for word in thinned[name].to_pylist()]
-        at = thinned.schema.get_field_index(name)
-        thinned = thinned.set_column(
+        words = [None if word is None else text(word) for word in kept[name].to_pylist()]
+        at = kept.schema.get_field_index(name)
+        kept = kept.set_column(
             at, table.schema.field(name), pa.array(words, type=table.schema.field(name).type)
         )
-    pq.write_table(thinned, target, compression="zstd")
+    pq.write_table(kept, target, compression="zstd")
 
 
 def _kept(table: Any, scrapes: int) -> npt.NDArray[np.bool_]:

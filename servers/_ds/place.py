@@ -26,7 +26,7 @@ class Rank(Protocol):
         """What ``/info`` tells of it beside the common things."""
 
     def memory(self) -> Figures:
-        """Rank 0: the memory figures of every rank (see ``_memory``)."""
+        """Rank 0: the memory figures of every rank (``_torch/memory.py``)."""
 
     @property
     def begin_memory(self) -> Callable[[], None] | None:

@@ -109,7 +109,7 @@ def _facts(spec: ServerSpec, options: Options, patches: Patches, text: str) -> d
 
 
 def _memory(spec: ServerSpec, ranks: Figures) -> dict[str, Any]:
-    """Memory of every rank, in bytes (see ``_memory``), and what the driver counts as used on rank 0's GPU."""
+    """Memory of every rank, in bytes (``_torch/memory.py``), and what the driver counts as used on rank 0's GPU."""
     if not spec.gpus:
         return {"cuda": None, "cpu": ranks or None}
     free, total = torch.cuda.mem_get_info(0)

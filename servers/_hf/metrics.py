@@ -59,7 +59,7 @@ class Metrics:
 
 
 class _CudaMemory:
-    """The figures of ``_memory`` per GPU (``rank``: its place among the server's); no series at all without CUDA."""
+    """Memory figures per GPU (``rank``: its place among the server's); no series at all without CUDA."""
 
     def __init__(self, memory: Callable[[], Figures]) -> None:
         self._memory = memory

@@ -67,6 +67,9 @@ def widest(lengths: Iterable[Lengths]) -> Lengths:
 
 
 def input_threshold(case: Case, study: Study, lengths: Lengths, pairs: Pairs) -> InputThreshold | None:
+    """The batch at which the longer input raises E2E latency by the rules' margin; ``None`` where there is none
+    to tell.
+    """
     threshold = rise(study, list(pairs.values()), "e2e_s", list(pairs), case.rules.margin)
     if threshold is None:
         return None
@@ -193,6 +196,7 @@ def plateau_ends(case: Case, study: Study) -> dict[Key, tuple[Threshold, list[Ce
 
 
 def f3(case: Case, subject: Key, study: Study) -> Finding:
+    """F3: latency by TP, and by batch below a threshold."""
     name = subject_text(subject)
     verdicts, numbers, wanted, cells, said = [], [], [], [], []
     for (fewer, more), pairs in all_tp_steps(study).items():

@@ -43,6 +43,7 @@ def memory_knees(case: Case, study: Study) -> dict[Key, Knee]:
 
 
 def f6(case: Case, subject: Key, study: Study) -> Finding:
+    """F6: where memory starts to climb over the batch, by number of GPUs."""
     name = subject_text(subject)
     knees = memory_knees(case, study)
     if not knees:
@@ -109,6 +110,7 @@ def f6(case: Case, subject: Key, study: Study) -> Finding:
 
 
 def f7(case: Case, subject: Key, study: Study) -> Finding:
+    """F7: memory per GPU when the GPUs are doubled."""
     name, most = subject_text(subject), case.rules.slightly_more
     verdicts: list[Verdict] = []
     numbers: list[Number] = []

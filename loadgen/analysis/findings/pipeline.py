@@ -26,6 +26,7 @@ RATE = "output_tokens_per_s"
 
 
 def f9(case: Case, subject: Key, study: Study) -> Finding:
+    """F9: latency and throughput by pipeline stages."""
     name = subject_text(subject)
     numbers: list[Number] = []
     cells: list[Key] = []

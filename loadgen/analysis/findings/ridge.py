@@ -76,6 +76,7 @@ def ridges(study: Study) -> dict[Key, MeasuredRidge]:
 
 
 def f8(case: Case, subject: Key, study: Study) -> Finding:
+    """F8: the measured ridge against the one that bandwidth and compute give."""
     name = subject_text(subject)
     measured = ridges(study)
     if not measured:

@@ -177,6 +177,7 @@ def costs(study: Study, cell: Cell, price_per_gpu_hour: float | None) -> list[st
 
 
 def f4(case: Case, subject: Key, study: Study) -> Finding:
+    """F4: throughput by TP and by batch, and the batch of best value."""
     name, claimed = subject_text(subject), case.rules.best_batches
     numbers: list[Number] = []
     cells: list[Key] = []
