@@ -143,9 +143,13 @@ def _asset(name: str) -> str:
     return resources.files("loadgen.report").joinpath(name).read_text(encoding="utf-8")
 
 
+# In a script element "</script" ends it and "<!--<script" swallows what follows; U+2028/9 end a line of old scripts.
+UNSAFE = str.maketrans({each: f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"})
+
+
 def _json(data: object) -> str:
-    """JSON that cannot end the script element around it."""
-    return orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY).decode().replace("</", "<\\/")
+    """JSON that means the same and cannot be read as markup by the page around it."""
+    return orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY).decode().translate(UNSAFE)
 
 
 def _headline(analysis: Analysis) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ from loadgen.analysis.analyse import analyse
 from loadgen.errors import MissingDependency, StoreError
 from loadgen.records import TrialResult
 from loadgen.report import plotlyjs
-from loadgen.report.html import charts, render, write_html
+from loadgen.report.html import _json, charts, render, write_html
 from loadgen.results.store import Store
 
 needs_browser = pytest.mark.skipif(
@@ -274,3 +275,10 @@ def test_without_plotly_a_report_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(MissingDependency, match=r"plotly is not installed.*\n.*--format md"):
         plotlyjs.source()
+
+
+@pytest.mark.parametrize("text", ["<!--<script>", "</script>", "]]> & &amp;", "\u2028\u2029"])
+def test_json_in_a_script_keeps_its_text_and_holds_no_markup(text: str) -> None:
+    written = _json({"name": text})
+    assert json.loads(written) == {"name": text}
+    assert not set(written) & set("<>&\u2028\u2029")
