@@ -140,8 +140,8 @@ class Sweep:
 
     def _reason(self, result: TrialResult) -> str:
         """Why a trial was not served: the first error of its requests, else its own."""
-        path = self.store.samples_path(result.trial.id)
-        samples = read_samples(path) if path.exists() else ()
+        stored = self.store.samples(result.trial.id)
+        samples = () if stored is None else read_samples(stored)
         told = next((sample.error for sample in samples if sample.error is not None), None)
         failure = result.failure
         return (told or (f"{failure.error}: {failure.message}" if failure else "")).partition("\n")[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from loadgen.analysis.statistics import Array
 from loadgen.errors import unserved
 from loadgen.records import TrialResult
@@ -15,14 +13,11 @@ REQUESTS_READ = 2000  # whose first tokens are compared
 def latencies(results: Results | None, trial_id: str) -> Array | None:
     """End-to-end seconds of the valid measured requests in sending order; ``None`` without samples."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    if results is None:
+    stored = None if results is None else results.samples(trial_id)
+    if stored is None:
         return None
-    path: Path = results.samples_path(trial_id)
-    if not path.exists():
-        return None
-    columns = pq.read_table(path, columns=["phase", "error", "due_ns", "sent_ns", "end_ns"])
+    columns = stored.table(["phase", "error", "due_ns", "sent_ns", "end_ns"])
     kept = columns.filter(pc.and_(pc.equal(columns["phase"], "measured"), pc.is_null(columns["error"])))
     start = pc.coalesce(kept["due_ns"], kept["sent_ns"])
     seconds: Array = pc.subtract(kept["end_ns"], start).to_numpy() / 1e9
@@ -31,22 +26,19 @@ def latencies(results: Results | None, trial_id: str) -> Array | None:
 
 def first_tokens(results: Results | None, trial_id: str) -> dict[int, tuple[int, ...]]:
     """First tokens by the request's number, of a trial's first REQUESTS_READ valid ones; empty without samples."""
-    import pyarrow.parquet as pq
-
-    if results is None or not results.samples_path(trial_id).exists():
+    stored = None if results is None else results.samples(trial_id)
+    if stored is None:
         return {}
-    with pq.ParquetFile(results.samples_path(trial_id)) as file:
-        columns = ["seq", "error", "first_tokens"]
-        batch = next(file.iter_batches(batch_size=REQUESTS_READ, columns=columns), None)
+    batch = next(stored.batches(REQUESTS_READ, ["seq", "error", "first_tokens"]), None)
     lines = batch.to_pylist() if batch is not None else []
     return {line["seq"]: tuple(line["first_tokens"]) for line in lines if line["error"] is None}
 
 
 def was_cold(result: TrialResult, results: Results | None) -> bool:
     """Whether the last request of its warm-up was not served. Such a trial fails; older ones have but their samples."""
-    import pyarrow.parquet as pq
+    import pyarrow.compute as pc
 
-    if results is None or not (path := results.samples_path(result.trial.id)).exists():
+    if results is None or (stored := results.samples(result.trial.id)) is None:
         return False
-    errors = pq.read_table(path, columns=["error"], filters=[("phase", "=", "warmup")])["error"]
+    errors = stored.table(where=pc.field("phase") == "warmup")["error"]
     return len(errors) > 0 and unserved(errors[-1].as_py())

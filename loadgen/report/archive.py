@@ -25,6 +25,7 @@ from loadgen.report.redact import Redactor
 from loadgen.report.timeline import chosen
 from loadgen.results import samples
 from loadgen.results.max_batch_log import OUTCOMES, PROBES
+from loadgen.results.rows import SharedWriter
 from loadgen.results.store import Results, open_results
 from loadgen.telemetry import downsample
 from loadgen.theory.ceilings import CEILINGS_FILE
@@ -35,7 +36,8 @@ DRAWN_LIMIT = 1_000_000  # of a trial that the report draws over time: 3 to 4 MB
 SCRAPES = 20  # of one source in one trial
 KEPT = "kept"  # the entry of sweep.json that says what was left out
 LINES = ("trials.jsonl", PROBES, OUTCOMES)
-OWN = ("sweep.json", *LINES, CEILINGS_FILE, "samples", "telemetry")
+# A copy of before had a file a trial, in folders.
+OWN = ("sweep.json", *LINES, CEILINGS_FILE, "samples", "telemetry", "samples.parquet", "telemetry.parquet")
 
 
 def keep(sources: Iterable[Path], target: Path, samples_limit: int = SAMPLES_LIMIT) -> list[Path]:
@@ -132,27 +134,20 @@ def rule(samples_limit: int) -> str:
 def _write_samples(
     results: Results, made: Path, redactor: Redactor, samples_limit: int, drawn: set[str]
 ) -> None:
-    copy = Results(made)
-    for folder in ("samples", "telemetry"):
-        if (results.path / folder).is_dir():
-            (made / folder).mkdir()
+    requests = SharedWriter(made / "samples.parquet", **samples.PACKING)
+    scrapes = SharedWriter(made / "telemetry.parquet")
     for result in results.results():
         trial_id = result.trial.id
-        if results.samples_path(trial_id).exists():
-            samples.thin(
-                results.samples_path(trial_id),
-                copy.samples_path(trial_id),
-                arrivals=max(samples_limit, DRAWN_LIMIT) if trial_id in drawn else samples_limit,
-                first_tokens=REQUESTS_READ,
-                text=redactor.text,
-            )
-        if results.telemetry_path(trial_id).exists():
-            downsample.thin(
-                results.telemetry_path(trial_id),
-                copy.telemetry_path(trial_id),
-                scrapes=SCRAPES,
-                text=redactor.text,
-            )
+        if (stored := results.samples(trial_id)) is not None:
+            most = max(samples_limit, DRAWN_LIMIT) if trial_id in drawn else samples_limit
+            for table in samples.thinned(
+                stored, arrivals=most, first_tokens=REQUESTS_READ, text=redactor.text
+            ):
+                requests.add(trial_id, table)
+        if (stored := results.telemetry(trial_id)) is not None:
+            scrapes.add(trial_id, downsample.thinned(stored.table(), scrapes=SCRAPES, text=redactor.text))
+    requests.close()
+    scrapes.close()
 
 
 def _check_sizes(made: Path, target: Path, samples_limit: int) -> None:
@@ -162,7 +157,7 @@ def _check_sizes(made: Path, target: Path, samples_limit: int) -> None:
             name = path.relative_to(made)
             remedy = (
                 f"a --samples-limit below {samples_limit}, or sweeps of fewer requests per trial"
-                if name.parts[0] == "samples"
+                if name.name == "samples.parquet"
                 else "sweeps of fewer trials, each in a folder of its own"
             )
             raise BadInput(

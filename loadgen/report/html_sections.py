@@ -230,7 +230,7 @@ def memory_ledger(analysis: Analysis) -> str:
     note = "Bytes of the fullest GPU (CPU column: the server's processes)."
     note += "" if measured else " Memory was not measured: dashes are unknown, not zero."
     every = ledger_table(
-        (row.result, row.results.telemetry_path(row.id) if row.results else None) for row in analysis.rows
+        (row.result, row.results.telemetry(row.id) if row.results else None) for row in analysis.rows
     )
     return table(Table(title="", head=head, rows=tuple(rows), note=note)) + titled(every)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from loadgen.records import TrialResult
 from loadgen.report.tables import describe, varying
+from loadgen.results.rows import Rows
 from loadgen.telemetry_records import MemoryLedger, TelemetrySummary
 from loadgen.text_table import Table
 from loadgen.units import show_bytes, show_share
@@ -26,18 +26,18 @@ NOTE = (
 PAIRED = ("engine_reserved_bytes", "gpu_server_memory_bytes")
 
 
-def ledger_table(found: Iterable[tuple[TrialResult, Path | None]]) -> Table | None:
+def ledger_table(found: Iterable[tuple[TrialResult, Rows | None]]) -> Table | None:
     """A line per trial that has a ledger; ``None`` where none has one.
 
-    Each trial comes with the file of its readings, where there is one: stored ledgers may hold an overhead of two
+    Each trial comes with its stored readings, where there are some: stored ledgers may hold an overhead of two
     moments.
     """
     from loadgen.telemetry.ledger import mended_need
 
     found = list(found)
     known = [
-        (result, _mended(result.telemetry, ledger, path))
-        for result, path in found
+        (result, _mended(result.telemetry, ledger, rows))
+        for result, rows in found
         if result.telemetry is not None and (ledger := mended_need(result)) is not None
     ]
     if not known:
@@ -47,15 +47,15 @@ def ledger_table(found: Iterable[tuple[TrialResult, Path | None]]) -> Table | No
     return Table(title="Memory, trial by trial", head=HEAD, rows=rows, note=NOTE)
 
 
-def _mended(summary: TelemetrySummary, ledger: MemoryLedger, path: Path | None) -> MemoryLedger:
+def _mended(summary: TelemetrySummary, ledger: MemoryLedger, rows: Rows | None) -> MemoryLedger:
     # A terminal's tables need no numpy, and `run` starts quickly.
     from loadgen.telemetry.overhead import mended
-    from loadgen.telemetry.scrapes import read_parquet
+    from loadgen.telemetry.scrapes import read_scrapes
     from loadgen.telemetry.series import Readings, readings_of
 
     readings = Readings({})
-    if path is not None and path.exists() and ledger.overhead_bytes is not None:
-        readings = readings_of(read_parquet(path, PAIRED), [source.url for source in summary.sources])
+    if rows is not None and ledger.overhead_bytes is not None:
+        readings = readings_of(read_scrapes(rows, PAIRED), [source.url for source in summary.sources])
     return mended(ledger, readings, summary.gpus)
 
 

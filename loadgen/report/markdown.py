@@ -61,7 +61,7 @@ def gather(results_dir: str | Path) -> Report:
             sections.failure_table(results), sections.caveat_table(results), tables.unmeasured(results)
         ),
         background=_there(
-            ledger_table((each, folder.telemetry_path(each.trial.id)) for each in results),
+            ledger_table((each, folder.telemetry(each.trial.id)) for each in results),
             sections.engine_table(results),
             sections.environment_table(environments),
         ),

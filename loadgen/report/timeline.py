@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import split_text
@@ -65,11 +64,8 @@ def chosen(rows: Sequence[Row]) -> dict[str, Row]:
 
 def _first_requests(row: Row) -> pa.RecordBatch | None:
     assert row.results is not None
-    path = row.results.samples_path(row.id)
-    if not path.exists():
-        return None
-    with pq.ParquetFile(path) as file:
-        first = next(file.iter_batches(batch_size=MOST_REQUESTS, columns=COLUMNS), None)
+    stored = row.results.samples(row.id)
+    first = None if stored is None else next(stored.batches(MOST_REQUESTS, COLUMNS), None)
     return first if first is not None and first.num_rows else None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from loadgen.errors import StoreError
 from loadgen.records import Reply, Sample
+from loadgen.results.rows import Rows
 
 PACK_ROWS = 128  # rows turned into Arrow at once: half a millisecond, so that no due request waits for it
 PACK_ARRIVALS = 4096
@@ -121,27 +122,28 @@ def _schema() -> Any:
     return pa.schema([(name, types.get(name, pa.int64())) for name in names])
 
 
+PACKING: dict[str, Any] = {
+    "use_dictionary": ["phase", "counted_by", "finish", "error"],
+    "column_encoding": dict.fromkeys(
+        ["token_ns.list.element", "sent_ns", "end_ns", "due_ns"], "DELTA_BINARY_PACKED"
+    ),
+}
+
+
 def _parquet_writer(path: Path) -> Any:
     import pyarrow.parquet as pq
 
-    return pq.ParquetWriter(
-        path,
-        _schema(),
-        compression="zstd",
-        use_dictionary=["phase", "counted_by", "finish", "error"],
-        column_encoding=dict.fromkeys(
-            ["token_ns.list.element", "sent_ns", "end_ns", "due_ns"], "DELTA_BINARY_PACKED"
-        ),
-    )
+    return pq.ParquetWriter(path, _schema(), compression="zstd", **PACKING)
 
 
-def thin(
-    source: Path, target: Path, *, arrivals: int, first_tokens: int, text: Callable[[str], str] = str
-) -> None:
-    """Copy a trial's samples: every request, but the bulk of its first ones only; null where it is left out.
+def thinned(
+    source: Rows, *, arrivals: int, first_tokens: int, text: Callable[[str], str] = str
+) -> Iterator[Any]:
+    """A trial's samples, table after table: every request, but the bulk of its first ones only; null where it is left
+    out.
 
     Token times are kept of the first requests that have no more than ``arrivals`` together, first tokens of the first
-    ``first_tokens`` requests. ``text`` rewrites errors. Raises StoreError when there are no samples.
+    ``first_tokens`` requests. ``text`` rewrites errors. Raises StoreError for a broken file.
     """
     import numpy as np
     import pyarrow as pa
@@ -149,48 +151,38 @@ def thin(
 
     schema = _schema()
     rows = seen = 0
-    with _opened(source) as file, _parquet_writer(target) as writer:
-        for group in range(file.num_row_groups):  # the same groups again: readers go by them
-            table = file.read_row_group(group).combine_chunks()
-            lengths = pc.list_value_length(table["token_ns"]).to_numpy()
-            # A reply that was not streamed has no times, so nothing of it is left out.
-            timed = (seen + np.cumsum(lengths) <= arrivals) | (lengths == 0)
-            first = rows + np.arange(table.num_rows) < first_tokens
-            columns = {name: table[name] for name in schema.names}
-            for name, kept in (("token_ns", timed), ("tokens_per_arrival", timed), ("first_tokens", first)):
-                nothing = pa.scalar(None, schema.field(name).type)
-                columns[name] = pc.if_else(pa.array(kept), columns[name], nothing)
-            errors = [None if error is None else text(error) for error in table["error"].to_pylist()]
-            columns["error"] = pa.array(errors, type=pa.string())
-            writer.write_table(pa.table(columns, schema=schema).combine_chunks())
-            rows, seen = rows + table.num_rows, seen + int(lengths.sum())
+    for batch in source.batches(ROW_GROUP):
+        table = pa.Table.from_batches([batch])
+        lengths = pc.list_value_length(table["token_ns"]).to_numpy()
+        # A reply that was not streamed has no times, so nothing of it is left out.
+        timed = (seen + np.cumsum(lengths) <= arrivals) | (lengths == 0)
+        first = rows + np.arange(table.num_rows) < first_tokens
+        columns = {name: table[name] for name in schema.names}
+        for name, kept in (("token_ns", timed), ("tokens_per_arrival", timed), ("first_tokens", first)):
+            nothing = pa.scalar(None, schema.field(name).type)
+            columns[name] = pc.if_else(pa.array(kept), columns[name], nothing)
+        errors = [None if error is None else text(error) for error in table["error"].to_pylist()]
+        columns["error"] = pa.array(errors, type=pa.string())
+        yield pa.table(columns, schema=schema)
+        rows, seen = rows + table.num_rows, seen + int(lengths.sum())
 
 
-def _opened(path: str | Path) -> Any:
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no such samples file") from None
-
-
-def read_samples(path: str | Path) -> Iterator[Sample]:
-    """The samples of one trial, in the order they were stored.
+def read_samples(stored: Rows | str | Path) -> Iterator[Sample]:
+    """The samples of one trial, in the order they were stored; a path is that of the trial's own file.
 
     Raises StoreError when there are none, or when they were thinned: half of the times would pass for all of them.
     """
-    with _opened(path) as file:
-        for batch in file.iter_batches(batch_size=ROW_GROUP):
-            for row in batch.to_pylist():
-                own = {name: row[name] for name in _SAMPLE_FIELDS}
-                reply = {name: row[name] for name in _REPLY_FIELDS}
-                for name in ("token_ns", "tokens_per_arrival", "first_tokens"):
-                    if reply[name] is None:
-                        raise StoreError(
-                            f"{path}: {name} of request {reply['seq']} was left out when these results were kept"
-                        )
-                    reply[name] = tuple(reply[name])
-                if reply["output_tokens"] is not None:
-                    reply["output_tokens"] = tuple(reply["output_tokens"])
-                yield Sample(**own, reply=Reply(**reply))
+    source = stored if isinstance(stored, Rows) else Rows(Path(stored))
+    for batch in source.batches(ROW_GROUP):
+        for row in batch.to_pylist():
+            own = {name: row[name] for name in _SAMPLE_FIELDS}
+            reply = {name: row[name] for name in _REPLY_FIELDS}
+            for name in ("token_ns", "tokens_per_arrival", "first_tokens"):
+                if reply[name] is None:
+                    raise StoreError(
+                        f"{source.path}: {name} of request {reply['seq']} was left out when these results were kept"
+                    )
+                reply[name] = tuple(reply[name])
+            if reply["output_tokens"] is not None:
+                reply["output_tokens"] = tuple(reply["output_tokens"])
+            yield Sample(**own, reply=Reply(**reply))

@@ -9,6 +9,7 @@
         telemetry/TRIAL_ID.parquet what was scraped meanwhile, on the same clock
         logs/                      one log per server start
 
+A kept copy has ``samples.parquet`` and ``telemetry.parquet`` in place of the two folders: see rows.py.
 One sweep writes at a time (an advisory lock); any number may read.
 """
 
@@ -27,6 +28,7 @@ import orjson
 
 from loadgen.errors import BadInput, StoreError
 from loadgen.records import SCHEMA_VERSION, Environment, TrialResult
+from loadgen.results.rows import Kind, Rows, shared_rows
 from loadgen.results.samples import SampleWriter as SampleWriter
 from loadgen.results.samples import read_samples as read_samples
 
@@ -63,6 +65,7 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._shared: dict[str, dict[str, Rows]] = {}
         try:
             self.sweep: dict[str, Any] = orjson.loads((path / "sweep.json").read_bytes())
         except FileNotFoundError:
@@ -86,12 +89,29 @@ class Results:
         kept = self.sweep.get("kept")
         return f"{kept['rule']} {kept['redacted']}" if kept else ""
 
+    def samples(self, trial_id: str) -> Rows | None:
+        """The samples of a trial, one row a request; ``None`` without any. Raises StoreError for a broken file."""
+        return self._rows("samples", trial_id)
+
+    def telemetry(self, trial_id: str) -> Rows | None:
+        """What was scraped during a trial; ``None`` without any. Raises StoreError for a broken file."""
+        return self._rows("telemetry", trial_id)
+
+    def _rows(self, kind: Kind, trial_id: str) -> Rows | None:
+        own = self.path / kind / f"{trial_id}.parquet"
+        if own.exists():
+            return Rows(own)
+        if kind not in self._shared:
+            path = self.path / f"{kind}.parquet"
+            self._shared[kind] = shared_rows(path) if path.exists() else {}
+        return self._shared[kind].get(trial_id)
+
     def samples_path(self, trial_id: str) -> Path:
-        """Where a trial's samples lie; a trial without any has no such file."""
+        """Where a sweep writes a trial's samples."""
         return self.path / "samples" / f"{trial_id}.parquet"
 
     def telemetry_path(self, trial_id: str) -> Path:
-        """Where a trial's telemetry lies; a trial without any has no such file."""
+        """Where a sweep writes a trial's telemetry."""
         return self.path / "telemetry" / f"{trial_id}.parquet"
 
     def environments(self) -> dict[str, Environment]:

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from loadgen.errors import StoreError
 from loadgen.telemetry.scrapes import UP
 
 
-def thin(source: Path, target: Path, *, scrapes: int, text: Callable[[str], str] = str) -> None:
-    """Copy a trial's scrapes. Of each source every k-th is kept, with the smallest k that leaves ``scrapes`` or fewer.
+def thinned(table: Any, *, scrapes: int, text: Callable[[str], str] = str) -> Any:
+    """A trial's scrapes, fewer of them. Of each source every k-th is kept, with the smallest k that leaves ``scrapes``.
 
     The first readings of the highest and of the lowest value of every series are kept besides, so that peaks (and a
-    scrape that failed) stay; each with the ``up`` row of its scrape. ``text`` rewrites sources and errors. Raises
-    StoreError when there are none.
+    scrape that failed) stay; each with the ``up`` row of its scrape. ``text`` rewrites sources and errors. ``table`` is
+    what ``scrapes.write_parquet`` wrote.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(source)
-    except FileNotFoundError:
-        raise StoreError(f"{source}: no such telemetry file") from None
     kept = table.filter(pa.array(_kept(table, scrapes)))
     for name in ("source", "error"):
         words = [None if word is None else text(word) for word in kept[name].to_pylist()]
@@ -34,7 +27,7 @@ def thin(source: Path, target: Path, *, scrapes: int, text: Callable[[str], str]
         kept = kept.set_column(
             at, table.schema.field(name), pa.array(words, type=table.schema.field(name).type)
         )
-    pq.write_table(kept, target, compression="zstd")
+    return kept
 
 
 def _kept(table: Any, scrapes: int) -> npt.NDArray[np.bool_]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
-from loadgen.errors import StoreError
 from loadgen.telemetry.prometheus_text import Reading
 
 UP = "up"
@@ -57,6 +56,13 @@ class ScrapeLog:
         )
 
 
+class Stored(Protocol):
+    """Stored rows of one trial: ``results.rows.Rows``."""
+
+    def table(self, columns: Sequence[str] | None = None, where: Any = None) -> Any:
+        """The rows as a ``pyarrow.Table``, those alone for which an expression holds. Raises StoreError."""
+
+
 def write_parquet(path: Path, scrapes: Iterable[Scrape]) -> None:
     """A row per reading, and one ``up`` row (1 or 0, with the error) per scrape; whole or not at all.
 
@@ -98,16 +104,12 @@ def _rows(scrapes: Iterable[Scrape]) -> Iterator[tuple[Any, ...]]:
             yield (*head, metric, subject, value, None)
 
 
-def read_parquet(path: Path, metrics: Sequence[str] | None = None) -> list[Scrape]:
+def read_scrapes(stored: Stored, metrics: Sequence[str] | None = None) -> list[Scrape]:
     """The scrapes that ``write_parquet`` wrote, of all metrics or some. Raises StoreError when there are none."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     chosen = None if metrics is None else pc.field("metric").isin([UP, *metrics])
-    try:
-        rows = pq.read_table(path, filters=chosen).to_pylist()
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no such telemetry file") from None
+    rows = stored.table(where=chosen).to_pylist()
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for row in rows:
         if row["metric"] == UP:

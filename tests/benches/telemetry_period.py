@@ -154,8 +154,9 @@ def bench(given: argparse.Namespace) -> None:
     import psutil
 
     from loadgen.records import Environment, LoadSpec, ServerSpec, Trial, TrialResult
+    from loadgen.results.rows import Rows
     from loadgen.telemetry.recorder import Recorder, look
-    from loadgen.telemetry.scrapes import read_parquet
+    from loadgen.telemetry.scrapes import read_scrapes
     from loadgen.telemetry_records import TelemetrySpec
     from loadgen.theory.models import PRESETS
 
@@ -214,7 +215,7 @@ def bench(given: argparse.Namespace) -> None:
             sys.exit(f"the worker ended with status {worker.returncode} after {len(lines)} bursts; see above")
         fast = [json.loads(line) for line in watched.read_text().splitlines()]
         slow: dict[str, list[tuple[int, float]]] = {}
-        for scrape in read_parquet(into):
+        for scrape in read_scrapes(Rows(into)):
             for metric, subject, value in scrape.readings:
                 if subject == gpu.uuid:
                     slow.setdefault(metric, []).append((scrape.at_ns + scrape.took_ns // 2, value))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -21,10 +22,11 @@ from loadgen.report import archive as command
 from loadgen.report.archive import keep
 from loadgen.report.html import charts
 from loadgen.report.timeline import chosen
-from loadgen.results.samples import SampleWriter, read_samples, thin
+from loadgen.results.rows import Rows
+from loadgen.results.samples import SampleWriter, read_samples, thinned
 from loadgen.results.store import open_results
-from loadgen.telemetry.downsample import thin as thin_telemetry
-from loadgen.telemetry.scrapes import Scrape, read_parquet, write_parquet
+from loadgen.telemetry.downsample import thinned as thinned_telemetry
+from loadgen.telemetry.scrapes import Scrape, read_scrapes, write_parquet
 
 HOST, PYTHON = "gpu-node-7", "/home/ann/venvs/hf/bin/python"
 
@@ -34,8 +36,17 @@ def world(path: Path, **changes: Any) -> Path:
     return write(path, sweep(points, roofline_world(), repeats=2), **changes)
 
 
-def timed(path: Path) -> list[bool]:
-    return [times is not None for times in pq.read_table(path)["token_ns"].to_pylist()]
+def timed(stored: Rows | None) -> list[bool]:
+    assert stored is not None
+    return [times is not None for times in stored.table()["token_ns"].to_pylist()]
+
+
+def thin(source: Path, target: Path, **how: Any) -> None:
+    pq.write_table(pa.concat_tables(thinned(Rows(source), **how)), target)
+
+
+def thin_telemetry(source: Path, target: Path) -> None:
+    pq.write_table(thinned_telemetry(Rows(source).table(), scrapes=20), target)
 
 
 def test_token_times_are_kept_up_to_the_limit_and_everything_else_in_full(tmp_path: Path) -> None:
@@ -47,8 +58,8 @@ def test_token_times_are_kept_up_to_the_limit_and_everything_else_in_full(tmp_pa
     for result in before.results():
         trial_id, each = result.trial.id, result.trial.load.output_tokens
         first = 8 if trial_id in drawn else 70 // each
-        assert timed(after.samples_path(trial_id)) == [True] * first + [False] * (8 - first)
-        whole, ours = (pq.read_table(place.samples_path(trial_id)).to_pylist() for place in (before, after))
+        assert timed(after.samples(trial_id)) == [True] * first + [False] * (8 - first)
+        whole, ours = (place.samples(trial_id).table().to_pylist() for place in (before, after))  # type: ignore[union-attr]
         for row, kept in zip(whole, ours, strict=True):
             for name in row:
                 assert kept[name] == row[name] or (
@@ -114,7 +125,7 @@ def test_thinned_samples_do_not_pass_for_whole_ones(tmp_path: Path) -> None:
     thin(writer.path, tmp_path / "thin.parquet", arrivals=8 * 20, first_tokens=3)
     with pytest.raises(StoreError, match="first_tokens of request 3"):
         list(read_samples(tmp_path / "thin.parquet"))
-    with pytest.raises(StoreError, match="no such samples"):
+    with pytest.raises(StoreError, match="no such file"):
         thin(tmp_path / "none.parquet", tmp_path / "thin.parquet", arrivals=1, first_tokens=1)
 
 
@@ -149,9 +160,9 @@ def scrapes(count: int = 100) -> list[Scrape]:
 
 def test_telemetry_keeps_every_kth_scrape_and_all_extremes(tmp_path: Path) -> None:
     write_parquet(tmp_path / "all.parquet", scrapes())
-    thin_telemetry(tmp_path / "all.parquet", tmp_path / "few.parquet", scrapes=20)
-    before = {each.at_ns // 200_000_000: each for each in read_parquet(tmp_path / "all.parquet")}
-    found = {each.at_ns // 200_000_000: each for each in read_parquet(tmp_path / "few.parquet")}
+    thin_telemetry(tmp_path / "all.parquet", tmp_path / "few.parquet")
+    before = {each.at_ns // 200_000_000: each for each in read_scrapes(Rows(tmp_path / "all.parquet"))}
+    found = {each.at_ns // 200_000_000: each for each in read_scrapes(Rows(tmp_path / "few.parquet"))}
     assert set(found) == {*range(0, 100, 5), 37, 58, 71}
     assert all(found[at] == before[at] for at in range(0, 100, 5))
     assert found[37].readings == (("gpu_power_w", "GPU-1", 700.0),)
@@ -161,13 +172,13 @@ def test_telemetry_keeps_every_kth_scrape_and_all_extremes(tmp_path: Path) -> No
 
 def test_few_scrapes_are_kept_whole(tmp_path: Path) -> None:
     write_parquet(tmp_path / "all.parquet", scrapes(20))
-    thin_telemetry(tmp_path / "all.parquet", tmp_path / "few.parquet", scrapes=20)
-    assert read_parquet(tmp_path / "few.parquet") == read_parquet(tmp_path / "all.parquet")
+    thin_telemetry(tmp_path / "all.parquet", tmp_path / "few.parquet")
+    assert read_scrapes(Rows(tmp_path / "few.parquet")) == read_scrapes(Rows(tmp_path / "all.parquet"))
     write_parquet(tmp_path / "none.parquet", [])
-    thin_telemetry(tmp_path / "none.parquet", tmp_path / "few.parquet", scrapes=20)
-    assert read_parquet(tmp_path / "few.parquet") == []
-    with pytest.raises(StoreError, match="no such telemetry"):
-        thin_telemetry(tmp_path / "gone.parquet", tmp_path / "few.parquet", scrapes=20)
+    thin_telemetry(tmp_path / "none.parquet", tmp_path / "few.parquet")
+    assert read_scrapes(Rows(tmp_path / "few.parquet")) == []
+    with pytest.raises(StoreError, match="no such file"):
+        thin_telemetry(tmp_path / "gone.parquet", tmp_path / "few.parquet")
 
 
 def private(path: Path) -> Path:
@@ -238,7 +249,7 @@ def test_a_file_that_stays_too_large_fails(tmp_path: Path, monkeypatch: pytest.M
     assert "must stay under 0.02 MB" in done.output
     assert "a folder of its own" in done.output
     monkeypatch.setattr(command, "LARGEST_BYTES", 1_000)
-    with pytest.raises(BadInput, match=r"samples/.*--samples-limit below 10000"):
+    with pytest.raises(BadInput, match=r"samples\.parquet: .*--samples-limit below 10000"):
         keep([folder], tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.report.ledger_table import HEAD, ledger_table
+from loadgen.results.rows import Rows
 from loadgen.telemetry.scrapes import Scrape, write_parquet
 from loadgen.telemetry_records import MemoryLedger, SourceFigures, TelemetrySummary
 
@@ -62,7 +63,7 @@ def test_a_stored_overhead_of_two_moments_is_read_again(build: Any, tmp_path: Pa
         )
     ]
     write_parquet(path, scrapes)
-    table = ledger_table([(result, path)])
+    table = ledger_table([(result, Rows(path))])
     assert table is not None
     assert table.rows[0][-1] == "7.0 MiB"
     table = ledger_table([(result, None)])

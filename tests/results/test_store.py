@@ -149,7 +149,7 @@ def test_an_abandoned_or_empty_file(tmp_path: Path) -> None:
     writer = SampleWriter(tmp_path / "t.parquet")
     writer.abandon()
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(StoreError, match="no such samples"):
+    with pytest.raises(StoreError, match="no such file"):
         next(read_samples(writer.path))
     empty = SampleWriter(tmp_path / "empty.parquet")
     empty.close()

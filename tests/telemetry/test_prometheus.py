@@ -18,7 +18,7 @@ from loadgen.errors import BadInput
 from loadgen.launch.process import free_ports
 from loadgen.results.store import open_results
 from loadgen.telemetry.promql import Prometheus
-from loadgen.telemetry.scrapes import read_parquet
+from loadgen.telemetry.scrapes import read_scrapes
 
 PROGRAM = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(
@@ -124,11 +124,11 @@ def test_a_sweep_is_scraped_and_reads_itself_back(ports: Ports, tmp_path: Path) 
         telemetry = result.telemetry
         assert telemetry is not None
         assert {source.url: source.failed for source in telemetry.sources}[ports.url] == 0
-        stored = [s for s in read_parquet(results.telemetry_path(result.trial.id)) if s.source == ports.url]
+        stored = [s for s in read_scrapes(results.telemetry(result.trial.id)) if s.source == ports.url]
         metrics = {metric for scrape in stored for metric, _, _ in scrape.readings}
         assert {"server_rss_bytes", "server_cpu_s", "host_memory_used_bytes"} <= metrics
         # The same figures, read by the sampler at about the same times: the clocks were made one.
-        direct = [s for s in read_parquet(results.telemetry_path(result.trial.id)) if s.source != ports.url]
+        direct = [s for s in read_scrapes(results.telemetry(result.trial.id)) if s.source != ports.url]
         assert direct[0].at_ns - 1e9 < stored[0].at_ns < stored[-1].at_ns < direct[-1].at_ns + 1e9
         assert len(stored) >= 3
         assert result.caveats == () or all(c.kind != "telemetry-gap" for c in result.caveats)

@@ -17,10 +17,11 @@ import psutil
 import pytest
 
 from loadgen.records import Environment, Trial, TrialResult
+from loadgen.results.rows import Rows
 from loadgen.results.store import SampleWriter
 from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.recorder import Recorder
-from loadgen.telemetry.scrapes import read_parquet
+from loadgen.telemetry.scrapes import read_scrapes
 from loadgen.telemetry_records import TelemetrySpec
 
 POWER = 'DCGM_FI_DEV_POWER_USAGE{gpu="0",UUID="GPU-a"} %s\n'
@@ -136,7 +137,7 @@ def test_a_source_is_read_and_stored_on_the_samples_clock(build: Any, tmp_path: 
     assert first.summary is not None
     span = first.telemetry.phases["load"].seconds
     assert first.telemetry.joules_per_output_token == pytest.approx(300 * span / first.summary.output_tokens)
-    stored = [read_parquet(tmp_path / "telemetry" / f"{number}.parquet") for number in range(2)]
+    stored = [read_scrapes(Rows(tmp_path / "telemetry" / f"{number}.parquet")) for number in range(2)]
     assert began_ns < stored[0][0].at_ns < stored[0][-1].at_ns < stored[1][0].at_ns < time.monotonic_ns()
     assert all(scrape.readings == (("gpu_power_w", "GPU-a", 300.0),) for scrape in stored[0])
     assert first.telemetry.sources[0].scrapes == len(stored[0]) >= 3
@@ -289,7 +290,7 @@ def test_an_exporter_that_cannot_start_is_told(build: Any, tmp_path: Path) -> No
             recorder.begin()
             result = recorder.finish(build.result(trial), tmp_path / "none", tmp_path / "t.parquet")
     assert "cannot listen" in messages(result)["telemetry-gap"]
-    assert read_parquet(tmp_path / "t.parquet")
+    assert read_scrapes(Rows(tmp_path / "t.parquet"))
 
 
 def test_a_trial_that_failed_keeps_its_failure_and_its_telemetry(build: Any, tmp_path: Path) -> None:
@@ -303,7 +304,7 @@ def test_a_trial_that_failed_keeps_its_failure_and_its_telemetry(build: Any, tmp
         result = recorder.finish(failed, tmp_path / "none", tmp_path / "t.parquet")
     assert result.failure == build.out_of_memory
     assert result.telemetry is None  # no sample says when its load was
-    assert read_parquet(tmp_path / "t.parquet")
+    assert read_scrapes(Rows(tmp_path / "t.parquet"))
 
 
 def test_a_torn_samples_file_costs_the_telemetry_and_not_the_result(build: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from loadgen.errors import ProfileError
 from loadgen.profile.read import build_profile, load_profile
 from loadgen.results.store import open_results, read_samples
 from loadgen.system.environment import visible_gpus
-from loadgen.telemetry.scrapes import read_parquet
+from loadgen.telemetry.scrapes import read_scrapes
 from loadgen.telemetry_records import TelemetrySpec
 
 PROFILE = """
@@ -64,8 +64,8 @@ def test_a_servers_memory_is_in_its_results(tmp_path: Path) -> None:
         0,
         0,
     ]  # the server's own page, and the exporter
-    samples = list(read_samples(results.samples_path(result.trial.id)))
-    scrapes = read_parquet(results.telemetry_path(result.trial.id))
+    samples = list(read_samples(results.samples(result.trial.id)))
+    scrapes = read_scrapes(results.telemetry(result.trial.id))
     assert min(s.at_ns for s in scrapes) < samples[0].reply.sent_ns
     assert max(s.at_ns for s in scrapes) > samples[-1].reply.end_ns
     tokens = [value for s in scrapes for metric, _, value in s.readings if metric == "engine_output_tokens"]

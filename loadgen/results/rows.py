@@ -1,0 +1,107 @@
+"""The stored rows of one trial, wherever they lie: the one place that opens a trial's Parquet.
+
+A sweep writes a file a trial, ``samples/ID.parquet``, so that a crash costs at most one; a kept copy holds those of all
+its trials in one ``samples.parquet``, whose column ``trial`` tells them apart. The same goes for ``telemetry``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from loadgen.errors import StoreError
+
+Kind = Literal["samples", "telemetry"]
+TRIAL = "trial"  # the column of a shared file that says whose row it is
+
+
+class Rows:
+    """Rows of one trial. Every method raises StoreError for a file that is cut short or is no Parquet.
+
+    ``shared`` is the table of a file that holds several trials' rows; else the file is the trial's own.
+    """
+
+    def __init__(self, path: Path, shared: Any = None) -> None:
+        self.path = path
+        self._shared = shared
+
+    def table(self, columns: Sequence[str] | None = None, where: Any = None) -> Any:
+        """All rows as a ``pyarrow.Table``: of some columns, and those alone for which an expression holds."""
+        import pyarrow.parquet as pq
+
+        with readable(self.path):
+            if self._shared is None:
+                return pq.read_table(self.path, columns=columns, filters=where)
+            found = self._shared if where is None else self._shared.filter(where)
+            return found if columns is None else found.select(columns)
+
+    def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """``pyarrow.RecordBatch`` after batch of up to ``size`` rows; memory stays flat over a trial's own file."""
+        import pyarrow.parquet as pq
+
+        if self._shared is not None:
+            yield from self.table(columns).combine_chunks().to_batches(max_chunksize=size)
+            return
+        with readable(self.path), pq.ParquetFile(self.path) as file:
+            yield from file.iter_batches(batch_size=size, columns=columns)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raises StoreError for what Parquet finds wrong with a file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError, KeyError) as error:
+        words = str(error).partition("\n")[0]
+        raise StoreError(f"{path}: not readable, cut short or none of loadgen's files ({words})") from None
+
+
+def shared_rows(path: Path) -> dict[str, Rows]:
+    """By trial: the rows of a file that holds several trials', read once. Raises StoreError."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with readable(path):
+        table = pq.read_table(path)
+        found = {}
+        for trial in pc.unique(table[TRIAL]).to_pylist():
+            own = table.filter(pc.equal(table[TRIAL], trial)).drop_columns([TRIAL])
+            found[trial] = Rows(path, own)
+    return found
+
+
+class SharedWriter:
+    """Writes several trials' tables into one Parquet file, in the order they come; none is written without any."""
+
+    def __init__(self, path: Path, **how: Any) -> None:
+        self._path, self._how = path, how
+        self._tables: list[Any] = []
+
+    def add(self, trial: str, table: Any) -> None:
+        """Take in rows of a trial: a ``pyarrow.Table`` without the column ``trial``."""
+        import pyarrow as pa
+
+        names = pa.array([trial] * table.num_rows, type=pa.string())
+        self._tables.append(table.append_column(TRIAL, names))
+
+    def close(self) -> None:
+        """Write the file: whole, on disk, and only then under its name."""
+        import os
+
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not self._tables:
+            return
+        beside = self._path.with_name(self._path.name + ".part")
+        whole = pa.concat_tables(self._tables).unify_dictionaries()
+        pq.write_table(whole, beside, compression="zstd", compression_level=9, **self._how)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(self._path)
