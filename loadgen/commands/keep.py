@@ -9,7 +9,9 @@ import click
 
 
 def run(sources: Sequence[Path], target: Path, samples_limit: int) -> int:
-    """Make the copies and tell their sizes. Returns the exit code."""
+    """Make the copies, tell their sizes and what in them to look at before they are shown. Returns the exit code."""
+    from loadgen.analysis.analyse import analyse
+    from loadgen.analysis.audit import breaches
     from loadgen.report.archive import keep
     from loadgen.units import show_bytes
 
@@ -19,4 +21,6 @@ def run(sources: Sequence[Path], target: Path, samples_limit: int) -> int:
         click.echo(
             f"kept: {folder}, {show_bytes(size)} in {len(files)} files; its report: loadgen report {folder}"
         )
+        for line in breaches(analyse([folder])):
+            click.echo(f"look at this before it is shown: {line}", err=True)
     return 0

@@ -198,6 +198,17 @@ def test_a_figure_above_a_ceiling_is_told(kept: Path, tmp_path: Path) -> None:
     assert any("below its floor" in line for line in found)
 
 
+def test_keep_says_what_to_look_at_before_it_is_shown(tmp_path: Path) -> None:
+    (slow,) = sweep([Point()], roofline_world(), repeats=1)
+    assert slow.client is not None
+    slow = dataclasses.replace(slow, client=dataclasses.replace(slow.client, cpu_share=0.98))
+    folder = write(tmp_path / "world", [slow])
+    done = CliRunner().invoke(main, ["keep", str(folder), str(tmp_path / "kept")])
+    assert done.exit_code == 0
+    assert "look at this before it is shown" in done.output
+    assert "limited by the client and not marked" in done.output
+
+
 def test_results_without_known_ceilings_are_told(kept: Path, tmp_path: Path) -> None:
     shutil.copytree(kept, tmp_path / "bare", ignore=shutil.ignore_patterns("ceilings.json"))
     assert len(breaches(analyse([tmp_path / "bare"]))) == 6
