@@ -154,3 +154,18 @@ def test_an_abandoned_or_empty_file(tmp_path: Path) -> None:
     empty = SampleWriter(tmp_path / "empty.parquet")
     empty.close()
     assert list(read_samples(empty.path)) == []
+
+
+def test_a_result_is_on_disk_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it a crash of the machine, which no test can have, takes trials that the live view called finished."""
+    synced: list[bytes] = []
+
+    def fsync(fd: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{fd}").resolve().read_bytes())
+
+    with Store.create(tmp_path / "r", {"name": "r"}) as store:
+        monkeypatch.setattr("loadgen.results.store.os.fsync", fsync)
+        store.append(result("a"))
+        assert [line.count(b"\n") for line in synced] == [1]
+        store.append(result("b"))
+        assert [line.count(b"\n") for line in synced] == [1, 2]
