@@ -9,6 +9,7 @@
     │   └── MissingDependency    a library, program or device that this machine lacks, with the remedy
     ├── ServerError              a server under test: log path and its last lines
     │   ├── ServerDied
+    │   ├── ServerHung
     │   ├── ServerNotReady
     │   └── ServerOutOfMemory
     ├── DriverError              one request; becomes Sample.error, never ends a trial
@@ -69,6 +70,10 @@ class ServerError(LoadgenError):
 
 class ServerDied(ServerError):
     """The server process ended although nobody asked it to."""
+
+
+class ServerHung(ServerError):
+    """The server still runs, but answers nothing any more."""
 
 
 class ServerNotReady(ServerError):

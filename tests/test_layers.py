@@ -45,7 +45,7 @@ identity labels protocols engine_facts
 system theory traces metrics results
 drivers telemetry profile
 load plan
-launch
+launch hang_watch
 servers trial
 sweep analysis selfcheck
 live report reproduce

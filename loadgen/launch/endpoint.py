@@ -13,6 +13,7 @@ import httpx
 
 from loadgen.errors import ServerError
 from loadgen.launch import triton_counters
+from loadgen.launch.family import Family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,9 @@ class Endpoint:
     """Where a trial's requests go. ``fault`` tells whether the server behind it has died meanwhile.
 
     ``start`` is the identity of the start that serves it: equal for all trials that one server process serves.
+    ``family`` are its processes, and ``judge`` takes those of before and says, after a wait, what lost requests meant:
+    the server's end or hang, None when it is well. ``hung`` says without a wait whether it answers nothing now. An
+    endpoint that somebody else runs has none of these.
     """
 
     base_url: str
@@ -29,6 +33,9 @@ class Endpoint:
     metrics_url: str | None = None
     start: str | None = None
     fault: Callable[[], ServerError | None] = lambda: None
+    family: Callable[[], Family] = frozenset
+    judge: Callable[[Family], ServerError | None] = lambda _before: None
+    hung: Callable[[], bool] = lambda: False
 
 
 def server_info(url: str | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
-from loadgen.errors import BadInput, ServerError
+from loadgen.errors import BadInput, ServerError, ServerHung
 from loadgen.identity import server_key
 from loadgen.labels import server_label
 from loadgen.launch import frameworks
@@ -56,6 +56,9 @@ def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpo
         metrics_url=server.command.metrics_url,
         start=secrets.token_hex(8),
         fault=lambda: None if server.alive() else server.death(),
+        family=server.family,
+        judge=server.judge,
+        hung=server.hung,
     )
 
 
@@ -82,6 +85,7 @@ class RunningServers:
     gauge: Gauge = field(default_factory=Gauge)
     _up: dict[str, RunningServer] = field(default_factory=dict, init=False)
     _lost: dict[str, ServerError | BadInput] = field(default_factory=dict, init=False)
+    _hung: set[str] = field(default_factory=set, init=False)
 
     def has(self, trial: Trial) -> bool:
         """Whether its server is up, or known not to come up: no time would go into a start."""
@@ -108,6 +112,14 @@ class RunningServers:
     def drop(self, trial: Trial) -> None:
         """Stop the server of a trial: the next trial of it gets a new one. The others stay."""
         self._up.pop(server_key(trial)).stack.close()
+
+    def drop_hung(self, trial: Trial) -> None:
+        """The same for one that hung: it is started anew once. One that hangs again fails its remaining trials."""
+        key = server_key(trial)
+        self.drop(trial)
+        if key in self._hung:
+            self._lost[key] = ServerHung("the server hung twice; its remaining trials are not tried")
+        self._hung.add(key)
 
     def __enter__(self) -> RunningServers:
         return self
