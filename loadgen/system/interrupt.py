@@ -25,8 +25,8 @@ def end_at(deadline_s: float | None) -> None:
 
 
 def install() -> None:
-    """Handle SIGINT (which a background job may have ignored) and SIGTERM alike from now on."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Handle SIGINT (which a background job may have ignored), SIGTERM and a closed terminal alike from now on."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _on_signal)
 
 

@@ -281,6 +281,8 @@ def test_what_is_no_token_id_is_no_answer(ids: list[Any]) -> None:
 
 @pytest.mark.parametrize("count", [True, 2**63, -1, "3"])
 def test_what_is_no_count_is_not_counted(count: Any) -> None:
-    body = json.dumps({"choices": [{"text": "a"}], "usage": {"prompt_tokens": count, "completion_tokens": count}})
+    body = json.dumps(
+        {"choices": [{"text": "a"}], "usage": {"prompt_tokens": count, "completion_tokens": count}}
+    )
     reply = plain(asked(tokens=1, stream=False), body.encode())
     assert (reply.usage_prompt_tokens, reply.usage_output_tokens, reply.output_tokens) == (None, None, None)

@@ -4,7 +4,7 @@ import pytest
 from fault_matrix import FAULTS, FRAMEWORKS, Fault, run
 
 NULL = FRAMEWORKS[0]
-FAST = {"server killed", "server stopped"}
+FAST = {"server killed", "server stopped", "results deleted", "disk full", "terminal closed"}
 
 
 @pytest.mark.parametrize("fault", [f for f in FAULTS if f.name in FAST], ids=lambda fault: fault.name)
