@@ -24,6 +24,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class LoadgenError(Exception):
     """Root of the tree."""
@@ -41,6 +43,7 @@ class ProfileError(BadInput):
 
     def __init__(self, file: str, key: str, value: object, why: str, accepted: str | None = None) -> None:
         shown = "" if value is None else f" = {value!r}"
+        shown = re.sub(r"(\w+://)[^/@\s'\"]*@", r"\1…@", shown)  # credentials are neither printed nor stored
         hint = f" (accepted: {accepted})" if accepted else ""
         super().__init__(f"{file}: {key}{shown}: {why}{hint}")
         self.file, self.key, self.value, self.accepted = file, key, value, accepted

@@ -96,7 +96,10 @@ class Sweep:
 
     def finished(self) -> list[TrialResult]:
         """Those of them that need no second run."""
-        return [result for result in self.stored() if not (self.retry_failed and result.failure is not None)]
+        kept = [result for result in self.stored() if not (self.retry_failed and result.failure is not None)]
+        return [
+            result for result in kept if result.failure is not None or self.store.has_samples(result.trial.id)
+        ]
 
     def _run_together(self, trials: Sequence[Trial], searches: Sequence[Search]) -> None:
         """Trials in order on servers that are up side by side, then the searches for their largest batches."""

@@ -118,7 +118,7 @@ def all_failed(errors: Mapping[str, int]) -> Failure:
 
 
 def probed(trial: Trial, endpoint: Endpoint, watch: HangWatch) -> ServerError | None:
-    """ServerHung when the last request timed out and a smallest one does, too: the page may live where the engine hangs.
+    """ServerHung when the last request timed out and a smallest one does, too: pages may live where an engine hangs.
 
     An endpoint that somebody else runs is not judged: nothing could start it anew.
     """

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import httpx
+import orjson
 
 from loadgen.errors import ServerError
 from loadgen.launch import triton_counters
 from loadgen.launch.family import Family
+from loadgen.launch.page import fetch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +47,10 @@ def server_info(url: str | None) -> dict[str, Any]:
         return {}
     try:
         if url.startswith("file:"):
-            found = json.loads(Path(unquote(urlsplit(url).path)).read_bytes())
+            found = orjson.loads(Path(unquote(urlsplit(url).path)).read_bytes())
         else:
-            reply = httpx.get(url, timeout=5.0, trust_env=False)
-            found = reply.json() if reply.is_success else {}
-    except (httpx.HTTPError, OSError, ValueError):
+            found = orjson.loads(fetch(url, 5.0) or b"{}")  # refuses what could not be stored either
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -60,11 +59,7 @@ def metrics_text(url: str | None) -> str:
     """The server's own counters as text; empty when it shows none. A stalled page costs seconds, never the trial."""
     if url is None:
         return ""
-    try:
-        reply = httpx.get(url, timeout=2.0, trust_env=False)
-    except httpx.HTTPError:
-        return ""
-    return reply.text if reply.is_success else ""
+    return (fetch(url, 2.0) or b"").decode("utf-8", "replace")
 
 
 def engine_of(endpoint: Endpoint, counters_before: str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.recorder import CONTAINERS, Recorder, look
 from loadgen.telemetry_records import TelemetrySpec
 
+PORT_TRIES = 3
+
 
 def start_server(
     spec: ServerSpec, log_path: Path, run_dir: Path, on_state: Callable[[str], None]
@@ -39,10 +41,18 @@ def start_server(
             f"--port {spec.port}: already in use on {spec.host} (accepted: a free port, or 0 to pick one)"
         )
     first = (spec.port,) if spec.port else ()
-    ports = (*first, *free_ports(framework.ports - len(first), spec.host))
-    command = framework.command(spec, str(run_dir.resolve()), ports)
-    server = Server(command, run_dir, log_path)
-    server.start(spec.ready_timeout_s, on_state)
+    for tries_left in reversed(range(PORT_TRIES)):
+        ports = (*first, *free_ports(framework.ports - len(first), spec.host))
+        command = framework.command(spec, str(run_dir.resolve()), ports)
+        server = Server(command, run_dir, log_path)
+        try:
+            server.start(spec.ready_timeout_s, on_state)
+            break
+        except ServerError:
+            # Between the look and the server's own bind somebody else may take a port: that is not the server's fault.
+            stolen = any(not port_is_free(port, spec.host) for port in ports[len(first) :])
+            if not (stolen and tries_left):
+                raise
     return server, endpoint_of(framework, spec, server)
 
 

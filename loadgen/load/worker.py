@@ -47,7 +47,7 @@ def main() -> int:
     """One worker: its job on standard input, its outcome on standard output."""
     die_with_parent(int(os.environ.pop("LOADGEN_PARENT")))
     stdout = sys.stdout.buffer
-    threading.Thread(target=_live, args=(stdout,), name="signs-of-life", daemon=True).start()
+    threading.Thread(target=_live, args=(stdout.fileno(),), name="signs-of-life", daemon=True).start()
     job = orjson.loads(sys.stdin.buffer.readline())
     trial = from_json(Trial, orjson.dumps(job["trial"]))
     part = SampleWriter(Path(job["part"]))
@@ -96,12 +96,16 @@ def _say(stdout: IO[bytes], message: Mapping[str, Any]) -> None:
         stdout.flush()
 
 
-def _live(stdout: IO[bytes]) -> None:
+def _live(number: int) -> None:
     """An empty line each second: a parent that waits for an outcome cannot tell work from a stopped process else."""
     while True:
         with _SPEAKING:
-            stdout.write(b"\n")
-            stdout.flush()
+            try:
+                os.write(
+                    number, b"\n"
+                )  # past the buffer, whose lock must not be held when the interpreter ends
+            except OSError:
+                return  # nobody listens any more
         time.sleep(LIFE_S)
 
 

@@ -103,6 +103,14 @@ class Results:
         """What was scraped during a trial; ``None`` without any. Raises StoreError for a broken file."""
         return self._rows("telemetry", trial_id)
 
+    def has_samples(self, trial_id: str) -> bool:
+        """Whether a trial's samples are there and can be read: its figures stand, but nothing can be derived anew."""
+        try:
+            rows = self.samples(trial_id)
+            return rows is not None and rows.whole()
+        except StoreError:
+            return False
+
     def _rows(self, kind: Kind, trial_id: str) -> Rows | None:
         own = self.path / kind / f"{trial_id}.parquet"
         if own.exists():

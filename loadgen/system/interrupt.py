@@ -7,7 +7,9 @@ only its mark: it ends what runs at the same places.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import time
 
 _asked = False
@@ -22,6 +24,17 @@ def end_at(deadline_s: float | None) -> None:
     """From this moment of ``time.monotonic`` on an end counts as asked for; ``None`` takes the limit away."""
     global _deadline_s
     _deadline_s = deadline_s
+
+
+def end_quietly() -> None:
+    """Until ``install``, while modules are still being imported: Ctrl-C ends with a line and exit code 130."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(_number: int, _frame: object) -> None:
+    os.write(2, b"\nloadgen: interrupted; nothing had begun\n")
+    os._exit(130)
 
 
 def install() -> None:

@@ -312,6 +312,8 @@ def _lost(folder: Path) -> int:
     """Trials of the plan without a result, or without whole samples, once all was mended."""
     from loadgen.results.store import open_results, read_samples
 
+    if not (folder / "sweep.json").exists():
+        return 2  # all of them
     results = open_results(folder)
     whole = 0
     for result in results.results():
