@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: env demo reproduce reproduction tools test lint bench clean
+.PHONY: env demo reproduce reproduction tools test faults lint bench clean
 
 env: $(STAMP)
 
@@ -42,6 +42,10 @@ tools:
 
 test: env tools
 	.venv/bin/python -m pytest
+
+# Every fault on every framework that runs here, and a table of what each cost; half an hour.
+faults: env
+	.venv/bin/python tests/aids/fault_matrix.py
 
 # loadgen.servers is the folder servers/: mypy is shown one tree.
 lint: env

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from loadgen.system import interrupt
+
+interrupt.end_quietly()  # the imports below take a moment, in which Ctrl-C would be a traceback
+
+import io
 import os
 import sys
 from pathlib import Path
@@ -9,12 +14,11 @@ from typing import Any
 
 import click
 
-from loadgen import __version__
+from loadgen import __version__, urls
 from loadgen.cli_tools import TOOLS
 from loadgen.commands.options import load_options, server_options
 from loadgen.errors import BadInput, LoadgenError
 from loadgen.report import FORMATS
-from loadgen.system import interrupt
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -28,10 +32,10 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BadInput as error:
-            click.echo(f"loadgen: {error}", err=True)
+            click.echo(f"loadgen: {urls.shown(str(error))}", err=True)
             raise SystemExit(EXIT_BAD_INPUT) from None
         except LoadgenError as error:
-            click.echo(f"loadgen: {error}", err=True)
+            click.echo(f"loadgen: {urls.shown(str(error))}", err=True)
             raise SystemExit(EXIT_FAILED) from None
         except KeyboardInterrupt:
             click.echo("\nloadgen: interrupted; what had finished is on disk", err=True)
@@ -51,6 +55,14 @@ def main() -> None:
     Exit codes: 0 ok, 1 a trial failed, 2 bad input, 130 interrupted.
     """
     interrupt.install()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="replace"
+            )  # a terminal without our letters shows others, and costs no result
+    for word in sys.argv[1:]:
+        if not word.isascii() and word.encode("utf-8", "surrogateescape").decode("utf-8", "replace") != word:
+            raise BadInput(f"{word!a}: not UTF-8 (accepted: UTF-8 on the command line)")
 
 
 @main.command()

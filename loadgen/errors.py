@@ -9,6 +9,7 @@
     │   └── MissingDependency    a library, program or device that this machine lacks, with the remedy
     ├── ServerError              a server under test: log path and its last lines
     │   ├── ServerDied
+    │   ├── ServerHung
     │   ├── ServerNotReady
     │   └── ServerOutOfMemory
     ├── DriverError              one request; becomes Sample.error, never ends a trial
@@ -22,6 +23,8 @@
 """
 
 from __future__ import annotations
+
+import re
 
 
 class LoadgenError(Exception):
@@ -40,6 +43,7 @@ class ProfileError(BadInput):
 
     def __init__(self, file: str, key: str, value: object, why: str, accepted: str | None = None) -> None:
         shown = "" if value is None else f" = {value!r}"
+        shown = re.sub(r"(\w+://)[^/@\s'\"]*@", r"\1…@", shown)  # credentials are neither printed nor stored
         hint = f" (accepted: {accepted})" if accepted else ""
         super().__init__(f"{file}: {key}{shown}: {why}{hint}")
         self.file, self.key, self.value, self.accepted = file, key, value, accepted
@@ -69,6 +73,10 @@ class ServerError(LoadgenError):
 
 class ServerDied(ServerError):
     """The server process ended although nobody asked it to."""
+
+
+class ServerHung(ServerError):
+    """The server still runs, but answers nothing any more."""
 
 
 class ServerNotReady(ServerError):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from loadgen.errors import BadInput, ServerError
+from loadgen.errors import BadInput, ServerDied, ServerError, ServerHung
 from loadgen.identity import server_key, spec_key
 from loadgen.launch.running import RunningServer, RunningServers
 from loadgen.plan import bisection
@@ -27,6 +27,11 @@ from loadgen.trial import OUT_OF_MEMORY, run_trial
 def ran_out_of_memory(result: TrialResult) -> bool:
     """Whether a trial failed because its server ran out of memory."""
     return result.failure is not None and result.failure.error == OUT_OF_MEMORY
+
+
+def died(result: TrialResult) -> bool:
+    """Whether a trial failed because its server, or a part of it, ended; what is left of it serves no other."""
+    return result.failure is not None and result.failure.error == ServerDied.__name__
 
 
 def machine_of(environment: Environment) -> tuple[object, ...]:
@@ -91,7 +96,10 @@ class Sweep:
 
     def finished(self) -> list[TrialResult]:
         """Those of them that need no second run."""
-        return [result for result in self.stored() if not (self.retry_failed and result.failure is not None)]
+        kept = [result for result in self.stored() if not (self.retry_failed and result.failure is not None)]
+        return [
+            result for result in kept if result.failure is not None or self.store.has_samples(result.trial.id)
+        ]
 
     def _run_together(self, trials: Sequence[Trial], searches: Sequence[Search]) -> None:
         """Trials in order on servers that are up side by side, then the searches for their largest batches."""
@@ -171,7 +179,9 @@ class Sweep:
             failure = Failure(error=type(error).__name__, message=str(error), phase="start")
             return self._unstarted(trial, failure)
         result = self._run_one(trial, up, watcher)
-        if up.endpoint.fault() is not None or ran_out_of_memory(result):
+        if result.failure is not None and result.failure.error == ServerHung.__name__:
+            running.drop_hung(trial)
+        elif up.endpoint.fault() is not None or died(result) or ran_out_of_memory(result):
             running.drop(trial)  # an engine that ran out once is left with a torn heap: start it anew
         return result
 

@@ -6,9 +6,11 @@ import datetime
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from loadgen.drivers.find import driver_factory
-from loadgen.errors import LoadgenError, ServerOutOfMemory, unserved
+from loadgen.errors import LoadgenError, ServerError, ServerHung, ServerOutOfMemory, TimedOut, unserved
+from loadgen.hang_watch import HangWatch
 from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text
 from loadgen.load.run import run_trial_load
 from loadgen.metrics import caveats as checks
@@ -23,6 +25,7 @@ NO_MEMORY = re.compile(
     r"out of (?:\w+ )?memory|OutOfMemory|insufficient memory|can(?:no|')t allocate memory", re.I
 )
 OUT_OF_MEMORY = ServerOutOfMemory.__name__
+PROBE_S = 30.0  # for the one token that tells a hung engine from a slow one
 
 
 def run_trial(
@@ -39,12 +42,17 @@ def run_trial(
     accumulator = Accumulator()
     no_memory: list[Failure] = []
     warmup_error: str | None = None
+    lost = 0
+    before = endpoint.family()
+    watch = HangWatch(endpoint.hung)
 
     def on_sample(sample: Sample, in_flight: int) -> None:
-        nonlocal warmup_error
+        nonlocal warmup_error, lost
         accumulator.add(sample)
         if sample.phase == "warmup":
             warmup_error = sample.error
+        lost += unserved(sample.error)
+        watch.heard(timed_out=(sample.error or "").startswith(TimedOut.__name__))
         if sample.error is not None and not no_memory and NO_MEMORY.search(sample.error):
             phase = "load" if sample.phase == "measured" else sample.phase
             no_memory.append(Failure(error=OUT_OF_MEMORY, message=sample.error, phase=phase))
@@ -61,7 +69,7 @@ def run_trial(
             driver_factory(endpoint.protocol),
             endpoint.driver_options,
             on_sample,
-            stop=lambda: interrupt.asked() or endpoint.fault() is not None,
+            stop=lambda: interrupt.asked() or watch.hung or endpoint.fault() is not None,
         )
         interrupt.check()
     except LoadgenError as error:
@@ -76,6 +84,8 @@ def run_trial(
     in_flight = (outcome.in_flight_mean, outcome.in_flight_max) if outcome is not None else (None, None)
     summary = accumulator.summary(*in_flight)
     fault = endpoint.fault()
+    if fault is None and not no_memory and (lost or watch.hung or outcome is None):
+        fault = endpoint.judge(before) or probed(trial, endpoint, watch)
     if fault is not None:
         failure = Failure(error=type(fault).__name__, message=str(fault), phase="load")
     elif failure is None and summary.requests_ok == 0:
@@ -105,3 +115,49 @@ def all_failed(errors: Mapping[str, int]) -> Failure:
     worst = max(errors, key=lambda name: errors[name])
     listed = ", ".join(f"{name} × {count}" for name, count in sorted(errors.items()))
     return Failure(error=worst, message=f"no request succeeded: {listed}", phase="load")
+
+
+def probed(trial: Trial, endpoint: Endpoint, watch: HangWatch) -> ServerError | None:
+    """ServerHung when the last request timed out and a smallest one does, too: pages may live where an engine hangs.
+
+    An endpoint that somebody else runs is not judged: nothing could start it anew.
+    """
+    if trial.server is None or not watch.timed_out_last:
+        return None
+    errors: list[str | None] = []
+    try:
+        run_trial_load(
+            smallest(trial),
+            endpoint.base_url,
+            driver_factory(endpoint.protocol),
+            endpoint.driver_options,
+            lambda sample, _in_flight: errors.append(sample.error),
+            stop=interrupt.asked,
+        )
+    except LoadgenError as error:
+        errors.append(f"{type(error).__name__}: {error}")
+    interrupt.check()
+    if any(not unserved(error) for error in errors):
+        return None
+    return endpoint.fault() or ServerHung(f"requests time out, the smallest one, too: {errors[-1]}")
+
+
+def smallest(trial: Trial) -> Trial:
+    """A trial's load made one request of one token, which gets no more time than one of its own."""
+    limits = trial.load.timeouts
+    limit_s = min(PROBE_S, limits.total_s)
+    load = replace(
+        trial.load,
+        kind="static",
+        input_tokens=1,
+        output_tokens=1,
+        batch_size=1,
+        concurrency=1,
+        trace=None,
+        requests=1,
+        warmup=0,
+        max_rate=None,
+        workers=1,
+        timeouts=replace(limits, first_byte_s=min(limit_s, limits.first_byte_s), total_s=limit_s),
+    )
+    return replace(trial, load=load)

@@ -95,6 +95,8 @@ class FasterTransformer:
 
     def _find(self, options: Options) -> tuple[Triton | None, Path | None]:
         """Server and backends on this machine; neither with an image. Raises MissingDependency."""
+        if (options.text("image") or "").startswith("-"):
+            raise BadInput(f"ft: option image = {options.text('image')!r}: an option, not an image's name")
         if options.text("image") is not None:
             container.program(options)
             return None, None

@@ -50,8 +50,10 @@ class Null:
                 raise BadInput(f"null: option {key} = {value!r} (accepted: 0 to {LONGEST_MS:.0f})")
             if key == "coalesce" and not isinstance(value, bool):
                 raise BadInput(f"null: option coalesce = {value!r} (accepted: true, false)")
-            if key == "log" and not isinstance(value, str):
-                raise BadInput(f"null: option log = {value!r} (accepted: a file name)")
+            if key == "log" and not _is_name(value):
+                raise BadInput(
+                    f"null: option log = {value!r} (accepted: a plain file name in the run folder)"
+                )
         if spec.tp != 1 or spec.pp != 1:
             raise BadInput(f"null: tp = {spec.tp}, pp = {spec.pp}: there is no model to split (accepted: 1)")
         if spec.gpus:
@@ -87,6 +89,16 @@ class Null:
         """Nothing but Python on Linux."""
         ok = sys.platform == "linux"
         return [Need(name="linux", ok=ok, found=sys.platform, remedy="" if ok else "run it on Linux (epoll)")]
+
+
+def _is_name(value: object) -> bool:
+    """Whether it names a file in the run folder itself: elsewhere it could overwrite anything."""
+    return (
+        isinstance(value, str)
+        and os.path.basename(value) == value
+        and value not in (".", "..")
+        and "\0" not in value
+    )
 
 
 def _is_duration(value: object) -> bool:

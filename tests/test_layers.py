@@ -40,12 +40,13 @@ FRAMEWORKS = [name for name in SERVERS if name.count(".") == 2 and not name.spli
 # of the root. ``servers`` stands above ``launch``, which finds frameworks by their names alone.
 ORDER = """
 errors units telemetry_records text_table
+urls
 records
 identity labels protocols engine_facts
 system theory traces metrics results
 drivers telemetry profile
 load plan
-launch
+launch hang_watch
 servers trial
 sweep analysis selfcheck
 live report reproduce

@@ -160,7 +160,7 @@ def test_a_server_that_dies_costs_its_trial_and_the_next_gets_a_new_one(slow: Pa
     folder = slow / "results/slow"
     process = start("sweep", "slow.toml", cwd=slow)
     wait_for_results(folder, 1, process)
-    servers = [child for child in family(process) if any("_null_server" in part for part in child.cmdline())]
+    servers = [child for child in family(process) if any("_null.main" in part for part in child.cmdline())]
     victim = max(servers, key=lambda child: child.pid)
     victim.kill()
     process.communicate(timeout=60)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from loadgen import urls
 from loadgen.errors import BadInput
 from loadgen.launch.endpoint import Endpoint, server_info
 from loadgen.plan.plan import endpoint_trial
@@ -18,6 +20,7 @@ from loadgen.traces.files import measure_trace
 from loadgen.trial import run_trial
 
 DEFAULT_VOCAB = 32000
+MOST = 10**12  # of whatever is counted
 
 
 def run(
@@ -34,6 +37,8 @@ def run(
     """Load the endpoint, print its figures. Returns the exit code."""
     from loadgen.live.console import console
 
+    urls.check(url, "--url")
+    urls.check_key()
     base_url = url.rstrip("/").removesuffix("/v1")
     spec = load_spec(**load)
     info_url = f"{base_url}/info"
@@ -66,6 +71,8 @@ def open_store(
 
     environment = capture(argv)
     record = {"name": out.name, "description": f"loadgen run {trial.url}", "argv": list(argv)}
+    if (out / "sweep.json").exists():
+        raise BadInput(f"--out {out}: already holds results (accepted: a new or empty folder)")
     store = stack.enter_context(Store.create(out, record))
     store.add_environment(environment)
     return store, environment.id
@@ -95,16 +102,16 @@ def load_spec(
         ("--concurrency", concurrency), ("--batch-size", batch_size), ("--input-tokens", input_tokens),
         ("--output-tokens", output_tokens), ("--requests", requests), ("--workers", workers),
     ):  # fmt: skip
-        if value < 1:
-            raise BadInput(f"{option} {value}: must be at least 1")
+        if not 1 <= value <= MOST:
+            raise BadInput(f"{option} {value}: not a count (accepted: 1 to {MOST})")
     for option, number in (
         ("--rate", rate),
         ("--rate-end", rate_end),
         ("--max-rate", max_rate),
         ("--timeout", timeout),
     ):
-        if number is not None and number <= 0:
-            raise BadInput(f"{option} {number:g}: must be above 0")
+        if number is not None and not (number > 0 and math.isfinite(number)):
+            raise BadInput(f"{option} {number:g}: must be above 0 and finite")
     if mode in ("constant", "poisson", "gamma", "ramp") and rate is None:
         raise BadInput(f"--mode {mode} needs --rate (requests per second)")
     if mode == "ramp" and rate_end is None:
@@ -159,7 +166,7 @@ def first_model(base_url: str) -> str:
 def vocab_of(info: dict[str, Any]) -> int:
     """The vocabulary the server reports, else a size that every llama has."""
     found = info.get("vocab")
-    return found if isinstance(found, int) else DEFAULT_VOCAB
+    return found if type(found) is int and 0 < found <= MOST else DEFAULT_VOCAB
 
 
 def print_result(result: TrialResult) -> None:

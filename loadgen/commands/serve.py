@@ -53,6 +53,11 @@ def server_spec(
     not_here = dry_run and not visible and (asked.needs_gpus or tp * pp > 1)
     on_gpu = (bool(visible) or not_here) and gpus != ""
     model = model or ("llama-13b" if on_gpu or asked.needs_gpus else "tiny")
+    if asked.uses_gpus and gpus is None and not visible and not not_here and tp * pp > 1:
+        raise BadInput(
+            f"tp = {tp}, pp = {pp}: needs {tp * pp} GPUs, and this machine has none "
+            "(accepted: --gpus '' to run on its CPU)"
+        )
     table = {
         "framework": framework,
         "model": model,

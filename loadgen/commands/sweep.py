@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from loadgen.analysis.findings import declared
+from loadgen.drivers.find import driver_factory
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch import frameworks
 from loadgen.plan import interleave
@@ -39,7 +40,9 @@ def make(profile_name: str, sets: tuple[str, ...], *, dry_run: bool) -> tuple[Pr
     for spec, _trials in plan.groups():
         if spec is not None:
             try:
-                frameworks.find(spec.framework).check(spec)
+                framework = frameworks.find(spec.framework)
+                framework.check(spec)
+                driver_factory(framework.protocol)
             except MissingDependency:
                 if not dry_run:  # a plan can be seen on any machine
                     raise

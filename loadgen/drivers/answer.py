@@ -16,7 +16,8 @@ from loadgen.errors import BadReply, DriverError, Refused
 from loadgen.records import Reply, Request
 
 FIRST_TOKENS = 16
-_NOT_THE_SHAPE = (KeyError, TypeError, AttributeError, IndexError)
+_NOT_THE_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
+MOST_ID, MOST_TOKENS = 2**31 - 1, 2**31 - 1  # what the stored columns hold
 
 
 class Answer:
@@ -184,7 +185,10 @@ class Answer:
         self._by_ids = True
         self._counts[index] += len(ids)
         if index == 0 and len(self._first) < FIRST_TOKENS:
-            self._first += ids
+            for token in ids[:FIRST_TOKENS]:
+                if token.__class__ is not int or not 0 <= token <= MOST_ID:
+                    raise TypeError(f"token id {_show(repr(token).encode())} is none")
+            self._first += ids[:FIRST_TOKENS]
         return len(ids)
 
     def _output_tokens(self) -> tuple[tuple[int, ...] | None, Literal["ids", "usage"] | None]:
@@ -200,7 +204,7 @@ class Answer:
 
     def _used(self, key: str) -> int | None:
         value = self._usage.get(key)
-        return value if isinstance(value, int) else None
+        return value if value.__class__ is int and 0 <= value <= MOST_TOKENS else None
 
 
 def _fault_of(data: bytes) -> DriverError:

@@ -11,8 +11,7 @@ import orjson
 
 from loadgen.errors import BadInput
 from loadgen.records import Request
-
-API_KEY_VARIABLE = "LOADGEN_API_KEY"
+from loadgen.urls import API_KEY_VARIABLE as API_KEY_VARIABLE
 
 
 class Endpoint:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as messages
 
 from loadgen.drivers import ft_counts
@@ -154,7 +155,16 @@ class TritonDriver:
         )
 
     def _understand(self, response: bytes) -> tuple[Tensors | None, bool]:
-        """The outputs of a response (None: it carries a flag alone), and whether it is the final one."""
+        """The outputs of a response (None: it carries a flag alone), and whether it is the final one.
+
+        Raises BadReply for bytes that are no such message.
+        """
+        try:
+            return self._read(response)
+        except (DecodeError, ValueError, IndexError, OverflowError) as error:
+            raise BadReply(f"not an answer of Triton's ({len(response)} bytes): {error}") from None
+
+    def _read(self, response: bytes) -> tuple[Tensors | None, bool]:
         if self.decoupled:
             streamed = messages.ModelStreamInferResponse.FromString(response)
             if streamed.error_message:

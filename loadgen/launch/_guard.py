@@ -9,6 +9,7 @@ no descendant is left.
 
 import ctypes
 import os
+import resource
 import select
 import signal
 import sys
@@ -16,6 +17,7 @@ import time
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+MOST_FILES = 65536  # some programs walk through all that they may open
 
 
 def prctl(option: int, value: int) -> None:
@@ -32,6 +34,10 @@ def spawn(argv: list[str]) -> int:
         return pid
     try:
         os.setpgid(0, 0)
+        soft, hard = resource.getrlimit(
+            resource.RLIMIT_NOFILE
+        )  # the client raises its own: each request is a file
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_FILES)), hard))
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):

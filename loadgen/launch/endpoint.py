@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import httpx
+import orjson
 
 from loadgen.errors import ServerError
 from loadgen.launch import triton_counters
+from loadgen.launch.family import Family
+from loadgen.launch.page import fetch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,9 @@ class Endpoint:
     """Where a trial's requests go. ``fault`` tells whether the server behind it has died meanwhile.
 
     ``start`` is the identity of the start that serves it: equal for all trials that one server process serves.
+    ``family`` are its processes, and ``judge`` takes those of before and says, after a wait, what lost requests meant:
+    the server's end or hang, None when it is well. ``hung`` says without a wait whether it answers nothing now. An
+    endpoint that somebody else runs has none of these.
     """
 
     base_url: str
@@ -29,6 +33,9 @@ class Endpoint:
     metrics_url: str | None = None
     start: str | None = None
     fault: Callable[[], ServerError | None] = lambda: None
+    family: Callable[[], Family] = frozenset
+    judge: Callable[[Family], ServerError | None] = lambda _before: None
+    hung: Callable[[], bool] = lambda: False
 
 
 def server_info(url: str | None) -> dict[str, Any]:
@@ -40,11 +47,10 @@ def server_info(url: str | None) -> dict[str, Any]:
         return {}
     try:
         if url.startswith("file:"):
-            found = json.loads(Path(unquote(urlsplit(url).path)).read_bytes())
+            found = orjson.loads(Path(unquote(urlsplit(url).path)).read_bytes())
         else:
-            reply = httpx.get(url, timeout=5.0, trust_env=False)
-            found = reply.json() if reply.is_success else {}
-    except (httpx.HTTPError, OSError, ValueError):
+            found = orjson.loads(fetch(url, 5.0) or b"{}")  # refuses what could not be stored either
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -53,11 +59,7 @@ def metrics_text(url: str | None) -> str:
     """The server's own counters as text; empty when it shows none. A stalled page costs seconds, never the trial."""
     if url is None:
         return ""
-    try:
-        reply = httpx.get(url, timeout=2.0, trust_env=False)
-    except httpx.HTTPError:
-        return ""
-    return reply.text if reply.is_success else ""
+    return (fetch(url, 2.0) or b"").decode("utf-8", "replace")
 
 
 def engine_of(endpoint: Endpoint, counters_before: str) -> dict[str, Any]:

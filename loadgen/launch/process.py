@@ -17,7 +17,8 @@ from types import TracebackType
 
 import httpx
 
-from loadgen.errors import BadInput, ServerDied, ServerError, ServerNotReady, ServerOutOfMemory
+from loadgen.errors import BadInput, ServerDied, ServerError, ServerHung, ServerNotReady, ServerOutOfMemory
+from loadgen.launch.family import Family, family_of, stopped_in
 from loadgen.protocols import Command
 from loadgen.system import interrupt
 
@@ -26,6 +27,9 @@ GUARD = Path(__file__).with_name("_guard.py")
 PORTS = range(20000, 32000)
 TAIL_LINES = 30
 POLL_S = 0.05
+WELL_S = 1.0  # a server that answers, whole, for so long after requests were lost is well
+JUDGE_S = 10.0  # one that does neither answer nor end within this has hung
+ANSWER_S = 5.0  # for its health page
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
@@ -178,6 +182,49 @@ class Server:
         if re.search(self.command.oom_pattern, log_tail(self.log_path, 400)):
             return self.failure(ServerOutOfMemory, f"the server ran out of memory (exit status {code})")
         return self.failure(ServerDied, f"the server ended by itself (exit status {code})")
+
+    def family(self) -> Family:
+        """Its processes now."""
+        return family_of(self.pid)
+
+    def hung(self) -> bool:
+        """Whether it runs and answers nothing: a process of it is stopped, or its health page stays silent."""
+        if not self.alive():
+            return False
+        return stopped_in(self.pid) or not (self._answers() or self._answers())
+
+    def judge(self, before: Family) -> ServerError | None:
+        """What it means that requests were lost, given the family of before. Waits until that is plain.
+
+        The client sees a connection go before the guard has seen the last process go, so that a question asked once
+        and at once is answered "alive". A process that is gone took its requests along, also where another took its
+        place.
+        """
+        began = time.monotonic()
+        well_since: float | None = None
+        while time.monotonic() - began < JUDGE_S:
+            interrupt.check()
+            if not self.alive():
+                return self.death()
+            whole = before <= self.family()
+            if not whole or stopped_in(self.pid) or not self._answers():
+                well_since = None
+            elif well_since is None:
+                well_since = time.monotonic()
+            elif time.monotonic() - well_since >= WELL_S:
+                return None
+            time.sleep(POLL_S)
+        if not before <= self.family():
+            return self.failure(
+                ServerDied, "a process of the server ended by itself while requests were lost"
+            )
+        return self.failure(ServerHung, f"the server runs, and answers nothing for {JUDGE_S:g} s")
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(self.command.ready_url, timeout=ANSWER_S, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
 
     def stop(self) -> None:
         """End the family: SIGTERM, time to drain, SIGKILL. Returns when no process of it is left. Idempotent."""

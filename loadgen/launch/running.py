@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
-from loadgen.errors import BadInput, ServerError
+from loadgen.errors import BadInput, ServerError, ServerHung
 from loadgen.identity import server_key
 from loadgen.labels import server_label
 from loadgen.launch import frameworks
@@ -23,6 +23,8 @@ from loadgen.telemetry.host import Gauge
 from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.recorder import CONTAINERS, Recorder, look
 from loadgen.telemetry_records import TelemetrySpec
+
+PORT_TRIES = 3
 
 
 def start_server(
@@ -39,10 +41,18 @@ def start_server(
             f"--port {spec.port}: already in use on {spec.host} (accepted: a free port, or 0 to pick one)"
         )
     first = (spec.port,) if spec.port else ()
-    ports = (*first, *free_ports(framework.ports - len(first), spec.host))
-    command = framework.command(spec, str(run_dir.resolve()), ports)
-    server = Server(command, run_dir, log_path)
-    server.start(spec.ready_timeout_s, on_state)
+    for tries_left in reversed(range(PORT_TRIES)):
+        ports = (*first, *free_ports(framework.ports - len(first), spec.host))
+        command = framework.command(spec, str(run_dir.resolve()), ports)
+        server = Server(command, run_dir, log_path)
+        try:
+            server.start(spec.ready_timeout_s, on_state)
+            break
+        except ServerError:
+            # Between the look and the server's own bind somebody else may take a port: that is not the server's fault.
+            stolen = any(not port_is_free(port, spec.host) for port in ports[len(first) :])
+            if not (stolen and tries_left):
+                raise
     return server, endpoint_of(framework, spec, server)
 
 
@@ -56,6 +66,9 @@ def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpo
         metrics_url=server.command.metrics_url,
         start=secrets.token_hex(8),
         fault=lambda: None if server.alive() else server.death(),
+        family=server.family,
+        judge=server.judge,
+        hung=server.hung,
     )
 
 
@@ -82,6 +95,7 @@ class RunningServers:
     gauge: Gauge = field(default_factory=Gauge)
     _up: dict[str, RunningServer] = field(default_factory=dict, init=False)
     _lost: dict[str, ServerError | BadInput] = field(default_factory=dict, init=False)
+    _hung: set[str] = field(default_factory=set, init=False)
 
     def has(self, trial: Trial) -> bool:
         """Whether its server is up, or known not to come up: no time would go into a start."""
@@ -108,6 +122,14 @@ class RunningServers:
     def drop(self, trial: Trial) -> None:
         """Stop the server of a trial: the next trial of it gets a new one. The others stay."""
         self._up.pop(server_key(trial)).stack.close()
+
+    def drop_hung(self, trial: Trial) -> None:
+        """The same for one that hung: it is started anew once. One that hangs again fails its remaining trials."""
+        key = server_key(trial)
+        self.drop(trial)
+        if key in self._hung:
+            self._lost[key] = ServerHung("the server hung twice; its remaining trials are not tried")
+        self._hung.add(key)
 
     def __enter__(self) -> RunningServers:
         return self

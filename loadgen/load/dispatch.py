@@ -16,6 +16,7 @@ from typing import Any
 
 from loadgen.errors import LoadgenError, WrongLength
 from loadgen.load.arrivals import Arrival
+from loadgen.load.sound import sound
 from loadgen.metrics.in_flight import FlightTime
 from loadgen.protocols import Clock, Driver
 from loadgen.records import LoadSpec, Phase, Reply, Request, Sample
@@ -252,7 +253,7 @@ class Dispatcher:
             self._launch()
 
     def _decode_one(self) -> None:
-        reply = self._driver.decode(self._raws.popleft())
+        reply = sound(self._driver.decode(self._raws.popleft()))
         due_ns, arrival = self._pending.pop(reply.seq)
         batch = self._load.batch_size
         if reply.error is None and (wrong := length_error(reply, batch, arrival.output_tokens)) is not None:

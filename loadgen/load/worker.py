@@ -6,6 +6,8 @@ import asyncio
 import importlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +21,9 @@ from loadgen.protocols import DriverFactory
 from loadgen.records import Trial
 from loadgen.results.store import SampleWriter, from_json
 from loadgen.system.parent import die_with_parent
+
+LIFE_S = 1.0  # between signs of life
+_SPEAKING = threading.Lock()
 
 
 def import_name(make_driver: DriverFactory) -> str:
@@ -42,6 +47,7 @@ def main() -> int:
     """One worker: its job on standard input, its outcome on standard output."""
     die_with_parent(int(os.environ.pop("LOADGEN_PARENT")))
     stdout = sys.stdout.buffer
+    threading.Thread(target=_live, args=(stdout.fileno(),), name="signs-of-life", daemon=True).start()
     job = orjson.loads(sys.stdin.buffer.readline())
     trial = from_json(Trial, orjson.dumps(job["trial"]))
     part = SampleWriter(Path(job["part"]))
@@ -85,8 +91,22 @@ async def _agree(stdout: IO[bytes]) -> int:
 
 
 def _say(stdout: IO[bytes], message: Mapping[str, Any]) -> None:
-    stdout.write(orjson.dumps(message) + b"\n")
-    stdout.flush()
+    with _SPEAKING:
+        stdout.write(orjson.dumps(message) + b"\n")
+        stdout.flush()
+
+
+def _live(number: int) -> None:
+    """An empty line each second: a parent that waits for an outcome cannot tell work from a stopped process else."""
+    while True:
+        with _SPEAKING:
+            try:
+                os.write(
+                    number, b"\n"
+                )  # past the buffer, whose lock must not be held when the interpreter ends
+            except OSError:
+                return  # nobody listens any more
+        time.sleep(LIFE_S)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ from loadgen.results.store import read_samples
 from loadgen.units import nanoseconds
 
 START_IN_S = 0.1  # every worker must have read the start instant before it comes
+SILENT_S = (
+    20.0  # a worker says every second that it lives; one that is silent for so long is stopped or hangs
+)
 STOP_S = 15.0  # for a worker to write what has come, once told to stop
 
 
@@ -110,6 +113,7 @@ class _Worker:
         assert self.process.stdout is not None
         self.output = self.process.stdout.fileno()
         self._said = b""
+        self.heard_s = time.monotonic()
         self.tell({**job, "number": number, "part": str(self.part)})
 
     def __enter__(self) -> _Worker:
@@ -132,19 +136,21 @@ class _Worker:
             self.died()
 
     def receive(self) -> dict[str, Any] | None:
-        """What it says, once a whole line is there. Raises WorkerDied at the end of its output."""
+        """What it says, once a whole line is there; None for a mere sign of life. Raises WorkerDied at its end."""
         got = os.read(self.output, 1 << 20)
         if not got:
             self.died()
-        self._said += got
-        if not self._said.endswith(b"\n"):
-            return None
-        line, self._said = self._said, b""
-        return cast(dict[str, Any], orjson.loads(line))
+        self.heard_s = time.monotonic()
+        *lines, self._said = (self._said + got).split(b"\n")
+        told = [line for line in lines if line]
+        return cast(dict[str, Any], orjson.loads(told[-1])) if told else None
 
     def died(self) -> None:
-        code = self.process.wait(STOP_S)
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        try:
+            code = self.process.wait(STOP_S)
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        except subprocess.TimeoutExpired:
+            how = "it closed its output and hangs"
         tail = "".join(f"\n  | {line}" for line in self._log.read_text(errors="replace").splitlines()[-12:])
         raise WorkerDied(f"load generator worker {self.number} ended early ({how}){tail}")
 
@@ -157,7 +163,11 @@ class _Worker:
             self.process.kill()
 
     def finish(self) -> None:
-        if self.process.wait(STOP_S) != 0:
+        try:
+            code = self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            raise WorkerDied(f"load generator worker {self.number} does not end") from None
+        if code != 0:
             self.died()
 
 
@@ -168,6 +178,11 @@ def _wait_for_all(members: list[_Worker], key: str, stop: Stop) -> list[dict[str
     while waiting:
         if stop():
             raise _Stopped
+        for worker in waiting.values():
+            if time.monotonic() - worker.heard_s > SILENT_S:
+                raise WorkerDied(
+                    f"load generator worker {worker.number} hangs: no sign of life for {SILENT_S:g} s"
+                )
         for pipe in select.select(list(waiting), [], [], STOP_PERIOD_S)[0]:
             worker = waiting[pipe]
             message = worker.receive()

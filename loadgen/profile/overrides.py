@@ -93,7 +93,7 @@ def value_of(raw: str, *, listable: bool) -> Any:
     """TOML where it is TOML, else a list where commas make one, else the bare text."""
     try:
         parsed = tomllib.loads(f"value = {raw}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         parsed = {}
     if parsed.keys() == {"value"}:  # a line break in the text could smuggle in others
         return parsed["value"]

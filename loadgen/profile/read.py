@@ -28,6 +28,8 @@ def load_profile(
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(file, "TOML", None, str(error)) from None
+    except RecursionError:
+        raise ProfileError(file, "TOML", None, "is nested too deeply") from None
     return build_profile(data, file=file, text=text, sets=sets, gpu_count=gpu_count, frameworks=frameworks)
 
 
@@ -88,7 +90,7 @@ def _read(path_or_name: str) -> tuple[str, str]:
         why = "no such file or shipped profile" + (f"; did you mean {near[0]!r}?" if near else "")
         raise ProfileError(path_or_name, "profile", None, why, f"a TOML file, or one of {', '.join(ours)}")
     try:
-        return path_or_name, path.read_text("utf-8")
+        return path_or_name, path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ProfileError(path_or_name, "profile", None, f"cannot be read: {error}", "UTF-8 TOML") from None
 

@@ -11,11 +11,13 @@ from typing import Annotated, Any, get_args
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
+from loadgen import urls
 from loadgen.errors import BadInput
 from loadgen.records import LoadKind, OptionValue, Order
 from loadgen.theory.models import DTYPE_ALIASES, DTYPE_BYTES, dtype_name
 
 AUTO = "auto"
+MOST = 10**12  # of whatever is counted: beyond it a number is a slip, and overflows what stores it
 Validator = Callable[[Any], Any]
 
 
@@ -33,6 +35,8 @@ def whole_number(least: int) -> Validator:
             raise _bad("is not a whole number", accepted)
         if value < least:
             raise _bad(f"must be at least {least}", accepted)
+        if value > MOST:
+            raise _bad(f"must be at most {MOST}", accepted)
         return value
 
     return check
@@ -96,14 +100,18 @@ def _slug(value: Any) -> str:
 
 
 def _url(value: Any) -> str:
-    if not re.fullmatch(r"(https?|grpcs?)://[^\s/]+(/\S*)?", _text(value)):
-        raise _bad("is not a URL", "http://HOST:PORT, https://…, grpc://…")
+    if (wrong := urls.problem(_text(value))) is not None:
+        raise _bad(wrong, "http://HOST:PORT, https://…, grpc://…")
     return str(value).rstrip("/")
 
 
 def _option(value: Any) -> OptionValue:
     if not isinstance(value, str | int | float | bool):
         raise _bad("cannot be an option's value", "text, a number, true or false")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _bad("is not finite", "text, a number, true or false")
+    if isinstance(value, int) and abs(value) > MOST:
+        raise _bad("is out of range", f"numbers up to {MOST}")
     return value
 
 

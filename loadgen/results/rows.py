@@ -37,6 +37,15 @@ class Rows:
             found = self._shared if where is None else self._shared.filter(where)
             return found if columns is None else found.select(columns)
 
+    def whole(self) -> bool:
+        """Whether there is a row at all; by the file's own table of contents alone, which a file cut short lacks."""
+        import pyarrow.parquet as pq
+
+        if self._shared is not None:
+            return bool(self._shared.num_rows)
+        with readable(self.path):
+            return bool(pq.read_metadata(self.path).num_rows)
+
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """``pyarrow.RecordBatch`` after batch of up to ``size`` rows; memory stays flat over a trial's own file."""
         import pyarrow.parquet as pq

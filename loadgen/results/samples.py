@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from operator import attrgetter
@@ -24,16 +26,26 @@ class SampleWriter:
     """Spills samples to Parquet as they come; the file appears under its name only when whole.
 
     ``add`` is called from the event loop that sends requests on time: it packs a few rows now and then, and a
-    thread of its own encodes and writes them, outside the interpreter's lock. What fails there is raised by a
-    later ``add`` or by ``close``.
+    thread of its own encodes and writes them, outside the interpreter's lock.
+
+    Where the file cannot be written, the samples go to ``rescue()`` from there on, and ``on_failure`` is told: the
+    trial goes on, since its figures do not hang on its samples. ``close`` raises nothing of that kind.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        rescue: Callable[[], Path] | None = None,
+        on_failure: Callable[[str], None] = lambda _words: None,
+    ) -> None:
         self.path = path
+        self._rescue, self._on_failure = rescue, on_failure
+        self._dead = False
         self._beside = path.with_name(path.name + ".part")
         self._writer: Any = None
         self._rows: list[Sample] = []
         self._packed: list[Any] = []
+        self._unwritten: list[Any] = []
         self._arrivals = self._packed_rows = self._packed_arrivals = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="samples")
         self._writing: Future[None] = self._thread.submit(_load_parquet)
@@ -63,36 +75,84 @@ class SampleWriter:
 
     def _hand_over(self) -> None:
         self._writing.result()
-        self._writing = self._thread.submit(self._write, self._packed)
+        batches = self._packed
+        self._writing = self._thread.submit(lambda: self._try(lambda: self._write(batches)))
         self._packed = []
         self._packed_rows = self._packed_arrivals = 0
 
     def _write(self, batches: list[Any]) -> None:
         import pyarrow as pa
 
+        self._unwritten = batches
+        if self._dead:
+            return
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = _parquet_writer(self._beside)
         self._writer.write_table(pa.Table.from_batches(batches, schema=_schema()).combine_chunks())
 
+    def _try(self, step: Callable[[], None], *, naming: bool = False) -> None:
+        """Take a step on the file; where it fails, take it on another one. What fails there, too, is given up."""
+        import pyarrow as pa
+
+        try:
+            step()
+        except (OSError, pa.ArrowException) as error:
+            self._give_up_file()
+            if self._rescue is None:
+                raise StoreError(f"{self.path}: cannot be written: {_words(error)}") from None
+            told = f"{self.path}: cannot be written: {_words(error)}"
+            try:
+                self.path = self._rescue()
+                self._beside = self.path.with_name(self.path.name + ".part")
+                self._write(self._unwritten)
+                if naming:
+                    step()
+                told += f"; its last samples are in {self.path}"
+            except (OSError, pa.ArrowException) as again:
+                self._give_up_file()
+                self._dead = True
+                told += f"; nor can they be elsewhere: {_words(again)}"
+            self._rescue = None
+            self._on_failure(told)
+
+    def _give_up_file(self) -> None:
+        writer, self._writer = self._writer, None
+        with contextlib.suppress(Exception):  # it writes its footer, where nothing can be written
+            if writer is not None:
+                writer.close()
+        with contextlib.suppress(OSError):
+            self._beside.unlink(missing_ok=True)
+
     def close(self) -> None:
-        """Write the rest and give the file its name."""
+        """Write the rest, wait until it is on disk, and give the file its name."""
         self._pack()
         self._hand_over()
         self._finish()
-        self._writer.close()
+        if not self._dead:
+            self._try(self._name, naming=True)
+
+    def _name(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        with self._beside.open("rb+") as file:
+            os.fsync(file.fileno())
         self._beside.replace(self.path)
 
     def abandon(self) -> None:
         """Drop what was written: the trial did not end."""
         self._finish()
-        if self._writer is not None:
-            self._writer.close()
-        self._beside.unlink(missing_ok=True)
+        self._give_up_file()
 
     def _finish(self) -> None:
         self._thread.shutdown()
         self._writing.result()
+
+
+def _words(error: Exception) -> str:
+    """Why a file could not be written, in one line."""
+    return str(getattr(error, "strerror", None) or error).partition("\n")[0]
 
 
 def _load_parquet() -> None:

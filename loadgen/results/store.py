@@ -15,9 +15,11 @@ One sweep writes at a time (an advisory lock); any number may read.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -72,6 +74,10 @@ class Results:
             raise StoreError(f"{path}: not a results folder (it has no sweep.json)") from None
         except ValueError as error:
             raise StoreError(f"{path / 'sweep.json'}: not valid JSON: {error}") from None
+        except OSError as error:
+            raise StoreError(f"{path / 'sweep.json'}: cannot be read: {error.strerror}") from None
+        if not isinstance(self.sweep, dict):
+            raise StoreError(f"{path / 'sweep.json'}: not an object of JSON, so no results of loadgen's")
         version = self.sweep.get("schema_version")
         if version != SCHEMA_VERSION:
             raise StoreError(
@@ -96,6 +102,14 @@ class Results:
     def telemetry(self, trial_id: str) -> Rows | None:
         """What was scraped during a trial; ``None`` without any. Raises StoreError for a broken file."""
         return self._rows("telemetry", trial_id)
+
+    def has_samples(self, trial_id: str) -> bool:
+        """Whether a trial's samples are there and can be read: its figures stand, but nothing can be derived anew."""
+        try:
+            rows = self.samples(trial_id)
+            return rows is not None and rows.whole()
+        except StoreError:
+            return False
 
     def _rows(self, kind: Kind, trial_id: str) -> Rows | None:
         own = self.path / kind / f"{trial_id}.parquet"
@@ -164,6 +178,8 @@ class Store(Results):
     def __init__(self, path: Path, lock: IO[bytes]) -> None:
         super().__init__(path)
         self._lock = lock
+        self._trouble: list[str] = []
+        self._rescued: Path | None = None
         self.repaired = cut_torn_line(self.trials_path)
         self._trials = self.trials_path.open("ab")
 
@@ -181,7 +197,10 @@ class Store(Results):
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"{folder}: cannot be made: {error.strerror}") from None
-        lock = (path / ".lock").open("wb")
+        try:
+            lock = (path / ".lock").open("wb")
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -209,16 +228,54 @@ class Store(Results):
         )
 
     def append(self, result: TrialResult) -> None:
-        """Write one finished trial and wait until it is on disk."""
-        append_line(self._trials, result)
+        """Write one finished trial and wait until it is on disk.
+
+        Raises StoreError where that failed, or its samples could not be written; what can be kept is then kept in a
+        folder of its own under ``$TMPDIR``, which the message names.
+        """
+        try:
+            append_line(self._trials, result)
+            self._still_there()
+        except StoreError as error:
+            self._trouble.append(str(error))
+            try:
+                with (self._rescue_folder() / "trials.jsonl").open("ab") as file:
+                    append_line(file, result)
+            except (OSError, StoreError) as again:
+                self._trouble.append(f"nor elsewhere: {again}")
+        if self._trouble:
+            saved = f"; what could be saved is in {self._rescued}" if self._rescued is not None else ""
+            raise StoreError(
+                f"StoreError: {'; '.join(self._trouble)}{saved}\n"
+                f"  remedy: make {self.path} writable, with room on its disk, and go on with --resume"
+            )
+
+    def _still_there(self) -> None:
+        """Raises StoreError when the file that is written to is no longer the one of that name."""
+        try:
+            same = os.path.samestat(os.fstat(self._trials.fileno()), os.stat(self.trials_path))
+        except OSError:
+            same = False
+        if not same:
+            raise StoreError(f"{self.trials_path}: deleted or replaced while the sweep wrote to it")
+
+    def _rescue_folder(self) -> Path:
+        if self._rescued is None:
+            self._rescued = Path(tempfile.mkdtemp(prefix="loadgen-rescued-"))
+        return self._rescued
 
     def sample_writer(self, trial_id: str) -> SampleWriter:
         """A writer of one trial's samples, which replaces those of an earlier try."""
-        return SampleWriter(self.samples_path(trial_id))
+        return SampleWriter(
+            self.samples_path(trial_id),
+            rescue=lambda: self._rescue_folder() / f"{trial_id}.parquet",
+            on_failure=self._trouble.append,
+        )
 
     def close(self) -> None:
         """Close the file of trials and let another sweep write here."""
-        self._trials.close()
+        with contextlib.suppress(OSError):  # of bytes that could not be written, which append has told
+            self._trials.close()
         self._lock.close()
 
     def __enter__(self) -> Store:
@@ -236,11 +293,19 @@ class Store(Results):
 def _write_whole(path: Path, data: bytes) -> None:
     """Replace a file at once, so that no reader and no crash ever sees half of it."""
     beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise StoreError(
+            f"StoreError: {path}: cannot be written: {error.strerror}\n"
+            "  remedy: free or name a place that can be written (--out)"
+        ) from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
@@ -254,10 +319,14 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
 
 
 def append_line(file: IO[bytes], record: Any) -> None:
-    """Write a record as one more line of an open file, and wait until it is on disk."""
-    file.write(to_json(record) + b"\n")
-    file.flush()
-    os.fsync(file.fileno())
+    """Write a record as one more line of an open file, and wait until it is on disk. Raises StoreError."""
+    line = to_json(record) + b"\n"
+    try:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise StoreError(f"{file.name}: cannot be written: {error.strerror}") from None
 
 
 def cut_torn_line(path: Path) -> bool:

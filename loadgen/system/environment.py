@@ -126,7 +126,7 @@ def read_gpus() -> tuple[tuple[Mapping[str, object], ...], str | None, str | Non
 
     try:
         nvml.nvmlInit()
-    except nvml.NVMLError:
+    except (nvml.NVMLError, OSError):  # no driver, or a library that cannot be loaded
         return (), None, None
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
@@ -141,7 +141,7 @@ def read_gpus() -> tuple[tuple[Mapping[str, object], ...], str | None, str | Non
 def _ask(nvml: Any, question: Callable[..., Any], *args: Any) -> Any:
     try:
         return question(*args)
-    except nvml.NVMLError:
+    except (nvml.NVMLError, ValueError):  # a name that is no UTF-8 is not known
         return None
 
 
@@ -197,7 +197,7 @@ def gpu_memory_used() -> list[int | None]:
 
     try:
         nvml.nvmlInit()
-    except nvml.NVMLError:
+    except (nvml.NVMLError, OSError):
         return []
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]

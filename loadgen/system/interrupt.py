@@ -7,7 +7,9 @@ only its mark: it ends what runs at the same places.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import time
 
 _asked = False
@@ -24,9 +26,20 @@ def end_at(deadline_s: float | None) -> None:
     _deadline_s = deadline_s
 
 
+def end_quietly() -> None:
+    """Until ``install``, while modules are still being imported: Ctrl-C ends with a line and exit code 130."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(_number: int, _frame: object) -> None:
+    os.write(2, b"\nloadgen: interrupted; nothing had begun\n")
+    os._exit(130)
+
+
 def install() -> None:
-    """Handle SIGINT (which a background job may have ignored) and SIGTERM alike from now on."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Handle SIGINT (which a background job may have ignored), SIGTERM and a closed terminal alike from now on."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _on_signal)
 
 

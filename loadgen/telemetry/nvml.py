@@ -41,7 +41,7 @@ class Nvml:
         try:
             pynvml.nvmlInit()
             self.open = True
-        except pynvml.NVMLError:
+        except (pynvml.NVMLError, OSError):  # no driver, or a library that cannot be loaded
             self.open = False
 
     def read(self, *, links: bool = True) -> list[Gpu]:
@@ -62,7 +62,7 @@ class Nvml:
     def _ask(self, question: Callable[..., Any], *args: Any) -> Any:
         try:
             return question(*args)
-        except self._nvml.NVMLError:
+        except (self._nvml.NVMLError, ValueError):  # a name that is no UTF-8 is not known
             return None
 
     def _gpu(self, index: int, handle: Any, links: bool) -> Gpu:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 MIB = 1024.0**2
 DCGM_BLANK = 140737488355328.0  # DCGM's blank of doubles; its integer blanks are larger still
 LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?[ \t]+(\S+)(?:[ \t]+-?\d+)?\s*$")
-LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
+# Without the word boundary and the possessive repeats, a line of one long word takes the square of its length.
+LABEL = re.compile(r'\b([a-zA-Z_]\w*+)="((?:[^"\\]|\\.)*)"')
 TREE, HOST, ENGINE = "tree", "host", "engine"
 
 # The largest value that a reading of a metric can have; above it the source is wrong.

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import psutil
 
+from loadgen.errors import StoreError
 from loadgen.records import Caveat, Environment, ServerSpec, TrialResult
 from loadgen.telemetry.caveats import before_start, of_devices, of_host, of_sources
 from loadgen.telemetry.host import Gauge, HostWatch
@@ -189,7 +190,7 @@ class Recorder:
         """
         try:
             return self._finish(result, samples, into)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, StoreError) as error:
             gap = _gap(f"telemetry could not be summed up: {type(error).__name__}: {error}")
             return replace(result, caveats=(*result.caveats, gap))
 

@@ -38,16 +38,21 @@ def merged(spans: Iterable[Span]) -> list[Span]:
 
 
 def without(spans: Sequence[Span], holes: Sequence[Span]) -> list[Span]:
-    """Disjoint ordered stretches less others of the same kind."""
+    """Disjoint ordered stretches less others of the same kind, in one pass over both."""
     left: list[Span] = []
+    next_hole = 0
     for start, end in spans:
         at = start
-        for first, last in holes:
-            if last <= at or first >= end:
-                continue
+        while next_hole < len(holes) and holes[next_hole][1] <= start:
+            next_hole += 1
+        here = next_hole  # the last hole of a stretch may reach into the next one
+        while here < len(holes) and holes[here][0] < end:
+            first, last = holes[here]
             if first > at:
                 left.append((at, first))
             at = max(at, last)
+            here += 1
+        next_hole = max(next_hole, here - 1)
         if at < end:
             left.append((at, end))
     return left

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from typing import Any
 
 from loadgen.errors import BadInput
 from loadgen.records import ModelSpec
+
+LAYER = (
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
+    "mlp.down_proj", "input_layernorm", "post_attention_layernorm",
+)  # fmt: skip
 
 
 def from_folder(folder: str) -> ModelSpec:
@@ -23,6 +29,10 @@ def from_folder(folder: str) -> ModelSpec:
 
     heads, hidden = get("num_attention_heads"), get("hidden_size")
     rope = config.get("rope_parameters") or {}  # transformers 5 moved rope_theta in here
+    where = os.path.join(folder, "config.json")
+    if not isinstance(rope, dict):
+        raise BadInput(f"model {where}: rope_parameters = {rope!r} must be an object")
+    theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
     return ModelSpec(
         name=os.path.basename(folder),
         layers=get("num_hidden_layers"),
@@ -33,8 +43,8 @@ def from_folder(folder: str) -> ModelSpec:
         head_dim=get("head_dim", hidden // heads),
         vocab=get("vocab_size"),
         max_context=get("max_position_embeddings"),
-        rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
-        rms_eps=float(config.get("rms_norm_eps", 1e-6)),
+        rope_theta=_positive(theta, "rope_theta", where),
+        rms_eps=_positive(config.get("rms_norm_eps", 1e-6), "rms_norm_eps", where),
         tied=bool(config.get("tie_word_embeddings", False)),
         checkpoint=folder,
         fingerprint=_fingerprint(folder, config),
@@ -52,7 +62,7 @@ def _read_config(folder: str) -> dict[str, Any]:
             config = json.load(file)
     except FileNotFoundError:
         raise BadInput(f"model {folder}: no config.json in it, so it is no Hugging Face checkpoint") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"model {path}: not readable as JSON: {error}") from None
     if not isinstance(config, dict):
         raise BadInput(f"model {path}: a JSON object was expected")
@@ -71,6 +81,13 @@ def _positive_int(value: object, key: str, where: str) -> int:
     return value
 
 
+def _positive(value: object, key: str, where: str) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < float(str(value)) < math.inf:
+        raise BadInput(f"model {where}: {key} = {value!r} must be a number above 0")
+    return float(str(value))
+
+
 def _fingerprint(folder: str, config: dict[str, Any]) -> str:
     """Identifies the content without reading all of it, and regardless of where and when it was copied.
 
@@ -78,19 +95,54 @@ def _fingerprint(folder: str, config: dict[str, Any]) -> str:
     tensors (two fine-tunes of one model differ in nothing but those).
     """
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    names: set[str] = set()
     for name in _weight_files(folder):
         path = os.path.join(folder, name)
         try:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 digest.update(f"\n{name}\n{size}\n".encode())
-                digest.update(file.read(_header_size(file.read(8), path, size)))
+                header = file.read(_header_size(file.read(8), path, size))
+                digest.update(header)
+                names |= _tensors(header, size, path)
                 for step in range(17):
                     file.seek(max(0, size - 4096) * step // 16)
                     digest.update(file.read(4096))
         except OSError as error:
             raise BadInput(f"model {path}: not readable: {error}") from None
+    _check_tensors(names, config, folder)
     return digest.hexdigest()[:16]
+
+
+def _tensors(header: bytes, size: int, path: str) -> set[str]:
+    """The names in a safetensors header, every tensor's bytes there. Raises BadInput for a file cut short."""
+    try:
+        table = json.loads(header)
+        found = {name: entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__"}
+        end = max(found.values(), default=0)
+        whole = 8 + len(header) + end <= size
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise BadInput(f"model {path}: not a safetensors file: {error}") from None
+    if not whole:
+        raise BadInput(f"model {path}: cut short: {size} bytes of {8 + len(header) + end}")
+    return set(found)
+
+
+def _check_tensors(names: set[str], config: dict[str, Any], folder: str) -> None:
+    """Raises BadInput when a llama's tensor lacks: an engine would make one up, or end after minutes of loading."""
+    bare = {name.removeprefix("model.") for name in names}
+    wanted = ["embed_tokens.weight", "norm.weight"]
+    if not config.get("tie_word_embeddings", False):
+        wanted.append("lm_head.weight")
+    wanted += [
+        f"layers.{layer}.{part}.weight" for layer in range(config["num_hidden_layers"]) for part in LAYER
+    ]
+    missing = [name for name in wanted if name not in bare]
+    if missing:
+        packed = (
+            " (quantised checkpoints are not supported)" if any("qweight" in name for name in bare) else ""
+        )
+        raise BadInput(f"model {folder}: {len(missing)} tensors lack, first {missing[0]}{packed}")
 
 
 def _header_size(start: bytes, path: str, size: int) -> int:
@@ -106,8 +158,10 @@ def _weight_files(folder: str) -> list[str]:
         try:
             with open(index, encoding="utf-8") as file:
                 names = sorted(set(json.load(file)["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
             raise BadInput(f"model {index}: not a safetensors index: {error}") from None
+        if not all(isinstance(name, str) and name == os.path.basename(name) for name in names):
+            raise BadInput(f"model {index}: not a safetensors index: it names other than files of its folder")
         missing = [name for name in names if not os.path.exists(os.path.join(folder, name))]
         if missing:
             raise BadInput(
@@ -115,6 +169,10 @@ def _weight_files(folder: str) -> list[str]:
             )
         return names
     names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
+    if any("-of-" in name for name in names):
+        raise BadInput(
+            f"model {folder}: parts of a checkpoint without {os.path.basename(index)}, which tells of all"
+        )
     if not names:
         raise BadInput(f"model {folder}: no *.safetensors in it (accepted: safetensors, whole or sharded)")
     return names

@@ -109,7 +109,7 @@ class NullServer:
         while True:
             try:
                 sock, _ = self._listener.accept()
-            except BlockingIOError:
+            except OSError:  # nobody there, or no file left to open: those that have one go on
                 return
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

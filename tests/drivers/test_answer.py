@@ -270,3 +270,19 @@ def test_plain_json_that_is_no_answer(body: bytes, error: str) -> None:
 )
 def test_a_refusal_carries_its_status_and_words(body: bytes, words: str) -> None:
     assert plain(asked(), body, 400, "Bad Request").error == f"Refused: 400 Bad Request: {words}"
+
+
+@pytest.mark.parametrize("ids", [[3_000_000_000], ["x"], [True], [2**63], [-1], [1.5], [None]])
+def test_what_is_no_token_id_is_no_answer(ids: list[Any]) -> None:
+    reply = plain(asked(tokens=1, stream=False), json.dumps({"choices": [{"token_ids": ids}]}).encode())
+    assert (reply.error or "").startswith("BadReply")
+    assert reply.first_tokens == ()
+
+
+@pytest.mark.parametrize("count", [True, 2**63, -1, "3"])
+def test_what_is_no_count_is_not_counted(count: Any) -> None:
+    body = json.dumps(
+        {"choices": [{"text": "a"}], "usage": {"prompt_tokens": count, "completion_tokens": count}}
+    )
+    reply = plain(asked(tokens=1, stream=False), body.encode())
+    assert (reply.usage_prompt_tokens, reply.usage_output_tokens, reply.output_tokens) == (None, None, None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.telemetry.prometheus_text import MIB, read_page
+from loadgen.telemetry.prometheus_text import LABEL, MIB, read_page
 
 SCRAPES = Path(__file__).parents[1] / "data" / "scrapes"
 
@@ -127,3 +127,9 @@ def test_what_tells_nothing_gives_nothing(text: str) -> None:
 def test_the_type_that_a_page_declares_changes_no_value() -> None:
     text = '# TYPE DCGM_FI_DEV_POWER_USAGE counter\nDCGM_FI_DEV_POWER_USAGE{UUID="a", pod="x y"} 90 1700000000000\n'
     assert values(text) == {("gpu_power_w", "a"): 90}
+
+
+def test_a_line_of_one_long_word_is_read_in_one_pass() -> None:
+    steps = LABEL.findall("a" * 200_000)  # with a step from every letter to the end, this is for minutes
+    assert steps == []
+    assert read_page("DCGM_FI_DEV_FB_USED{" + "a" * 200_000 + "} 1\n").readings == ()

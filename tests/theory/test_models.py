@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from loadgen.errors import BadInput
 from loadgen.theory import models
+from loadgen.theory.checkpoint import LAYER
 from loadgen.theory.models import PRESETS, kv_bytes_per_token, parameters, resolve, weight_bytes
 
 
@@ -147,7 +148,11 @@ def checkpoint(folder: Path, seed: int = 0, **changes: Any) -> Path:
     config = {key: value for key, value in (CONFIG | changes).items() if value is not None}
     (folder / "config.json").write_text(json.dumps(config))
     weights = np.random.default_rng(seed).standard_normal((256, 64)).astype(np.float32)
-    save_file({"model.embed_tokens.weight": weights}, folder / "model.safetensors")
+    one = np.ones(1, np.float32)  # the names are looked at, and not the shapes
+    layers = range(CONFIG["num_hidden_layers"])
+    tensors = {f"model.layers.{layer}.{part}.weight": one for layer in layers for part in LAYER}
+    tensors |= {"model.embed_tokens.weight": weights, "model.norm.weight": one, "lm_head.weight": one}
+    save_file(tensors, folder / "model.safetensors")
     return folder
 
 
@@ -231,3 +236,30 @@ def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_keeps_its_context(tmp_path: Path) -> None:
     spec = resolve(str(checkpoint(tmp_path / "m")))
     assert models.extend_context(spec, 4096) == spec
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rope_theta", "x"), ("rms_norm_eps", "x"), ("rope_parameters", [1]), ("rope_parameters", "default")],
+)
+def test_an_odd_config_is_told_in_one_line(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(BadInput, match=key):
+        models.resolve(str(checkpoint(tmp_path / "odd", **{key: value})))
+
+
+def test_a_checkpoint_cut_short_or_in_parts_is_refused(tmp_path: Path) -> None:
+    short = checkpoint(tmp_path / "short") / "model.safetensors"
+    short.write_bytes(short.read_bytes()[:-100])
+    with pytest.raises(BadInput, match="cut short"):
+        models.resolve(str(short.parent))
+    part = checkpoint(tmp_path / "part") / "model.safetensors"
+    part.rename(part.with_name("model-00001-of-00002.safetensors"))
+    with pytest.raises(BadInput, match="parts of a checkpoint"):
+        models.resolve(str(part.parent))
+
+
+def test_a_checkpoint_that_lacks_tensors_is_refused(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "lacks")
+    save_file({"model.norm.weight": np.ones(1, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(BadInput, match="tensors lack"):
+        models.resolve(str(folder))

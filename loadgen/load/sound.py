@@ -1,0 +1,57 @@
+"""The edge where a server's reply becomes a sample: what no column of a samples file holds is no reply."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from loadgen.errors import BadReply
+from loadgen.records import Reply
+
+MOST_32, MOST_64 = 2**31 - 1, 2**63 - 1
+
+
+def sound(reply: Reply) -> Reply:
+    """The reply itself, or, where a value is out of its type's range, what is left of it, as a BadReply.
+
+    Text becomes valid UTF-8: JSON may hold halves of surrogate pairs, which can be neither stored nor printed.
+    """
+    for name in ("finish", "error"):
+        text = getattr(reply, name)
+        if text is not None and not text.isascii():
+            clean = text.encode("utf-8", "replace").decode("utf-8")
+            if clean != text:
+                reply = replace(reply, **{name: clean})
+    wrong = {
+        name: value
+        for name, value, most in (
+            ("tokens_per_arrival", reply.tokens_per_arrival, MOST_32),
+            ("output_tokens", reply.output_tokens or (), MOST_32),
+            ("first_tokens", reply.first_tokens, MOST_32),
+            ("usage_prompt_tokens", _one(reply.usage_prompt_tokens), MOST_64),
+            ("usage_output_tokens", _one(reply.usage_output_tokens), MOST_64),
+        )
+        if value and not _fits(value, most)
+    }
+    if not wrong:
+        return reply
+    name, value = next(iter(wrong.items()))
+    shown = next(item for item in value if not _fits((item,), MOST_32))
+    words = f"{BadReply.__name__}: {name} holds {str(shown)[:40]!r} (expected whole numbers from 0)"
+    words = words.encode("utf-8", "replace").decode("utf-8")
+    left: dict[str, object] = {
+        key: None if key.startswith("usage") or key == "output_tokens" else () for key in wrong
+    }
+    if "output_tokens" in wrong:
+        left["counted_by"] = None
+    if "tokens_per_arrival" in wrong:  # it runs beside the times
+        left["token_ns"] = ()
+    return replace(reply, error=reply.error or words, **left)  # type: ignore[arg-type]
+
+
+def _one(value: int | None) -> tuple[int, ...]:
+    return () if value is None else (value,)
+
+
+def _fits(values: tuple[int, ...], most: int) -> bool:
+    kinds = set(map(type, values))
+    return kinds <= {int} and min(values) >= 0 and max(values) <= most

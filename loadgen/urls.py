@@ -1,0 +1,56 @@
+"""URLs that people give: what is wrong with one is said before anything is stored, and without what it holds secret."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import urlsplit
+
+from loadgen.errors import BadInput
+
+API_KEY_VARIABLE = "LOADGEN_API_KEY"
+SCHEMES = ("http", "https", "grpc", "grpcs")
+_CREDENTIALS = re.compile(r"(\w+://)[^/@\s'\"]*@")
+_HOST = re.compile(
+    r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?"
+)
+
+
+def problem(text: str) -> str | None:
+    """Why a text is no endpoint's URL, in words that may be shown and stored; ``None`` when it is one."""
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError as error:
+        return f"is not a URL ({error})"
+    if url.scheme not in SCHEMES or not url.hostname:
+        return "is not a URL"
+    if url.username is not None or url.password is not None:
+        return f"holds credentials, which do not belong there; set {API_KEY_VARIABLE}"
+    if not text.isascii() or not text.isprintable() or " " in text:
+        return "holds other than printable ASCII (write it percent-encoded, a host in its xn-- form)"
+    if ":" not in url.hostname and not _HOST.fullmatch(url.hostname):
+        return "names a host that cannot be"
+    return None
+
+
+def check(text: str, name: str) -> None:
+    """Raise BadInput for a text that is no endpoint's URL; ``name`` is the option that gave it."""
+    if (wrong := problem(text)) is not None:
+        raise BadInput(f"{name} {shown(text)}: {wrong} (accepted: such as http://127.0.0.1:8000)")
+
+
+def check_key() -> None:
+    """Raise BadInput for an API key that no header can carry, without showing it."""
+    key = os.environ.get(API_KEY_VARIABLE, "")
+    if not (key.isascii() and key.isprintable()):
+        raise BadInput(
+            f"{API_KEY_VARIABLE}: not a header value (accepted: printable ASCII, without a line end)"
+        )
+
+
+def shown(text: str) -> str:
+    """A text that may be printed and stored: credentials of URLs in it are left out, and so is the API key."""
+    clean = _CREDENTIALS.sub(r"\1…@", text).encode("utf-8", "replace").decode("utf-8")
+    key = os.environ.get(API_KEY_VARIABLE, "").strip()
+    return clean.replace(key, "…") if len(key) >= 4 else clean

@@ -1,0 +1,343 @@
+"""Faults × frameworks: a sweep is hit while a trial runs, one checker tells what it lost, and ``--resume`` mends it.
+
+``python tests/aids/fault_matrix.py [FRAMEWORK …]`` runs all of it and prints the table (``make faults``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import psutil
+
+PROFILE = """
+name = "hit"
+[server]
+framework = "{framework}"
+model = "tiny"
+dtype = "float32"
+gpus = []
+tp = {tp}
+ready_timeout_s = 300
+{options}
+[load]
+mode = "closed"
+input_tokens = 16
+output_tokens = {tokens}
+requests = {requests}
+warmup = 1
+[load.timeouts]
+connect_s = 2
+first_byte_s = {patience}
+between_bytes_s = {patience}
+total_s = 60
+[telemetry]
+enabled = false
+[[sweep]]
+concurrency = [2, 1]
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framework:
+    """What is stood up, and a load on it that lasts about two seconds a trial."""
+
+    name: str
+    tp: int = 1
+    options: str = ""
+    tokens: int = 200
+    requests: int = 8
+    patience: int = 10
+
+    @property
+    def label(self) -> str:
+        """``hf tp 2``."""
+        return f"{self.name} tp {self.tp}"
+
+    @property
+    def profile(self) -> str:
+        """The profile of its sweep of two trials."""
+        return PROFILE.format(
+            framework=self.name, tp=self.tp, options=self.options, tokens=self.tokens,
+            requests=self.requests, patience=self.patience,
+        )  # fmt: skip
+
+
+FRAMEWORKS = (
+    Framework(name="null", options="[server.options]\nitl_ms = 10", tokens=25, patience=1),
+    Framework(name="hf"),
+    Framework(name="hf", tp=2, options="[frameworks.hf]\noptions.engine = 'generate'"),
+    Framework(name="triton"),
+    Framework(name="ds"),
+    Framework(name="ds", tp=2),
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Hit:
+    """A sweep that runs: its process, its folder, and the TMPDIR by which all that it started is known."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    temporary: Path
+
+    @property
+    def said(self) -> str:
+        """Its standard error so far."""
+        return (self.folder / "stderr").read_text(errors="replace")
+
+    def family(self) -> list[psutil.Process]:
+        """Every process with its TMPDIR but the sweep itself, wherever it hangs in the tree."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.pid != self.process.pid and process.environ().get("TMPDIR") == str(self.temporary):
+                    found.append(process)
+        return found
+
+    def named(self, *words: str) -> list[psutil.Process]:
+        """Those of them whose command line holds one of the words, oldest first, without guards."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                if any(word in line for word in words) and "_guard.py" not in line:
+                    found.append(process)
+        return sorted(found, key=lambda process: process.create_time())
+
+    def server(self) -> list[psutil.Process]:
+        """The server's processes, the one that the guard started first."""
+        workers = {process.pid for process in self.named("loadgen.load.worker")}
+        guards = {process.pid for process in self.family() if "_guard.py" in " ".join(process.cmdline())}
+        others = [p for p in self.family() if p.pid not in workers | guards and p.ppid() != self.process.pid]
+        return sorted(others, key=lambda process: process.create_time())
+
+
+def _server(number: int, which: int) -> Callable[[Hit], None]:
+    return lambda hit: hit.server()[which].send_signal(number)
+
+
+def _guard(hit: Hit) -> None:
+    next(p for p in hit.family() if "_guard.py" in " ".join(p.cmdline())).kill()
+
+
+def _worker(number: int) -> Callable[[Hit], None]:
+    return lambda hit: hit.named("loadgen.load.worker")[0].send_signal(number)
+
+
+def _sweep(number: int) -> Callable[[Hit], None]:
+    return lambda hit: hit.process.send_signal(number)
+
+
+def _delete(hit: Hit) -> None:
+    shutil.rmtree(hit.folder / "r")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What is done, the exit codes that are right, a word that must be said, and the ``--set`` it needs."""
+
+    name: str
+    do: Callable[[Hit], None]
+    codes: tuple[int, ...]
+    word: str = ""
+    sets: tuple[str, ...] = ()
+    file_limit: int | None = None
+
+
+FAULTS = (
+    Fault(name="server killed", do=_server(signal.SIGKILL, 0), codes=(1,), word="ServerDied"),
+    Fault(name="last process of the server killed", do=_server(signal.SIGKILL, -1), codes=(1,), word="ServerDied"),
+    Fault(name="server stopped", do=_server(signal.SIGSTOP, 0), codes=(1,), word="ServerHung"),
+    Fault(name="last process of the server stopped", do=_server(signal.SIGSTOP, -1), codes=(1,), word="ServerHung"),
+    Fault(name="guard killed", do=_guard, codes=(1,), word="ServerDied"),
+    Fault(name="worker killed", do=_worker(signal.SIGKILL), codes=(1,), word="WorkerDied", sets=("concurrency=2,3", "workers=2")),
+    Fault(name="worker stopped", do=_worker(signal.SIGSTOP), codes=(1,), word="WorkerDied", sets=("concurrency=2,3", "workers=2")),
+    Fault(name="sweep interrupted", do=_sweep(signal.SIGINT), codes=(130,), word="interrupted"),
+    Fault(name="sweep terminated", do=_sweep(signal.SIGTERM), codes=(130,), word="interrupted"),
+    Fault(name="terminal closed", do=_sweep(signal.SIGHUP), codes=(130,), word="interrupted"),
+    Fault(name="sweep killed", do=_sweep(signal.SIGKILL), codes=(-9,)),
+    Fault(name="results deleted", do=_delete, codes=(1,), word="StoreError"),
+    Fault(name="disk full", do=lambda _hit: None, codes=(1,), word="StoreError", file_limit=8 * 1024),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the checker found; all but ``code`` and ``hung`` are to be empty or 0."""
+
+    code: int | None
+    hung: bool
+    lost: int
+    double: int
+    orphans: int
+    leftovers: tuple[str, ...]
+    tracebacks: int
+    unsaid: str
+    wrong_code: bool
+    resume: str
+
+    @property
+    def faults(self) -> list[str]:
+        """In words what is wrong; empty when all is right."""
+        found = {
+            "hung": self.hung, "lost": self.lost, "double": self.double, "orphans": self.orphans,
+            "leftovers": list(self.leftovers), "tracebacks": self.tracebacks, "unsaid": self.unsaid,
+            "exit code": self.code if self.wrong_code else 0, "resume": self.resume,
+        }  # fmt: skip
+        return [f"{name}: {value}" for name, value in found.items() if value]
+
+
+def run(framework: Framework, fault: Fault, limit_s: float = 240) -> Verdict:
+    """Run a sweep, hit it in its first trial, look at what is left, go on with ``--resume --retry-failed``."""
+    with _begun(framework, fault) as hit:
+        hung = not _wait_for(lambda: "started" in hit.said or hit.process.poll() is not None, hit, limit_s)
+        if not hung and hit.process.poll() is None:
+            time.sleep(0.5)  # into the trial: this is a bench of faults, which needs one in the middle
+            fault.do(hit)
+        try:
+            hit.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            hung = True
+            hit.process.kill()
+            hit.process.wait()
+        orphans = _living(hit)
+        leftovers = tuple(sorted(p.name for p in hit.temporary.iterdir() if not _rescued(p)))
+        said, code = hit.said, hit.process.returncode
+        double = _double(hit.folder / "r")
+        killed = fault.codes == (-9,)
+        resume = _resumed(hit, fault)
+        return Verdict(
+            code=code,
+            hung=hung,
+            lost=_lost(hit.folder / "r"),
+            double=double + _double(hit.folder / "r", failed=False),
+            orphans=orphans,
+            leftovers=() if killed else leftovers,  # nobody is left to take them away
+            tracebacks=said.count("Traceback (most recent call last)"),
+            unsaid=fault.word if fault.word not in said else "",
+            wrong_code=code not in fault.codes,
+            resume=resume,
+        )
+
+
+@contextlib.contextmanager
+def _begun(framework: Framework, fault: Fault) -> Iterator[Hit]:
+    with tempfile.TemporaryDirectory(prefix="faults-") as place:
+        folder = Path(place)
+        temporary = folder / "tmp"
+        temporary.mkdir()
+        (folder / "p.toml").write_text(framework.profile)
+        limit = fault.file_limit
+
+        def limited() -> None:
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        with (folder / "stderr").open("wb") as err:
+            process = subprocess.Popen(
+                _command(fault),
+                cwd=folder,
+                env={**os.environ, "TMPDIR": str(temporary)},
+                stdout=subprocess.DEVNULL,
+                stderr=err,
+                preexec_fn=limited,
+                start_new_session=True,
+            )
+        hit = Hit(process=process, folder=folder, temporary=temporary)
+        try:
+            yield hit
+        finally:
+            for left in [*hit.family(), process]:
+                with contextlib.suppress(psutil.Error, OSError):
+                    left.kill()
+            process.wait()
+
+
+def _command(fault: Fault, *more: str) -> list[str]:
+    sets = [part for text in fault.sets for part in ("--set", text)]
+    return [sys.executable, "-m", "loadgen.cli", "sweep", "p.toml", "--out", "r", "--no-live", "--no-report", *sets, *more]  # fmt: skip
+
+
+def _wait_for(there: Callable[[], bool], hit: Hit, limit_s: float) -> bool:
+    end = time.monotonic() + limit_s
+    while not there():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _living(hit: Hit) -> int:
+    _gone, alive = psutil.wait_procs(hit.family(), timeout=15)
+    return sum(process.status() != psutil.STATUS_ZOMBIE for process in alive)
+
+
+def _rescued(path: Path) -> bool:
+    """Results that the sweep put there because their folder failed it, and said so."""
+    return path.name.startswith("loadgen-rescued-")
+
+
+def _resumed(hit: Hit, fault: Fault) -> str:
+    again = subprocess.run(
+        _command(fault, "--resume", "--retry-failed"),
+        cwd=hit.folder, env={**os.environ, "TMPDIR": str(hit.temporary)}, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    return "" if again.returncode == 0 else f"exit {again.returncode}: {again.stderr[-300:]}"
+
+
+def _double(folder: Path, *, failed: bool = True) -> int:
+    """Results of one trial beyond the first; with ``failed`` false, served ones alone: a failed one may be tried again."""
+    if not (folder / "trials.jsonl").exists():
+        return 0
+    lines = [orjson.loads(line) for line in (folder / "trials.jsonl").read_bytes().splitlines()]
+    counts = Counter(line["trial"]["id"] for line in lines if failed or line["failure"] is None)
+    return sum(count - 1 for count in counts.values())
+
+
+def _lost(folder: Path) -> int:
+    """Trials of the plan without a result, or without whole samples, once all was mended."""
+    from loadgen.results.store import open_results, read_samples
+
+    if not (folder / "sweep.json").exists():
+        return 2  # all of them
+    results = open_results(folder)
+    whole = 0
+    for result in results.results():
+        samples = list(read_samples(results.samples_path(result.trial.id)))
+        planned = result.trial.load.requests + result.trial.load.warmup
+        whole += result.failure is None and len(samples) == planned
+    return len(results.sweep["plan"]) - whole
+
+
+def main(names: list[str]) -> int:
+    """Run the whole matrix, or the rows of some frameworks; 1 when anything was wrong."""
+    wrong = 0
+    for framework in FRAMEWORKS:
+        if names and framework.name not in names:
+            continue
+        for fault in FAULTS:
+            began = time.monotonic()
+            verdict = run(framework, fault)
+            wrong += bool(verdict.faults)
+            words = "; ".join(verdict.faults) or "right"
+            print(f"{framework.label:12} {fault.name:36} exit {verdict.code!s:4} {time.monotonic() - began:5.0f} s  {words}", flush=True)  # fmt: skip
+    print(f"{wrong} wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
