@@ -34,6 +34,7 @@ def _descendants(pid: int | None) -> list[psutil.Process]:
     if pid is None:
         return []
     try:
-        return psutil.Process(pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+        return found
     except psutil.Error:
         return []
