@@ -330,12 +330,16 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
 
 def append_line(file: IO[bytes], record: Any) -> None:
     """Write a record as one more line of an open file, and wait until it is on disk. Raises StoreError."""
-    line = to_json(record) + b"\n"
+    line = memoryview(to_json(record) + b"\n")
+    number = file.fileno()
+    size = os.fstat(number).st_size
     try:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+        while line:  # past the buffer, which would write what is left of a failed line when it is closed
+            line = line[os.write(number, line) :]
+        os.fsync(number)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            os.ftruncate(number, size)  # half a line would be taken for a crash's
         raise StoreError(f"{file.name}: cannot be written: {error.strerror}") from None
 
 
