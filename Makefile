@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: env demo reproduce reproduction tools test faults lint bench clean
+.PHONY: env demo reproduce reproduction tools test faults fuzz lint bench clean
 
 env: $(STAMP)
 
@@ -46,6 +46,10 @@ test: env tools
 # Every fault on every framework that runs here, and a table of what each cost; half an hour.
 faults: env
 	.venv/bin/python tests/aids/fault_matrix.py
+
+# 200,000 odd inputs over all edges: nothing but our own errors may come of them.
+fuzz: env
+	.venv/bin/python tests/aids/edge_inputs.py 200000
 
 # loadgen.servers is the folder servers/: mypy is shown one tree.
 lint: env

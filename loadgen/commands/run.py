@@ -56,6 +56,8 @@ def run(
         if store is not None:
             store.append(result)
     print_result(result)
+    if result.failure is not None and result.failure.error == BadInput.__name__:
+        return 2  # found by the load itself, such as a trace with fewer rows than were asked for
     limited = strict and any(caveat.client for caveat in result.caveats)
     return 1 if result.failure is not None or limited else 0
 
@@ -102,7 +104,8 @@ def load_spec(
         ("--concurrency", concurrency), ("--batch-size", batch_size), ("--input-tokens", input_tokens),
         ("--output-tokens", output_tokens), ("--requests", requests), ("--workers", workers),
     ):  # fmt: skip
-        if not 1 <= value <= MOST:
+        whole_trace = option == "--requests" and mode == "trace" and value == 0
+        if not (1 <= value <= MOST or whole_trace):
             raise BadInput(f"{option} {value}: not a count (accepted: 1 to {MOST})")
     for option, number in (
         ("--rate", rate),

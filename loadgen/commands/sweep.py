@@ -201,6 +201,8 @@ def refuse_mixing(folder: Path, resume: bool) -> int:
 
     Nothing goes on in a kept copy.
     """
+    if resume and not (folder / "sweep.json").exists():
+        click.echo(f"--resume: {folder} holds no results yet, so all trials run", err=True)
     if not (folder / "sweep.json").exists():
         if folder.exists() and any(folder.iterdir()):
             raise BadInput(

@@ -45,7 +45,7 @@ def whole_number(least: int) -> Validator:
 def _positive(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _bad("is not a number", "numbers above 0")
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf or (isinstance(value, int) and value > MOST):
         raise _bad("must be above 0 and finite", "numbers above 0")
     return float(value)
 

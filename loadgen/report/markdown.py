@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
 from loadgen.labels import clean
-from loadgen.records import Environment, Trial
+from loadgen.records import Environment, Trial, TrialResult
 from loadgen.report import sections, tables
 from loadgen.report.ledger_table import ledger_table
 from loadgen.report.max_batch_table import max_batch_table
-from loadgen.results.store import from_json, open_results
+from loadgen.results.store import Results, from_json, open_results
 from loadgen.text_table import Table, holds_figures
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -36,6 +37,16 @@ class Report:
     background: tuple[Table, ...]
 
 
+def _broken(folder: Results, results: Sequence[TrialResult]) -> str:
+    """What is said of samples that cannot be read: the figures stand, what would be derived from samples lacks."""
+    lacking = [
+        each.trial.id for each in results if each.failure is None and not folder.has_samples(each.trial.id)
+    ]
+    if not lacking or folder.left_out:
+        return ""
+    return f"{len(lacking)} trials lack readable samples (sweep --resume runs them again): {', '.join(lacking[:5])}"
+
+
 def gather(results_dir: str | Path) -> Report:
     """Read a results folder. Raises StoreError when it is none."""
     folder = open_results(results_dir)
@@ -50,7 +61,9 @@ def gather(results_dir: str | Path) -> Report:
         description=str(sweep.get("description") or ""),
         headline=sections.headline(results),
         fixed=tables.fixed_words([*planned, *(result.trial for result in results)]),
-        missing=sections.missing_words(results, planned_ids, planned),
+        missing="; ".join(
+            filter(None, [sections.missing_words(results, planned_ids, planned), _broken(folder, results)])
+        ),
         left_out=folder.left_out,
         overview=(
             *tables.pivot_tables(results, planned),

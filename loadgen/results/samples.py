@@ -87,7 +87,7 @@ class SampleWriter:
         if self._dead:
             return
         if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(exist_ok=True)  # not its parents: a deleted results folder stays deleted
             self._writer = _parquet_writer(self._beside)
         self._writer.write_table(pa.Table.from_batches(batches, schema=_schema()).combine_chunks())
 

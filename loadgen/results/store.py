@@ -68,6 +68,8 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._shared: dict[str, dict[str, Rows]] = {}
+        self._looked_at: dict[Path, Rows | None] = {}
+        self.broken: list[str] = []
         try:
             self.sweep: dict[str, Any] = orjson.loads((path / "sweep.json").read_bytes())
         except FileNotFoundError:
@@ -96,29 +98,36 @@ class Results:
         return f"{kept['rule']} {kept['redacted']}" if kept else ""
 
     def samples(self, trial_id: str) -> Rows | None:
-        """The samples of a trial, one row a request; ``None`` without any. Raises StoreError for a broken file."""
+        """The samples of a trial, one row a request; ``None`` without any, or in a broken file."""
         return self._rows("samples", trial_id)
 
     def telemetry(self, trial_id: str) -> Rows | None:
-        """What was scraped during a trial; ``None`` without any. Raises StoreError for a broken file."""
+        """What was scraped during a trial; ``None`` without any, or in a broken file."""
         return self._rows("telemetry", trial_id)
 
     def has_samples(self, trial_id: str) -> bool:
         """Whether a trial's samples are there and can be read: its figures stand, but nothing can be derived anew."""
-        try:
-            rows = self.samples(trial_id)
-            return rows is not None and rows.whole()
-        except StoreError:
-            return False
+        return self.samples(trial_id) is not None
 
     def _rows(self, kind: Kind, trial_id: str) -> Rows | None:
         own = self.path / kind / f"{trial_id}.parquet"
         if own.exists():
-            return Rows(own)
+            return self._own(own)
         if kind not in self._shared:
             path = self.path / f"{kind}.parquet"
             self._shared[kind] = shared_rows(path) if path.exists() else {}
         return self._shared[kind].get(trial_id)
+
+    def _own(self, path: Path) -> Rows | None:
+        """A trial's own file, looked at once; ``broken`` holds what is wrong with one that cannot be used."""
+        if path not in self._looked_at:
+            rows = Rows(path)
+            try:
+                self._looked_at[path] = rows if rows.whole() else None
+            except StoreError as error:
+                self.broken.append(str(error))
+                self._looked_at[path] = None
+        return self._looked_at[path]
 
     def samples_path(self, trial_id: str) -> Path:
         """Where a sweep writes a trial's samples."""
@@ -266,6 +275,7 @@ class Store(Results):
 
     def sample_writer(self, trial_id: str) -> SampleWriter:
         """A writer of one trial's samples, which replaces those of an earlier try."""
+        self._looked_at.pop(self.samples_path(trial_id), None)
         return SampleWriter(
             self.samples_path(trial_id),
             rescue=lambda: self._rescue_folder() / f"{trial_id}.parquet",
@@ -320,12 +330,16 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
 
 def append_line(file: IO[bytes], record: Any) -> None:
     """Write a record as one more line of an open file, and wait until it is on disk. Raises StoreError."""
-    line = to_json(record) + b"\n"
+    line = memoryview(to_json(record) + b"\n")
+    number = file.fileno()
+    size = os.fstat(number).st_size
     try:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+        while line:  # past the buffer, which would write what is left of a failed line when it is closed
+            line = line[os.write(number, line) :]
+        os.fsync(number)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            os.ftruncate(number, size)  # half a line would be taken for a crash's
         raise StoreError(f"{file.name}: cannot be written: {error.strerror}") from None
 
 

@@ -91,7 +91,7 @@ def write_parquet(path: Path, scrapes: Iterable[Scrape]) -> None:
         schema=schema,
     )
     beside = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     pq.write_table(table, beside, compression="zstd")
     beside.replace(path)
 

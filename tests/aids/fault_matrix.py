@@ -141,6 +141,11 @@ def _sweep(number: int) -> Callable[[Hit], None]:
     return lambda hit: hit.process.send_signal(number)
 
 
+def _full(hit: Hit) -> None:
+    """From now on no file of the sweep grows beyond a kilobyte: a disk that is full, for one process."""
+    resource.prlimit(hit.process.pid, resource.RLIMIT_FSIZE, (1024, 1024))
+
+
 def _delete(hit: Hit) -> None:
     shutil.rmtree(hit.folder / "r")
 
@@ -154,7 +159,6 @@ class Fault:
     codes: tuple[int, ...]
     word: str = ""
     sets: tuple[str, ...] = ()
-    file_limit: int | None = None
 
 
 FAULTS = (
@@ -170,7 +174,7 @@ FAULTS = (
     Fault(name="terminal closed", do=_sweep(signal.SIGHUP), codes=(130,), word="interrupted"),
     Fault(name="sweep killed", do=_sweep(signal.SIGKILL), codes=(-9,)),
     Fault(name="results deleted", do=_delete, codes=(1,), word="StoreError"),
-    Fault(name="disk full", do=lambda _hit: None, codes=(1,), word="StoreError", file_limit=8 * 1024),
+    Fault(name="disk full", do=_full, codes=(1,), word="StoreError"),
 )  # fmt: skip
 
 
@@ -195,7 +199,7 @@ class Verdict:
         found = {
             "hung": self.hung, "lost": self.lost, "double": self.double, "orphans": self.orphans,
             "leftovers": list(self.leftovers), "tracebacks": self.tracebacks, "unsaid": self.unsaid,
-            "exit code": self.code if self.wrong_code else 0, "resume": self.resume,
+            "exit code": f"{self.code} is not right" if self.wrong_code else "", "resume": self.resume,
         }  # fmt: skip
         return [f"{name}: {value}" for name, value in found.items() if value]
 
@@ -240,12 +244,6 @@ def _begun(framework: Framework, fault: Fault) -> Iterator[Hit]:
         temporary = folder / "tmp"
         temporary.mkdir()
         (folder / "p.toml").write_text(framework.profile)
-        limit = fault.file_limit
-
-        def limited() -> None:
-            if limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
         with (folder / "stderr").open("wb") as err:
             process = subprocess.Popen(
                 _command(fault),
@@ -253,7 +251,6 @@ def _begun(framework: Framework, fault: Fault) -> Iterator[Hit]:
                 env={**os.environ, "TMPDIR": str(temporary)},
                 stdout=subprocess.DEVNULL,
                 stderr=err,
-                preexec_fn=limited,
                 start_new_session=True,
             )
         hit = Hit(process=process, folder=folder, temporary=temporary)
