@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import orjson
@@ -246,6 +247,27 @@ def test_one_run_per_cell_takes_its_interval_from_its_requests(tmp_path: Path) -
     times = latencies(cell.rows[0].results, cell.rows[0].id)
     assert times is not None
     assert len(times) == 29  # the warm-up is left out
+
+
+def test_one_runs_figures_each_take_their_own_error(tmp_path: Path) -> None:
+    """Time to first token that varies twenty times as much as latency is not given latency's narrow interval."""
+    once = result(Point(), slow_world())
+    assert once.summary is not None
+    assert once.summary.ttft_s is not None
+    wide = dist(once.summary.ttft_s.mean, 0.2, n=30)
+    once = dataclasses.replace(once, summary=dataclasses.replace(once.summary, ttft_s=wide))
+    study = analyse([write(tmp_path / "once", [once], requests=31)]).study
+    (cell,) = study.cells.values()
+    widths = {}
+    for metric in ("e2e_s", "ttft_s"):
+        estimate = study.estimate(cell, metric)
+        assert estimate is not None
+        assert estimate.low is not None
+        assert estimate.high is not None
+        widths[metric] = math.log(estimate.high / estimate.low)
+    # Independent requests of 1 % and 20 %; the blocks' own correction of so few lies within a third.
+    assert widths["e2e_s"] == pytest.approx(2 * 1.96 * 0.01 / 30**0.5, rel=0.35)
+    assert widths["ttft_s"] == pytest.approx(2 * 1.96 * 0.2 / 30**0.5, rel=0.35)
 
 
 def test_drift_is_seen_and_noise_is_measured(tmp_path: Path) -> None:
