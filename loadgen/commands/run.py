@@ -65,15 +65,16 @@ def run(
 def open_store(
     stack: contextlib.ExitStack, out: Path | None, trial: Trial, argv: tuple[str, ...]
 ) -> tuple[Any, str]:
-    """The results folder, when one was asked for, and the environment's id."""
+    """The results folder, when one was asked for, and the environment's id. Raises BadInput for one with results."""
     if out is None:
         return None, ""
-    from loadgen.results.store import Store
+    from loadgen.results.store import Store, open_to_go_on
     from loadgen.system.environment import capture
 
     environment = capture(argv)
     record = {"name": out.name, "description": f"loadgen run {trial.url}", "argv": list(argv)}
     if (out / "sweep.json").exists():
+        open_to_go_on(out)  # a kept copy has words of its own
         raise BadInput(f"--out {out}: already holds results (accepted: a new or empty folder)")
     store = stack.enter_context(Store.create(out, record))
     store.add_environment(environment)
