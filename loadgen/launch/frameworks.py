@@ -15,6 +15,10 @@ from loadgen.errors import UnknownFramework
 from loadgen.protocols import Framework
 
 PACKAGE = "loadgen.servers"
+# What the protocol asks of every framework: its attributes and methods.
+QUESTIONS = sorted(
+    {*Framework.__annotations__, *(name for name in vars(Framework) if not name.startswith("_"))}
+)
 
 
 def names() -> tuple[str, ...]:
@@ -25,7 +29,11 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str) -> Framework:
-    """The framework ``name``; UnknownFramework with the nearest name and the whole list otherwise."""
+    """The framework ``name``.
+
+    Raises UnknownFramework with the nearest name and the whole list, and for a module that binds none or one that
+    leaves questions of ``Framework`` open.
+    """
     known = names()
     if name not in known:
         near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
@@ -34,6 +42,10 @@ def find(name: str) -> Framework:
     module = importlib.import_module(f"{PACKAGE}.{name}")
     if not hasattr(module, "FRAMEWORK"):
         raise UnknownFramework(f"servers/{name}.py binds no FRAMEWORK, so it offers nothing to start")
+    if silent := [question for question in QUESTIONS if not hasattr(module.FRAMEWORK, question)]:
+        raise UnknownFramework(
+            f"servers/{name}.py does not answer {', '.join(silent)} (accepted: all of protocols.Framework)"
+        )
     return cast(Framework, module.FRAMEWORK)
 
 

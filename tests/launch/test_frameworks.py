@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,21 @@ def test_a_module_without_framework_is_told(tmp_path: Path, monkeypatch: pytest.
         frameworks.find("hollow_framework")
 
 
+def test_an_answer_that_is_missing_is_told_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import loadgen.servers
+
+    (tmp_path / "mute_framework.py").write_text(
+        "class Mute:\n    name, protocol, ports, options, uses_gpus = 'mute_framework', 'openai', 1, {}, False\n"
+        "    def check(self, spec): ...\n    def command(self, spec, run_dir, ports): ...\n"
+        "    def driver_options(self, spec): ...\n    def needs(self): ...\nFRAMEWORK = Mute()\n"
+    )
+    monkeypatch.setattr(loadgen.servers, "__path__", [*loadgen.servers.__path__, str(tmp_path)])
+    with pytest.raises(
+        UnknownFramework, match=r"mute_framework\.py does not answer default_dtype, needs_gpus \("
+    ):
+        frameworks.find("mute_framework")
+
+
 def spec_for(framework: Framework) -> ServerSpec:
     """A spec that the framework accepts on any machine, or at least on one with a GPU."""
     spec = ServerSpec(framework=framework.name, model=PRESETS["tiny"], dtype="float32")
@@ -85,6 +101,21 @@ class TestContract:
             assert option.isidentifier(), option
             assert len(words) > 10, f"{option} needs a line of help"
             assert "\n" not in words
+
+    def test_it_says_whether_it_takes_gpus(self, name: str) -> None:
+        framework = frameworks.find(name)
+        assert isinstance(framework.uses_gpus, bool)
+        assert isinstance(framework.needs_gpus, bool)
+        assert framework.uses_gpus or not framework.needs_gpus
+        assert spec_for(framework).gpus or not framework.needs_gpus, "it accepts a spec without GPUs"
+
+    def test_the_dtype_that_it_takes_unasked_is_one_that_it_accepts(self, name: str) -> None:
+        framework = frameworks.find(name)
+        spec = spec_for(framework)
+        places = [*([] if framework.needs_gpus else [()]), *([(0,)] if framework.uses_gpus else [])]
+        for gpus in places:
+            with suppress(MissingDependency):  # nothing is wrong with it but the machine
+                framework.check(replace(spec, gpus=gpus, dtype=framework.default_dtype(bool(gpus))))
 
     def test_its_command_is_plain_data_and_always_the_same(self, name: str, tmp_path: Path) -> None:
         framework = frameworks.find(name)
