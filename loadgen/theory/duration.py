@@ -121,15 +121,8 @@ def relative_cost(trial: Trial) -> float:
     nominal = datasheet("H200")
     model = trial.server.model if trial.server else PRESETS["llama-7b"]
     server = ServerSpec(framework="", model=model, tp=trial.server.tp if trial.server else 1)
-    floor, _ = call_s(server, trial.load, sequences(trial.load) or 1, nominal) if nominal else (None, None)
+    floor, _ = call_s(server, trial.load, trial.load.sequences or 1, nominal) if nominal else (None, None)
     return trial_s(trial.load, floor) or 0.0
-
-
-def sequences(load: LoadSpec) -> int | None:
-    """How many sequences the load keeps in the server; ``None`` in open loop, where the server's speed decides."""
-    if load.open_loop:
-        return None
-    return load.batch_size if load.kind == "static" else load.concurrency
 
 
 def call_s(

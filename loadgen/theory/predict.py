@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from loadgen.identity import server_key
 from loadgen.records import LoadSpec, ServerSpec, Trial
 from loadgen.theory.ceilings import Ceilings
-from loadgen.theory.duration import call_s, sequences, start_s, total, trial_s
+from loadgen.theory.duration import call_s, start_s, total, trial_s
 from loadgen.theory.models import kv_bytes_per_token, weight_bytes
 from loadgen.units import show_bytes
 
@@ -67,7 +67,7 @@ def predict(trial: Trial, ceilings: Ceilings | None) -> Prediction:
     server, load = trial.server, trial.load
     if server is None:
         return Prediction(trial_id=trial.id)
-    batch = sequences(load)
+    batch = load.sequences
     length = load.input_tokens + load.output_tokens
     per_token = kv_bytes_per_token(server.model, server.dtype, server.tp, server.pp)
     # A GPU's ceilings say nothing of a server on the CPU.
@@ -107,7 +107,7 @@ def check_fit(trials: Sequence[Trial], memory_bytes: int) -> list[str]:
         need, load = min(misfits, key=lambda misfit: misfit[0])
         warnings.append(
             f"{label}: {len(misfits)} of {len(every)} trials are predicted not to fit; the smallest of them "
-            f"(batch {sequences(load) or 1}, {load.input_tokens} in, {load.output_tokens} out) needs "
+            f"(batch {load.sequences or 1}, {load.input_tokens} in, {load.output_tokens} out) needs "
             f"{show_bytes(need)} for weights and KV cache, a GPU has {show_bytes(memory_bytes)}"
         )
     return warnings
