@@ -84,6 +84,8 @@ def run_trial(
     in_flight = (outcome.in_flight_mean, outcome.in_flight_max) if outcome is not None else (None, None)
     summary = accumulator.summary(*in_flight)
     fault = endpoint.fault()
+    # Before anything else is asked of the server, so that its counters hold this trial's requests and no probe.
+    engine = engine_of(endpoint, counters) if fault is None else {}
     if fault is None and not no_memory and (lost or watch.hung or outcome is None):
         fault = endpoint.judge(before) or probed(trial, endpoint, watch)
     if fault is not None:
@@ -97,7 +99,7 @@ def run_trial(
     return TrialResult(
         trial=trial,
         environment=environment,
-        engine=engine_of(endpoint, counters) if fault is None else {},
+        engine=engine if fault is None else {},
         start=endpoint.start,
         started=started.isoformat(timespec="milliseconds"),
         wall_s=time.monotonic() - start,

@@ -40,5 +40,5 @@ def was_cold(result: TrialResult, results: Results | None) -> bool:
 
     if results is None or (stored := results.samples(result.trial.id)) is None:
         return False
-    errors = stored.table(where=pc.field("phase") == "warmup")["error"]
+    errors = stored.table(["error"], where=pc.field("phase") == "warmup")["error"]
     return len(errors) > 0 and unserved(errors[-1].as_py())

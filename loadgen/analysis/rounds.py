@@ -35,8 +35,9 @@ def _joins(members: Sequence[TrialResult], result: TrialResult) -> bool:
     last, server = members[-1], result.trial.server
     if server is None or last.trial.server is None or rivals_key(server) != rivals_key(last.trial.server):
         return False
-    alike = (last.trial.load, last.trial.repeat, last.environment) == (
+    alike = (last.trial.load, last.trial.start, last.trial.repeat, last.environment) == (
         result.trial.load,
+        result.trial.start,
         result.trial.repeat,
         result.environment,
     )

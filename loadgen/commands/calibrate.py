@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from loadgen.analysis.findings import declared
 from loadgen.commands.run import load_spec
 from loadgen.plan.plan import make_plan
 from loadgen.profile.read import load_profile
@@ -33,7 +32,12 @@ def run(
 def busiest(profile: str, sets: tuple[str, ...]) -> LoadSpec:
     """The load of a profile that asks most of the client: the most in flight, or sent per second."""
     found = load_profile(profile, sets)
-    declared.parse(found.findings, found.file)
+    if found.findings:
+        from loadgen.analysis.findings import (
+            declared,  # it imports the analysis, which most sweeps need at the end
+        )
+
+        declared.parse(found.findings, found.file)
     loads = [trial.load for trial in make_plan(found).trials]
     return max(
         loads, key=lambda load: (load.rate or 0.0, load.concurrency, load.batch_size, load.input_tokens)

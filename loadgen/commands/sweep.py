@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 
-from loadgen.analysis.findings import declared
 from loadgen.drivers.find import driver_factory
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch import frameworks
@@ -35,7 +34,12 @@ def make(profile_name: str, sets: tuple[str, ...], *, dry_run: bool) -> tuple[Pr
     """
     gpu_count = len(visible_gpus())
     profile = load_profile(profile_name, sets, gpu_count or (None if dry_run else 0), frameworks.names())
-    declared.parse(profile.findings, profile.file)
+    if profile.findings:
+        from loadgen.analysis.findings import (
+            declared,  # it imports the analysis, which most sweeps need at the end
+        )
+
+        declared.parse(profile.findings, profile.file)
     plan = make_plan(profile)
     for spec, _trials in plan.groups():
         if spec is not None:

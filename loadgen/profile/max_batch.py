@@ -13,12 +13,15 @@ from loadgen.records import Search
 
 
 def searches(cells: Sequence[Cell], tables: Tables, origins: Origins) -> tuple[Search, ...]:
-    """One search for each server and pair of lengths of the static cells. Raises ProfileError when there is none."""
+    """One search for each server and pair of lengths of the static cells. Raises ProfileError when there is none.
+
+    A largest batch is found on the first start alone: further starts of the server have the same memory.
+    """
     places = [("server",)] if (tables.server or ServerTable()).max_batch == AUTO else []
     places += [("frameworks", name) for name, table in tables.frameworks.items() if table.max_batch == AUTO]  # type: ignore[misc]
     found: dict[tuple[str, object], Search] = {}
     for cell in cells:
-        if cell.server is None or cell.load.kind != "static":
+        if cell.server is None or cell.load.kind != "static" or cell.start:
             continue
         own = tables.frameworks.get(cell.server.framework, FrameworkTable())
         if (own.max_batch or (tables.server or ServerTable()).max_batch) == AUTO:

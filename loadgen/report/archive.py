@@ -146,6 +146,10 @@ def _write_samples(
                 requests.add(trial_id, table)
         if (stored := results.telemetry(trial_id)) is not None:
             scrapes.add(trial_id, downsample.thinned(stored.table(), scrapes=SCRAPES, text=redactor.text))
+    if results.broken:
+        raise StoreError(
+            f"{results.broken[0]}\n  remedy: sweep --resume runs its trial again; remove the file to keep the rest"
+        )
     requests.close()
     scrapes.close()
 

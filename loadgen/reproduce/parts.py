@@ -11,7 +11,6 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadgen.analysis.findings import declared
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch import frameworks
 from loadgen.plan.plan import Plan, make_plan
@@ -95,7 +94,12 @@ def _matching(pattern: str, ids: Sequence[str]) -> list[str]:
 
 def _part(id_: str, file: Path, sets: Sequence[str], out: Path, have: Container[str]) -> Part:
     profile = load_profile(str(file), sets, None, frameworks.names())
-    declared.parse(profile.findings, profile.file)
+    if profile.findings:
+        from loadgen.analysis.findings import (
+            declared,  # it imports the analysis, which most sweeps need at the end
+        )
+
+        declared.parse(profile.findings, profile.file)
     whole = make_plan(profile)
     plan = whole.without(trial.id for trial in whole.trials if trial.id in have)
     devices = {gpu for spec, _ in plan.groups() if spec is not None for gpu in spec.gpus}

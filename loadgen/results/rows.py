@@ -6,6 +6,7 @@ its trials in one ``samples.parquet``, whose column ``trial`` tells them apart. 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,8 +102,6 @@ class SharedWriter:
 
     def close(self) -> None:
         """Write the file: whole, on disk, and only then under its name."""
-        import os
-
         import pyarrow as pa
         import pyarrow.parquet as pq
 

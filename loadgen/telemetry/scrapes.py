@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,8 @@ def write_parquet(path: Path, scrapes: Iterable[Scrape]) -> None:
     beside = path.with_name(path.name + ".part")
     path.parent.mkdir(exist_ok=True)
     pq.write_table(table, beside, compression="zstd")
+    with beside.open("rb+") as file:
+        os.fsync(file.fileno())  # else a power cut may leave the name and nothing in it
     beside.replace(path)
 
 

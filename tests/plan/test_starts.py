@@ -79,3 +79,10 @@ def test_an_endpoint_that_already_runs_cannot_be_started_again(where: str) -> No
         tables["sweep"]["starts"] = 2
     with pytest.raises(ProfileError, match=r"starts.*already runs"):
         build_profile(tables, file="p.toml")
+
+
+def test_the_largest_batch_is_searched_for_on_the_first_start() -> None:
+    server = SERVER | {"max_batch": "auto"}
+    assert len(plan(TWO, server=server, starts=3).searches) == len(plan(TWO, server=server).searches) == 2
+    with pytest.raises(ProfileError, match="no static batch"):
+        plan(TWO, server=server, starts=[2])

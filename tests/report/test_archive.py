@@ -291,3 +291,14 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     (kept,) = keep([folder], tmp_path / "kept")
     assert (kept / "trials.jsonl").read_bytes().count(b"\n") == 3
     assert len(open_results(kept).results()) == 3
+
+
+def test_broken_samples_are_told_and_not_left_out_in_silence(tmp_path: Path) -> None:
+    folder = write(tmp_path / "world", sweep([Point()], roofline_world()))
+    torn = open_results(folder).samples_path(open_results(folder).results()[0].trial.id)
+    torn.write_bytes(torn.read_bytes()[:40])
+    with pytest.raises(StoreError, match=rf"{torn.name}: .*(?s:.)*--resume runs its trial again"):
+        keep([folder], tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    torn.unlink()
+    assert keep([folder], tmp_path / "kept") == [tmp_path / "kept"]
