@@ -6,6 +6,7 @@
     ├── BadInput                 the user's input; exit code 2
     │   ├── ProfileError         a profile: file, key, value, what is accepted
     │   ├── UnknownFramework
+    │   ├── NotResults           a folder given as results that are none; a StoreError, too
     │   └── MissingDependency    a library, program or device that this machine lacks, with the remedy
     ├── ServerError              a server under test: log path and its last lines
     │   ├── ServerDied
@@ -117,6 +118,10 @@ class WorkerDied(LoadgenError):
 
 class StoreError(LoadgenError):
     """A results folder that cannot be read or written."""
+
+
+class NotResults(BadInput, StoreError):
+    """The folder that was named holds no results, or results of a version that this loadgen does not read."""
 
 
 def unserved(error: str | None) -> bool:

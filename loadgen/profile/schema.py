@@ -237,14 +237,15 @@ def _in_our_words(detail: ErrorDetails, origins: Origins) -> ProfileError:
         known = _keys_at(path[:-1])
         why = "is not a key here" + did_you_mean(path[-1], known)
         return origins.problem(path, None, why, ", ".join(known))
-    if detail["type"] == "bad":
-        return origins.problem(path, value, detail["ctx"]["why"], detail["ctx"]["accepted"])
     why, accepted = {
+        "bad": (detail.get("ctx", {}).get("why"), detail.get("ctx", {}).get("accepted")),
         "model_type": ("is not a table", "a table of keys"),
         "dict_type": ("is not a table", "a table of keys"),
         "list_type": ("is not a list", "a list"),
         "string_type": ("is not text", "text"),
     }[detail["type"]]
+    if isinstance(value, list) and path[0] != "sweep" and path[-1] in Axes.model_fields:
+        why = f"{why}; a list of them goes into [sweep]"
     return origins.problem(path, value, why, accepted)
 
 

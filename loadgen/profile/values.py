@@ -158,6 +158,7 @@ Several = BeforeValidator(_several)
 
 
 def did_you_mean(value: object, choices: Sequence[str]) -> str:
-    """A clause with the nearest choice, empty where none is near."""
-    near = difflib.get_close_matches(str(value), choices, n=1)
+    """A clause with the choice that goes on from the value, or else the nearest; empty where none is near."""
+    begun = [choice for choice in choices if choice.startswith(f"{value}_")]
+    near = begun or difflib.get_close_matches(str(value), choices, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

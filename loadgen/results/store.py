@@ -28,7 +28,7 @@ from typing import IO, Any, TypeVar, cast
 
 import orjson
 
-from loadgen.errors import BadInput, StoreError
+from loadgen.errors import BadInput, NotResults, StoreError
 from loadgen.records import SCHEMA_VERSION, Environment, TrialResult
 from loadgen.results.rows import Kind, Rows, shared_rows
 from loadgen.results.samples import SampleWriter as SampleWriter
@@ -73,16 +73,16 @@ class Results:
         try:
             self.sweep: dict[str, Any] = orjson.loads((path / "sweep.json").read_bytes())
         except FileNotFoundError:
-            raise StoreError(f"{path}: not a results folder (it has no sweep.json)") from None
+            raise NotResults(f"{path}: not a results folder (it has no sweep.json)") from None
         except ValueError as error:
-            raise StoreError(f"{path / 'sweep.json'}: not valid JSON: {error}") from None
+            raise NotResults(f"{path / 'sweep.json'}: not valid JSON: {error}") from None
         except OSError as error:
             raise StoreError(f"{path / 'sweep.json'}: cannot be read: {error.strerror}") from None
         if not isinstance(self.sweep, dict):
-            raise StoreError(f"{path / 'sweep.json'}: not an object of JSON, so no results of loadgen's")
+            raise NotResults(f"{path / 'sweep.json'}: not an object of JSON, so no results of loadgen's")
         version = self.sweep.get("schema_version")
         if version != SCHEMA_VERSION:
-            raise StoreError(
+            raise NotResults(
                 f"{path}: schema version {version!r}; this loadgen reads version {SCHEMA_VERSION}"
             )
 

@@ -21,7 +21,10 @@ from profiles import BASE, cells, problem
         ("batch_size = -3", "load.batch_size = -3: must be at least 1"),
         ("batch_size = true", "load.batch_size = True: is not a whole number"),
         ("batch_size = 1.0", "load.batch_size = 1.0: is not a whole number"),
-        ("batch_size = [1, 2]", "load.batch_size = [1, 2]: is not a whole number"),
+        (
+            "batch_size = [1, 2]",
+            "load.batch_size = [1, 2]: is not a whole number; a list of them goes into [sweep]",
+        ),
         ("warmup = -1", "load.warmup = -1: must be at least 0 (accepted: whole numbers from 0)"),
         (
             'mode = "statik"',
@@ -94,6 +97,10 @@ def test_each_mistake_has_its_message(extra: str, message: str) -> None:
         (('framework = "hf"', ""), "server.framework: is missing (accepted: hf, ds)"),
         (('framework = "hf"', 'framework = "hff"'), "framework = 'hff': is no known framework; did you mean 'hf'?"),
         (('framework = "hf"', "framework = ''"), "server.framework = '': is empty"),
+        (
+            ('model = "llama-13b"', 'model = ["tiny"]'),
+            "server.model = ['tiny']: is not text; a list of them goes into [sweep] (accepted: text)",
+        ),
         (('model = "llama-13b"', ""), "server.model: is missing (accepted: tiny, llama-7b"),
         (('model = "llama-13b"', 'model = "./nowhere"'), "server.model = './nowhere': model"),
         (('model = "llama-13b"', 'model = "tiny"\ndummy_weights = false'), "dummy_weights = False: tiny is a preset"),

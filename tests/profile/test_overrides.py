@@ -82,6 +82,7 @@ def test_set_reaches_every_block() -> None:
         ("tp=", "p.toml: --set tp=: is not KEY=VALUE"),
         ("=4", "p.toml: --set =4: is not KEY=VALUE"),
         ("tpp=4", "p.toml: --set tpp=4: 'tpp' is not a key; did you mean 'tp'? (accepted: "),
+        ("batch=0", "p.toml: --set batch=0: 'batch' is not a key; did you mean 'batch_size'? (accepted: "),
         ("server.tpp=4", "p.toml (--set server.tpp=4): server.tpp: is not a key here; did you mean 'tp'?"),
         ("tp=0", "p.toml (--set tp=0): server.tp = 0: must be at least 1 (accepted: whole numbers from 1)"),
         ("tp=1,x", "p.toml (--set tp=1,x): sweep.tp = 'x': is not a whole number"),

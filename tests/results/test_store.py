@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.errors import StoreError
+from loadgen.errors import BadInput, NotResults, StoreError
 from loadgen.records import (
     Caveat,
     ClientQuality,
@@ -128,10 +128,11 @@ def test_environments_survive_a_resume(tmp_path: Path) -> None:
 
 
 def test_not_a_results_folder(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no sweep\.json"):
+    assert issubclass(NotResults, BadInput), "whoever names the wrong folder gave bad input: exit code 2"
+    with pytest.raises(NotResults, match=r"no sweep\.json"):
         open_results(tmp_path)
     (tmp_path / "sweep.json").write_text('{"schema_version": 99}')
-    with pytest.raises(StoreError, match="version 99"):
+    with pytest.raises(NotResults, match="version 99"):
         open_results(tmp_path)
 
 
