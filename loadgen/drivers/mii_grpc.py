@@ -10,7 +10,7 @@ from typing import Any
 
 from loadgen.drivers import mii_messages as messages
 from loadgen.drivers.grpc_calls import Call, GrpcCalls, Prepared, address_of
-from loadgen.drivers.mii_text import Decimal, Text, Words
+from loadgen.drivers.mii_text import CheckpointWords, Decimal, Text
 from loadgen.errors import BadInput, BadReply, DriverError, WrongLength
 from loadgen.protocols import Driver
 from loadgen.records import Reply, Request, Timeouts
@@ -34,7 +34,7 @@ def make_driver(base_url: str, model: str, timeouts: Timeouts, options: Mapping[
             f"mii-grpc driver options text = {kind!r}, tokenizer = {folder!r} "
             "(accepted: text = ids alone, or text = tokenizer with tokenizer = FOLDER)"
         )
-    text: Text = Words(folder) if isinstance(folder, str) else Decimal()
+    text: Text = CheckpointWords(folder) if isinstance(folder, str) else Decimal()
     return MiiDriver(address_of(base_url), timeouts, text)
 
 
