@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from loadgen.drivers.words import from_tokenizer
+from loadgen.drivers.words import Words
 
 
 class Text(Protocol):
@@ -33,11 +33,11 @@ class Decimal:
             return None
 
 
-class CheckpointWords:
-    """The text of a checkpoint with a tokenizer; what that adds by itself (BOS) is part of a prompt's length."""
+class OneTokenWords:
+    """The text of a model with a tokenizer; what that adds by itself (BOS) is part of a prompt's length."""
 
-    def __init__(self, folder: str) -> None:
-        self._words = from_tokenizer(folder)
+    def __init__(self, words: Words) -> None:
+        self._words = words
 
     def prompt(self, ids: Sequence[int]) -> str:
         """One word for each id, less what the tokenizer adds itself. Raises BadInput when nothing is left."""

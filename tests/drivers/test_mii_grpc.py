@@ -14,11 +14,11 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2
-from tokenizer_files import SYLLABLES, trained_tokenizer
 
 from loadgen.drivers import mii_messages as messages
 from loadgen.drivers.mii_grpc import OPTIONS, make_driver
-from loadgen.drivers.mii_text import CheckpointWords
+from loadgen.drivers.mii_text import OneTokenWords
+from loadgen.drivers.words import Words
 from loadgen.errors import BadInput, ConnectFailed
 from loadgen.launch.process import free_ports
 from loadgen.records import Reply, Request, Timeouts
@@ -254,9 +254,12 @@ def test_nobody_listening_fails_the_opening() -> None:
         ("http://127.0.0.1:1", {}, "accepted: grpc://HOST:PORT"),
         ("grpc://127.0.0.1", {}, "accepted: grpc://HOST:PORT"),
         ("grpc://127.0.0.1:99999", {}, "accepted: grpc://HOST:PORT"),
-        ("grpc://h:1", {"words": 1}, f"accepted: {', '.join(OPTIONS)}"),
+        ("grpc://h:1", {"wording": 1}, f"accepted: {', '.join(OPTIONS)}"),
         ("grpc://h:1", {"text": "tokens"}, "accepted: text = ids alone"),
         ("grpc://h:1", {"text": "tokenizer"}, "with tokenizer = FOLDER"),
+        ("grpc://h:1", {"text": "words"}, "text = words with words"),
+        ("grpc://h:1", {"text": "ids", "words": {}}, "text = words with words"),
+        ("grpc://h:1", {"text": "words", "words": {}}, "not what Words.option makes"),
     ],
 )
 def test_bad_input_is_told(url: str, options: dict[str, Any], words: str) -> None:
@@ -309,8 +312,7 @@ def test_the_proto_file_says_what_the_code_builds(tmp_path: Path) -> None:
     assert compiled == messages.file()
 
 
-def test_a_checkpoints_text_tells_no_ids(tmp_path: Path) -> None:
-    trained_tokenizer(tmp_path, SYLLABLES, bos=True)
-    text = CheckpointWords(str(tmp_path))
-    assert len(text.prompt([1, 2, 3]).split()) == 2
+def test_a_text_of_words_tells_no_ids() -> None:
+    text = OneTokenWords(Words(words=("a", "b"), overhead=1))
+    assert text.prompt([1, 2, 3]) == "b a"
     assert text.ids("whatever") is None
