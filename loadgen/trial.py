@@ -14,6 +14,7 @@ from loadgen.hang_watch import HangWatch
 from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text
 from loadgen.load.run import run_trial_load
 from loadgen.metrics import caveats as checks
+from loadgen.metrics.engine_caveats import of_engine
 from loadgen.metrics.summary import Accumulator
 from loadgen.protocols import Watcher
 from loadgen.records import Failure, Sample, Trial, TrialResult
@@ -96,6 +97,8 @@ def run_trial(
         words = f"the last request of both warm-ups was not served: {warmup_error}"
         failure = Failure(error="ColdServer", message=words, phase="warmup")
     quality = outcome.quality if outcome is not None else None
+    doubts = () if failure is not None else checks.caveats(trial, accumulator, summary, quality)
+    sent = outcome.requests_sent + outcome.warmup_sent if outcome is not None else 0
     return TrialResult(
         trial=trial,
         environment=environment,
@@ -105,7 +108,7 @@ def run_trial(
         wall_s=time.monotonic() - start,
         summary=None if failure is not None else summary,
         client=quality,
-        caveats=tuple(checks.caveats(trial, accumulator, summary, quality)) if failure is None else (),
+        caveats=(*doubts, *of_engine(trial.load, sent, engine.get("server_side"))) if failure is None else (),
         failure=failure,
     )
 

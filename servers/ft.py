@@ -208,19 +208,26 @@ class FasterTransformer:
                 "model_checkpoint_path": checkpoint,
                 "enable_custom_all_reduce": "1" if options.flag("custom_all_reduce", False) else "0",
                 "int8_mode": "0",
+                "loadgen_info": json.dumps(self._facts(spec, options)),
             },
         )
 
     def _info(self, spec: ServerSpec, options: Options, weights: Weights, where: str) -> dict[str, Any]:
         """What results say of the engine; nothing here is asked of the running server."""
+        return {**self._facts(spec, options), "backend": where, "weights": weights.label}
+
+    def _facts(self, spec: ServerSpec, options: Options) -> dict[str, Any]:
+        """What the spec decides; the model's configuration holds it too, for whoever meets the server by its URL."""
+        layout = ft_weights.layout(spec, options)
         return {
-            "engine": f"fastertransformer/{weights.layout.variant}",
+            "engine": f"fastertransformer/{layout.variant}",
             "framework": self.name,
-            "backend": where,
             "options": dict(spec.options),
             "model": spec.model.name,
-            "weights": weights.label,
-            "dtype": weights.layout.dtype,
+            "vocab": spec.model.vocab,
+            "max_context": spec.model.max_context,
+            "variant": layout.variant,
+            "dtype": layout.dtype,
             "tp": spec.tp,
             "pp": spec.pp,
             "decoupled": options.flag("decoupled", True),

@@ -10,7 +10,8 @@ from typing import Any
 
 from loadgen.drivers import mii_messages as messages
 from loadgen.drivers.grpc_calls import Call, GrpcCalls, Prepared, address_of
-from loadgen.drivers.mii_text import Decimal, Text, Words
+from loadgen.drivers.mii_text import Decimal, OneTokenWords, Text
+from loadgen.drivers.words import Words, from_tokenizer
 from loadgen.errors import BadInput, BadReply, DriverError, WrongLength
 from loadgen.protocols import Driver
 from loadgen.records import Reply, Request, Timeouts
@@ -18,8 +19,10 @@ from loadgen.records import Reply, Request, Timeouts
 WHOLE, STREAM = f"{messages.SERVICE}GeneratorReply", f"{messages.SERVICE}GeneratorReplyStream"
 FIRST_TOKENS = 16
 OPTIONS: dict[str, str] = {
-    "text": "ids: prompts are token ids in decimal (a server of loadgen's for a preset); tokenizer: words of one token",
+    "text": "ids: prompts are token ids in decimal (a server of loadgen's for a preset); tokenizer or words: words of "
+    "one token",
     "tokenizer": "for text = tokenizer: the checkpoint folder whose tokenizer.json the server uses",
+    "words": "for text = words: the words, as Words.option gives them",
 }
 
 
@@ -28,13 +31,16 @@ def make_driver(base_url: str, model: str, timeouts: Timeouts, options: Mapping[
     for name in options:
         if name not in OPTIONS:
             raise BadInput(f"mii-grpc driver option {name!r}: unknown (accepted: {', '.join(OPTIONS)})")
-    kind, folder = options.get("text", "ids"), options.get("tokenizer")
-    if kind not in ("ids", "tokenizer") or (kind == "tokenizer") != isinstance(folder, str):
+    kind, folder, words = options.get("text", "ids"), options.get("tokenizer"), options.get("words")
+    with_it = {"tokenizer": isinstance(folder, str), "words": words is not None}
+    if kind not in ("ids", *with_it) or any(given != (kind == name) for name, given in with_it.items()):
         raise BadInput(
-            f"mii-grpc driver options text = {kind!r}, tokenizer = {folder!r} "
-            "(accepted: text = ids alone, or text = tokenizer with tokenizer = FOLDER)"
+            f"mii-grpc driver options text = {kind!r}, tokenizer = {folder!r} (accepted: text = ids alone, "
+            "text = tokenizer with tokenizer = FOLDER, or text = words with words)"
         )
-    text: Text = Words(folder) if isinstance(folder, str) else Decimal()
+    text: Text = Decimal()
+    if kind != "ids":
+        text = OneTokenWords(Words.of_option(words) if words is not None else from_tokenizer(str(folder)))
     return MiiDriver(address_of(base_url), timeouts, text)
 
 

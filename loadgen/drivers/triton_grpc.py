@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc.aio
 from google.protobuf.message import DecodeError
-from tritonclient.grpc import service_pb2 as messages
+from tritonclient.grpc import service_pb2
 
 from loadgen.drivers import ft_counts
 from loadgen.drivers.ft_counts import Answer, Meaning, Tensors
@@ -21,6 +21,7 @@ from loadgen.errors import BadInput, BadReply, DriverError, Refused
 from loadgen.protocols import Driver
 from loadgen.records import Reply, Request, Timeouts
 
+messages = service_pb2
 SERVICE = "/inference.GRPCInferenceService/"
 STREAM, WHOLE = f"{SERVICE}ModelStreamInfer", f"{SERVICE}ModelInfer"
 OPTIONS: dict[str, str] = {

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import orjson
 
 from loadgen.errors import ServerError
-from loadgen.launch import triton_counters
+from loadgen.launch import engine_counters, triton_counters
 from loadgen.launch.family import Family
 from loadgen.launch.page import fetch
 
@@ -65,5 +65,7 @@ def metrics_text(url: str | None) -> str:
 def engine_of(endpoint: Endpoint, counters_before: str) -> dict[str, Any]:
     """What really ran, in the server's own words, and what its counters say of this trial."""
     info = server_info(endpoint.info_url)
-    seen = triton_counters.server_side_times(counters_before, metrics_text(endpoint.metrics_url), info)
+    counters = metrics_text(endpoint.metrics_url)
+    seen = triton_counters.server_side_times(counters_before, counters, info)
+    seen = seen or engine_counters.server_side_counts(counters_before, counters)
     return {**info, "server_side": seen} if seen else info

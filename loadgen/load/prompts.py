@@ -10,7 +10,9 @@ FIRST_ID = 3  # 0, 1 and 2 are <unk>, <s> and </s> in the tokenisers of LLaMA 1 
 RESERVED_TOP = 256  # llama 3 keeps its special tokens in the last 256 ids
 LARGE_VOCAB = 100_000
 SAFE_VOCAB = 1000  # ids below this exist in every llama tokeniser: used where the vocabulary is not known
-NONCE_TOKENS = 2
+NONCES = (
+    SAFE_VOCAB - FIRST_ID
+) ** 2  # beginnings that differ, at least: two ids of the smallest vocabulary assumed
 BLOCK_IDS, BLOCK_REQUESTS = (
     1024,
     64,
@@ -36,17 +38,18 @@ class PromptSource:
 
     A prompt depends on ``seed``, ``seq`` and its row in the batch alone, so requests may be made in any order and
     by any worker. Its first tokens spell the prompt's number, starting at a seeded place and lowest digit first:
-    prompts that follow each other differ from their first token on, and no prefix cache finds a match. They are
-    unique for as many prompts as ``(high - low) ** 2`` (``(high - low)`` when they have one token only).
+    prompts that follow each other differ from their first token on, and no prefix cache finds a match. As many tokens
+    are used as tell ``NONCES`` prompts apart: two, or four where prompts are made of a hundred words.
     """
 
     def __init__(self, seed: int, vocab: int | None, input_tokens: int, batch_size: int = 1) -> None:
         self.low, self.high = id_range(vocab)
         self.seed, self.input_tokens, self.batch_size = seed, input_tokens, batch_size
         self._base = self.high - self.low
+        self._nonce_tokens = next(n for n in range(1, 64) if self._base**n >= NONCES)
         self._made: list[list[list[int]]] = []
         self._made_of: tuple[int, int] | None = None
-        self._start = int(np.random.PCG64([seed, 0]).random_raw()) % self._base**NONCE_TOKENS
+        self._start = int(np.random.PCG64([seed, 0]).random_raw()) % self._base**self._nonce_tokens
 
     def prompts(self, seq: int, input_tokens: int | None = None) -> Prompts:
         """``batch_size`` prompts of ``input_tokens`` ids each (the trial's own length when not given).
@@ -69,7 +72,7 @@ class PromptSource:
         ids = (raw % self._base).astype(np.int32).reshape(requests * self.batch_size, length) + self.low
         first = self._start + block * len(ids)
         number = first + np.arange(len(ids), dtype=np.int64)
-        for place in range(min(NONCE_TOKENS, length)):
+        for place in range(min(self._nonce_tokens, length)):
             ids[:, place] = self.low + number % self._base
             number //= self._base
         rows: list[list[list[int]]] = ids.reshape(requests, self.batch_size, length).tolist()

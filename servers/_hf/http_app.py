@@ -1,21 +1,21 @@
-"""The HTTP side: OpenAI's completions with server-sent events, and what the server says of itself."""
+"""The HTTP side: OpenAI's completions and chat with server-sent events, and what the server says of itself."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import secrets
-import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from loadgen.servers._hf.call import Run
+from loadgen.servers._hf.forms import CHAT, COMPLETION, Form
 from loadgen.servers._hf.metrics import Metrics
 from loadgen.servers._hf.queue import Done, Job, Scheduler
 from loadgen.servers._hf.requests import BadRequest, Call, Limits, error_body, parse
@@ -37,7 +37,7 @@ def build_app(
 
     With ``begin_memory``, that page names the URL to POST to so that memory peaks are counted anew from then on.
     """
-    completions = _Completions(device, limits, text, metrics)
+    answers = [_Answers(form, device, limits, text, metrics) for form in (COMPLETION, CHAT)]
 
     async def models(_: Request) -> Response:
         model = {
@@ -67,35 +67,41 @@ def build_app(
 
     return Starlette(
         routes=[
-            Route("/v1/completions", completions.handle, methods=["POST"]),
+            *(Route(route.form.path, route.handle, methods=["POST"]) for route in answers),
             Route("/v1/models", models),
             Route("/health", health),
             Route("/info", about),
             Route("/metrics", scrape),
             Route(RESET, reset, methods=["POST"]),
-        ]
+        ],
+        exception_handlers={HTTPException: _no_such_route},
     )
 
 
-class _Completions:
-    def __init__(self, device: Scheduler, limits: Limits, text: Text, metrics: Metrics) -> None:
-        self.device, self.limits, self.text, self.metrics = device, limits, text, metrics
+async def _no_such_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    body = error_body(message, "invalid_request_error", code=error.status_code)
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+class _Answers:
+    """One route: calls taken in, their answers put into its form."""
+
+    def __init__(self, form: Form, device: Scheduler, limits: Limits, text: Text, metrics: Metrics) -> None:
+        self.form, self.device, self.limits, self.text, self.metrics = form, device, limits, text, metrics
 
     async def handle(self, request: Request) -> Response:
         try:
-            call = parse(await request.body(), self.limits, lambda: secrets.randbelow(2**31))
+            body = await request.body()
+            call = parse(body, self.limits, lambda: secrets.randbelow(2**31), chat=self.form.chat)
             self.device.check(call)
         except BadRequest as error:
             self.metrics.refused()
             return JSONResponse(error.body(), error.status)
         except ClientDisconnect:
             return Response(status_code=499)
-        head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": self.limits.model,
-        }
+        head = self.form.head(self.limits.model, call.stream)
         job = Job(call)
         self.device.submit(job)
         if call.stream:
@@ -124,12 +130,7 @@ class _Completions:
         return JSONResponse({**head, "choices": choices, "usage": usage(done.run)})
 
     def _choice(self, run: Run, i: int) -> dict[str, Any]:
-        choice: dict[str, Any] = {
-            "index": i,
-            "text": whole(self.text, _shown(run.tokens[i], run.finish[i])),
-            "logprobs": None,
-            "finish_reason": run.finish[i],
-        }
+        choice = self.form.whole(i, whole(self.text, _shown(run.tokens[i], run.finish[i])), run.finish[i])
         return choice | {"token_ids": run.tokens[i]} if run.call.return_token_ids else choice
 
     async def _stream(self, job: Job, head: dict[str, Any]) -> Response:
@@ -148,12 +149,15 @@ class _Completions:
     async def _events(self, job: Job, head: dict[str, Any], event: Any) -> AsyncIterator[bytes]:
         """One event per decode step, a choice per sequence in it; then finish reasons, usage if asked, ``[DONE]``."""
         call, growing = job.call, [self.text.sequence() for _ in job.call.prompts]
+        opening = self.form.opening()
         try:
+            if opening is not None:
+                yield sse({**head, "choices": [opening]})
             while not isinstance(event, Done):
                 choices = []
                 for i, token, finish in event.tokens:
                     piece = "" if finish == "stop" else growing[i].push(token)
-                    choice = {"index": i, "text": piece, "logprobs": None, "finish_reason": None}
+                    choice = self.form.piece(i, piece)
                     choices.append(choice | {"token_ids": [token]} if call.return_token_ids else choice)
                 yield sse({**head, "choices": choices})
                 event = await job.events.get()
@@ -161,8 +165,7 @@ class _Completions:
                 yield sse(error_body(event.message, event.kind, code=event.kind))
                 return
             ends = [
-                {"index": i, "text": growing[i].flush(), "logprobs": None, "finish_reason": finish}
-                for i, finish in enumerate(event.run.finish)
+                self.form.piece(i, growing[i].flush(), finish) for i, finish in enumerate(event.run.finish)
             ]
             yield sse(
                 {**head, "choices": [e | {"token_ids": []} if call.return_token_ids else e for e in ends]}

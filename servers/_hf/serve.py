@@ -59,6 +59,7 @@ def serve(spec: ServerSpec, ready: ReadyRank, followers: Followers | None, liste
         max_context=spec.model.max_context,
         max_batch=spec.max_batch,
         encode=text.encode,
+        converse=text.converse,
     )
     facts = _facts(spec, ready, text)
 
@@ -128,6 +129,7 @@ def _facts(spec: ServerSpec, ready: ReadyRank, text: Text) -> dict[str, Any]:
         "vocab": spec.model.vocab,
         "eos": sorted(ready.eos) or None,
         "text": text.name,
+        "chat_template": text.template,
         "temperature_default": 0.0,
         "in_flight_batching": ready.engine.in_flight_batching,
         "kv_ahead": ready.engine.kv_ahead,

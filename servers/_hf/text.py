@@ -1,4 +1,4 @@
-"""Text ↔ token ids: a checkpoint's own tokenizer, or UTF-8 bytes for presets, which have none."""
+"""Text ↔ token ids: a checkpoint's own tokenizer and chat template, or UTF-8 bytes for presets, which have none."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+PLAIN = "plain: a line ROLE: WORDS for each message, then assistant:"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
 class Text(Protocol):
-    """Encoding of whole prompts, and decoding of single sequences as they grow."""
+    """Encoding of whole prompts, and decoding of single sequences as they grow. ``template`` says whose the chat
+    template is."""
 
     name: str
+    template: str
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a whole prompt."""
+
+    def converse(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation up to where the assistant speaks. Raises ValueError for one that is refused."""
 
     def sequence(self) -> Growing:
         """A decoder for one sequence, which keeps the state between its tokens."""
@@ -35,10 +41,15 @@ class ByteText:
     """Bytes as token ids. Ids that are no printable ASCII show as ``<id>``, so that every token has text."""
 
     name = "utf-8 bytes as token ids (no tokenizer); other ids show as <id>"
+    template = PLAIN
 
     def encode(self, text: str) -> list[int]:
         """The UTF-8 bytes, one id each."""
         return list(text.encode())
+
+    def converse(self, messages: list[dict[str, str]]) -> list[int]:
+        """The bytes of the plain template."""
+        return self.encode(plainly(messages))
 
     def sequence(self) -> Growing:
         """Itself: no token depends on another."""
@@ -61,10 +72,25 @@ class TokenizerText:
 
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.name = f"{type(self.tokenizer).__name__} of the checkpoint"
+        self.template = "of the checkpoint" if self.tokenizer.chat_template else PLAIN
 
     def encode(self, text: str) -> list[int]:
         """Token ids, with what the tokenizer adds (BOS)."""
         return list(self.tokenizer(text)["input_ids"])
+
+    def converse(self, messages: list[dict[str, str]]) -> list[int]:
+        """By the folder's own template, which transformers renders in a sandbox; else by the plain one."""
+        if not self.tokenizer.chat_template:
+            return self.encode(plainly(messages))
+        from jinja2 import TemplateError
+
+        try:
+            found = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=True
+            )
+        except TemplateError as error:
+            raise ValueError(str(error)) from error
+        return list(found["input_ids"])
 
     def sequence(self) -> Growing:
         """A decoder that holds back what may still change."""
@@ -95,6 +121,11 @@ class _GrowingText:
 
     def _tail(self, end: int) -> str:
         return str(self.tokenizer.decode(self.ids[self.start : end], skip_special_tokens=False))
+
+
+def plainly(messages: list[dict[str, str]]) -> str:
+    """The chat template of models that have none."""
+    return "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant:"
 
 
 def text_of(checkpoint: str | None) -> Text:

@@ -17,7 +17,8 @@ from google.protobuf import descriptor_pb2
 
 from loadgen.drivers import mii_messages as messages
 from loadgen.drivers.mii_grpc import OPTIONS, make_driver
-from loadgen.drivers.mii_text import Words
+from loadgen.drivers.mii_text import OneTokenWords
+from loadgen.drivers.words import Words
 from loadgen.errors import BadInput, ConnectFailed
 from loadgen.launch.process import free_ports
 from loadgen.records import Reply, Request, Timeouts
@@ -253,9 +254,12 @@ def test_nobody_listening_fails_the_opening() -> None:
         ("http://127.0.0.1:1", {}, "accepted: grpc://HOST:PORT"),
         ("grpc://127.0.0.1", {}, "accepted: grpc://HOST:PORT"),
         ("grpc://127.0.0.1:99999", {}, "accepted: grpc://HOST:PORT"),
-        ("grpc://h:1", {"words": 1}, f"accepted: {', '.join(OPTIONS)}"),
+        ("grpc://h:1", {"wording": 1}, f"accepted: {', '.join(OPTIONS)}"),
         ("grpc://h:1", {"text": "tokens"}, "accepted: text = ids alone"),
         ("grpc://h:1", {"text": "tokenizer"}, "with tokenizer = FOLDER"),
+        ("grpc://h:1", {"text": "words"}, "text = words with words"),
+        ("grpc://h:1", {"text": "ids", "words": {}}, "text = words with words"),
+        ("grpc://h:1", {"text": "words", "words": {}}, "not what Words.option makes"),
     ],
 )
 def test_bad_input_is_told(url: str, options: dict[str, Any], words: str) -> None:
@@ -308,41 +312,7 @@ def test_the_proto_file_says_what_the_code_builds(tmp_path: Path) -> None:
     assert compiled == messages.file()
 
 
-def trained_tokenizer(folder: Path, words: list[str], *, bos: bool) -> None:
-    """A byte-level BPE tokenizer that knows ``words``, with or without a token before every text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=4000, special_tokens=["<s>"], show_progress=False)
-    tokenizer.train_from_iterator([word for word in words for _ in range(3)], trainer)
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-
-@pytest.mark.parametrize("bos", [True, False])
-def test_a_checkpoints_prompts_have_exactly_the_tokens_meant(tmp_path: Path, bos: bool) -> None:
-    from tokenizers import Tokenizer
-
-    words = [a + b + c for a in "bdfgklmn" for b in "aeiou" for c in "bdfgklmnrst"]
-    trained_tokenizer(tmp_path, words, bos=bos)
-    text = Words(str(tmp_path))
-    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    prompts = [text.prompt(range(start, start + length)) for start, length in ((3, 2), (900, 20), (5, 700))]
-    assert [len(tokenizer.encode(prompt).ids) for prompt in prompts] == [2, 20, 700]
-    assert text.prompt([1, 2, 3]) != text.prompt([2, 2, 3])
+def test_a_text_of_words_tells_no_ids() -> None:
+    text = OneTokenWords(Words(words=("a", "b"), overhead=1))
+    assert text.prompt([1, 2, 3]) == "b a"
     assert text.ids("whatever") is None
-    if bos:
-        with pytest.raises(BadInput, match="this tokenizer adds 1"):
-            text.prompt([7])
-
-
-def test_a_tokenizer_without_whole_words_is_refused(tmp_path: Path) -> None:
-    trained_tokenizer(tmp_path, ["abc", "abd"], bos=False)
-    with pytest.raises(BadInput, match="256 are needed"):
-        Words(str(tmp_path))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match=r"no tokenizer\.json"):
-        Words(str(tmp_path / "empty"))

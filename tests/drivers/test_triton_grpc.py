@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from loadgen.drivers.grpc_discover import discover
 from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import BadInput, ConnectFailed, Refused
 from loadgen.launch.process import free_ports, serving
@@ -256,3 +257,13 @@ def test_open_says_why_it_cannot(url: str) -> None:
 def test_bad_options_are_one_clear_error(url: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput, match=words):
         make_driver(url, "m", QUICK, options)
+
+
+def test_a_model_is_found_by_its_tensors_and_named_where_several_have_them(url: str) -> None:
+    with pytest.raises(BadInput, match=r"6 with FasterTransformer's tensors .*--model"):
+        discover(url)
+    found = discover(url, model="stream-a-5", vocab=500)
+    assert (found.protocol, found.model) == ("triton-grpc", "stream-a-5")
+    assert found.options == {"model": "stream-a-5", "variant": "a", "vocab": 500, "merged": False}
+    with pytest.raises(BadInput, match=r"Triton refuses to say what it serves: .*nobody"):
+        discover(url, model="nobody")

@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 
+from loadgen.drivers.grpc_discover import discover
 from loadgen.drivers.mii_grpc import make_driver
 from loadgen.errors import ServerDied
 from loadgen.launch.process import Server, free_ports, serving
@@ -303,3 +304,8 @@ def wait_until(true: Callable[[], bool], within_s: float = 20.0) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def test_it_is_known_by_its_url_alone(standing: RunningServers) -> None:
+    found = discover(standing.server.command.base_url)
+    assert (found.protocol, found.options, found.words) == ("mii-grpc", {"text": "ids"}, None)

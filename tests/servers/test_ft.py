@@ -138,7 +138,10 @@ def test_the_model_repository_says_what_the_spec_says(backend: Path) -> None:
         32,
         True,
     )
-    assert parameters(found) == {
+    told = parameters(found)
+    info = json.loads(told.pop("loadgen_info"))
+    assert (info["vocab"], info["variant"], info["tp"]) == (512, "a", 2)
+    assert told == {
         "tensor_para_size": "2",
         "pipeline_para_size": "1",
         "data_type": "fp16",

@@ -156,3 +156,27 @@ def test_a_tied_head_is_the_embedding() -> None:
     tied = ServerSpec(framework="hf", model=dataclasses.replace(PRESETS["tiny"], tied=True), dtype="float32")
     model = hf_model.build(tied, torch.device("cpu"), 0, seed=0, attention="sdpa")
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_a_conversation_goes_through_the_folders_template_or_the_plain_one(
+    folder: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    from loadgen.servers._hf.text import text_of
+
+    talk = [{"role": "user", "content": "hi"}, {"role": "user", "content": "é"}]
+    plain = text_of(str(folder))
+    assert plain.converse(talk) == plain.encode("user: hi\nuser: é\nassistant:")
+    assert plain.template.startswith("plain")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "[{{ m.content }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    )
+    tokenizer.save_pretrained(tmp_path)
+    own = text_of(str(tmp_path))
+    assert own.converse(talk) == own.encode("[hi][é]>")
+    assert own.template == "of the checkpoint"
+    with pytest.raises(ValueError, match="no system"):
+        own.converse([{"role": "system", "content": "x"}])

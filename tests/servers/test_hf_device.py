@@ -48,11 +48,14 @@ def client_of(engine: Any, given_up: list[int]) -> Iterator[TestClient]:
         metrics.finished(done.kind or "ok", len(job.call.prompts), 1, 1)
 
     device = Device(engine, frozenset(), observe=observe, give_up=given_up.append)
-    limits = Limits(model="fake", vocab=100, max_context=64, max_batch=4, encode=ByteText().encode)
+    text = ByteText()
+    limits = Limits(
+        model="fake", vocab=100, max_context=64, max_batch=4, encode=text.encode, converse=text.converse
+    )
     worker = threading.Thread(target=device.work)
     worker.start()
     try:
-        with TestClient(build_app(device, limits, ByteText(), metrics, dict)) as client:
+        with TestClient(build_app(device, limits, text, metrics, dict)) as client:
             yield client
     finally:
         device.stop()

@@ -3,19 +3,17 @@
 import json
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import torch
 
-from loadgen.launch.process import Server, serving
+from loadgen.launch.process import Server
 from loadgen.records import ServerSpec
 from loadgen.servers._hf import generate
 from loadgen.servers._hf.requests import Call
 from loadgen.servers._torch import model as hf_model
-from loadgen.servers.hf import FRAMEWORK
 from loadgen.theory.models import PRESETS
 
 SPEC = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32", max_batch=8)
@@ -23,13 +21,8 @@ RAGGED = [[1, 2, 3, 4, 5, 6, 7], [900, 31], [5] * 12]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    from loadgen.launch.process import free_ports
-
-    folder: Path = tmp_path_factory.mktemp("hf")
-    command = FRAMEWORK.command(SPEC, str(folder), free_ports(1))
-    with serving(command, folder, folder / "log", ready_timeout_s=120) as running:
-        yield running
+def server(tiny_hf: Server) -> Server:
+    return tiny_hf
 
 
 @pytest.fixture(scope="module")

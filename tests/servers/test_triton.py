@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from loadgen.drivers.grpc_discover import discover
 from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import BadInput, MissingDependency, ServerDied
 from loadgen.launch import frameworks
@@ -22,6 +23,7 @@ from loadgen.protocols import Command
 from loadgen.records import Reply, Request, ServerSpec, Timeouts
 from loadgen.servers._torch import model as hf_model
 from loadgen.servers._triton import exec, find
+from loadgen.servers._triton.repository import MODEL
 from loadgen.servers.triton import FRAMEWORK
 from loadgen.theory import models
 
@@ -337,3 +339,12 @@ def test_the_stub_is_led_to_libpython_and_to_nothing_beside_it(tmp_path: Path) -
     first, *rest = exec.library_path(tmp_path / "lib").split(os.pathsep)
     assert rest == [path for path in [os.environ.get("LD_LIBRARY_PATH")] if path]
     assert all(path.name.startswith("libpython3") for path in Path(first).iterdir())
+
+
+def test_a_served_model_is_known_by_its_url_alone(streaming: Server, merging: Server) -> None:
+    found = discover(streaming.command.base_url)
+    assert found.options == {"model": MODEL, "variant": "a", "vocab": 1024, "merged": False}
+    assert (found.vocab, found.max_context, found.engine["model"]) == (1024, 4096, "tiny")
+    assert str(found.engine["server"]).startswith("triton 2.")
+    other = discover(merging.command.base_url, protocol="triton-grpc")
+    assert (other.options["variant"], other.options["merged"]) == ("b", True)

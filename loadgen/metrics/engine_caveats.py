@@ -1,0 +1,58 @@
+"""Doubts that a server's own counters raise: batches that were none, prompts that were not computed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from loadgen.records import Caveat, LoadSpec
+from loadgen.units import show_number, show_share
+
+WAVES = (
+    1.5  # steps a call over those of one batch: two waves take twice as many, a prompt in pieces a few more
+)
+EXTRA_STEPS = 0.5  # a call, on average: below, single calls were slow to be taken up
+CACHED = 0.01  # of the prompt tokens: from here on the prefill that was measured is a smaller one
+
+
+def of_engine(load: LoadSpec, calls: int, seen: object) -> Iterator[Caveat]:
+    """``calls`` were sent in all, warm-up included; ``seen`` is ``server_side`` of a result's ``engine``."""
+    if not isinstance(seen, Mapping):
+        return
+    output, steps = seen.get("output_tokens"), seen.get("steps")
+    cached, prompt = seen.get("cached_prompt_tokens"), seen.get("prompt_tokens")
+    preempted = seen.get("preemptions")
+    # Another count of tokens means requests of others, or failed ones: then steps say nothing of these batches.
+    ours = calls > 0 and output == calls * load.batch_size * load.output_tokens
+    if load.kind == "static" and load.batch_size > 1 and ours and isinstance(steps, int):
+        yield from _of_steps(load, steps / calls)
+    if isinstance(cached, int) and isinstance(prompt, int) and cached > CACHED * prompt:
+        yield Caveat(
+            kind="prefix-cache",
+            message=f"the server took {cached} prompt tokens from its prefix cache "
+            f"({show_share(cached / prompt) if prompt else 'all'} of those it counted): they were not computed",
+            remedy="turn the prefix cache off, or read TTFT as that of prompts it partly knows",
+        )
+    if isinstance(preempted, int) and preempted > 0:
+        yield Caveat(
+            kind="preemptions",
+            message=f"the server put {preempted} sequences back for want of KV cache, and did their work again",
+            remedy="lower the load, or give the server more KV cache",
+        )
+
+
+def _of_steps(load: LoadSpec, steps: float) -> Iterator[Caveat]:
+    extra = steps - load.output_tokens
+    took = f"a call of {load.batch_size} × {load.output_tokens} tokens took {show_number(steps)} steps of the engine"
+    if load.output_tokens > 1 and steps >= WAVES * load.output_tokens and extra >= 2:
+        yield Caveat(
+            kind="batch-waves",
+            message=f"{took}, one batch takes {load.output_tokens}: its sequences did not run together",
+            remedy="let the server run as many sequences as the batch has (vLLM --max-num-seqs, llama.cpp -np)",
+        )
+    elif extra >= EXTRA_STEPS:
+        yield Caveat(
+            kind="batch-steps",
+            message=f"{took}, one batch takes {load.output_tokens}: it began in pieces, so TTFT is that of the first "
+            "sequences, and E2E holds the steps more",
+            remedy="read it as this server's static batch; compare servers by steps as well as by time",
+        )

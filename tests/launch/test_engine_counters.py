@@ -1,0 +1,92 @@
+"""Counters of other engines, from pages in the form that they give."""
+
+import pytest
+
+from loadgen.launch import endpoint
+from loadgen.launch.engine_counters import server_side_counts
+
+LABELS = 'engine="0",model_name="m"'
+
+
+def vllm(
+    steps: int, output: int, prompt: int, hits: int = 0, preempted: int = 0, labels: str = LABELS
+) -> str:
+    """As vLLM 0.32 shows it, other lines left out."""
+    return f"""# HELP vllm:iteration_tokens_total Histogram of number of tokens per engine_step.
+# TYPE vllm:iteration_tokens_total histogram
+vllm:iteration_tokens_total_bucket{{{labels},le="1.0"}} 3.0
+vllm:iteration_tokens_total_count{{{labels}}} {steps}.0
+vllm:iteration_tokens_total_sum{{{labels}}} {prompt + output}.0
+vllm:prompt_tokens_total{{{labels}}} {prompt}.0
+vllm:generation_tokens_total{{{labels}}} {output}.0
+vllm:generation_tokens_created{{{labels}}} 1.7e+09
+vllm:prefix_cache_queries_total{{{labels}}} {prompt}.0
+vllm:prefix_cache_hits_total{{{labels}}} {hits}.0
+vllm:num_preemptions_total{{{labels}}} {preempted}.0
+"""
+
+
+def test_vllm_counts_steps_tokens_hits_and_preemptions() -> None:
+    assert server_side_counts(vllm(7, 20, 100), vllm(232, 900, 1860, hits=640, preempted=2)) == {
+        "source": "vllm",
+        "covers": "warm-up and measured requests",
+        "output_tokens": 880,
+        "prompt_tokens": 1760,
+        "steps": 225,
+        "cached_prompt_tokens": 640,
+        "preemptions": 2,
+    }
+
+
+def test_steps_of_engines_side_by_side_are_not_added() -> None:
+    other = LABELS.replace('"0"', '"1"')
+    found = server_side_counts("", vllm(7, 20, 100) + vllm(9, 30, 100, labels=other))
+    assert (found["output_tokens"], found["steps"]) == (50, None)
+
+
+@pytest.mark.parametrize(
+    ("page", "found"),
+    [
+        (
+            "llamacpp:prompt_tokens_total 60\nllamacpp:prompt_tokens_cached_total 5\n"
+            "llamacpp:tokens_predicted_total 40\nllamacpp:n_decode_total 21\n",
+            {
+                "source": "llama.cpp",
+                "output_tokens": 40,
+                "prompt_tokens": 65,
+                "steps": 21,
+                "cached_prompt_tokens": 5,
+            },
+        ),
+        (
+            'sglang:generation_tokens_total{m="x"} 40\nsglang:prompt_tokens_total{m="x"} 60\n'
+            'sglang:cached_tokens_total{m="x"} 6\nsglang:num_retracted_reqs{m="x"} 3\n',
+            {"source": "sglang", "output_tokens": 40, "prompt_tokens": 60, "cached_prompt_tokens": 6},
+        ),
+        (
+            'tgi_request_generated_tokens_sum 40\ntgi_batch_inference_duration_count{method="prefill"} 2\n'
+            'tgi_batch_inference_duration_count{method="decode"} 38\n',
+            {"source": "tgi", "output_tokens": 40, "steps": 40},
+        ),
+        (
+            "lmdeploy:generation_tokens_total 40\nlmdeploy:iteration_tokens_total_count 20\n",
+            {"source": "lmdeploy", "output_tokens": 40, "steps": 20},
+        ),
+    ],
+)
+def test_other_engines_are_read_by_their_own_names(page: str, found: dict[str, object]) -> None:
+    covers = {"covers": "warm-up and measured requests"}
+    assert server_side_counts("", page) == {**covers, **found}
+
+
+def test_nothing_is_made_of_what_is_not_there() -> None:
+    assert server_side_counts("", "") == {}
+    assert server_side_counts("up 1\n", "up 1\n") == {}
+    assert server_side_counts(vllm(9, 90, 90), vllm(1, 10, 10)) == {}  # another server's
+    assert server_side_counts(vllm(9, 90, 90), "") == {}
+
+
+def test_they_stand_in_the_engine_of_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "metrics_text", lambda url: vllm(232, 900, 1860))
+    found = endpoint.engine_of(endpoint.Endpoint(base_url="http://h"), vllm(7, 20, 100))
+    assert found["server_side"]["steps"] == 225

@@ -1,0 +1,65 @@
+"""What a server's counters say of batches: the figures are those that real servers gave."""
+
+from typing import Any
+
+import pytest
+
+from loadgen.metrics.engine_caveats import of_engine
+from loadgen.records import LoadSpec
+
+CALLS = 11
+
+
+def doubts(batch: int, output: int, kind: str = "static", calls: int = CALLS, **seen: Any) -> dict[str, str]:
+    load = LoadSpec(kind=kind, input_tokens=20, output_tokens=output, batch_size=batch, requests=10)  # type: ignore[arg-type]
+    counted = {"output_tokens": calls * batch * output, **seen}
+    return {caveat.kind: caveat.message for caveat in of_engine(load, calls, counted)}
+
+
+def test_a_batch_of_8_that_ran_4_at_a_time_ran_in_waves() -> None:
+    found = doubts(8, 10, steps=225)
+    assert list(found) == ["batch-waves"]
+    assert "a call of 8 × 10 tokens took 20.5 steps of the engine, one batch takes 10" in found["batch-waves"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "output", "steps"), [(8, 20, 21), (64, 20, 21), (8, 100, 100.8), (64, 8, 11)]
+)
+def test_a_batch_whose_sequences_joined_later_began_in_pieces(batch: int, output: int, steps: float) -> None:
+    assert list(doubts(batch, output, steps=round(steps * CALLS))) == ["batch-steps"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "output", "steps", "kinds"),
+    [
+        (8, 20, 20, []),
+        (8, 20, 20.3, []),
+        (1, 20, 40, []),
+        (8, 1, 2, ["batch-steps"]),  # two waves, or a prefill in two: with one token nobody can tell
+        (8, 2, 3, ["batch-steps"]),
+        (8, 2, 4, ["batch-waves"]),
+    ],
+)
+def test_steps_are_held_to_the_tokens_of_a_sequence(
+    batch: int, output: int, steps: float, kinds: list[str]
+) -> None:
+    assert list(doubts(batch, output, steps=round(steps * CALLS))) == kinds
+
+
+def test_steps_say_nothing_where_others_used_the_server_or_none_were_counted() -> None:
+    assert doubts(8, 10, steps=225, output_tokens=CALLS * 80 + 3) == {}
+    assert doubts(8, 10, steps=None) == {}
+    assert doubts(8, 10, kind="closed", steps=225) == {}
+    assert doubts(8, 10, calls=0, steps=0) == {}
+    assert list(of_engine(LoadSpec(kind="static", input_tokens=1, output_tokens=1), 3, None)) == []
+
+
+def test_prompts_that_were_in_the_cache_are_told_whatever_the_load() -> None:
+    found = doubts(1, 10, kind="closed", prompt_tokens=1600, cached_prompt_tokens=384)
+    assert "384 prompt tokens from its prefix cache (24.0 %" in found["prefix-cache"]
+    assert doubts(1, 10, prompt_tokens=1600, cached_prompt_tokens=16) == {}
+
+
+def test_preemptions_are_told() -> None:
+    assert "put 2 sequences back" in doubts(1, 10, kind="closed", preemptions=2)["preemptions"]
+    assert doubts(1, 10, preemptions=0) == {}
