@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from loadgen.errors import BadInput
 
 API_KEY_VARIABLE = "LOADGEN_API_KEY"
-SCHEMES = ("http", "https", "grpc", "grpcs")
+SCHEMES = ("http", "https", "http+unix", "grpc", "grpcs")
+SOCKET_BYTES = 107  # the longest path of a unix socket on Linux
+_SECRETS: set[str] = set()  # values of headers that came from the environment
 _CREDENTIALS = re.compile(r"(\w+://)[^/@\s'\"]*@")
 _HOST = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?"
@@ -29,7 +31,11 @@ def problem(text: str) -> str | None:
         return f"holds credentials, which do not belong there; set {API_KEY_VARIABLE}"
     if not text.isascii() or not text.isprintable() or " " in text:
         return "holds other than printable ASCII (write it percent-encoded, a host in its xn-- form)"
-    if ":" not in url.hostname and not _HOST.fullmatch(url.hostname):
+    if url.scheme == "http+unix":
+        path = unquote(url.netloc)
+        if not path.startswith("/") or not 1 < len(path.encode()) <= SOCKET_BYTES:
+            return "names no unix socket (write http+unix://%2Fpath%2Fof%2Fsocket, up to 107 bytes)"
+    elif ":" not in url.hostname and not _HOST.fullmatch(url.hostname):
         return "names a host that cannot be"
     return None
 
@@ -49,8 +55,15 @@ def check_key() -> None:
         )
 
 
+def keep_secret(value: str) -> None:
+    """Have ``shown`` leave a value out from now on."""
+    _SECRETS.add(value)
+
+
 def shown(text: str) -> str:
-    """A text that may be printed and stored: credentials of URLs in it are left out, and so is the API key."""
+    """A text that may be printed and stored: credentials of URLs in it are left out, and so are the API key and what
+    ``keep_secret`` was given."""
     clean = _CREDENTIALS.sub(r"\1…@", text).encode("utf-8", "replace").decode("utf-8")
-    key = os.environ.get(API_KEY_VARIABLE, "").strip()
-    return clean.replace(key, "…") if len(key) >= 4 else clean
+    for secret in (os.environ.get(API_KEY_VARIABLE, "").strip(), *_SECRETS):
+        clean = clean.replace(secret, "…") if len(secret) >= 4 else clean
+    return clean

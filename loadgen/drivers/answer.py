@@ -6,6 +6,7 @@ are counted the same way whatever carried them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -13,11 +14,14 @@ from orjson import JSONDecodeError, loads
 
 from loadgen.drivers.sse import EventStream
 from loadgen.errors import BadReply, DriverError, Refused
+from loadgen.labels import clean
 from loadgen.records import Reply, Request
 
 FIRST_TOKENS = 16
-_NOT_THE_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
+NOT_THE_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
 MOST_ID, MOST_TOKENS = 2**31 - 1, 2**31 - 1  # what the stored columns hold
+# Finish reasons of an answer that the server gave up: it would pass for a short one.
+GIVEN_UP = frozenset({"abort", "aborted", "cancel", "cancelled", "canceled", "error"})
 
 
 class Answer:
@@ -28,6 +32,9 @@ class Answer:
     which need not be tokens, so that its sum may differ from ``output_tokens``. Usage is one figure for all sequences
     of a batch: it tells the count of each only if it is the greatest possible, since none may exceed what was asked.
     ``coalesced`` counts reads that hold two arrivals of one sequence: the time of the earlier one is lost.
+
+    An event without choices holds no token; of several usage figures the last known one counts, wherever it came; an
+    event with an ``error`` fails the request whatever stands beside it; all else that an event holds is passed over.
     """
 
     __slots__ = (
@@ -39,6 +46,7 @@ class Answer:
         "_events",
         "_finish",
         "_first",
+        "_first_answer_ns",
         "_last_ns",
         "_latest_read",
         "_read",
@@ -57,13 +65,14 @@ class Answer:
         self._status = None if status == 200 else f"{status} {reason}".strip()
         streamed = status == 200 and content_type == "text/event-stream"
         self._events = EventStream() if streamed else None
-        self._blocks: list[bytes] = []
+        self._blocks: list[tuple[bytes, int]] = []  # of a body that does not call itself an event stream
         self._counts = [0] * sequences
         self._latest_read = [0] * sequences  # the read that last brought each sequence a token
         self._finish: list[str | None] = [None] * sequences
         self._by_ids = self._text_only = self._done = False
         self._first: list[int] = []
         self._usage: Mapping[str, Any] = {}
+        self._first_answer_ns: int | None = None
         self._token_ns: list[int] = []
         self._tokens: list[int] = []
         self._coalesced = self._read = self._last_ns = 0
@@ -73,7 +82,7 @@ class Answer:
         """Take what one read brought of the body. A fault is kept in ``failed``; nothing behind it is read."""
         self._last_ns = at_ns
         if self._events is None:
-            self._blocks.append(block)
+            self._blocks.append((block, at_ns))
         else:
             self.take(self._events.feed(block), at_ns)
 
@@ -85,7 +94,7 @@ class Answer:
     def reply(self, *, sent_ns: int, end_ns: int, reads: int, lag_ns: int | None, error: str | None) -> Reply:
         """The Reply, once the transport saw the body's end or failed with ``error`` (``ClassName: message``)."""
         if self._status is not None:
-            self.failed = Refused(f"{self._status}: {_words(b''.join(self._blocks))}")
+            self.failed = Refused(f"{self._status}: {words_of(self._body())}")
         elif error is None:
             self._conclude()
         if self.failed is not None:  # the server's own words say more than how the connection ended
@@ -104,6 +113,7 @@ class Answer:
             counted_by=counted_by,
             usage_prompt_tokens=self._used("prompt_tokens"),
             usage_output_tokens=self._used("completion_tokens"),
+            first_answer_ns=self._first_answer_ns,
             first_tokens=tuple(self._first[:FIRST_TOKENS]),
             finish=finish,
             reads=reads,
@@ -112,21 +122,35 @@ class Answer:
             error=error,
         )
 
+    def _body(self) -> bytes:
+        return b"".join(block for block, _ in self._blocks)
+
     def _conclude(self) -> None:
         """The body is whole: take what is left of it, and doubt it if it is not an answer."""
+        if self._events is None and self._request.stream and _begins_a_stream(self._body()):
+            self._events = EventStream()  # under another content type, such as a framework's text/plain
+            for block, at_ns in self._blocks:
+                self.feed(block, at_ns)
         if self._events is None:
-            self.take([b"".join(self._blocks)], None)
+            self.take([self._body()], None)
+        elif (body := self._events.held).lstrip()[:1] == b"{":
+            self.take([body], None)  # one JSON object that calls itself an event stream
+        else:
+            rest = self._events.finish()
+            if rest:
+                self.take(rest, self._last_ns)
+        if self.failed is not None:
             return
-        rest = self._events.finish()
-        if rest:
-            self.take(rest, self._last_ns)
-        if self.failed is None and not self._done and None in self._finish:
+        if given_up := GIVEN_UP.intersection(reason for reason in self._finish if reason is not None):
+            self.failed = Refused(f"the server gave the answer up: finish_reason {min(given_up)!r}")
+        elif not (any(self._latest_read) or any(self._finish) or self._usage):
+            shown = f": {_show(self._body())}" if self._events is None else ""
+            self.failed = BadReply(f"no choices{shown}")
+        elif self._events is not None and not self._done and None in self._finish:
             self.failed = BadReply("the stream ended without [DONE] and without a finish reason")
 
     def take(self, events: list[bytes], at_ns: int | None) -> None:
         """Count the output tokens of the events of one read; of a whole body when ``at_ns`` is None.
-
-        Never raises: what is wrong with an event stands in ``failed``.
 
         Never raises: what is wrong with an event stands in ``failed``.
         """
@@ -144,14 +168,17 @@ class Answer:
                     event = loads(data)
                     choices = event["choices"]
                     usage = event.get("usage")
-                except (JSONDecodeError, *_NOT_THE_SHAPE):
-                    raise _fault_of(data) from None
+                except (JSONDecodeError, *NOT_THE_SHAPE):
+                    event = self._odd(data)
+                    choices, usage = event.get("choices"), event.get("usage")
+                if event.get("error"):
+                    raise Refused(words_of(data))
                 if usage:
-                    self._usage = {**usage}
-                for choice in choices:
-                    index = choice.get("index", 0)
-                    if index < 0:
-                        raise IndexError(f"index {index}")
+                    self._note_usage(usage)
+                for choice in choices or ():
+                    index = choice.get("index")
+                    if index.__class__ is not int or index < 0:
+                        index = self._place(index, choice, choices, at_ns)
                     ids = choice.get("token_ids")
                     if ids is not None:
                         new = self._count(index, ids)
@@ -166,18 +193,54 @@ class Answer:
                             lost = True
                         self._latest_read[index] = self._read
                     finish = choice.get("finish_reason")
-                    if finish is not None:
+                    if finish:
                         self._finish[index] = str(finish)
         except DriverError as error:
             self.failed = error
-        except _NOT_THE_SHAPE as error:
+        except NOT_THE_SHAPE as error:
             self.failed = BadReply(f"not a completion ({type(error).__name__}: {error}): {_show(data)}")
+        self._arrived(tokens, at_ns, lost)
+
+    def _arrived(self, tokens: int, at_ns: int | None, lost: bool) -> None:
+        """Note what one read brought, and an event of the type ``error`` in it."""
         if tokens and at_ns is not None:
             self._token_ns.append(at_ns)
             self._tokens.append(tokens)
             self._coalesced += lost
         if self._events is not None and self._events.failed is not None:
-            self.failed = Refused(_words(self._events.failed))
+            self.failed = Refused(words_of(self._events.failed))
+
+    def _odd(self, data: bytes) -> dict[str, Any]:
+        """An event that is not of the usual shape. Raises Refused for an error, BadReply for what is no JSON object.
+
+        Nobody reads the texts, so what orjson refuses in one is let pass: half of a surrogate pair, bytes that are not
+        UTF-8, numbers that are not finite.
+        """
+        if data.strip() == b"[DONE]":
+            self._done = True
+            return {}
+        try:
+            event = json.loads(data.decode("utf-8-sig", "replace"))
+        except (ValueError, RecursionError):
+            raise BadReply(f"not JSON: {_show(data)}") from None
+        if not isinstance(event, dict):
+            raise BadReply(f"no choices: {_show(data)}")
+        if event.get("object") == "error":
+            raise Refused(words_of(data))
+        return event
+
+    def _place(self, index: Any, choice: object, choices: list[Any], at_ns: int | None) -> int:
+        """The sequence of a choice without a usable index: there may be no other, or their order tells."""
+        if index is None and len(self._counts) == 1:
+            return 0
+        if index is None and at_ns is None and len(choices) == len(self._counts):
+            return next(place for place, each in enumerate(choices) if each is choice)
+        raise IndexError(f"index {index!r} of {len(self._counts)} sequences")
+
+    def _note_usage(self, usage: Any) -> None:
+        """Keep the figures that are known: an object of another kind, such as a price, does not take them away."""
+        if isinstance(usage, Mapping):
+            self._usage = {**self._usage, **{key: value for key, value in usage.items() if value is not None}}
 
     def _count(self, index: int, ids: list[int]) -> int:
         if ids.__class__ is not list:
@@ -207,29 +270,26 @@ class Answer:
         return value if value.__class__ is int and 0 <= value <= MOST_TOKENS else None
 
 
-def _fault_of(data: bytes) -> DriverError:
-    """Why an event without choices came: an error of the server, or something that is no completion."""
-    try:
-        event = loads(data)
-    except JSONDecodeError:
-        return BadReply(f"not JSON: {_show(data)}")
-    if isinstance(event, dict) and (event.get("error") or event.get("object") == "error"):
-        return Refused(_words(data))
-    return BadReply(f"no choices: {_show(data)}")
+def _begins_a_stream(body: bytes) -> bool:
+    return body.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"data:", b"event:", b"id:", b":"))
 
 
-def _words(body: bytes) -> str:
-    """The message in an error body of the common shapes, else the body itself."""
+def words_of(body: bytes) -> str:
+    """The message in an error body of the common shapes, else the body itself; in one line of printable text."""
     try:
-        found = loads(body)
-    except JSONDecodeError:
+        found = json.loads(body.decode("utf-8-sig", "replace"))
+    except (ValueError, RecursionError):
         return _show(body)
     for key in ("error", "message", "detail"):
         if isinstance(found, dict) and found.get(key):
             found = found[key]
-    return found[:500] if isinstance(found, str) else _show(body)
+    return _line(found, 500) if isinstance(found, str) else _show(body)
 
 
 def _show(body: bytes) -> str:
-    text = " ".join(body.decode("utf-8", "replace").split())
-    return (text[:300] + "…" if len(text) > 300 else text) or "(nothing)"
+    return _line(body.decode("utf-8", "replace"), 300) or "(nothing)"
+
+
+def _line(text: str, most: int) -> str:
+    text = clean(" ".join(text.split()))
+    return text[:most] + "…" if len(text) > most else text

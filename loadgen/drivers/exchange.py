@@ -22,12 +22,13 @@ SHORT = 2048  # bytes
 
 
 class Prepared:
-    """A request serialised ahead of its due time. ``wire`` may hold a credential: it is never shown or stored."""
+    """A request serialised ahead of its due time, and what reads its answer. ``wire`` may hold a credential: it is
+    never shown or stored."""
 
-    __slots__ = ("request", "wire")
+    __slots__ = ("answer", "request", "wire")
 
-    def __init__(self, request: Request, wire: bytes) -> None:
-        self.request, self.wire = request, wire
+    def __init__(self, request: Request, wire: bytes, answer: type[Answer] = Answer) -> None:
+        self.request, self.wire, self.answer = request, wire, answer
 
 
 class Exchange:
@@ -239,7 +240,10 @@ class Exchange:
             if self._body_at > len(data):
                 self._body_at -= len(data)
                 return
-            answer = self._answer = Answer(self.prepared.request, head.status, head.reason, head.content_type)
+            prepared = self.prepared
+            answer = self._answer = prepared.answer(
+                prepared.request, head.status, head.reason, head.content_type
+            )
             if self._whole is not None:
                 answer.feed(self._whole, at_ns)
                 return

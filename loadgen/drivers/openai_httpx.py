@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from loadgen.drivers.answer import Answer
-from loadgen.drivers.openai_endpoint import Endpoint, is_this_machine
+from loadgen.drivers.http_access import access
+from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.errors import BadReply, ConnectFailed, DriverError, TimedOut
 from loadgen.records import Reply, Request, Timeouts
 
@@ -50,9 +50,9 @@ class HttpxDriver:
 
     name = "openai-httpx"
     stamps = "user"
-    batches = True
 
     def __init__(self, endpoint: Endpoint, timeouts: Timeouts) -> None:
+        self.batches = endpoint.batches
         self._endpoint = endpoint
         self._timeouts = timeouts
         self._headers = endpoint.headers()
@@ -63,13 +63,12 @@ class HttpxDriver:
     async def open(self, connections: int) -> None:
         """Bring up ``connections`` by as many small requests, held until the last is answered. Raises DriverError."""
         endpoint, limits = self._endpoint, self._timeouts
-        direct = {f"all://{endpoint.host}": None} if is_this_machine(endpoint.host) else {}
         client = self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=limits.connect_s),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=None),
-            mounts=direct,
+            **access(endpoint.scheme, endpoint.host, endpoint.socket),
         )
-        models = endpoint.url._replace(path=endpoint.target.removesuffix("completions") + "models").geturl()
+        models = endpoint.page("models")
         try:
             async with asyncio.timeout(max(limits.connect_s, limits.first_byte_s)), AsyncExitStack() as held:
                 answers = [
@@ -100,7 +99,7 @@ class HttpxDriver:
 
     def decode(self, raw: Streamed) -> Reply:
         """Make sense of a finished request."""
-        answer = Answer(raw.request, raw.status or 200, raw.reason, raw.content_type)
+        answer = self._endpoint.answer(raw.request, raw.status or 200, raw.reason, raw.content_type)
         for block, at_ns in raw.blocks:
             answer.feed(block, at_ns)
         error = raw.error
@@ -150,7 +149,7 @@ class HttpxDriver:
             raw.on_sent = lambda: limit.reschedule(min(last, loop.time() + limits.first_byte_s))
             stream = client.stream(
                 "POST",
-                self._endpoint.url.geturl(),
+                self._endpoint.url.geturl() + self._endpoint.target,
                 content=raw.content,
                 headers=headers,
                 extensions={"trace": raw.trace},

@@ -27,9 +27,6 @@ READ_SIZE = 256 * 1024
 EVENTS_PER_WAKE = (
     64  # then the loop gets its turn: a request that falls due must not wait for a thousand reads
 )
-FOLD_READS = (
-    192  # reads kept unread per exchange; up to 128 more, by its number, so that not all fold at once
-)
 
 
 class RawDriver:
@@ -39,10 +36,10 @@ class RawDriver:
     """
 
     name = "openai-raw"
-    batches = True
 
     def __init__(self, endpoint: Endpoint, timeouts: Timeouts, *, kernel_stamps: bool = True) -> None:
         self.stamps = "user"
+        self.batches = endpoint.batches
         self._endpoint = endpoint
         self._timeouts = timeouts
         self._connect_ns = nanoseconds(timeouts.connect_s)
@@ -110,7 +107,9 @@ class RawDriver:
         body = self._endpoint.body(request)
         extra = f"x-request-id: {request.phase}-{request.seq}\r\n" if self._endpoint.request_ids else ""
         return Prepared(
-            request, b"%s%scontent-length: %d\r\n\r\n%s" % (self._head, extra.encode(), len(body), body)
+            request,
+            b"%s%scontent-length: %d\r\n\r\n%s" % (self._head, extra.encode(), len(body), body),
+            self._endpoint.answer,
         )
 
     def start(self, prepared: Prepared, done: Callable[[Exchange], None]) -> None:

@@ -10,7 +10,8 @@ class EventStream:
 
     ``feed`` returns the data of every event that the block completes; an event is complete at the blank line behind
     it. Lines end in LF, CRLF or CR; comments, ``id`` and ``retry`` are dropped; several data lines are joined by LF.
-    ``failed`` is the data of the first event whose type is ``error``.
+    ``failed`` is the data of the first event whose type is ``error``; one of another type that holds no JSON object (a
+    ping) is dropped, too.
     """
 
     __slots__ = ("_after_cr", "_first", "_rest", "failed")
@@ -25,6 +26,11 @@ class EventStream:
     def between_events(self) -> bool:
         """Whether the next byte begins an event."""
         return not (self._rest or self._after_cr or self._first)
+
+    @property
+    def held(self) -> bytes:
+        """What came of an event that is not complete yet."""
+        return self._rest
 
     def feed(self, block: bytes) -> list[bytes]:
         """The data of the events that end in ``block``."""
@@ -76,4 +82,6 @@ class EventStream:
         data = b"\n".join(lines) if lines else None
         if kind == b"error" and self.failed is None:
             self.failed = data or b""
+        elif kind and data and data.lstrip()[:1] != b"{" and data.strip() != b"[DONE]":
+            return None
         return data or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from loadgen import urls
 from loadgen.errors import BadReply
 from loadgen.records import Reply
 
@@ -13,8 +14,11 @@ MOST_32, MOST_64 = 2**31 - 1, 2**63 - 1
 def sound(reply: Reply) -> Reply:
     """The reply itself, or, where a value is out of its type's range, what is left of it, as a BadReply.
 
-    Text becomes valid UTF-8: JSON may hold halves of surrogate pairs, which can be neither stored nor printed.
+    Text becomes valid UTF-8: JSON may hold halves of surrogate pairs, which can be neither stored nor printed. A key
+    that a server repeats in its refusal is taken out.
     """
+    if reply.error is not None and (told := urls.shown(reply.error)) != reply.error:
+        reply = replace(reply, error=told)
     for name in ("finish", "error"):
         text = getattr(reply, name)
         if text is not None and not text.isascii():

@@ -217,7 +217,11 @@ def thinned(
         # A reply that was not streamed has no times, so nothing of it is left out.
         timed = (seen + np.cumsum(lengths) <= arrivals) | (lengths == 0)
         first = rows + np.arange(table.num_rows) < first_tokens
-        columns = {name: table[name] for name in schema.names}
+        nulls = pa.nulls(table.num_rows)  # of a column that an earlier version did not write
+        columns = {
+            field.name: table[field.name] if field.name in table.column_names else nulls.cast(field.type)
+            for field in schema
+        }
         for name, kept in (("token_ns", timed), ("tokens_per_arrival", timed), ("first_tokens", first)):
             nothing = pa.scalar(None, schema.field(name).type)
             columns[name] = pc.if_else(pa.array(kept), columns[name], nothing)
@@ -236,7 +240,7 @@ def read_samples(stored: Rows | str | Path) -> Iterator[Sample]:
     for batch in source.batches(ROW_GROUP):
         for row in batch.to_pylist():
             own = {name: row[name] for name in _SAMPLE_FIELDS}
-            reply = {name: row[name] for name in _REPLY_FIELDS}
+            reply = {name: row.get(name) for name in _REPLY_FIELDS}
             for name in ("token_ns", "tokens_per_arrival", "first_tokens"):
                 if reply[name] is None:
                     raise StoreError(

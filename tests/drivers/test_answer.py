@@ -174,7 +174,10 @@ def test_only_the_first_ids_of_the_first_sequence_are_kept() -> None:
         (b'event: error\ndata: {"message": "out of pages"}\n\n', "Refused: out of pages"),
         (b"event: error\ndata: out of pages\n\n", "Refused: out of pages"),
         (event(b"{broken"), "BadReply: not JSON: {broken"),
-        (event({"hello": 1}), 'BadReply: no choices: {"hello": 1}'),
+        (
+            event({"choices": [choice(ids=[9])], "error": {"message": "upstream lost"}}),
+            "Refused: upstream lost",
+        ),
         (event([1]), "BadReply: no choices: [1]"),
         (event({"choices": 4}), "BadReply: not a completion"),
         (event({"choices": ["x"]}), "BadReply: not a completion"),
@@ -245,7 +248,9 @@ def test_plain_json_without_ids() -> None:
         (b"", "BadReply: not JSON: (nothing)"),
         (b"<html>hello</html>", "BadReply: not JSON: <html>hello</html>"),
         (b'{"error": {"message": "no"}}', "Refused: no"),
-        (b'{"choices": null}', "BadReply: not a completion"),
+        (b'{"choices": null}', "BadReply: no choices"),
+        (b'{"hello": 1}', 'BadReply: no choices: {"hello": 1}'),
+        (b'{"choices": [{"index": 0, "text": "x"}], "error": "upstream lost"}', "Refused: upstream lost"),
     ],
 )
 def test_plain_json_that_is_no_answer(body: bytes, error: str) -> None:
@@ -266,6 +271,8 @@ def test_plain_json_that_is_no_answer(body: bytes, error: str) -> None:
         (b"too\n long", "too long"),
         (b"", "(nothing)"),
         (b"x" * 1000, "x" * 300 + "…"),
+        (b'{"error": "a \\u001b[31mred\\n word"}', "a \N{REPLACEMENT CHARACTER}[31mred word"),
+        (b'{"error": {"message": "half \\ud83d"}}', "half \N{REPLACEMENT CHARACTER}"),
     ],
 )
 def test_a_refusal_carries_its_status_and_words(body: bytes, words: str) -> None:
@@ -286,3 +293,95 @@ def test_what_is_no_count_is_not_counted(count: Any) -> None:
     )
     reply = plain(asked(tokens=1, stream=False), body.encode())
     assert (reply.usage_prompt_tokens, reply.usage_output_tokens, reply.output_tokens) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        event({"hello": 1}),
+        event({"choices": None}),
+        event({"choices": [], "usage": None}),
+        event({"choices": [], "error": None}),
+        event({"choices": [], "usage": {"cost": 0.1, "completion_tokens": None}}),
+        event({"choices": [], "usage": "none"}),
+        b'event: ping\ndata: {"type": "ping"}\n\n',
+        b"event: ping\ndata: still here\n\n",
+        b": OPENROUTER PROCESSING\n\n",
+        b"retry: 3000\nid: 7\n\n",
+        event(b'{"choices": [{"index": 0, "text": "", "logprobs": {"token_logprobs": [-Infinity]}}]}'),
+    ],
+)
+def test_what_holds_no_token_is_passed_over_wherever_it_comes(odd: bytes) -> None:
+    reply = streamed(
+        asked(),
+        odd + choices(choice(ids=[1])) + odd,
+        choices(choice(ids=[2, 3], finish="length")) + usage(3) + odd + DONE,
+    )
+    assert reply.error is None
+    assert reply.token_ns == (100, 200)
+    assert (reply.output_tokens, reply.usage_output_tokens, reply.usage_prompt_tokens) == ((3,), 3, 2)
+
+
+def test_usage_may_ride_on_an_event_without_choices() -> None:
+    counts = {"prompt_tokens": 2, "completion_tokens": 3}
+    for last in (event({"usage": counts}), event({"choices": None, "usage": counts})):
+        reply = streamed(asked(), choices(choice(finish="length")), last + DONE)
+        assert (reply.error, reply.output_tokens, reply.counted_by) == (None, (3,), "usage")
+
+
+def test_a_text_that_nobody_reads_may_be_invalid() -> None:
+    texts = (b'"half \\ud83d"', b'"\xff\xfe"', b'"x", "logprobs": {"token_logprobs": [NaN, -Infinity]}')
+    blocks = [
+        event(b'{"choices": [{"index": 0, "text": %s, "finish_reason": null}]}' % text) for text in texts
+    ]
+    reply = streamed(asked(), *blocks, usage(3) + DONE)
+    assert (reply.error, reply.token_ns, reply.output_tokens) == (None, (100, 200, 300), (3,))
+
+
+@pytest.mark.parametrize("mark", [b"[DONE] ", b" [DONE]", b"[DONE]\t"])
+def test_the_end_mark_may_have_blanks_around_it(mark: bytes) -> None:
+    reply = streamed(asked(), choices(choice(ids=[1, 2, 3])), event(mark))
+    assert (reply.error, reply.output_tokens) == (None, (3,))
+
+
+def test_an_empty_finish_reason_is_none() -> None:
+    reply = streamed(asked(), choices(choice(ids=[1], finish="")))
+    assert reply.error == "BadReply: the stream ended without [DONE] and without a finish reason"
+
+
+def test_a_single_sequence_needs_no_index_and_a_whole_batch_has_its_order() -> None:
+    lone = {"text": "x", "token_ids": [1, 2, 3], "finish_reason": "length"}
+    for one in (lone, lone | {"index": None}):
+        assert streamed(asked(), choices(one) + DONE).output_tokens == (3,)
+    both = [lone, lone | {"token_ids": [4, 5]}]
+    assert plain(asked(2, stream=False), json.dumps({"choices": both}).encode()).output_tokens == (3, 2)
+    reply = streamed(asked(2), choices(*both) + DONE)
+    assert (reply.error or "").startswith(
+        "BadReply: not a completion (IndexError: index None of 2 sequences)"
+    )
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", ""])
+def test_a_stream_under_another_content_type_is_read_as_one(kind: str) -> None:
+    answer = Answer(asked(), 200, "OK", kind)
+    whole = choices(choice(ids=[1])) + choices(choice(ids=[2, 3], finish="length")) + DONE
+    for place, block in enumerate((whole[:3], whole[3:70], whole[70:])):
+        answer.feed(block, 100 * (place + 1))
+    reply = answer.reply(sent_ns=1, end_ns=9, reads=3, lag_ns=None, error=None)
+    assert (reply.error, reply.output_tokens) == (None, (3,))
+    assert reply.token_ns[-1] == 300
+
+
+def test_one_object_under_the_type_of_a_stream_is_read_as_one() -> None:
+    whole = {"choices": [choice(ids=[1, 2, 3], finish="length")]}
+    assert streamed(asked(), json.dumps(whole).encode()).output_tokens == (3,)
+    assert streamed(asked(), b'{"error": "no such model"}').error == "Refused: no such model"
+
+
+def test_an_end_mark_alone_is_no_answer() -> None:
+    assert streamed(asked(), DONE).error == "BadReply: no choices"
+
+
+def test_an_answer_that_the_server_gave_up_is_no_short_one() -> None:
+    reply = streamed(asked(), choices(choice(ids=[1])), choices(choice(ids=[], finish="abort")) + DONE)
+    assert reply.error == "Refused: the server gave the answer up: finish_reason 'abort'"

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from loadgen.drivers.http_access import proxy_for
 from loadgen.drivers.openai import OPTIONS, check_options, make_driver
-from loadgen.drivers.openai_endpoint import Endpoint, needs_proxy
+from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.errors import BadInput
 from loadgen.records import Request, Timeouts
+from loadgen.urls import shown
 
 PROXIES = (
     "http_proxy",
@@ -112,14 +114,25 @@ def test_a_proxy_takes_the_httpx_driver(monkeypatch: pytest.MonkeyPatch) -> None
     assert make_driver("http://far.example", "m", Timeouts(), {}).name == "openai-httpx"
     assert make_driver("http://near.example", "m", Timeouts(), {}).name == "openai-raw"
     assert make_driver("http://localhost:1", "m", Timeouts(), {}).name == "openai-raw"
-    assert not needs_proxy("127.0.0.1")
+    assert proxy_for("http", "127.0.0.1") is None
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"extra": True}, "'extra': unknown .accepted: extras, transport"),
+        ({"extra": True}, "'extra': unknown .accepted: endpoint, prompt"),
         ({"extras": 1}, "extras = 1: .accepted: true, false"),
+        ({"extras": ["ignore_eos", "seed"]}, "extras = .* some of ignore_eos, min_tokens"),
+        ({"request_ids": 1}, "request_ids = 1: .accepted: true, false"),
+        ({"endpoint": "responses"}, "endpoint = 'responses': .accepted: chat, completions, messages"),
+        ({"endpoint": "chat", "prompt": "ids"}, "prompt = 'ids': chat takes text"),
+        ({"extra_body": [1]}, "not a JSON object"),
+        ({"extra_body": {"max_tokens": 4}}, "max_tokens: set by loadgen itself"),
+        ({"headers": {"a b": "c"}}, "header 'a b': cannot be set"),
+        ({"headers": {"Content-Length": "3"}}, "header 'Content-Length': cannot be set"),
+        ({"headers": {"x-one": "a\r\nb: c"}}, "header x-one: not a header value"),
+        ({"headers": {"api-key": "sesame"}}, "api-key: .{VARIABLE}, which is read from the environment"),
+        ({"words": {"words": []}}, "driver option words"),
         ({"transport": "curl"}, "transport = 'curl': .accepted: auto, raw, httpx"),
         ({"stamps": "nic"}, "stamps = 'nic': .accepted: kernel, user"),
     ],
@@ -134,5 +147,82 @@ def test_raw_cannot_carry_tls() -> None:
         make_driver("https://h:1", "m", Timeouts(), {"transport": "raw"})
 
 
-def test_every_option_has_its_line_of_help() -> None:
-    assert set(OPTIONS) == set(check_options({}))
+def test_an_option_that_is_none_is_not_given() -> None:
+    assert check_options(dict.fromkeys(OPTIONS)) == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "target", "models"),
+    [
+        ("http://h/v1?api-version=1", {}, "/v1/completions?api-version=1", "http://h/v1/models?api-version=1"),
+        ("http://h/v1", {"endpoint": "chat"}, "/v1/chat/completions", "http://h/v1/models"),
+        ("http://h/v1/chat/completions", {}, "/v1/chat/completions", "http://h/v1/models"),
+        ("http://h/v3/completions/", {}, "/v3/completions", "http://h/v3/models"),
+        ("http://h/v1/messages", {}, "/v1/messages", "http://h/v1/models"),
+        ("http://[::1]:9/openai/deployments/x/chat/completions?api-version=2", {},
+         "/openai/deployments/x/chat/completions?api-version=2",
+         "http://[::1]:9/openai/deployments/x/models?api-version=2"),
+        ("http+unix://%2Ftmp%2FA.sock/v1", {}, "/v1/completions", "http://localhost/v1/models"),
+    ],
+)  # fmt: skip
+def test_a_path_a_query_and_a_socket_are_kept(
+    url: str, options: dict[str, Any], target: str, models: str
+) -> None:
+    found = endpoint(url, **options)
+    assert (found.target, found.page("models")) == (target, models)
+    assert found.socket == ("/tmp/A.sock" if "unix" in url else None)
+
+
+def test_pages_of_the_server_lie_beside_v1() -> None:
+    assert endpoint("http://h:1/route/v1?a=b").page("/version") == "http://h:1/route/version?a=b"
+
+
+def body_of(prompts: Any = ((5, 6, 7),), *, stream: bool = True, **options: Any) -> Any:
+    request = Request(seq=0, phase="measured", prompts=prompts, output_tokens=7, stream=stream)
+    return json.loads(endpoint(**options).body(request))
+
+
+def test_a_chat_is_sent_text_of_as_many_words() -> None:
+    words = {"words": ["sun", "sea"], "overhead": 1, "opening": "List", "glue": " "}
+    found = body_of(endpoint="chat", words=words, extras=["ignore_eos"], limit="max_completion_tokens")
+    assert found == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "List sea sun"}],
+        "max_completion_tokens": 7,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_completions_take_text_too() -> None:
+    words = {"words": ["sun", "sea"], "overhead": 0, "opening": "", "glue": " "}
+    assert body_of(prompt="text", words=words)["prompt"] == "sea sun sea"
+    assert body_of(((1,), (2, 2)), prompt="text", words=words)["prompt"] == ["sea", "sun sun"]
+
+
+def test_messages_have_no_fields_of_openais() -> None:
+    found = body_of(endpoint="messages", extras=False)
+    assert set(found) == {"model", "messages", "max_tokens", "temperature", "stream"}
+
+
+def test_fields_are_added_and_left_out() -> None:
+    found = body_of(extra_body={"temperature": None, "stream_options": None, "top_k": 1}, extras=False)
+    assert set(found) == {"model", "prompt", "max_tokens", "stream", "top_k"}
+
+
+def test_headers_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADGEN_TEST_KEY", "sesame-4711")
+    found = endpoint(headers={"Api-Key": "${LOADGEN_TEST_KEY}", "x-team": "a"}).headers()
+    assert (found["api-key"], found["x-team"]) == ("sesame-4711", "a")
+    assert shown("you sent sesame-4711") == "you sent …"
+    monkeypatch.delenv("LOADGEN_TEST_KEY")
+    with pytest.raises(BadInput, match="LOADGEN_TEST_KEY is not set"):
+        endpoint(headers={"api-key": "${LOADGEN_TEST_KEY}"}).headers()
+
+
+def test_the_key_of_messages_has_a_header_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADGEN_API_KEY", "sesame-4711")
+    found = endpoint(endpoint="messages").headers()
+    assert (found["x-api-key"], "anthropic-version" in found) == ("sesame-4711", True)
