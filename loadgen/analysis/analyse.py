@@ -31,7 +31,7 @@ from loadgen.results.store import open_results
 from loadgen.theory.ceilings import CEILINGS_FILE, Ceilings, datasheet, from_dict
 from loadgen.units import show_share
 
-PER_SUBJECT = (f1, f2, f3, f4, f5, f6, f7, f8, f9)
+PER_SUBJECT = (f1, f2, f3, f4, f5, f6, f7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +109,8 @@ def findings_of(case: Case, sources: Sequence[Source] = ()) -> list[Finding]:
     """F1 to F11 for every subject, in that order, then what the profiles declare."""
     subjects = case.subjects()
     found = [decider(case, subject, study) for decider in PER_SUBJECT for subject, study in subjects.items()]
+    found += [each for subject, study in subjects.items() for each in f8(case, subject, study)]
+    found += [f9(case, subject, study) for subject, study in subjects.items()]
     found += f10(case)
     found += f11(case)
     for source in sources:

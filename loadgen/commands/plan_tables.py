@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from loadgen.identity import server_key
 from loadgen.labels import again_label, server_label
 from loadgen.live.progress import trial_row
+from loadgen.plan.detectable import of_plan
 from loadgen.plan.plan import Plan
 from loadgen.records import ServerSpec
 from loadgen.system.environment import read_gpus
@@ -36,6 +37,7 @@ def print_plan(plan: Plan) -> None:
     warnings = check_fit(plan.trials, min(memory)) if memory else []
     terminal.print_lines([f"warning: {warning}" for warning in warnings])
     terminal.print_lines(together(plan))
+    terminal.print_lines(of_plan(plan, {each.trial_id: each.estimate_s for each in ahead.predictions}))
     terminal.print_lines([headline(plan, ahead)])
 
 

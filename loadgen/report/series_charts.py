@@ -224,9 +224,7 @@ def ridge_chart(analysis: Analysis) -> Chart:
 def _ridge_figure(analysis: Analysis, key: Key, found: MeasuredRidge) -> Figure:
     fit, tokens = found.ridge, np.array(found.tokens, dtype=float)
     grid = np.geomspace(tokens.min(), tokens.max(), 60)
-    fitted = fit.plateau_s * np.exp(
-        np.logaddexp(0, fit.sharpness * np.log(grid / fit.tokens)) / fit.sharpness
-    )
+    fitted = fit.seconds(grid)
     traces: list[Trace] = [
         {
             "type": "scatter",

@@ -18,6 +18,7 @@ from pathlib import Path
 from loadgen.errors import LoadgenError
 from loadgen.launch import frameworks
 from loadgen.launch.process import free_ports
+from loadgen.plan.detectable import BATCHING, EAGER, QUIET, USUAL_CELLS, USUAL_STARTS, told
 from loadgen.protocols import Need
 from loadgen.system.environment import gpu_memory_used, package_versions, read_gpus, source_commit
 from loadgen.units import show_bytes
@@ -51,6 +52,7 @@ def examine(results: Path = Path("results")) -> list[Section]:
         Section(title="Python and libraries", needs=(python(), *libraries())),
         Section(title="GPUs", needs=tuple(gpus())),
         *(framework(name) for name in frameworks.names()),
+        comparisons(),
         Section(title="Machine", needs=(ports(), shared_memory(), open_files(), disk(results), git())),
     ]
 
@@ -145,6 +147,16 @@ def framework(name: str) -> Section:
     except (LoadgenError, ImportError) as error:
         broken = Need(name=f"servers/{name}.py", ok=False, found=str(error), remedy="mend the module")
         return Section(title=title, needs=(broken,))
+
+
+def comparisons() -> Section:
+    """What three starts a side, and one, can tell between two servers, by the kind of engine: assumed, not measured."""
+    one = Need(name="1 start a side", ok=True, found="nothing: what two starts differ by is not seen")
+    needs = [
+        Need(name=noise.source, ok=True, found=told(noise, USUAL_STARTS, 1, USUAL_CELLS))
+        for noise in (QUIET, BATCHING, EAGER)
+    ]
+    return Section(title="What a comparison can tell", needs=(*needs, one))
 
 
 def ports(count: int = PORTS) -> Need:

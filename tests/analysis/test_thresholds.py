@@ -1,4 +1,4 @@
-"""Crossings and ridges are found where they were put, and refused where the grid or the noise cannot say."""
+"""Crossings are found where they were put, and refused where the grid or the noise cannot say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from loadgen.analysis.thresholds import best, between, crossing, finer, ridge
+from loadgen.analysis.thresholds import best, between, crossing, finer
 
 GRID = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -80,68 +80,3 @@ def test_the_best_point_and_those_that_noise_cannot_tell_from_it() -> None:
     vague = best(GRID, *noisy(values, 0.5))
     assert {16, 32} <= set(vague.tied)
     assert best(GRID, list(map(float, GRID)), None).at_edge
-
-
-TOKENS = [20, 40, 80, 160, 320, 640, 1280, 2560, 5120]
-
-
-@pytest.mark.parametrize("truth", [150.0, 300.0, 700.0])
-@pytest.mark.parametrize("sharpness", [1.0, 2.0, 16.0])
-def test_a_ridge_lies_in_its_interval(truth: float, sharpness: float) -> None:
-    tokens = [*TOKENS, 10_240, 20_480, 40_960]
-    times = [0.01 * (1 + (size / truth) ** sharpness) ** (1 / sharpness) for size in tokens]
-    logs, draws = noisy(np.log(times).tolist(), 0.01)
-    found = ridge(tokens, np.exp(logs).tolist(), draws)
-    assert found is not None
-    assert found.resolved, found.why
-    assert found.low <= truth <= found.high
-    assert found.tokens == pytest.approx(truth, rel=0.15)
-    assert found.plateau_s == pytest.approx(0.01, rel=0.1)
-
-
-@pytest.mark.parametrize(("truth", "why"), [(5.0, "no plateau"), (100_000.0, "does not yet rise")])
-def test_a_ridge_outside_of_the_sizes_is_refused(truth: float, why: str) -> None:
-    times = [0.01 * max(1.0, size / truth) for size in TOKENS]
-    logs, draws = noisy(np.log(times).tolist(), 0.01)
-    found = ridge(TOKENS, np.exp(logs).tolist(), draws)
-    assert found is not None
-    assert not found.resolved
-    assert why in found.why
-    assert found.add
-
-
-def test_a_coarse_grid_widens_a_ridge_beyond_the_noise() -> None:
-    """Efficiency that grows with the size bends the line: the misfit must be in the interval, not the noise alone."""
-    sizes = [20, 64, 128, 512, 1280, 2048, 5120, 8192, 32768]
-    times = [0.0135 * max(1.0, size / 250 * (1 + 30 / size) ** 2 * size**-0.03 * 250**0.03) for size in sizes]
-    logs, draws = noisy(np.log(times).tolist(), 0.002)
-    bent = ridge(sizes, np.exp(logs).tolist(), draws)
-    straight = ridge(sizes, *_straight(sizes))
-    assert bent is not None
-    assert straight is not None
-    assert straight.high / straight.low < 1.1
-    assert bent.high / bent.low > 1.15
-    assert bent.low <= 250 <= bent.high
-
-
-def _straight(sizes: list[int]) -> tuple[list[float], np.ndarray]:
-    logs, draws = noisy([float(np.log(0.0135 * max(1.0, size / 250))) for size in sizes], 0.002)
-    return np.exp(logs).tolist(), draws
-
-
-def test_one_size_repeated_is_no_plateau() -> None:
-    sizes = [20, 20, 20, 256, 512, 1280, 2048, 8192]
-    found = ridge(sizes, *_straight(sizes))
-    assert found is not None
-    assert not found.resolved
-    assert "only one size" in found.why
-    assert found.fastest_plateau_s == pytest.approx(0.0135, rel=0.02)
-    assert set(found.add) < set(range(21, 256))
-
-
-def test_a_ridge_needs_sizes_and_repeats() -> None:
-    assert ridge([20, 40, 80], [1.0, 1.0, 2.0], None) is None
-    found = ridge(TOKENS, [0.01 * max(1.0, size / 300) for size in TOKENS], None)
-    assert found is not None
-    assert not found.resolved
-    assert "no repeats" in found.why

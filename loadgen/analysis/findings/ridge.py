@@ -1,7 +1,8 @@
-"""F8: the predicted ridge between bandwidth and compute against the measured one."""
+"""F8: the predicted ridge between bandwidth and compute against the measured one, for each split of the model."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +17,21 @@ from loadgen.analysis.finding import (
     Verdict,
     Wanted,
     not_tested,
-    some,
     split_text,
     subject_text,
+    threshold_number,
 )
+from loadgen.analysis.ridge_fit import RISEN, Ridge, Scatter, fit
+from loadgen.analysis.statistics import Array
 from loadgen.analysis.study import Cell, Study
 from loadgen.analysis.table import Key
-from loadgen.analysis.thresholds import RISEN, Ridge, ridge
+from loadgen.records import ModelSpec
 from loadgen.theory import physics
+from loadgen.theory.ceilings import Ceilings, datasheet
 from loadgen.units import show_s, show_share
 
 MOST = 0.5  # of a plateau's time: what explains less does not set it
+CACHE_BYTES = 256e6  # weights smaller than this may lie in a device's cache and beat its memory's bandwidth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +66,11 @@ def ridges(study: Study) -> dict[Key, MeasuredRidge]:
         ]
         points.sort(key=lambda point: point[0])
         known = [estimate.draws for _, estimate, _ in points if estimate.draws is not None]
-        draws = np.stack(known, axis=1) if points and len(known) == len(points) else None
+        scatter = _scatter(np.stack(known)) if points and len(known) == len(points) else None
         tokens = [size for size, _, _ in points]
         seconds = [estimate.value for _, estimate, _ in points]
-        fitted = ridge(tokens, seconds, draws)
+        model = points[0][2].rows[0].model if points else None
+        fitted = fit(tokens, seconds, scatter, _datasheet_read_s(key, model))
         if fitted is not None:
             found[key] = MeasuredRidge(
                 ridge=fitted,
@@ -75,90 +81,100 @@ def ridges(study: Study) -> dict[Key, MeasuredRidge]:
     return found
 
 
-def f8(case: Case, subject: Key, study: Study) -> Finding:
-    """F8: the measured ridge against the one that bandwidth and compute give."""
+def _scatter(draws: Array) -> Scatter:
+    """Of draws (cells, D), which Student's t has widened already: their variance counts as known."""
+    return Scatter(variance=float(draws.var(axis=1).mean()), freedom=1000)
+
+
+def _datasheet_read_s(key: Key, model: ModelSpec | None) -> float | None:
+    """Seconds to read all weights once at the datasheet's bandwidth; stages of a pipeline read one after another."""
+    sheet = datasheet(key.machine)
+    if (
+        sheet is None
+        or model is None
+        or (size := physics.read_bytes(model, key.dtype)) / key.gpus < CACHE_BYTES
+    ):
+        return None
+    return size / (sheet.bandwidth * key.tp)
+
+
+def f8(case: Case, subject: Key, study: Study) -> list[Finding]:
+    """F8, decided for each split: the measured ridge against the one that bandwidth and compute give."""
     name = subject_text(subject)
     measured = ridges(study)
     if not measured:
-        return not_tested(
-            "F8",
-            name,
-            "Needs prefill times (streamed TTFT, or trials of one output token) of four or more sizes.",
-        )
+        why = "Needs prefill times (streamed TTFT, or trials of one output token) of four or more sizes."
+        return [not_tested("F8", name, why)]
     ceilings = case.ceilings.get(subject.machine)
     if ceilings is None:
-        return not_tested(
-            "F8", name, f"No ceilings are known for {subject.machine}: run `loadgen probe` on it.", ()
-        )
-    verdicts: list[Verdict] = []
-    numbers: list[Number] = []
-    cells: list[Key] = []
-    wanted: list[Wanted] = []
-    said: list[str] = []
-    for key, found in measured.items():
-        model = found.cells[0].rows[0].model
-        predicted = physics.ridge_tokens(model, key.dtype, ceilings, tp=key.tp) if model else None
-        if model is None or predicted is None:
-            continue
-        fitted = found.ridge
-        place = split_text(key)
-        numbers.append(
-            Number(name=f"predicted ridge ({place})", text=f"{predicted:.0f} tokens", value=predicted)
-        )
-        text = f"{fitted.tokens:.0f} [{fitted.low:.0f}, {fitted.high:.0f}] tokens"
-        text = text if fitted.resolved else f"not resolvable: {fitted.why}"
-        numbers.append(
-            Number(
-                name=f"measured ridge ({place})",
-                text=text,
-                value=fitted.tokens if fitted.resolved else None,
-                low=fitted.low if fitted.resolved else None,
-                high=fitted.high if fitted.resolved else None,
-            )
-        )
-        cells += [cell.key for cell in found.cells]
-        read_s = physics.read_bytes(model, key.dtype) / (
-            ceilings.bandwidth_for(physics.read_bytes(model, key.dtype) / ceilings.devices(key.tp))
-            * ceilings.devices(key.tp)
-        )
-        seconds = fitted.plateau_s if fitted.resolved else fitted.fastest_plateau_s
-        said.append(f"{place}: predicted {predicted:.0f} tokens, measured {text}")
-        if seconds is not None:
-            plateau = read_s / seconds
-            cause = (
-                "bandwidth sets it"
-                if plateau >= MOST
-                else "host and launches rather than bandwidth set most of it"
-            )
-            said[-1] += (
-                f"; below it prefill takes {'' if fitted.resolved else 'at least '}{show_s(seconds)}, of which reading "
-                f"the weights explains {show_share(plateau)} ({cause})"
-            )
-            numbers.append(
-                Number(name=f"weight read over plateau ({place})", text=show_share(plateau), value=plateau)
-            )
-        factor = case.rules.ridge_factor
-        agrees = fitted.low <= predicted * factor and fitted.high >= predicted / factor
-        if seconds is not None and plateau < MOST:
-            verdicts.append("refuted")  # wherever it turns, what lies below is not bandwidth's
-        elif fitted.resolved:
-            verdicts.append("holds" if agrees else "refuted")
-        else:
-            verdicts.append("not tested")
-        if not fitted.resolved:
-            wanted += _wanted(found)
-    if not verdicts:
-        return not_tested("F8", name, f"{ceilings.device} has no known matrix rate for {subject.dtype}.")
+        why = f"No ceilings are known for {subject.machine}: run `loadgen probe` on it."
+        return [not_tested("F8", name, why)]
+    found = [_of_split(case, key, each, name, ceilings) for key, each in measured.items()]
+    decided = [each for each in found if each is not None]
+    why = f"{ceilings.device} has no known matrix rate for {subject.dtype}."
+    return decided or [not_tested("F8", name, why)]
+
+
+def _of_split(case: Case, key: Key, found: MeasuredRidge, name: str, ceilings: Ceilings) -> Finding | None:
+    model = found.cells[0].rows[0].model
+    predicted = physics.ridge_tokens(model, key.dtype, ceilings, tp=key.tp) if model else None
+    if model is None or predicted is None:
+        return None
+    fitted = found.ridge
+    explained = _read_s(model, key, ceilings) / fitted.plateau_least_s
+    span = f"{fitted.tokens:.0f} [{fitted.low:.0f}, {fitted.high:.0f}] tokens"
+    place = span if fitted.resolved else f"not resolvable: {fitted.why}"
+    verdict = _verdict(case, fitted, predicted, explained)
+    parts = f"host at most {show_s(fitted.host_most_s)}, reading at least {show_s(fitted.read_least_s)}"
+    cause = (
+        parts if fitted.resolved else f"time passes {RISEN:g} × the smallest's {fitted.turn.text('tokens')}"
+    )
+    if verdict == "refuted" and explained < MOST:
+        cause = f"reading at the ceiling explains at most {show_share(explained)} of the plateau"
+    known = fitted.resolved
+    numbers = (
+        Number(name="predicted ridge", text=f"{predicted:.0f} tokens", value=predicted),
+        Number(
+            name="measured ridge",
+            text=place,
+            value=fitted.tokens if known else None,
+            low=fitted.low if known else None,
+            high=fitted.high if known else None,
+        ),
+        Number(name="host and reading", text=parts),
+        Number(name="weight read over plateau, at most", text=show_share(explained), value=explained),
+        threshold_number(f"time passes {RISEN:g} × that of the smallest size", fitted.turn, "tokens"),
+    )
     return Finding(
         id="F8",
         claim=CLAIMS["F8"],
-        subject=name,
-        verdict=some(verdicts),
-        sentence="; ".join(said) + f" ({ceilings.source} ceilings of {ceilings.device}).",
-        numbers=tuple(numbers),
-        cells=tuple(dict.fromkeys(cells)),
-        wanted=tuple(wanted),
+        subject=f"{name} · {split_text(key)}",
+        verdict=verdict,
+        sentence=f"Predicted {predicted:.0f} tokens ({ceilings.source}), measured {place}; {cause}.",
+        numbers=numbers,
+        cells=tuple(cell.key for cell in found.cells),
+        wanted=() if known else tuple(_wanted(found)),
     )
+
+
+def _verdict(case: Case, fitted: Ridge, predicted: float, explained: float) -> Verdict:
+    """Refuted, too, where the plateau is the host's: wherever it turns, what lies below is not bandwidth's."""
+    factor = case.rules.ridge_factor
+    agrees = fitted.low <= predicted * factor and fitted.high >= predicted / factor
+    if fitted.turn.state == "no interval":
+        return "not tested"
+    if fitted.read_share_most <= MOST:
+        return "refuted"
+    if fitted.resolved:
+        return "holds" if agrees else "refuted"
+    rises = math.isfinite(fitted.turn.high)
+    return "refuted" if rises and explained < MOST else "not tested"
+
+
+def _read_s(model: ModelSpec, key: Key, ceilings: Ceilings) -> float:
+    """Seconds to read all weights once at the best rate that is known of this machine."""
+    size, devices = physics.read_bytes(model, key.dtype), ceilings.devices(key.tp)
+    return size / (ceilings.bandwidth_for(size / devices) * devices)
 
 
 def _wanted(found: MeasuredRidge) -> Sequence[Wanted]:
