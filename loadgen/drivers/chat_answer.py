@@ -41,7 +41,7 @@ class ChatAnswer(Answer):
                     raise Refused(words_of(data))
                 if event.get("usage"):
                     self._note_usage(event["usage"])
-                choices = event.get("choices") or ()
+                choices = event.get("choices") or []
                 for choice in choices:
                     index = choice.get("index")
                     if index.__class__ is not int or index < 0:

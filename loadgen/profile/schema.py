@@ -237,8 +237,9 @@ def _in_our_words(detail: ErrorDetails, origins: Origins) -> ProfileError:
         known = _keys_at(path[:-1])
         why = "is not a key here" + did_you_mean(path[-1], known)
         return origins.problem(path, None, why, ", ".join(known))
+    ours = detail.get("ctx", {})
     why, accepted = {
-        "bad": (detail.get("ctx", {}).get("why"), detail.get("ctx", {}).get("accepted")),
+        "bad": (str(ours.get("why")), ours.get("accepted")),
         "model_type": ("is not a table", "a table of keys"),
         "dict_type": ("is not a table", "a table of keys"),
         "list_type": ("is not a list", "a list"),
