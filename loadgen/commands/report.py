@@ -22,8 +22,8 @@ def run(folders: Sequence[Path], formats: Sequence[str], out: Path | None, price
     from loadgen.analysis.finding import Rules
     from loadgen.errors import BadInput
     from loadgen.live import terminal
+    from loadgen.report.analysis_tables import tables_of
     from loadgen.report.export import write
-    from loadgen.report.finding_tables import tables_of
 
     if out is not None and len(formats) != 1:
         raise BadInput(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import orjson
 
 from loadgen.labels import clean
 from loadgen.records import Environment, Trial, TrialResult
-from loadgen.report import sections, tables
+from loadgen.report import sections, tables, write_whole
 from loadgen.report.ledger_table import ledger_table
 from loadgen.report.max_batch_table import max_batch_table
 from loadgen.results.store import Results, from_json, open_results
@@ -88,11 +87,7 @@ def _there(*found: Table | None) -> tuple[Table, ...]:
 def write_report(results_dir: str | Path) -> Path:
     """Write ``report.md`` into the results folder, replacing an older one at once. Raises StoreError."""
     report = gather(results_dir)
-    path = Path(results_dir) / "report.md"
-    beside = path.with_name("report.md.new")
-    beside.write_text(to_markdown(report), encoding="utf-8")
-    os.replace(beside, path)
-    return path
+    return write_whole(Path(results_dir) / "report.md", to_markdown(report))
 
 
 def to_markdown(report: Report) -> str:

@@ -19,12 +19,15 @@ from loadgen.report.chart import (
     Figure,
     Trace,
     axis,
+    bold,
     bytes_axis,
     colour,
     counts,
     layout,
     line,
     marks,
+    said,
+    scatter,
     shade,
     theory,
 )
@@ -165,7 +168,7 @@ def hover_text(name: str, cell: Cell, estimate: Estimate, metric: str, x: str) -
     show = SHOW[metric]
     span = "no interval" if estimate.low is None else f"95 %: {show(estimate.low)} to {show(estimate.high)}"
     place = f"{name}, {x.replace('_', ' ')} {getattr(cell.key, x)}"
-    return f"{place}<br><b>{show(estimate.value)}</b><br>{span}<br>{estimate.repeats} runs; {estimate.how}"
+    return said(place, bold(show(estimate.value)), span, f"{estimate.repeats} runs; {estimate.how}")
 
 
 def _floor_line(
@@ -199,7 +202,7 @@ def _limited(analysis: Analysis, key: Key, metric: str, x: str, axes: Sequence[s
             "limited by the client",
             [getattr(row.key, x) for row in rows],
             [row.values[metric] for row in rows],
-            [f"limited by the load generator<br>{SHOW[metric](row.values[metric])}" for row in rows],
+            [said("limited by the load generator", SHOW[metric](row.values[metric])) for row in rows],
         )
     ]
 
@@ -225,20 +228,13 @@ def _ridge_figure(analysis: Analysis, key: Key, found: MeasuredRidge) -> Figure:
     fit, tokens = found.ridge, np.array(found.tokens, dtype=float)
     grid = np.geomspace(tokens.min(), tokens.max(), 60)
     fitted = fit.seconds(grid)
-    traces: list[Trace] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "measured",
-            "x": list(found.tokens),
-            "y": list(found.seconds),
-            "marker": {"color": colour(0), "size": 7},
-            "text": [
-                f"batch {cell.key.batch} × {cell.key.input_tokens} tokens<br><b>{show_s(value)}</b>"
-                for cell, value in zip(found.cells, found.seconds, strict=True)
-            ],
-            "hovertemplate": "%{text}<extra></extra>",
-        },
+    hover = [
+        said(f"batch {cell.key.batch} × {cell.key.input_tokens} tokens", bold(show_s(value)))
+        for cell, value in zip(found.cells, found.seconds, strict=True)
+    ]
+    dot = {"color": colour(0), "size": 7}
+    traces = [
+        scatter("measured", found.tokens, found.seconds, hover, mode="markers", marker=dot),
         theory("fit", grid.tolist(), fitted.tolist(), colour(0), "fit", shown=True),
     ]
     model, ceilings = found.cells[0].rows[0].model, analysis.ceilings.get(key.machine)

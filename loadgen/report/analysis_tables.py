@@ -1,54 +1,32 @@
-"""The page's parts that are words and tables: statistics, doubts, memory, environment."""
+"""An analysis as words and tables: findings, how far to trust them, memory, ceilings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from loadgen.analysis.analyse import Analysis
-from loadgen.analysis.finding import split_text, subject_text
+from loadgen.analysis.finding import cell_text, split_text, subject_text
 from loadgen.analysis.table import Key
-from loadgen.report import sections, tables
-from loadgen.report.html_findings import cell_text, folded, listed
-from loadgen.report.ledger_table import ledger_table
 from loadgen.telemetry.ledger import kv_at_most
-from loadgen.text_table import Table, holds_figures
+from loadgen.text_table import Table, table_of
 from loadgen.theory.models import kv_bytes_per_token, weight_bytes
 from loadgen.units import show_bytes, show_duration, show_number, show_rate, show_s, show_share
 
-BADGES = {
-    "holds": ("holds", "✓ holds"),
-    "refuted": ("refuted", "✗ refuted"),
-    "not tested": ("open", "– not tested"),
-}
 
-
-def table(found: Table) -> str:
-    """A table of text as HTML; columns of figures to the right."""
-    numeric = [holds_figures(row[at] for row in found.rows) for at in range(len(found.head))]
-    head = "".join(
-        f'<th{_right(numeric[at])} scope="col">{escape(text)}</th>' for at, text in enumerate(found.head)
+def tables_of(analysis: Analysis) -> list[Table]:
+    """Every claim's verdict for every subject, and what to know before believing them."""
+    findings = [(each.id, each.verdict, each.subject, each.sentence) for each in analysis.findings]
+    found = (
+        table_of("Findings", ("claim", "verdict", "of", "why"), findings),
+        table_of("To know", ("note",), [(note,) for note in analysis.notes]),
+        table_of(
+            "Differences inside the noise", ("at equal work",), [(line,) for line in analysis.inside_noise]
+        ),
     )
-    rows = "".join(
-        "<tr>"
-        + "".join(f"<td{_right(numeric[at])}>{escape(text)}</td>" for at, text in enumerate(row))
-        + "</tr>"
-        for row in found.rows
-    )
-    note = f'<p class="note">{escape(found.note)}</p>' if found.note else ""
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}'
+    return [table for table in found if table]
 
 
-def _right(numeric: bool) -> str:
-    return ' class="number"' if numeric else ""
-
-
-def titled(found: Table | None) -> str:
-    """A table under its heading; empty for none."""
-    return "" if found is None else f"<h3>{escape(found.title)}</h3>{table(found)}"
-
-
-def statistics(analysis: Analysis) -> str:
+def statistics(analysis: Analysis) -> list[str]:
     """How far the numbers can be trusted: noise, drift, what could not be seen."""
     lines = []
     if analysis.noise is not None:
@@ -84,54 +62,39 @@ def statistics(analysis: Analysis) -> str:
         f"small samples; with one run per cell, a block bootstrap over its requests. A change within "
         f"{show_share(analysis.rules.margin)} counts as none in the findings."
     )
-    return listed([*lines, *analysis.notes])
+    return [*lines, *analysis.notes]
 
 
-def excluded(analysis: Analysis) -> str:
-    """Trials kept out of charts and findings, with the reason."""
+def excluded(analysis: Analysis) -> dict[str, list[str]]:
+    """Trials kept out of charts and findings, by the kind of reason."""
     kinds: dict[str, list[str]] = {}
     for row in analysis.rows:
         if row.run in analysis.excluded:
             kind, _, detail = analysis.excluded[row.run].partition(": ")
             name = f"{cell_text(row.key)}, repeat {row.trial.repeat + 1}"
             kinds.setdefault(kind, []).append(f"{name}: {detail}" if detail else name)
-    suspicious = [
+    return kinds
+
+
+def suspicious(analysis: Analysis) -> list[str]:
+    """Trials that are possible, but outside of what engines are known to reach."""
+    return [
         f"{cell_text(row.key)}: {note}"
         for row in analysis.rows
         if row.run in analysis.physics and row.usable
         for note in analysis.physics[row.run].suspicious
     ]
-    out = "".join(folded(f"{kind}: {_trials(len(lines))}", lines) for kind, lines in kinds.items())
-    doubts = folded(_trials(len(suspicious)), suspicious) if suspicious else listed([], "None.")
-    return (
-        "<h3>Kept out of charts and findings</h3>"
-        + (out or listed([], "No trial: every one is possible and none was limited by the client."))
-        + "<h3>Possible, but outside of what engines are known to reach</h3>"
-        + doubts
-    )
-
-
-def _trials(count: int) -> str:
-    return f"{count} trial{'s' if count != 1 else ''}"
-
-
-def caveats(analysis: Analysis) -> str:
-    """Caveats, failures and what was not measured; how equal the work was, and how good the client."""
-    results = [row.result for row in analysis.rows]
-    parts = [sections.caveat_table(results), sections.failure_table(results), tables.unmeasured(results)]
-    more = (proof_table(analysis), client_table(analysis))
-    return "".join(titled(part) for part in (*parts, *more))
 
 
 def proof_table(analysis: Analysis) -> Table | None:
     """Whether servers that are compared did the same work."""
-    rows = tuple(
+    rows = [
         (proof.one, proof.other, proof.work.verdict, str(proof.cells), proof.work.why)
         for proof in analysis.proofs
-    )
+    ]
     head = ("server", "server", "same work", "cells looked at", "evidence")
     note = "Prompts, counts and first greedy tokens of a few common cells; the weakest verdict counts."
-    return Table(title="Same work?", head=head, rows=rows, note=note) if rows else None
+    return table_of("Same work?", head, rows, note)
 
 
 def client_table(analysis: Analysis) -> Table:
@@ -169,15 +132,8 @@ def client_table(analysis: Analysis) -> Table:
         for name, found in sorted(groups.items())
     )
     head = (
-        "server",
-        "driver",
-        "trials",
-        "busiest core",
-        "loop lag p99",
-        "send lag p99",
-        "stamp lag p99",
-        "coalesced reads",
-    )
+        "server", "driver", "trials", "busiest core", "loop lag p99", "send lag p99", "stamp lag p99", "coalesced reads"
+    )  # fmt: skip
     return Table(title="The load generator's own figures (worst trial)", head=head, rows=rows)
 
 
@@ -185,7 +141,7 @@ def _worst(values: Sequence[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def memory_ledger(analysis: Analysis) -> str:
+def predicted_memory_table(analysis: Analysis) -> Table | None:
     """Predicted weights and cache beside what was measured, per server at its largest batch."""
     largest: dict[tuple[str, str, int, int], Key] = {}
     cells = analysis.study.cells
@@ -221,26 +177,13 @@ def memory_ledger(analysis: Analysis) -> str:
                 show_bytes(rest),
             )
         )  # fmt: skip
-    if not rows:
-        return '<p class="soft">No model is known.</p>'
     head = (
         "server", "split", "sequences × tokens", "weights, predicted", "KV cache, predicted", "needed, measured",
         "reserved, measured", "CPU, measured", "rest (activations, framework)",
     )  # fmt: skip
     note = "Bytes of the fullest GPU (CPU column: the server's processes)."
     note += "" if measured else " Memory was not measured: dashes are unknown, not zero."
-    every = ledger_table(
-        (row.result, row.results.telemetry(row.id) if row.results else None) for row in analysis.rows
-    )
-    return table(Table(title="", head=head, rows=tuple(rows), note=note)) + titled(every)
-
-
-def environment(analysis: Analysis) -> str:
-    """Ceilings, machines and engines."""
-    used = {row.result.environment: row.environment for row in analysis.rows if row.environment is not None}
-    known = [each for each in used.values() if each is not None]
-    parts = [sections.environment_table(known), sections.engine_table([row.result for row in analysis.rows])]
-    return titled(ceilings_table(analysis)) + "".join(titled(part) for part in parts)
+    return table_of("", head, rows, note)
 
 
 def ceilings_table(analysis: Analysis) -> Table | None:
@@ -254,15 +197,7 @@ def ceilings_table(analysis: Analysis) -> Table | None:
             f"{line.ranks} {line.how}: {show_s(line.alpha_s)} + {show_number(line.beta_bytes_per_s / 1e9)} GB/s"
             for line in ceilings.all_reduce
         )
-        rows.append(
-            (
-                machine,
-                ceilings.source,
-                show_rate(ceilings.bandwidth / 1e9, "GB/s"),
-                rates,
-                reduce or "–",
-                show_s(ceilings.launch_s),
-            )
-        )
+        bandwidth = show_rate(ceilings.bandwidth / 1e9, "GB/s")
+        rows.append((machine, ceilings.source, bandwidth, rates, reduce or "–", show_s(ceilings.launch_s)))
     head = ("device", "source", "bandwidth", "matrix TFLOP/s", "all-reduce α + β", "launch")
-    return Table(title="Ceilings", head=head, rows=tuple(rows)) if rows else None
+    return table_of("Ceilings", head, rows)
