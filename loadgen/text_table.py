@@ -21,8 +21,9 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Whether each column is set to the right."""
-        return tuple(holds_figures(row[at] for row in self.rows) for at in range(len(self.head)))
+        """Whether each column is set to the right; none is without rows."""
+        columns = zip(*self.rows, strict=True)
+        return tuple(map(holds_figures, columns)) or (False,) * len(self.head)
 
 
 def table_of(title: str, head: Iterable[str], rows: Iterable[Sequence[str]], note: str = "") -> Table | None:

@@ -128,9 +128,9 @@ def split_text(key: Key) -> str:
     return f"pp {key.pp}" if key.tp == 1 else f"tp {key.tp} × pp {key.pp}"
 
 
-def server_text(key: Key) -> str:
-    """A server in words, with what sets it apart and its GPUs: ``hf/generate tp 2``."""
-    return " ".join(part for part in (key.label, key.variant, split_text(key)) if part)
+def server_text(key: Key, *, split: bool = True) -> str:
+    """A server in words, with what sets it apart and (``split``) its GPUs: ``hf/generate tp 2``."""
+    return " ".join(filter(None, (key.label, key.variant, split_text(key) if split else "")))
 
 
 def cell_text(key: Key) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from loadgen.report import FORMATS
-from loadgen.report.markdown import _there, gather
+from loadgen.report.markdown import gather
 
 DEFAULT_FORMATS = ("html", "md")
 
@@ -59,4 +59,4 @@ def print_tables(results_dir: str | Path) -> None:
     report = gather(results_dir)
     fixed = f"in every trial: {report.fixed}" if report.fixed else ""
     terminal.print_lines([f"{report.name}: {report.headline}", *filter(None, [fixed, report.missing])])
-    terminal.print_tables([*report.overview, *_there(report.every_trial), *report.doubts])
+    terminal.print_tables(report.tables)

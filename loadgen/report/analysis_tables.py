@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 
 from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import cell_text, split_text, subject_text
 from loadgen.analysis.table import Key
+from loadgen.records import ClientQuality
+from loadgen.report.tables import percentile_of
 from loadgen.telemetry.ledger import kv_at_most
 from loadgen.text_table import Table, table_of
 from loadgen.theory.models import kv_bytes_per_token, weight_bytes
@@ -23,7 +26,7 @@ def tables_of(analysis: Analysis) -> list[Table]:
             "Differences inside the noise", ("at equal work",), [(line,) for line in analysis.inside_noise]
         ),
     )
-    return [table for table in found if table]
+    return list(filter(None, found))
 
 
 def statistics(analysis: Analysis) -> list[str]:
@@ -99,74 +102,64 @@ def proof_table(analysis: Analysis) -> Table | None:
 
 def client_table(analysis: Analysis) -> Table:
     """The worst of the load generator's own figures, per server: whether the client or the server was measured."""
-    groups: dict[str, list[tuple[float | None, ...]]] = {}
-    kinds: dict[str, set[str]] = {}
+    groups: dict[str, list[ClientQuality]] = defaultdict(list)
     for row in analysis.rows:
-        client = row.result.client
-        if client is None:
-            continue
-        name = f"{row.source}: {row.key.label} {split_text(row.key)}"
-        kinds.setdefault(name, set()).add(f"{client.driver}, {client.stamps} stamps")
-        share = (
-            client.coalesced_reads / client.reads
-            if client.coalesced_reads is not None and client.reads
-            else None
-        )
-        groups.setdefault(name, []).append(
-            (
-                client.cpu_share,
-                client.loop_lag_s.p99 if client.loop_lag_s else None,
-                client.send_lag_s.p99 if client.send_lag_s else None,
-                client.stamp_lag_s.p99 if client.stamp_lag_s else None,
-                share,
-            )
-        )
-    shows = (show_share, show_s, show_s, show_s, show_share)
-    rows = tuple(
+        if row.result.client is not None:
+            groups[f"{row.source}: {row.key.label} {split_text(row.key)}"].append(row.result.client)
+    rows = [
         (
             name,
-            "; ".join(sorted(kinds[name])),
+            "; ".join(sorted({f"{each.driver}, {each.stamps} stamps" for each in found})),
             str(len(found)),
-            *(show(_worst([each[at] for each in found])) for at, show in enumerate(shows)),
+            *(show(_worst(map(get, found))) for _, get, show in CLIENT),
         )
         for name, found in sorted(groups.items())
-    )
-    head = (
-        "server", "driver", "trials", "busiest core", "loop lag p99", "send lag p99", "stamp lag p99", "coalesced reads"
-    )  # fmt: skip
-    return Table(title="The load generator's own figures (worst trial)", head=head, rows=rows)
+    ]
+    head = ("server", "driver", "trials", *(name for name, *_ in CLIENT))
+    return Table(title="The load generator's own figures (worst trial)", head=head, rows=tuple(rows))
 
 
-def _worst(values: Sequence[float | None]) -> float | None:
+def _coalesced(client: ClientQuality) -> float | None:
+    if client.coalesced_reads is None or not client.reads:
+        return None
+    return client.coalesced_reads / client.reads
+
+
+CLIENT: tuple[tuple[str, Callable[[ClientQuality], float | None], Callable[[float | None], str]], ...] = (
+    ("busiest core", lambda client: client.cpu_share, show_share),
+    ("loop lag p99", lambda client: percentile_of(client.loop_lag_s, "p99"), show_s),
+    ("send lag p99", lambda client: percentile_of(client.send_lag_s, "p99"), show_s),
+    ("stamp lag p99", lambda client: percentile_of(client.stamp_lag_s, "p99"), show_s),
+    ("coalesced reads", _coalesced, show_share),
+)
+
+
+def _worst(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
 def predicted_memory_table(analysis: Analysis) -> Table | None:
     """Predicted weights and cache beside what was measured, per server at its largest batch."""
-    largest: dict[tuple[str, str, int, int], Key] = {}
     cells = analysis.study.cells
+    servers: dict[tuple[str, str, int, int], list[Key]] = defaultdict(list)
     for key in cells:
-        server = (key.label, key.model, key.tp, key.pp)
-        size = key.batch * (key.input_tokens + key.output_tokens)
-        held = largest.get(server)
-        if held is None or size > held.batch * (held.input_tokens + held.output_tokens):
-            largest[server] = key
+        servers[key.label, key.model, key.tp, key.pp].append(key)
     rows = []
     measured = False
-    for key in largest.values():
-        model = cells[key].rows[0].model
+    for keys in servers.values():
+        key = max(keys, key=_tokens)
+        first = cells[key].rows[0]
+        model = first.model
         if model is None:
             continue
         weights = weight_bytes(model, key.dtype, key.tp, key.pp)
-        tokens = key.batch * (key.input_tokens + key.output_tokens)
-        cache = tokens * kv_bytes_per_token(model, key.dtype, key.tp, key.pp)
+        cache = _tokens(key) * kv_bytes_per_token(model, key.dtype, key.tp, key.pp)
         figures = [
             analysis.study.estimate(cells[key], name)
             for name in ("gpu_memory_bytes", "gpu_memory_reserved_bytes", "cpu_memory_bytes")
         ]
         measured = measured or any(figures)
         needed = figures[0].value if figures[0] else None
-        first = cells[key].rows[0]
         at_most = kv_at_most(first.trial.load, first.result.engine)
         rest = None if needed is None or at_most else needed - weights - cache
         told = f"{'at most ' if at_most else ''}{show_bytes(cache)}"
@@ -184,6 +177,10 @@ def predicted_memory_table(analysis: Analysis) -> Table | None:
     note = "Bytes of the fullest GPU (CPU column: the server's processes)."
     note += "" if measured else " Memory was not measured: dashes are unknown, not zero."
     return table_of("", head, rows, note)
+
+
+def _tokens(key: Key) -> int:
+    return key.batch * (key.input_tokens + key.output_tokens)
 
 
 def ceilings_table(analysis: Analysis) -> Table | None:

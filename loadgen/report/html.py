@@ -39,39 +39,28 @@ def write_html(folders: Sequence[str | Path], out: Path | None = None, rules: Ru
     return write_whole(target, render(analyse(folders, rules)))
 
 
+SERIES = (
+    ("input", "Experiment 1: latency against input length", LATENCY, "input_tokens", "batch"),
+    ("output", "Experiment 2: latency against output length", LATENCY, "output_tokens", "batch"),
+    (
+        "output-per-token", "Experiment 2: latency per output token against output length", PER_TOKEN,
+        "output_tokens", "batch",
+    ),
+    ("batch", "Experiment 3: latency against batch", LATENCY, "batch", "split"),
+    ("rate", "Experiment 3: throughput against batch", RATE, "batch", "split"),
+    ("memory-batch", "Experiments 4 and 5: GPU memory against batch", MEMORY, "batch", "split"),
+)  # fmt: skip
+
+
 def charts(analysis: Analysis) -> list[Chart]:
     """Every chart of the report, in its order."""
     return [
-        series_chart(
-            analysis, id="input", title="Experiment 1: latency against input length", metric=LATENCY,
-            x="input_tokens", lines="batch", absent="Needs at least two input lengths.",
+        *(series_chart(analysis, *each) for each in SERIES),
+        *(
+            draw(analysis)
+            for draw in (ridge_chart, roofline_chart, pareto_chart, winners_chart, timeline_chart)
         ),
-        series_chart(
-            analysis, id="output", title="Experiment 2: latency against output length", metric=LATENCY,
-            x="output_tokens", lines="batch", absent="Needs at least two output lengths.",
-        ),
-        series_chart(
-            analysis, id="output-per-token", title="Experiment 2: latency per output token against output length",
-            metric=PER_TOKEN, x="output_tokens", lines="batch", absent="Needs at least two output lengths.",
-        ),
-        series_chart(
-            analysis, id="batch", title="Experiment 3: latency against batch", metric=LATENCY, x="batch",
-            lines="split", absent="Needs at least two batch sizes.",
-        ),
-        series_chart(
-            analysis, id="rate", title="Experiment 3: throughput against batch", metric=RATE, x="batch",
-            lines="split", absent="Needs at least two batch sizes.",
-        ),
-        series_chart(
-            analysis, id="memory-batch", title="Experiments 4 and 5: GPU memory against batch", metric=MEMORY,
-            x="batch", lines="split", absent="GPU memory was not measured (or at one batch size only).",
-        ),
-        ridge_chart(analysis),
-        roofline_chart(analysis),
-        pareto_chart(analysis),
-        winners_chart(analysis),
-        timeline_chart(analysis),
-    ]  # fmt: skip
+    ]
 
 
 def render(analysis: Analysis) -> str:

@@ -160,7 +160,7 @@ def winners_chart(analysis: Analysis) -> Chart:
 
 
 def _rival(cell: Cell) -> str:
-    return " ".join(part for part in (cell.key.label, cell.key.variant) if part)
+    return server_text(cell.key, split=False)
 
 
 def _winners(study: Study, cells: list[Cell]) -> Figure:

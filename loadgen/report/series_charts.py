@@ -51,6 +51,12 @@ SHOW: Mapping[str, Callable[[float | None], str]] = {
     RATE: lambda value: show_rate(value, "tok/s"),
     MEMORY: show_bytes,
 }
+WORDS = {
+    "batch": "sequences at once (batch)",
+    "input_tokens": "input tokens",
+    "output_tokens": "output tokens",
+}
+FEW = {"batch": "batch sizes", "input_tokens": "input lengths", "output_tokens": "output lengths"}
 INTERVALS = (
     "Bars are 95 % intervals; dotted lines are the floor (or, for rates, the most) that the ceilings allow."
 )
@@ -85,16 +91,7 @@ def floor_of(analysis: Analysis) -> Callable[[str], Floor]:
     return metric_floor
 
 
-def series_chart(
-    analysis: Analysis,
-    *,
-    id: str,
-    title: str,
-    metric: str,
-    x: str,
-    lines: str,
-    absent: str,
-) -> Chart:
+def series_chart(analysis: Analysis, id: str, title: str, metric: str, x: str, lines: str) -> Chart:
     """``metric`` against ``x``, one line per ``lines``; a choice per everything else."""
     axes = (x, lines) if lines != "split" else (x, "tp", "pp")
     floor = floor_of(analysis)(metric)
@@ -105,6 +102,9 @@ def series_chart(
         if len({getattr(cell.key, x) for cell in known}) < 2:
             continue
         choices[_choice(key, axes)] = _figure(analysis, key, known, metric, x, lines, axes, floor)
+    absent = f"Needs at least two {FEW[x]}."
+    if metric == MEMORY:
+        absent = "GPU memory was not measured (or at one batch size only)."
     return Chart(id=id, title=title, note=INTERVALS, choices=choices, absent=absent)
 
 
@@ -151,16 +151,11 @@ def _figure(
         traces += _floor_line(members, x, paint, name, floor, shown=at == 0, metric=metric)
     traces += _limited(analysis, key, metric, x, axes)
     ticks = counts([getattr(cell.key, x) for cell in cells])
-    words = {
-        "batch": "sequences at once (batch)",
-        "input_tokens": "input tokens",
-        "output_tokens": "output tokens",
-    }
     if metric == MEMORY:
         upright = bytes_axis(TITLES[metric], [value for trace in traces for value in trace["y"]])
     else:
         upright = axis(TITLES[metric], log=True, unit=UNITS[metric])
-    return Figure(traces=tuple(traces), layout=layout(axis(words[x], log=True) | ticks, upright))
+    return Figure(traces=tuple(traces), layout=layout(axis(WORDS[x], log=True) | ticks, upright))
 
 
 def hover_text(name: str, cell: Cell, estimate: Estimate, metric: str, x: str) -> str:

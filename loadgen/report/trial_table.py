@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from loadgen.analysis.analyse import Analysis
-from loadgen.analysis.finding import split_text
+from loadgen.analysis.finding import server_text, split_text
 from loadgen.analysis.roofline import Physics
 from loadgen.analysis.table import Row
+from loadgen.report.tables import percentile_of
 from loadgen.units import show_number, show_s, show_share
 
 COLUMNS: tuple[tuple[str, bool], ...] = (
@@ -36,7 +37,6 @@ def _of_ridge(physics: Physics | None) -> Callable[[float], str]:
 
 def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
     key, physics = row.key, analysis.physics.get(row.run)
-    e2e = row.dist("e2e_s")
 
     def figure(value: float | None, show: Any) -> list[Any] | None:
         return None if value is None else [value, show(value)]
@@ -45,7 +45,7 @@ def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
     doubts = ", ".join(dict.fromkeys(caveat.kind for caveat in row.result.caveats))
     cells: list[Any] = [
         row.source,
-        " ".join(part for part in (key.label, key.variant) if part),
+        server_text(key, split=False),
         key.model,
         split_text(key),
         key.kind,
@@ -54,7 +54,7 @@ def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
             for number in (key.batch, key.input_tokens, key.output_tokens, row.trial.repeat)
         ),
         figure(row.values.get("e2e_s"), show_s),
-        figure(e2e.p99 if e2e else None, show_s),
+        figure(percentile_of(row.dist("e2e_s"), "p99"), show_s),
         figure(row.values.get("ttft_s"), show_s),
         figure(row.values.get("tpot_s"), show_s),
         figure(row.values.get("latency_per_output_token_s"), show_s),
