@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -18,6 +18,18 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     optional: tuple[str, ...] = ()
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Whether each column is set to the right; none is without rows."""
+        columns = zip(*self.rows, strict=True)
+        return tuple(map(holds_figures, columns)) or (False,) * len(self.head)
+
+
+def table_of(title: str, head: Iterable[str], rows: Iterable[Sequence[str]], note: str = "") -> Table | None:
+    """A table of these rows; ``None`` without any."""
+    found = tuple(map(tuple, rows))
+    return Table(title=title, head=tuple(head), rows=found, note=note) if found else None
 
 
 def holds_figures(column: Iterable[str]) -> bool:

@@ -303,6 +303,7 @@ def test_nothing_but_servers_imports_servers() -> None:
     [
         ("rich", {"loadgen.live.screen", "loadgen.live.terminal"}),
         ("tritonclient", {"loadgen.drivers.triton_grpc"}),
+        ("jinja2", {"loadgen.report.html", "loadgen.servers._hf.text"}),
         ("plotly", {"loadgen.report.plotlyjs"}),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from loadgen.analysis import monotone
-from loadgen.analysis.finding import Case, Finding, Rules, ratio_text, split_text
+from loadgen.analysis.finding import Case, Finding, Rules, ratio_text, server_text
 from loadgen.analysis.findings import declared
 from loadgen.analysis.findings.latency import f1, f2, f3
 from loadgen.analysis.findings.memory import f6, f7
@@ -179,14 +179,10 @@ def inside_noise(study: Study) -> list[str]:
             if ratio is not None and ratio.low is not None and not ratio.above(1) and not ratio.below(1):
                 key = one.key
                 said.append(
-                    f"{_server(one)} and {_server(other)} at batch {key.batch}, "
+                    f"{server_text(one.key)} and {server_text(other.key)} at batch {key.batch}, "
                     f"{key.input_tokens}/{key.output_tokens}: latency {ratio_text(ratio)}"
                 )
     return said
-
-
-def _server(cell: Cell) -> str:
-    return " ".join(part for part in (cell.key.label, cell.key.variant, split_text(cell.key)) if part)
 
 
 def _kept_notes(sources: Sequence[Source]) -> list[str]:
@@ -225,7 +221,7 @@ def _notes(study: Study, ceilings: Mapping[str, Ceilings], rows: Sequence[Row]) 
             f"repeat{'s' if fewest != 1 else ''} a difference below {show_share(noise.detectable(fewest))} would be "
             "missed more often than 1 time in 5."
         )
-        servers = sorted({_server(cell) for cell in study.cells.values()})
+        servers = sorted({server_text(key) for key in study.cells})
         own = [(name, study.noise("e2e_s", _of(study, name))) for name in servers]
         told = [
             f"{name} {show_share(each.relative)}" if each else f"{name} not measured" for name, each in own
@@ -239,4 +235,4 @@ def _notes(study: Study, ceilings: Mapping[str, Ceilings], rows: Sequence[Row]) 
 
 
 def _of(study: Study, server: str) -> Callable[[Key], bool]:
-    return lambda key: _server(study.cells[key]) == server
+    return lambda key: server_text(key) == server

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from loadgen.analysis.analyse import analyse_rows
-from loadgen.analysis.finding import Rules, split_text
+from loadgen.analysis.finding import Rules, server_text
 from loadgen.analysis.same_work import Work, same_work
 from loadgen.analysis.study import Cell, Ratio, Study, mean_quotient, quotient
 from loadgen.analysis.table import METRICS, Key, Source, read
@@ -50,7 +50,7 @@ class Pair:
     @property
     def text(self) -> str:
         """Servers, load and lengths in one line."""
-        a, b = _server(self.a.key), _server(self.b.key)
+        a, b = server_text(self.a.key), server_text(self.b.key)
         key = self.a.key
         name = a if a == b else f"{a} → {b}"
         return f"{name}, {key.kind} batch {key.batch}, {key.input_tokens}/{key.output_tokens}"
@@ -164,12 +164,12 @@ def _pair(left: Study, right: Study) -> tuple[list[tuple[Cell, Cell]], list[str]
         else:
             why = "no partner" if not partners else f"{len(partners)} possible partners"
             unpaired.append(
-                f"A: {_server(key)} batch {key.batch} {key.input_tokens}/{key.output_tokens}: {why}"
+                f"A: {server_text(key)} batch {key.batch} {key.input_tokens}/{key.output_tokens}: {why}"
             )
     left_over = [cell for cells in by_load.values() for cell in cells]
     unpaired += [
-        f"B: {_server(cell.key)} batch {cell.key.batch} {cell.key.input_tokens}/{cell.key.output_tokens}: no partner"
-        for cell in left_over
+        f"B: {server_text(key)} batch {key.batch} {key.input_tokens}/{key.output_tokens}: no partner"
+        for key in (cell.key for cell in left_over)
     ]
     return pairs, unpaired
 
@@ -177,10 +177,6 @@ def _pair(left: Study, right: Study) -> tuple[list[tuple[Cell, Cell]], list[str]
 def _load(key: Key) -> tuple[Key, int]:
     blank = replace(key, machine="", label="", dtype="", tp=-1, pp=-1, variant="", stream=False)
     return blank, key.gpus
-
-
-def _server(key: Key) -> str:
-    return " ".join(part for part in (key.label, key.variant, split_text(key)) if part)
 
 
 def judge(gate: Gate, ratio: Ratio | None) -> Gated:

@@ -69,6 +69,11 @@ class Wanted:
     why: str
     again: bool = False
 
+    @property
+    def text(self) -> str:
+        """What to do, and why, in one line."""
+        return f"{'repeat' if self.again else 'add'} {cell_text(self.key)}: {self.why}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
@@ -121,6 +126,18 @@ def split_text(key: Key) -> str:
     if key.pp == 1:
         return f"tp {key.tp}"
     return f"pp {key.pp}" if key.tp == 1 else f"tp {key.tp} × pp {key.pp}"
+
+
+def server_text(key: Key, *, split: bool = True) -> str:
+    """A server in words, with what sets it apart and (``split``) its GPUs: ``hf/generate tp 2``."""
+    return " ".join(filter(None, (key.label, key.variant, split_text(key) if split else "")))
+
+
+def cell_text(key: Key) -> str:
+    """A cell in one line: server, split, load and lengths."""
+    return (
+        f"{key.label} {split_text(key)}, {key.kind} batch {key.batch}, {key.input_tokens}/{key.output_tokens}"
+    )
 
 
 def ratio_text(ratio: Ratio) -> str:

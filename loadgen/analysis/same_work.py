@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations, zip_longest
 from typing import Literal
 
-from loadgen.analysis.finding import split_text
+from loadgen.analysis.finding import server_text
 from loadgen.analysis.requests import first_tokens
 from loadgen.analysis.study import Cell, Study
 from loadgen.analysis.table import Key, Row, work_of
@@ -115,7 +115,7 @@ def proofs(study: Study) -> list[Proof]:
     """One per pair of servers (framework, engine, split) with cells of equal load: the weakest verdict among them."""
     servers: dict[tuple[str, Key], dict[Key, Cell]] = defaultdict(dict)
     for key, cell in study.cells.items():
-        name = " ".join(part for part in (key.label, key.variant, split_text(key)) if part)
+        name = server_text(key)
         group = replace(work_of(key), kind="", batch=-1, input_tokens=-1, output_tokens=-1, rate=-1.0)
         servers[name, group][work_of(key)] = cell
     found = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from loadgen.report import FORMATS
-from loadgen.report.markdown import _there, gather
+from loadgen.report.markdown import gather
 
 DEFAULT_FORMATS = ("html", "md")
 
@@ -22,8 +22,8 @@ def run(folders: Sequence[Path], formats: Sequence[str], out: Path | None, price
     from loadgen.analysis.finding import Rules
     from loadgen.errors import BadInput
     from loadgen.live import terminal
+    from loadgen.report.analysis_tables import tables_of
     from loadgen.report.export import write
-    from loadgen.report.finding_tables import tables_of
 
     if out is not None and len(formats) != 1:
         raise BadInput(
@@ -59,4 +59,4 @@ def print_tables(results_dir: str | Path) -> None:
     report = gather(results_dir)
     fixed = f"in every trial: {report.fixed}" if report.fixed else ""
     terminal.print_lines([f"{report.name}: {report.headline}", *filter(None, [fixed, report.missing])])
-    terminal.print_tables([*report.overview, *_there(report.every_trial), *report.doubts])
+    terminal.print_tables(report.tables)

@@ -185,10 +185,9 @@ def _compare(results: Results, before: Analysis, made: Path, target: Path, redac
 
 def _said(analysis: Analysis, folder: Path) -> list[str]:
     """Findings and tables, line by line."""
-    report = gather(folder)
-    tables = [*report.overview, *([report.every_trial] if report.every_trial else []), *report.doubts]
     # A server's name is in the seed of its bootstrap, and may be redacted: verdicts must agree, not last digits.
     lines = [" | ".join((each.id, each.subject, each.verdict)) for each in analysis.findings]
     lines += [f"{run} is kept out: {why}" for run, why in analysis.excluded.items()]
     lines += [repr(proof) for proof in analysis.proofs]
+    tables = gather(folder).tables
     return lines + [" | ".join((table.title, *row)) for table in tables for row in (table.head, *table.rows)]

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from loadgen.analysis.statistics import Estimate
 
 Trace = dict[str, Any]
@@ -22,6 +24,7 @@ RAMP = (
     (176, 32, 78),
 )
 GIB = 2**30
+NOT_NAMED = "<extra></extra>"  # else the name of its line stands beside what a point says
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "pentagon")
 
 
@@ -46,6 +49,11 @@ class Chart:
     note: str
     choices: Mapping[str, Figure]
     absent: str = ""
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether any of its pictures has an upright axis that can be switched to a linear one."""
+        return any(each.layout.get("yaxis", {}).get("type") == "log" for each in self.choices.values())
 
 
 def axis(title: str, *, log: bool = False, unit: str = "") -> dict[str, Any]:
@@ -128,62 +136,60 @@ def shade(at: int, count: int) -> str:
     return "#" + "".join(f"{part:02x}" for part in mixed)
 
 
-def line(
+def said(*lines: str) -> str:
+    """Lines of text as plotly shows them: it reads names, ticks and texts as markup, so all but ``bold`` is escaped."""
+    return str(Markup("<br>").join(lines))
+
+
+def bold(text: str) -> str:
+    """A line for ``said`` that stands out."""
+    return Markup("<b>{}</b>").format(text)
+
+
+def scatter(
     name: str,
     x: Sequence[float],
-    estimates: Sequence[Estimate],
-    paint: str,
-    hover: Sequence[str],
+    y: Sequence[float],
+    hover: Sequence[str] | str,
+    *,
+    mode: str = "lines",
     **more: Any,
+) -> Trace:
+    """Points or a line. ``hover`` is what each point says, made by ``said``, or plotly's template for all of them."""
+    trace: Trace = {"type": "scatter", "mode": mode, "name": said(name), "x": list(x), "y": list(y)}
+    if not isinstance(hover, str):
+        trace |= {"text": list(hover), "hovertemplate": "%{text}" + NOT_NAMED}
+    elif hover:
+        trace["hovertemplate"] = hover + NOT_NAMED
+    return trace | more
+
+
+def line(
+    name: str, x: Sequence[float], estimates: Sequence[Estimate], paint: str, hover: Sequence[str]
 ) -> Trace:
     """Points with their intervals."""
     up = [None if each.high is None else each.high - each.value for each in estimates]
     down = [None if each.low is None else each.value - each.low for each in estimates]
-    trace: Trace = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name,
-        "x": list(x),
-        "y": [each.value for each in estimates],
-        "line": {"color": paint, "width": 2},
-        "marker": {"color": paint, "size": 7},
-        "text": list(hover),
-        "hovertemplate": "%{text}<extra></extra>",
-        "legendgroup": name,
-    }
+    trace = scatter(
+        name, x, [each.value for each in estimates], hover, mode="lines+markers", legendgroup=name,
+        line={"color": paint, "width": 2}, marker={"color": paint, "size": 7},
+    )  # fmt: skip
     if any(each is not None for each in up):
         trace["error_y"] = {
             "type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2, "width": 3
         }  # fmt: skip
-    return trace | more
+    return trace
 
 
 def theory(
     name: str, x: Sequence[float], y: Sequence[float], paint: str, group: str, *, shown: bool
 ) -> Trace:
     """A dotted line of what the ceilings allow; only one of them enters the legend."""
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": list(x),
-        "y": list(y),
-        "line": {"color": paint, "width": 1.5, "dash": "dot"},
-        "legendgroup": group,
-        "showlegend": shown,
-        "hovertemplate": f"{name}: %{{y:.4s}}<extra></extra>",
-    }
+    drawn = {"color": paint, "width": 1.5, "dash": "dot"}
+    return scatter(name, x, y, f"{name}: %{{y:.4s}}", line=drawn, legendgroup=group, showlegend=shown)
 
 
 def marks(name: str, x: Sequence[float], y: Sequence[float], hover: Sequence[str]) -> Trace:
     """Doubtful points: shown, never joined to a line."""
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": list(x),
-        "y": list(y),
-        "text": list(hover),
-        "hovertemplate": "%{text}<extra></extra>",
-        "marker": {"symbol": "x-thin-open", "size": 9, "color": "#888888", "line": {"width": 2}},
-    }
+    cross = {"symbol": "x-thin-open", "size": 9, "color": "#888888", "line": {"width": 2}}
+    return scatter(name, x, y, hover, mode="markers", marker=cross)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from loadgen.analysis.compare import Comparison
 from loadgen.analysis.finding import ratio_text
 from loadgen.analysis.study import Ratio
-from loadgen.text_table import Table
+from loadgen.text_table import Table, table_of
 from loadgen.units import show_share
 
 COLUMNS = {
@@ -19,11 +19,8 @@ COLUMNS = {
 
 def tables_of(found: Comparison) -> list[Table]:
     """Same work first, then the differences, the gates, and what changed around them."""
-    return [
-        table
-        for table in (_work(found), _differences(found), _gates(found), _changed(found), _left_out(found))
-        if table
-    ]
+    every = (_work(found), _differences(found), _gates(found), _changed(found), _left_out(found))
+    return list(filter(None, every))
 
 
 def _work(found: Comparison) -> Table:
@@ -64,21 +61,17 @@ def _gates(found: Comparison) -> Table | None:
         counts = ", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts))
         worst = "; ".join(f"{pair.text}: {ratio_text(pair.ratios[gate.metric])}" for pair in failing[:5])
         rows.append((gate.text, counts, worst or "–"))
-    return Table(title="Gates", head=("gate", "cells", "failing"), rows=tuple(rows)) if rows else None
+    return table_of("Gates", ("gate", "cells", "failing"), rows)
 
 
 def _changed(found: Comparison) -> Table | None:
-    rows = tuple((name, one, other) for name, (one, other) in found.changed.items())
-    if not rows:
-        rows = (("nothing that was recorded", "", ""),)
-    return Table(title="What changed around it", head=("", found.a, found.b), rows=rows)
+    rows = [(name, one, other) for name, (one, other) in found.changed.items()]
+    nothing = [("nothing that was recorded", "", "")]
+    return table_of("What changed around it", ("", found.a, found.b), rows or nothing)
 
 
 def _left_out(found: Comparison) -> Table | None:
-    lines = [*found.unpaired, *found.excluded]
-    return (
-        Table(title="Not compared", head=("cell",), rows=tuple((line,) for line in lines)) if lines else None
-    )
+    return table_of("Not compared", ("cell",), [(line,) for line in (*found.unpaired, *found.excluded)])
 
 
 def headline(found: Comparison) -> str:

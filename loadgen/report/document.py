@@ -6,14 +6,14 @@ keeps all else: so a text about results can be held to them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from loadgen.analysis.analyse import analyse
 from loadgen.analysis.finding import Finding, Rules
 from loadgen.errors import BadInput
-from loadgen.report.finding_tables import tables_of
+from loadgen.report import write_whole
+from loadgen.report.analysis_tables import tables_of
 from loadgen.report.markdown import gather, markdown_table, to_markdown
 from loadgen.text_table import Table
 
@@ -34,10 +34,7 @@ def write_document(folders: Sequence[str | Path], out: Path, rules: Rules | None
         parts = ["# Findings", block]
         parts += [part for table in others for part in (f"## {table.title}", markdown_table(table))]
         text = "\n\n".join([*parts, *(to_markdown(gather(folder)).rstrip() for folder in folders)]) + "\n"
-    beside = out.with_name(out.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, out)
-    return out
+    return write_whole(out, text)
 
 
 def findings_table(findings: Sequence[Finding]) -> str:

@@ -18,6 +18,7 @@ from loadgen.analysis.finding import Rules
 from loadgen.analysis.table import DISTRIBUTIONS, METRICS, Row
 from loadgen.errors import LoadgenError, MissingDependency
 from loadgen.report.html import charts, page_of
+from loadgen.report.tables import percentile_of
 
 PERCENTILES = ("p90", "p95", "p99")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -49,7 +50,7 @@ def columns(analysis: Analysis, row: Row) -> dict[str, Any]:
         name = metric.removesuffix("_s") + "_p50_s" if metric in DISTRIBUTIONS else metric
         found[name] = row.values.get(metric)
         for percentile in PERCENTILES if metric in DISTRIBUTIONS else ():
-            found[name.replace("p50", percentile)] = getattr(dist, percentile) if dist else None
+            found[name.replace("p50", percentile)] = percentile_of(dist, percentile)
     for name in (
         "mbu", "mfu", "ideal_s", "floor_s", "floor_share", "communication_share", "intensity", "flops_per_s",
         "prefill_s", "decode_step_s", "prefill_mfu", "decode_mbu", "total_input_tokens", "ridge_tokens", "regime",

@@ -8,7 +8,7 @@ from loadgen.records import TrialResult
 from loadgen.report.tables import describe, varying
 from loadgen.results.rows import Rows
 from loadgen.telemetry_records import MemoryLedger, TelemetrySummary
-from loadgen.text_table import Table
+from loadgen.text_table import Table, table_of
 from loadgen.units import show_bytes, show_share
 
 HEAD = (
@@ -40,11 +40,9 @@ def ledger_table(found: Iterable[tuple[TrialResult, Rows | None]]) -> Table | No
         for result, rows in found
         if result.telemetry is not None and (ledger := mended_need(result)) is not None
     ]
-    if not known:
-        return None
-    axes = varying(result.trial for result, _ in found)
-    rows = tuple((describe(result.trial, axes), *_cells(result, ledger)) for result, ledger in known)
-    return Table(title="Memory, trial by trial", head=HEAD, rows=rows, note=NOTE)
+    axes = varying(result.trial for result, _ in found) if known else []
+    rows = [(describe(result.trial, axes), *_cells(result, ledger)) for result, ledger in known]
+    return table_of("Memory, trial by trial", HEAD, rows, NOTE)
 
 
 def _mended(summary: TelemetrySummary, ledger: MemoryLedger, rows: Rows | None) -> MemoryLedger:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ import orjson
 
 from loadgen.labels import clean
 from loadgen.records import Environment, Trial, TrialResult
-from loadgen.report import sections, tables
+from loadgen.report import sections, tables, write_whole
 from loadgen.report.ledger_table import ledger_table
 from loadgen.report.max_batch_table import max_batch_table
 from loadgen.results.store import Results, from_json, open_results
-from loadgen.text_table import Table, holds_figures
+from loadgen.text_table import Table
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
@@ -31,9 +30,7 @@ class Report:
     fixed: str
     missing: str
     left_out: str
-    overview: tuple[Table, ...]
-    every_trial: Table | None
-    doubts: tuple[Table, ...]
+    tables: tuple[Table, ...]
     background: tuple[Table, ...]
 
 
@@ -65,13 +62,15 @@ def gather(results_dir: str | Path) -> Report:
             filter(None, [sections.missing_words(results, planned_ids, planned), _broken(folder, results)])
         ),
         left_out=folder.left_out,
-        overview=(
+        tables=(
             *tables.pivot_tables(results, planned),
-            *_there(max_batch_table([Path(results_dir)])),
-        ),
-        every_trial=tables.full_table(results) if results else None,
-        doubts=_there(
-            sections.failure_table(results), sections.caveat_table(results), tables.unmeasured(results)
+            *_there(
+                max_batch_table([Path(results_dir)]),
+                tables.full_table(results) if results else None,
+                sections.failure_table(results),
+                sections.caveat_table(results),
+                tables.unmeasured(results),
+            ),
         ),
         background=_there(
             ledger_table((each, folder.telemetry(each.trial.id)) for each in results),
@@ -82,17 +81,13 @@ def gather(results_dir: str | Path) -> Report:
 
 
 def _there(*found: Table | None) -> tuple[Table, ...]:
-    return tuple(table for table in found if table is not None)
+    return tuple(filter(None, found))
 
 
 def write_report(results_dir: str | Path) -> Path:
     """Write ``report.md`` into the results folder, replacing an older one at once. Raises StoreError."""
     report = gather(results_dir)
-    path = Path(results_dir) / "report.md"
-    beside = path.with_name("report.md.new")
-    beside.write_text(to_markdown(report), encoding="utf-8")
-    os.replace(beside, path)
-    return path
+    return write_whole(Path(results_dir) / "report.md", to_markdown(report))
 
 
 def to_markdown(report: Report) -> str:
@@ -104,18 +99,16 @@ def to_markdown(report: Report) -> str:
         f"Cells marked {escape(tables.CLIENT_MARK)} were limited by the load generator, those marked "
         f"{escape(tables.CAVEAT_MARK)} carry another caveat (see below); – was not measured."
     ]
-    for table in (*report.overview, *_there(report.every_trial), *report.doubts, *report.background):
+    for table in (*report.tables, *report.background):
         parts += [f"## {escape(table.title)}", markdown_table(table), escape(table.note)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def markdown_table(table: Table) -> str:
     """A pipe table; columns of figures are set to the right."""
-    ruler = ["---:" if holds_figures(column) else "---" for column in zip(*table.rows, strict=True)]
-    lines = [table.head, *table.rows]
-    text = ["| " + " | ".join(escape(cell) for cell in line) + " |" for line in lines]
-    text.insert(1, "| " + " | ".join(ruler or ["---"] * len(table.head)) + " |")
-    return "\n".join(text)
+    ruler = ["---:" if right else "---" for right in table.numeric]
+    head, *rows = (map(escape, line) for line in (table.head, *table.rows))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ruler, *rows))
 
 
 def escape(text: str) -> str:

@@ -9,7 +9,7 @@ from loadgen.labels import server_label
 from loadgen.records import MaxBatch, TrialResult
 from loadgen.results import max_batch_log
 from loadgen.results.store import open_results
-from loadgen.text_table import Table
+from loadgen.text_table import Table, table_of
 from loadgen.units import show_bytes, show_share
 
 HEAD = (
@@ -30,7 +30,7 @@ def max_batch_table(folders: Sequence[Path]) -> Table | None:
         tried = [*open_results(folder).results(), *max_batch_log.probes(folder)] if found else []
         by_id = {result.trial.id: result for result in tried}
         rows += [_row(outcome, by_id.get(outcome.fits_trial or "")) for outcome in found]
-    return Table(title="Largest batch that fits", head=HEAD, rows=tuple(rows), note=NOTE) if rows else None
+    return table_of("Largest batch that fits", HEAD, rows, NOTE)
 
 
 def _row(found: MaxBatch, at_it: TrialResult | None) -> tuple[str, ...]:

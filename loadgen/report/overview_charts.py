@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from loadgen.analysis.analyse import Analysis
-from loadgen.analysis.finding import split_text, subject_text
+from loadgen.analysis.finding import server_text, split_text, subject_text
 from loadgen.analysis.study import Cell, Study
 from loadgen.analysis.table import Key, work_of
-from loadgen.report.chart import Chart, Figure, Trace, axis, colour, layout, symbol
+from loadgen.report.chart import NOT_NAMED, Chart, Figure, Trace, axis, colour, layout, said, scatter, symbol
 from loadgen.theory.ceilings import Ceilings
 from loadgen.units import show_rate, show_s, show_share
 
@@ -46,37 +46,26 @@ def _roofline(analysis: Analysis, ceilings: Ceilings, dtype: str, labels: dict[s
     grid = np.geomspace(min([*intensities, ridge]) / 2, max([*intensities, ridge]) * 3, 40)
     grid = np.sort(np.append(grid, ridge))
     roof = np.minimum(grid * ceilings.bandwidth, peak or np.inf)
-    traces: list[Trace] = [
-        {
-            "type": "scatter", "mode": "lines", "name": f"{ceilings.source} ceilings", "x": grid.tolist(),
-            "y": roof.tolist(), "line": {"color": "#888888", "width": 2},
-            "hovertemplate": "%{x:.3s} FLOP/byte: %{y:.4s}FLOP/s<extra></extra>",
-        }
+    traces = [
+        scatter(
+            f"{ceilings.source} ceilings", grid.tolist(), roof.tolist(), "%{x:.3s} FLOP/byte: %{y:.4s}FLOP/s",
+            line={"color": "#888888", "width": 2},
+        )
     ]  # fmt: skip
     for at, (label, ids) in enumerate(sorted(labels.items())):
-        found = [(rows[id], analysis.physics[id]) for id in ids]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": label,
-                "x": [physics.intensity for _, physics in found],
-                "y": [physics.flops_per_s for _, physics in found],
-                "marker": {
-                    "color": colour(at),
-                    "symbol": symbol(at),
-                    "size": 7,
-                    "opacity": 0.75,
-                },
-                "text": [
-                    f"{label} {split_text(row.key)}, batch {row.key.batch}, "
-                    f"{row.key.input_tokens}/{row.key.output_tokens}<br>MFU {show_share(physics.mfu)}, "
-                    f"MBU {show_share(physics.mbu)}<br>regime: {physics.regime or 'not told'}"
-                    for row, physics in found
-                ],
-                "hovertemplate": "%{text}<extra></extra>",
-            }
-        )
+        found = [(rows[id].key, analysis.physics[id]) for id in ids]
+        hover = [
+            said(
+                f"{label} {split_text(key)}, batch {key.batch}, {key.input_tokens}/{key.output_tokens}",
+                f"MFU {show_share(physics.mfu)}, MBU {show_share(physics.mbu)}",
+                f"regime: {physics.regime or 'not told'}",
+            )
+            for key, physics in found
+        ]
+        intensity = [physics.intensity for _, physics in found]
+        rate = [physics.flops_per_s for _, physics in found]
+        point = {"color": colour(at), "symbol": symbol(at), "size": 7, "opacity": 0.75}
+        traces.append(scatter(label, intensity, rate, hover, mode="markers", marker=point))
     return Figure(
         traces=tuple(traces),
         layout=layout(
@@ -114,43 +103,32 @@ def _pareto(study: Study, cells: list[Cell]) -> Figure:
         assert rate is not None
         assert latency is not None
         points.append((rate.value / cell.key.gpus, latency.value, cell))
-    traces: list[Trace] = []
     servers: dict[str, list[tuple[float, float, Cell]]] = defaultdict(list)
     for point in points:
-        key = point[2].key
-        servers[" ".join(part for part in (key.label, key.variant, split_text(key)) if part)].append(point)
+        servers[server_text(point[2].key)].append(point)
+    traces = []
     for at, (name, found) in enumerate(sorted(servers.items())):
         found.sort(key=lambda point: point[2].key.batch)
+        rates, latencies, _ = zip(*found, strict=True)
+        hover = [
+            said(f"{name}, batch {cell.key.batch}", show_rate(rate, "tok/s per GPU"), show_s(latency))
+            for rate, latency, cell in found
+        ]
         traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name,
-                "x": [rate for rate, _, _ in found],
-                "y": [latency for _, latency, _ in found],
-                "line": {"color": colour(at), "width": 1.5},
-                "marker": {"color": colour(at), "symbol": symbol(at), "size": 7},
-                "text": [
-                    f"{name}, batch {cell.key.batch}<br>{show_rate(rate, 'tok/s per GPU')}<br>{show_s(latency)}"
-                    for rate, latency, cell in found
-                ],
-                "hovertemplate": "%{text}<extra></extra>",
-            }
-        )
+            scatter(
+                name, rates, latencies, hover, mode="lines+markers", line={"color": colour(at), "width": 1.5},
+                marker={"color": colour(at), "symbol": symbol(at), "size": 7},
+            )
+        )  # fmt: skip
     front: list[tuple[float, float]] = []
     for most, least, _cell in sorted(points, key=lambda point: (-point[0], point[1])):
         if not front or least < front[-1][1]:
             front.append((most, least))
-    traces.insert(
-        0,
-        {
-            "type": "scatter", "mode": "lines", "name": "front", "x": [rate for rate, _ in front],
-            "y": [latency for _, latency in front], "line": {"color": "#888888", "width": 7},
-            "opacity": 0.35, "hoverinfo": "skip",
-        },
-    )  # fmt: skip
+    rates, latencies = zip(*front, strict=True)
+    grey = {"color": "#888888", "width": 7}
+    under = scatter("front", rates, latencies, "", line=grey, opacity=0.35, hoverinfo="skip")
     return Figure(
-        traces=tuple(traces),
+        traces=(under, *traces),
         layout=layout(
             axis("output tokens per second and GPU", log=True),
             axis("end-to-end latency, p50", log=True, unit="s"),
@@ -182,7 +160,7 @@ def winners_chart(analysis: Analysis) -> Chart:
 
 
 def _rival(cell: Cell) -> str:
-    return " ".join(part for part in (cell.key.label, cell.key.variant) if part)
+    return server_text(cell.key, split=False)
 
 
 def _winners(study: Study, cells: list[Cell]) -> Figure:
@@ -193,33 +171,29 @@ def _winners(study: Study, cells: list[Cell]) -> Figure:
     for cell in cells:
         if study.estimate(cell, LATENCY) is not None:
             field[cell.key.gpus, cell.key.batch].append(cell)
-    colours: list[list[float | None]] = []
-    texts: list[list[str]] = []
-    for count in gpus:
-        colours.append([])
-        texts.append([])
-        for batch in batches:
-            index, text = _winner(study, field[count, batch], rivals)
-            colours[-1].append(index)
-            texts[-1].append(text)
+    won = [[_winner(study, field[count, batch], rivals) for batch in batches] for count in gpus]
     steps = len(rivals)
     scale = [[edge, colour(at)] for at in range(steps) for edge in (at / steps, (at + 1) / steps)]
     trace: Trace = {
         "type": "heatmap",
         "x": [str(batch) for batch in batches],
         "y": [f"{count} GPU{'s' if count > 1 else ''}" for count in gpus],
-        "z": colours,
-        "text": texts,
+        "z": [[place for place, _ in row] for row in won],
+        "text": [[text for _, text in row] for row in won],
         "texttemplate": "%{text}",
         "textfont": {"size": 11},
-        "hovertemplate": "batch %{x}, %{y}<br>%{text}<extra></extra>",
+        "hovertemplate": said("batch %{x}, %{y}", "%{text}") + NOT_NAMED,
         "zmin": -0.5,
         "zmax": steps - 0.5,
         "colorscale": scale,
         "opacity": 0.8,
         "xgap": 2,
         "ygap": 2,
-        "colorbar": {"tickvals": list(range(steps)), "ticktext": rivals, "tickmode": "array"},
+        "colorbar": {
+            "tickvals": list(range(steps)),
+            "ticktext": list(map(said, rivals)),
+            "tickmode": "array",
+        },
     }
     return Figure(
         traces=(trace,),
@@ -241,13 +215,13 @@ def _winner(study: Study, cells: list[Cell], rivals: list[str]) -> tuple[float |
     if not best:
         return None, ""
     if len(best) == 1:
-        return None, f"only {next(iter(best))}"
+        return None, said(f"only {next(iter(best))}")
     order = sorted(best.values(), key=lambda cell: _latency(study, cell))
     ratio = study.ratio(order[1], order[0], LATENCY)
     assert ratio is not None
     if not ratio.above(1):
-        return None, f"≈ {_rival(order[0])}, {_rival(order[1])}"
-    return float(rivals.index(_rival(order[0]))), f"{_rival(order[0])}<br>×{ratio.value:.2f}"
+        return None, said(f"≈ {_rival(order[0])}, {_rival(order[1])}")
+    return float(rivals.index(_rival(order[0]))), said(_rival(order[0]), f"×{ratio.value:.2f}")
 
 
 def _latency(study: Study, cell: Cell) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from loadgen.labels import server_label
 from loadgen.records import Caveat, Environment, Trial, TrialResult
 from loadgen.report.tables import CLIENT_MARK, describe, varying
-from loadgen.text_table import Table
+from loadgen.text_table import Table, table_of
 from loadgen.units import show_bytes, show_duration, show_number, show_rate, show_s
 
 NAMED = 12  # trials listed by name before "and n more"
@@ -70,12 +70,8 @@ def engine_table(results: Sequence[TrialResult]) -> Table | None:
             name = str(told.pop("engine", "unnamed"))
             rest = ", ".join(f"{key} {value}" for key, value in told.items() if key in ENGINE_FACTS)
             said[asked, f"{name} ({rest})" if rest else name] += 1
-    rows = tuple((asked, told, str(count)) for (asked, told), count in said.items())
-    return (
-        Table(title="What ran", head=("asked for", "in the server's own words", "trials"), rows=rows)
-        if rows
-        else None
-    )
+    rows = [(asked, told, str(count)) for (asked, told), count in said.items()]
+    return table_of("What ran", ("asked for", "in the server's own words", "trials"), rows)
 
 
 ENGINE_FACTS = ("dtype", "tp", "pp", "device", "attention", "torch", "transformers", "version")
@@ -92,26 +88,11 @@ def caveat_table(results: Sequence[TrialResult]) -> Table | None:
     for (kind, remedy, client), cases in sorted(groups.items(), key=lambda group: not group[0][2]):
         result, caveat = cases[0]
         seen = caveat.message if len(cases) == 1 else f"{caveat.message} (at {describe(result.trial, axes)})"
-        rows.append(
-            (
-                f"{CLIENT_MARK} {kind}" if client else kind,
-                str(len({(result.trial.id, result.started) for result, _ in cases})),
-                seen,
-                remedy,
-            )
-        )
+        trials = str(len({(result.trial.id, result.started) for result, _ in cases}))
+        rows.append((f"{CLIENT_MARK} {kind}" if client else kind, trials, seen, remedy))
     note = f"{CLIENT_MARK}: the load generator, not the server, may have set these trials' latencies."
     clients = any(client for _, _, client in groups)
-    return (
-        Table(
-            title="Caveats",
-            head=("kind", "trials", "seen", "remedy"),
-            rows=tuple(rows),
-            note=note if clients else "",
-        )
-        if rows
-        else None
-    )
+    return table_of("Caveats", ("kind", "trials", "seen", "remedy"), rows, note if clients else "")
 
 
 def failure_table(results: Sequence[TrialResult]) -> Table | None:
@@ -127,11 +108,7 @@ def failure_table(results: Sequence[TrialResult]) -> Table | None:
             total = result.summary.requests_ok + result.summary.requests_failed
             words = f"{result.summary.requests_failed} of {total} requests, left out of the figures"
             rows.append((describe(result.trial, axes), listed, "requests", words))
-    return (
-        Table(title="Failures", head=("trial", "error", "phase", "what happened"), rows=tuple(rows))
-        if rows
-        else None
-    )
+    return table_of("Failures", ("trial", "error", "phase", "what happened"), rows)
 
 
 def missing_words(

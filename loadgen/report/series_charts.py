@@ -19,12 +19,15 @@ from loadgen.report.chart import (
     Figure,
     Trace,
     axis,
+    bold,
     bytes_axis,
     colour,
     counts,
     layout,
     line,
     marks,
+    said,
+    scatter,
     shade,
     theory,
 )
@@ -48,6 +51,12 @@ SHOW: Mapping[str, Callable[[float | None], str]] = {
     RATE: lambda value: show_rate(value, "tok/s"),
     MEMORY: show_bytes,
 }
+WORDS = {
+    "batch": "sequences at once (batch)",
+    "input_tokens": "input tokens",
+    "output_tokens": "output tokens",
+}
+FEW = {"batch": "batch sizes", "input_tokens": "input lengths", "output_tokens": "output lengths"}
 INTERVALS = (
     "Bars are 95 % intervals; dotted lines are the floor (or, for rates, the most) that the ceilings allow."
 )
@@ -82,16 +91,7 @@ def floor_of(analysis: Analysis) -> Callable[[str], Floor]:
     return metric_floor
 
 
-def series_chart(
-    analysis: Analysis,
-    *,
-    id: str,
-    title: str,
-    metric: str,
-    x: str,
-    lines: str,
-    absent: str,
-) -> Chart:
+def series_chart(analysis: Analysis, id: str, title: str, metric: str, x: str, lines: str) -> Chart:
     """``metric`` against ``x``, one line per ``lines``; a choice per everything else."""
     axes = (x, lines) if lines != "split" else (x, "tp", "pp")
     floor = floor_of(analysis)(metric)
@@ -102,6 +102,9 @@ def series_chart(
         if len({getattr(cell.key, x) for cell in known}) < 2:
             continue
         choices[_choice(key, axes)] = _figure(analysis, key, known, metric, x, lines, axes, floor)
+    absent = f"Needs at least two {FEW[x]}."
+    if metric == MEMORY:
+        absent = "GPU memory was not measured (or at one batch size only)."
     return Chart(id=id, title=title, note=INTERVALS, choices=choices, absent=absent)
 
 
@@ -148,16 +151,11 @@ def _figure(
         traces += _floor_line(members, x, paint, name, floor, shown=at == 0, metric=metric)
     traces += _limited(analysis, key, metric, x, axes)
     ticks = counts([getattr(cell.key, x) for cell in cells])
-    words = {
-        "batch": "sequences at once (batch)",
-        "input_tokens": "input tokens",
-        "output_tokens": "output tokens",
-    }
     if metric == MEMORY:
         upright = bytes_axis(TITLES[metric], [value for trace in traces for value in trace["y"]])
     else:
         upright = axis(TITLES[metric], log=True, unit=UNITS[metric])
-    return Figure(traces=tuple(traces), layout=layout(axis(words[x], log=True) | ticks, upright))
+    return Figure(traces=tuple(traces), layout=layout(axis(WORDS[x], log=True) | ticks, upright))
 
 
 def hover_text(name: str, cell: Cell, estimate: Estimate, metric: str, x: str) -> str:
@@ -165,7 +163,7 @@ def hover_text(name: str, cell: Cell, estimate: Estimate, metric: str, x: str) -
     show = SHOW[metric]
     span = "no interval" if estimate.low is None else f"95 %: {show(estimate.low)} to {show(estimate.high)}"
     place = f"{name}, {x.replace('_', ' ')} {getattr(cell.key, x)}"
-    return f"{place}<br><b>{show(estimate.value)}</b><br>{span}<br>{estimate.repeats} runs; {estimate.how}"
+    return said(place, bold(show(estimate.value)), span, f"{estimate.repeats} runs; {estimate.how}")
 
 
 def _floor_line(
@@ -199,7 +197,7 @@ def _limited(analysis: Analysis, key: Key, metric: str, x: str, axes: Sequence[s
             "limited by the client",
             [getattr(row.key, x) for row in rows],
             [row.values[metric] for row in rows],
-            [f"limited by the load generator<br>{SHOW[metric](row.values[metric])}" for row in rows],
+            [said("limited by the load generator", SHOW[metric](row.values[metric])) for row in rows],
         )
     ]
 
@@ -225,20 +223,13 @@ def _ridge_figure(analysis: Analysis, key: Key, found: MeasuredRidge) -> Figure:
     fit, tokens = found.ridge, np.array(found.tokens, dtype=float)
     grid = np.geomspace(tokens.min(), tokens.max(), 60)
     fitted = fit.seconds(grid)
-    traces: list[Trace] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "measured",
-            "x": list(found.tokens),
-            "y": list(found.seconds),
-            "marker": {"color": colour(0), "size": 7},
-            "text": [
-                f"batch {cell.key.batch} × {cell.key.input_tokens} tokens<br><b>{show_s(value)}</b>"
-                for cell, value in zip(found.cells, found.seconds, strict=True)
-            ],
-            "hovertemplate": "%{text}<extra></extra>",
-        },
+    hover = [
+        said(f"batch {cell.key.batch} × {cell.key.input_tokens} tokens", bold(show_s(value)))
+        for cell, value in zip(found.cells, found.seconds, strict=True)
+    ]
+    dot = {"color": colour(0), "size": 7}
+    traces = [
+        scatter("measured", found.tokens, found.seconds, hover, mode="markers", marker=dot),
         theory("fit", grid.tolist(), fitted.tolist(), colour(0), "fit", shown=True),
     ]
     model, ceilings = found.cells[0].rows[0].model, analysis.ceilings.get(key.machine)

@@ -13,7 +13,7 @@ from statistics import median
 
 from loadgen.labels import again_label, caveat_marks
 from loadgen.records import Dist, Summary, Trial, TrialResult
-from loadgen.text_table import Table
+from loadgen.text_table import Table, table_of
 from loadgen.units import show_number, show_s, show_share
 
 Value = str | int | float | bool | None
@@ -30,29 +30,32 @@ class Figure:
     absent: str = ""
 
 
-def _p(dist: Dist | None, percentile: str = "p50") -> float | None:
+def percentile_of(dist: Dist | None, percentile: str = "p50") -> float | None:
+    """One of the percentiles that a distribution keeps; ``None`` without one."""
     return None if dist is None else getattr(dist, percentile)
 
 
 NOT_STREAMED = "needs token arrival times: stream the replies"
-E2E = Figure(name="E2E p50", get=lambda s: _p(s.e2e_s), show=show_s)
+E2E = Figure(name="E2E p50", get=lambda s: percentile_of(s.e2e_s), show=show_s)
 PER_TOKEN = Figure(
-    name="latency per output token p50", get=lambda s: _p(s.latency_per_output_token_s), show=show_s
+    name="latency per output token p50",
+    get=lambda s: percentile_of(s.latency_per_output_token_s),
+    show=show_s,
 )
 OUTPUT_RATE = Figure(name="output tok/s", get=lambda s: s.output_tokens_per_s, show=show_number)
 FIGURES = (
     E2E,
-    Figure(name="E2E p99", get=lambda s: _p(s.e2e_s, "p99"), show=show_s),
-    Figure(name="TTFT p50", get=lambda s: _p(s.ttft_s), show=show_s, absent=NOT_STREAMED),
-    Figure(name="TTFT p99", get=lambda s: _p(s.ttft_s, "p99"), show=show_s, absent=NOT_STREAMED),
-    Figure(name="TPOT p50", get=lambda s: _p(s.tpot_s), show=show_s, absent=NOT_STREAMED),
-    Figure(name="ITL p99", get=lambda s: _p(s.itl_s, "p99"), show=show_s, absent=NOT_STREAMED),
+    Figure(name="E2E p99", get=lambda s: percentile_of(s.e2e_s, "p99"), show=show_s),
+    Figure(name="TTFT p50", get=lambda s: percentile_of(s.ttft_s), show=show_s, absent=NOT_STREAMED),
+    Figure(name="TTFT p99", get=lambda s: percentile_of(s.ttft_s, "p99"), show=show_s, absent=NOT_STREAMED),
+    Figure(name="TPOT p50", get=lambda s: percentile_of(s.tpot_s), show=show_s, absent=NOT_STREAMED),
+    Figure(name="ITL p99", get=lambda s: percentile_of(s.itl_s, "p99"), show=show_s, absent=NOT_STREAMED),
     PER_TOKEN,
     OUTPUT_RATE,
     Figure(name="total tok/s", get=lambda s: s.total_tokens_per_s, show=show_number),
     Figure(name="requests/s", get=lambda s: s.requests_per_s, show=show_number),
     Figure(
-        name="send lag p99", get=lambda s: _p(s.send_lag_s, "p99"), show=show_s,
+        name="send lag p99", get=lambda s: percentile_of(s.send_lag_s, "p99"), show=show_s,
         absent="open loop only: a closed loop has no due times",
     ),
 )  # fmt: skip
@@ -271,7 +274,6 @@ def unmeasured(results: Sequence[TrialResult]) -> Table | None:
     for figure in FIGURES:
         lacking = sum(figure.get(summary) is None for summary in summaries)
         if lacking:
-            rows.append(
-                (figure.name, f"{lacking} of {len(summaries)}", figure.absent or "no valid sample had it")
-            )
-    return Table(title="Not measured", head=("figure", "trials", "why"), rows=tuple(rows)) if rows else None
+            why = figure.absent or "no valid sample had it"
+            rows.append((figure.name, f"{lacking} of {len(summaries)}", why))
+    return table_of("Not measured", ("figure", "trials", "why"), rows)

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from loadgen.analysis.analyse import Analysis
-from loadgen.analysis.finding import split_text
+from loadgen.analysis.finding import cell_text
 from loadgen.analysis.table import Row
-from loadgen.report.chart import Chart, Figure, Trace, axis, colour, layout
+from loadgen.report.chart import Chart, Figure, Trace, axis, colour, layout, scatter
 
 MOST_TRIALS = 12
 MOST_REQUESTS = 2000  # of one trial, from its start: a timeline is to be looked at
@@ -56,9 +56,7 @@ def chosen(rows: Sequence[Row]) -> dict[str, Row]:
         if doubtful:
             picks["doubtful"] = doubtful[0]
         for why, row in picks.items():
-            key = row.key
-            place = f"{label} {split_text(key)}, {key.kind} batch {key.batch}, {key.input_tokens}/{key.output_tokens}"
-            found[f"{place} ({why})"] = row
+            found[f"{cell_text(row.key)} ({why})"] = row
     return dict(list(found.items())[:MOST_TRIALS])
 
 
@@ -110,15 +108,9 @@ def _tokens(batch: pa.RecordBatch, start: int) -> Trace:
     bins = int(min(120, max(20, len(np.unique(seconds)))))
     counted, edges = np.histogram(seconds, bins=bins, weights=weights, range=(0, float(seconds.max()) or 1.0))
     width = edges[1] - edges[0]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "output tok/s",
-        "x": np.round((edges[:-1] + edges[1:]) / 2, 6).tolist(),
-        "y": np.round(counted / width, 3).tolist(),
-        "line": {"color": colour(0), "shape": "hvh", "width": 1.5},
-        "hovertemplate": "%{x:.3f} s: %{y:.4s} tok/s<extra></extra>",
-    }
+    drawn = {"color": colour(0), "shape": "hvh", "width": 1.5}
+    x, y = np.round((edges[:-1] + edges[1:]) / 2, 6).tolist(), np.round(counted / width, 3).tolist()
+    return scatter("output tok/s", x, y, "%{x:.3f} s: %{y:.4s} tok/s", line=drawn)
 
 
 def _in_flight(sent: np.ndarray, end: np.ndarray) -> Trace:  # type: ignore[type-arg]
@@ -129,13 +121,6 @@ def _in_flight(sent: np.ndarray, end: np.ndarray) -> Trace:  # type: ignore[type
     if len(at) > MOST_POINTS:
         kept = np.linspace(0, len(at) - 1, MOST_POINTS).astype(int)
         at, level = at[kept], level[kept]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "requests in flight",
-        "x": np.round(at, 6).tolist(),
-        "y": level.tolist(),
-        "yaxis": "y2",
-        "line": {"color": colour(1), "shape": "hv", "width": 1.5},
-        "hovertemplate": "%{x:.3f} s: %{y} in flight<extra></extra>",
-    }
+    drawn, x = {"color": colour(1), "shape": "hv", "width": 1.5}, np.round(at, 6).tolist()
+    hover = "%{x:.3f} s: %{y} in flight"
+    return scatter("requests in flight", x, level.tolist(), hover, yaxis="y2", line=drawn)

@@ -31,7 +31,7 @@ from loadgen.analysis.requests import latencies
 from loadgen.analysis.roofline import examine
 from loadgen.errors import ProfileError, StoreError
 from loadgen.records import TrialResult
-from loadgen.report.finding_tables import tables_of
+from loadgen.report.analysis_tables import tables_of
 from loadgen.theory.ceilings import CEILINGS_FILE, Ceilings, to_dict
 
 GRID = grid(batch=BATCHES, input_tokens=(20, 512))

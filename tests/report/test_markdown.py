@@ -91,7 +91,7 @@ def test_every_table_row_has_as_many_cells_as_its_head(folder: Path) -> None:
 
 def test_the_terminal_shows_the_same_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = markdown.gather(folder)
-    titles = [table.title for table in (*found.overview, found.every_trial, *found.doubts) if table]
+    titles = [table.title for table in found.tables]
     command.print_tables(folder)
     out = capsys.readouterr().out
     assert out.startswith("exp1: 10 trials in 1m40s, 1 failed, 1 limited by the load generator\n")
