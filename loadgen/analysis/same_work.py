@@ -77,10 +77,10 @@ def _counts(cell: Cell) -> tuple[float, float] | None:
     """Input and output tokens per valid request, of all runs."""
     found = set()
     for row in cell.rows:
-        if row.summary is None or not row.summary.requests_ok:
+        summary = row.summary
+        if summary is None or not summary.requests_ok or summary.output_tokens is None:
             return None
-        ok = row.summary.requests_ok
-        found.add((row.summary.input_tokens / ok, row.summary.output_tokens / ok))
+        found.add((summary.input_tokens / summary.requests_ok, summary.output_tokens / summary.requests_ok))
     return found.pop() if len(found) == 1 else None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from loadgen.analysis.requests import was_cold
 from loadgen.analysis.rounds import rounds_of
+from loadgen.labels import failed_label
 from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
 from loadgen.results.store import Results
 from loadgen.telemetry.ledger import mended_need
@@ -80,7 +81,8 @@ class Row:
     """One trial, flat. ``values`` maps metrics to figures (medians of latencies); ``results`` finds its samples.
 
     ``round`` is equal for trials that did the same work side by side, empty for one that ran alone. ``cold``: the last
-    request of its warm-up was not served, so that measured ones did what a warm-up is for.
+    request of its warm-up was not served, so that measured ones did what a warm-up is for. ``with_failures``: it may
+    speak although requests of it failed; its latencies are then of the served ones.
     """
 
     key: Key
@@ -93,6 +95,7 @@ class Row:
     flags: tuple[str, ...] = ()
     round: str = ""
     cold: bool = False
+    with_failures: bool = False
 
     @property
     def trial(self) -> Trial:
@@ -134,9 +137,33 @@ class Row:
         )
 
     @property
+    def failed_share(self) -> float:
+        """The share of its requests that failed, 0 to 1; 1 of a trial without figures."""
+        return 1.0 if self.summary is None else self.summary.failed_share
+
+    @property
     def usable(self) -> bool:
-        """May speak in charts and findings: measured warm, by a client that kept up, and physically possible."""
-        return bool(self.values) and not (self.client_limited or self.flags or self.cold)
+        """May speak in charts and findings: nothing is in the way."""
+        return not self.unusable
+
+    @property
+    def unusable(self) -> str:
+        """Why it may not speak: impossible, the client's own, failed in part or whole, measured cold. Empty: it may."""
+        failure, summary = self.result.failure, self.summary
+        if self.flags:
+            return "impossible: " + "; ".join(self.flags)
+        if self.client_limited:
+            return "the load generator was the limit"
+        if failure is not None:
+            return f"failed in {failure.phase}: {failure.error}"
+        if summary is None or not self.values:
+            return "no valid request"
+        if summary.requests_failed and not self.with_failures:
+            errors = ", ".join(f"{name} × {count}" for name, count in sorted(summary.errors.items()))
+            return f"requests failed (--with-failures lets it speak): {failed_label(summary)}, {errors}"
+        if self.cold:
+            return "its warm-up was not served: requests that were measured met a cold server"
+        return ""
 
     def dist(self, metric: str) -> Dist | None:
         """The distribution of one metric by its name in Summary; ``None`` where it was not measured."""

@@ -15,6 +15,8 @@ from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Rules, split_text
 from loadgen.analysis.roofline import Physics
 from loadgen.analysis.table import Row
+from loadgen.labels import failed_label
+from loadgen.metrics.percentiles import percentile_words, tail
 from loadgen.report import html_findings as claims
 from loadgen.report import html_sections as parts
 from loadgen.report import plotlyjs
@@ -195,7 +197,8 @@ MOST_NAMED = 3  # folders in the title; more go into a list
 COLUMNS: tuple[tuple[str, bool], ...] = (
     ("source", False), ("server", False), ("model", False), ("split", False), ("load", False), ("batch", True),
     ("input", True), ("output", True), ("repeat", True), ("E2E p50", True), ("E2E p99", True), ("TTFT p50", True),
-    ("TPOT p50", True), ("latency / output token", True), ("output tok/s", True), ("MBU", True), ("MFU", True),
+    ("TPOT p50", True), ("latency / output token", True), ("output tok/s", True), ("failed", True), ("MBU", True),
+    ("MFU", True),
     ("floor / E2E", True), ("communication", True), ("input tokens at once", True), ("regime", False),
     ("doubts", False), ("machine", False), ("trial", False),
 )  # fmt: skip
@@ -250,11 +253,12 @@ def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
             for number in (key.batch, key.input_tokens, key.output_tokens, row.trial.repeat)
         ),
         figure(row.values.get("e2e_s"), show_s),
-        figure(e2e.p99 if e2e else None, show_s),
+        None if e2e is None else [tail(e2e, "p99"), percentile_words(e2e, "p99")],
         figure(row.values.get("ttft_s"), show_s),
         figure(row.values.get("tpot_s"), show_s),
         figure(row.values.get("latency_per_output_token_s"), show_s),
         figure(row.values.get("output_tokens_per_s"), show_number),
+        [row.failed_share, failed_label(row.summary) if row.summary else show_share(1.0)],
         figure(physics.mbu if physics else None, show_share),
         figure(physics.mfu if physics else None, show_share),
         figure(physics.floor_share if physics else None, show_share),

@@ -8,6 +8,7 @@ from html import escape
 from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import split_text, subject_text
 from loadgen.analysis.table import Key
+from loadgen.metrics.percentiles import tail
 from loadgen.report import sections, tables
 from loadgen.report.html_findings import cell_text, folded, listed
 from loadgen.report.ledger_table import ledger_table
@@ -152,9 +153,10 @@ def client_table(analysis: Analysis) -> Table:
         groups.setdefault(name, []).append(
             (
                 client.cpu_share,
-                client.loop_lag_s.p99 if client.loop_lag_s else None,
-                client.send_lag_s.p99 if client.send_lag_s else None,
-                client.stamp_lag_s.p99 if client.stamp_lag_s else None,
+                *(
+                    tail(lag, "p99") if lag else None
+                    for lag in (client.loop_lag_s, client.send_lag_s, client.stamp_lag_s)
+                ),
                 share,
             )
         )
@@ -178,7 +180,8 @@ def client_table(analysis: Analysis) -> Table:
         "stamp lag p99",
         "coalesced reads",
     )
-    return Table(title="The load generator's own figures (worst trial)", head=head, rows=rows)
+    note = "Below 100 values the largest stands for their p99."
+    return Table(title="The load generator's own figures (worst trial)", head=head, rows=rows, note=note)
 
 
 def _worst(values: Sequence[float | None]) -> float | None:
