@@ -53,7 +53,9 @@ class Pair:
         a, b = _server(self.a.key), _server(self.b.key)
         key = self.a.key
         name = a if a == b else f"{a} → {b}"
-        return f"{name}, {key.kind} batch {key.batch}, {key.input_tokens}/{key.output_tokens}"
+        lossy = any(row.failed_share for row in (*self.a.rows, *self.b.rows))
+        served = ", of the served ones" if lossy else ""
+        return f"{name}, {key.kind} batch {key.batch}, {key.input_tokens}/{key.output_tokens}{served}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

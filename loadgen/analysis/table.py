@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 from loadgen.analysis.requests import was_cold
 from loadgen.analysis.rounds import rounds_of
@@ -15,7 +14,7 @@ from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialR
 from loadgen.results.store import Results
 from loadgen.telemetry.ledger import mended_need
 from loadgen.telemetry.needed import is_bound
-from loadgen.telemetry.summary import SHORTEST_GAPS
+from loadgen.telemetry.summary import SHORT_POWER_S, SHORTEST_GAPS, mean_power_w
 
 # Metric → unit. A row has only those that were measured.
 METRICS = {
@@ -335,18 +334,22 @@ def telemetry_of(result: TrialResult) -> dict[str, float]:
     ``gpu_memory_bytes`` is what the fullest GPU *needed*, never what an engine reserved. Results without telemetry
     have none of them: findings about memory then read "not tested".
     """
-    telemetry: Any = getattr(result, "telemetry", None)
+    telemetry = result.telemetry
     if telemetry is None:
         return {}
-    names = ("gpu_memory_bytes", "gpu_memory_reserved_bytes", "cpu_memory_bytes", "power_w")
+    names = ("gpu_memory_bytes", "gpu_memory_reserved_bytes", "cpu_memory_bytes")
     found = {name: getattr(telemetry, name, None) for name in names}
     ledger = mended_need(result)
     if ledger is not None and found["gpu_memory_bytes"]:  # a lower bound is no need
         found["gpu_memory_bytes"] = None if is_bound(ledger.needed_from) else ledger.needed_bytes
+    # Older results lack the rules by which energy and power of a short or an uncounted load are left out.
     load = telemetry.phases.get("load")
-    if load is not None and load.seconds >= SHORTEST_GAPS * (
-        telemetry.period_s or 0.0
-    ):  # older results lack the rule
+    found["power_w"] = mean_power_w(load, telemetry.energy_from)
+    least_s = (
+        SHORTEST_GAPS * (telemetry.period_s or 0.0) if telemetry.energy_from == "counter" else SHORT_POWER_S
+    )
+    counted = result.summary is None or result.summary.output_tokens is not None
+    if load is not None and load.seconds >= least_s and counted:
         found["joules_per_output_token"] = telemetry.joules_per_output_token
     return {name: float(value) for name, value in found.items() if value}
 
