@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from loadgen.engine_facts import weights_of
 from loadgen.labels import failed_label, of_the_served, server_label
 from loadgen.metrics.percentiles import PERCENTILES, percentile, percentile_words
 from loadgen.records import Caveat, Environment, Trial, TrialResult
@@ -69,7 +70,9 @@ def engine_table(results: Sequence[TrialResult]) -> Table | None:
                 if isinstance(value, str | int | float | bool)
             }
             name = str(told.pop("engine", "unnamed"))
-            rest = ", ".join(f"{key} {value}" for key, value in told.items() if key in ENGINE_FACTS)
+            facts = [f"{key} {value}" for key, value in told.items() if key in ENGINE_FACTS]
+            weights = weights_of(result.engine, spec)
+            rest = ", ".join([*facts, f"weights {weights.text}"] if weights else facts)
             said[asked, f"{name} ({rest})" if rest else name] += 1
     rows = tuple((asked, told, str(count)) for (asked, told), count in said.items())
     return (
