@@ -170,6 +170,13 @@ def run(**given: Any) -> None:
     raise SystemExit(command.run(argv=tuple(sys.argv), **given))
 
 
+WITH_FAILURES = click.option(
+    "--with-failures",
+    is_flag=True,
+    help="let trials speak that lost requests; what is said is then of the served ones",
+)
+
+
 @main.command()
 @click.argument(
     "folders", nargs=-1, required=True, metavar="DIR [DIR…]", type=click.Path(file_okay=False, path_type=Path)
@@ -179,8 +186,13 @@ def run(**given: Any) -> None:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="where to write (default: beside the results)")
 @click.option("--price", type=float, help="price of a GPU hour, for throughput per money")
+@WITH_FAILURES
 def report(
-    folders: tuple[Path, ...], formats: tuple[str, ...], out: Path | None, price: float | None
+    folders: tuple[Path, ...],
+    formats: tuple[str, ...],
+    out: Path | None,
+    price: float | None,
+    with_failures: bool,
 ) -> None:
     """Print the tables and findings of results folders, and write one self-contained HTML report.
 
@@ -194,7 +206,7 @@ def report(
     """
     from loadgen.commands import report as command
 
-    raise SystemExit(command.run(folders, formats, out, price))
+    raise SystemExit(command.run(folders, formats, out, price, with_failures))
 
 
 @main.command()
@@ -271,7 +283,8 @@ def reproduce(**given: Any) -> None:
 @click.option(
     "--gate", "gates", multiple=True, metavar="RULE", help="such as 'e2e_p50<=+3%'; exit 1 when it fails"
 )
-def compare(a: Path, b: Path, gates: tuple[str, ...]) -> None:
+@WITH_FAILURES
+def compare(a: Path, b: Path, gates: tuple[str, ...], with_failures: bool) -> None:
     """Say how results folder B differs from A: paired by trial, with intervals, equal work proven first.
 
     \b
@@ -279,7 +292,7 @@ def compare(a: Path, b: Path, gates: tuple[str, ...]) -> None:
     """
     from loadgen.commands import report as command
 
-    raise SystemExit(command.compare(a, b, gates))
+    raise SystemExit(command.compare(a, b, gates, with_failures))
 
 
 for tool in TOOLS:

@@ -7,16 +7,103 @@ an earlier version of ours, known by its name.
 ``kv_ahead`` the engine takes its whole KV cache at its start, so its allocator does not tell what a trial needed
 ``graphs``   its calls are replayed CUDA graphs, whose working memory was taken at the capture
 ``eager``    it launches every kernel from Python, so that a low share of the memory bandwidth is no wonder
+``weights``  whose numbers it multiplies: ``maker``, and its ``distribution`` and ``seed``, or the ``fingerprint`` of a
+             checkpoint. At the power cap numbers that switch fewer bits leave the clock higher
 ========== ======================================================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from loadgen.records import ServerSpec
 
 Page = Mapping[str, object]
+CHECKPOINT = "checkpoint"
+OURS = "loadgen"
+NORMAL, UNIFORM = (
+    "normal, std 0.02",
+    "uniform, std 0.02",
+)  # as servers/_torch/model.py and _ft/tensors.py make them
+# What the pages of earlier versions called weights that were not ours as framework hf makes them.
+OLDER = {
+    "random (made by the backend itself": ("FasterTransformer", "its own"),
+    "random (written by loadgen": (OURS, UNIFORM),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Whose numbers an engine multiplies. ``fingerprint`` is a checkpoint's; ``None`` where it is not known."""
+
+    maker: str
+    distribution: str | None = None
+    seed: int | None = None
+    fingerprint: str | None = None
+
+    @property
+    def text(self) -> str:
+        """``loadgen's (normal, std 0.02)``, ``a checkpoint (1a2b)``."""
+        if self.maker == CHECKPOINT:
+            return f"a checkpoint ({self.fingerprint or 'which is not known'})"
+        return f"{self.maker}'s ({self.distribution or 'distribution not told'})"
+
+    def like(self, other: Weights) -> bool:
+        """Whether two engines multiply numbers of one kind: one distribution by one maker, or one checkpoint."""
+        known = self.fingerprint if self.maker == CHECKPOINT else self.distribution
+        return known is not None and (self.maker, self.distribution, self.fingerprint) == (
+            other.maker,
+            other.distribution,
+            other.fingerprint,
+        )
+
+    def page(self) -> dict[str, str | int]:
+        """As a server's page says it."""
+        told = {"maker": self.maker, "distribution": self.distribution, "seed": self.seed}
+        return {
+            name: value
+            for name, value in {**told, "fingerprint": self.fingerprint}.items()
+            if value is not None
+        }
+
+
+def own_weights(server: ServerSpec) -> Weights:
+    """The weights of a server that takes a checkpoint as it is, and else makes them as framework ``hf`` does."""
+    if server.model.checkpoint is not None and not server.dummy_weights:
+        return Weights(maker=CHECKPOINT, fingerprint=server.model.fingerprint or None)
+    seed = server.options.get("seed", 0)
+    return Weights(maker=OURS, distribution=NORMAL, seed=seed if isinstance(seed, int) else None)
+
+
+def weights_of(page: Page, server: ServerSpec | None) -> Weights | None:
+    """Whose numbers an engine multiplied; ``None`` where neither page nor name tells."""
+    told = page.get("weights")
+    if isinstance(told, Mapping):
+        texts = {name: told.get(name) for name in ("maker", "distribution", "fingerprint")}
+        maker, distribution, fingerprint = (
+            value if isinstance(value, str) else None for value in texts.values()
+        )
+        seed = told.get("seed")
+        return (
+            None
+            if maker is None
+            else Weights(
+                maker=maker,
+                distribution=distribution,
+                seed=seed if isinstance(seed, int) else None,
+                fingerprint=fingerprint,
+            )
+        )
+    if server is None:
+        return None
+    for words, (maker, distribution) in OLDER.items():
+        if isinstance(told, str) and told.startswith(words):
+            return Weights(maker=maker, distribution=distribution)
+    if isinstance(told, str) and told.startswith(f"{CHECKPOINT} (given"):
+        return Weights(maker=CHECKPOINT)
+    known = server.framework in ("hf", "triton", "ds") or (server.framework == "ft" and told is not None)
+    return own_weights(server) if known else None
 
 
 def takes_kv_ahead(page: Page) -> bool:

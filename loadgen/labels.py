@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from loadgen.records import ServerSpec, Trial, TrialResult
-from loadgen.units import show_number
+from loadgen.records import ServerSpec, Summary, Trial, TrialResult
+from loadgen.units import show_number, show_share
 
 
 def clean(text: str) -> str:
@@ -36,6 +36,21 @@ def server_label(spec: ServerSpec) -> str:
     engine = spec.options.get("engine")
     split = f" tp{spec.tp}" + (f" pp{spec.pp}" if spec.pp > 1 else "")
     return f"{spec.framework}{f'/{engine}' if engine else ''} {spec.model.name}{split}"
+
+
+def failed_label(summary: Summary | None) -> str:
+    """How many of a trial's requests failed: ``18.2 % (2 of 11)``, ``0`` of none; a dash without figures."""
+    if summary is None:
+        return "–"
+    if not summary.requests_failed:
+        return "0"
+    asked = summary.requests_ok + summary.requests_failed
+    return f"{show_share(summary.failed_share)} ({summary.requests_failed} of {asked})"
+
+
+def of_the_served(summary: Summary | None) -> str:
+    """What to set behind a latency of a trial that lost requests; empty of others."""
+    return " of the served ones" if summary is not None and summary.requests_failed else ""
 
 
 def caveat_marks(result: TrialResult) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Literal
 from loadgen.telemetry_records import TelemetrySummary
 
 SCHEMA_VERSION = 1
+DEFINITIONS = 2  # of a summary's figures
 
 LoadKind = Literal["static", "closed", "constant", "poisson", "gamma", "ramp", "trace"]
 Phase = Literal["warmup", "measured"]
@@ -222,24 +223,33 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dist:
-    """A distribution of one quantity over the samples of a trial; percentiles by linear interpolation."""
+    """A distribution of one quantity over the samples of a trial; ``metrics/percentiles.py`` says how to read one.
+
+    Percentiles are nearest ranks, ``None`` where that would be the largest value; in results of earlier versions they
+    are interpolated. ``intervals`` holds their 95 % intervals within this trial, ``None`` for an end that so few values
+    do not have; ``independent`` is how many uncorrelated values these are worth.
+    """
 
     n: int
     mean: float
     stdev: float | None
     min: float
     p50: float
-    p90: float
-    p95: float
-    p99: float
+    p90: float | None
+    p95: float | None
+    p99: float | None
     max: float
+    intervals: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    independent: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """The figures of one trial over its valid measured samples. Times in seconds, rates per second.
 
-    ``output_tokens_per_s`` and ``total_tokens_per_s`` run over ``duration_s`` = first send → last end.
+    Rates run over ``duration_s`` = first send → last end of all requests, failed ones too; what these were given counts
+    for nothing. ``output_tokens`` is ``None`` when a reply's were counted by nobody. ``definitions`` is 1 in results of
+    earlier versions, whose window left failed requests out and whose percentiles are interpolated.
     """
 
     requests_ok: int
@@ -252,13 +262,20 @@ class Summary:
     itl_s: Dist | None
     latency_per_output_token_s: Dist | None
     send_lag_s: Dist | None
-    output_tokens: int
+    output_tokens: int | None
     input_tokens: int
     output_tokens_per_s: float | None
     total_tokens_per_s: float | None
     requests_per_s: float | None
     in_flight_mean: float | None
     in_flight_max: int | None
+    definitions: int = 1
+
+    @property
+    def failed_share(self) -> float:
+        """The share of the measured requests that failed."""
+        asked = self.requests_ok + self.requests_failed
+        return self.requests_failed / asked if asked else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

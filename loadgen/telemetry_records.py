@@ -136,9 +136,9 @@ class TelemetrySummary:
     ``gpu_memory_bytes`` is what the fullest GPU needed, apart from ``gpu_memory_reserved_bytes``, what the engine
     held. ``cpu_memory_bytes`` is the server's process tree's, by ``cpu_memory_from``: PSS (shared pages counted once)
     right after the load, since reading it stalls the server; its peak where a source read that; else the peak RSS.
-    ``power_w`` is the mean over the measured load of all the trial's GPUs together. ``joules_per_output_token`` is
-    their energy from first send to last end over the output tokens; ``None`` when a request failed, since its energy
-    bought no counted token.
+    ``power_w`` is the mean over the measured load of all the trial's GPUs together, by the energy counter where there
+    is one. ``joules_per_output_token`` is their energy from first send to last end over the output tokens; ``None``
+    when a request failed or nobody counted its tokens. Without a counter a short load has neither: readings lag.
     ``cpu_cores`` is what telemetry itself took. Phases: load, warmup, prefill, decode, idle.
     """
 

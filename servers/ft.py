@@ -214,7 +214,7 @@ class FasterTransformer:
 
     def _info(self, spec: ServerSpec, options: Options, weights: Weights, where: str) -> dict[str, Any]:
         """What results say of the engine; nothing here is asked of the running server."""
-        return {**self._facts(spec, options), "backend": where, "weights": weights.label}
+        return {**self._facts(spec, options), "backend": where, "weights": weights.numbers.page()}
 
     def _facts(self, spec: ServerSpec, options: Options) -> dict[str, Any]:
         """What the spec decides; the model's configuration holds it too, for whoever meets the server by its URL."""

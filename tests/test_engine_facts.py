@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from loadgen.engine_facts import is_eager, replays_graphs, takes_kv_ahead
+from loadgen.engine_facts import Weights, is_eager, own_weights, replays_graphs, takes_kv_ahead, weights_of
 from loadgen.records import LoadSpec, ServerSpec
 from loadgen.theory.models import PRESETS
 
@@ -49,6 +49,53 @@ def test_older_results_are_read_as_they_were() -> None:
     assert is_eager({}, with_options(engine="compiled")) is None
     assert is_eager({}, with_options("ds")) is False
     assert is_eager({}, None) is False
+
+
+OURS = Weights(maker="loadgen", distribution="normal, std 0.02", seed=0)
+BACKENDS = Weights(maker="FasterTransformer", distribution="its own")
+
+
+@pytest.mark.parametrize(
+    ("told", "spec", "expected"),
+    [
+        ("random", with_options(), OURS),
+        ("random", with_options("ds", seed=3), dataclasses.replace(OURS, seed=3)),
+        (None, with_options("triton"), OURS),
+        ("random (made by the backend itself: its warnings of missing files are meant)", with_options("ft"), BACKENDS),
+        (
+            "random (written by loadgen, seed 0)",
+            with_options("ft"),
+            Weights(maker="loadgen", distribution="uniform, std 0.02"),
+        ),
+        ("checkpoint (given, sizes checked)", with_options("ft"), Weights(maker="checkpoint")),
+        (None, with_options("ft"), None),
+        (None, with_options("new"), None),
+        ("random", None, None),
+    ],
+)  # fmt: skip
+def test_older_results_tell_by_name_whose_weights_they_ran(
+    told: str | None, spec: ServerSpec | None, expected: Weights | None
+) -> None:
+    assert weights_of({"weights": told}, spec) == expected
+
+
+def test_a_page_says_whose_weights_it_runs() -> None:
+    for weights in (OURS, BACKENDS, Weights(maker="checkpoint", fingerprint="1a2b")):
+        assert weights_of({"weights": weights.page()}, None) == weights
+        assert weights.like(weights)
+    assert weights_of({"weights": {"maker": 7}}, GPU) is None
+    model = dataclasses.replace(GPU.model, checkpoint="/some/folder", fingerprint="1a2b")
+    loaded = dataclasses.replace(GPU, model=model, dummy_weights=False)
+    assert own_weights(loaded) == Weights(maker="checkpoint", fingerprint="1a2b")
+    assert own_weights(dataclasses.replace(loaded, dummy_weights=True)) == OURS
+
+
+def test_weights_are_alike_by_maker_and_distribution_or_by_checkpoint() -> None:
+    assert OURS.like(dataclasses.replace(OURS, seed=9))  # other numbers, which switch as many bits
+    assert not OURS.like(BACKENDS)
+    assert not OURS.like(dataclasses.replace(OURS, distribution="uniform, std 0.02"))
+    unknown = Weights(maker="checkpoint")
+    assert not unknown.like(unknown), "two checkpoints that nobody knows may be two"
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ def analyse(folders: Sequence[str | Path], rules: Rules | None = None) -> Analys
 def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
     """Physics and findings over the rows of several folders; what no hardware can do is flagged."""
     rows = set_apart([row for source in sources for row in source.rows])
+    if rules.with_failures:
+        rows = [replace(row, with_failures=True) for row in rows]
     ceilings = ceilings_of(sources)
     physics = examine(rows, ceilings)
     rows = [
@@ -88,19 +90,20 @@ def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
     ]
     study = Study(rows, errors=errors)
     case = Case(study=study, rows=rows, physics=physics, ceilings=ceilings, rules=rules)
+    partly = [row for row in rows if row.usable and row.failed_share]
     return Analysis(
         sources=tuple(sources),
         rows=tuple(rows),
         study=study,
         physics=physics,
         ceilings=ceilings,
-        findings=tuple(findings_of(case, sources)),
-        excluded=_excluded(rows),
+        findings=tuple(of_the_served(finding, partly) for finding in findings_of(case, sources)),
+        excluded={row.run: row.unusable for row in rows if not row.usable},
         noise=study.noise("e2e_s"),
         drift=study.drift("e2e_s"),
         proofs=tuple(proofs(study)),
         inside_noise=tuple(inside_noise(study)),
-        notes=(*_kept_notes(sources), *_notes(study, ceilings, rows)),
+        notes=(*_kept_notes(sources), *_served_notes(partly), *_notes(study, ceilings, rows)),
         rules=rules,
     )
 
@@ -118,6 +121,16 @@ def findings_of(case: Case, sources: Sequence[Source] = ()) -> list[Finding]:
         entries = tomllib.loads(text).get("finding", []) if isinstance(text, str) else []
         found += [declared.judge(case, each) for each in declared.parse(entries, source.name)]
     return found
+
+
+def of_the_served(finding: Finding, partly: Sequence[Row]) -> Finding:
+    """The finding, saying so where trials that lost requests speak in it."""
+    lost = [row for row in partly if row.key in finding.cells]
+    if not lost:
+        return finding
+    share = show_share(max(row.failed_share for row in lost))
+    words = f"Of the served ones: {len(lost)} of its trials lost up to {share} of their requests."
+    return replace(finding, sentence=f"{finding.sentence} {words}")
 
 
 def ceilings_of(sources: Sequence[Source]) -> dict[str, Ceilings]:
@@ -146,24 +159,6 @@ def read_ceilings(folder: Path) -> dict[str, Ceilings]:
     return {each.device: each for each in found}
 
 
-def _excluded(rows: Sequence[Row]) -> dict[str, str]:
-    """Trials that may not speak in charts and findings, and why."""
-    reasons = {}
-    for row in rows:
-        if row.flags:
-            reasons[row.run] = "impossible: " + "; ".join(row.flags)
-        elif row.client_limited:
-            reasons[row.run] = "the load generator was the limit"
-        elif row.result.failure is not None:
-            failure = row.result.failure
-            reasons[row.run] = f"failed in {failure.phase}: {failure.error}"
-        elif not row.values:
-            reasons[row.run] = "no valid request"
-        elif row.cold:
-            reasons[row.run] = "its warm-up was not served: requests that were measured met a cold server"
-    return reasons
-
-
 def inside_noise(study: Study) -> list[str]:
     """Differences between frameworks at equal work and GPUs that the noise hides."""
     by_work: dict[tuple[Key, int], list[Cell]] = {}
@@ -188,6 +183,17 @@ def inside_noise(study: Study) -> list[str]:
 def _kept_notes(sources: Sequence[Source]) -> list[str]:
     """What was left out of results in compact form, each rule once."""
     return list(dict.fromkeys(filter(None, (source.results.left_out for source in sources))))
+
+
+def _served_notes(partly: Sequence[Row]) -> list[str]:
+    """What ``--with-failures`` let in."""
+    if not partly:
+        return []
+    share = show_share(max(row.failed_share for row in partly))
+    return [
+        f"{len(partly)} trials that lost up to {share} of their requests speak, as asked: their latencies are of the "
+        "served ones, their rates over the time of all."
+    ]
 
 
 def _notes(study: Study, ceilings: Mapping[str, Ceilings], rows: Sequence[Row]) -> list[str]:

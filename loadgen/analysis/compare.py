@@ -53,7 +53,9 @@ class Pair:
         a, b = server_text(self.a.key), server_text(self.b.key)
         key = self.a.key
         name = a if a == b else f"{a} → {b}"
-        return f"{name}, {key.kind} batch {key.batch}, {key.input_tokens}/{key.output_tokens}"
+        lossy = any(row.failed_share for row in (*self.a.rows, *self.b.rows))
+        served = ", of the served ones" if lossy else ""
+        return f"{name}, {key.kind} batch {key.batch}, {key.input_tokens}/{key.output_tokens}{served}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +101,18 @@ def parse_gate(text: str) -> Gate:
     )
 
 
-def compare(a: str | Path, b: str | Path, gates: Sequence[str] = ()) -> Comparison:
-    """A against B, paired by trial. Raises StoreError for a folder that is none, BadInput when nothing pairs up."""
+def compare(
+    a: str | Path, b: str | Path, gates: Sequence[str] = (), *, with_failures: bool = False
+) -> Comparison:
+    """A against B, paired by trial; ``with_failures`` lets trials speak that lost requests.
+
+    Raises StoreError for a folder that is none, BadInput when nothing pairs up.
+    """
     parsed = tuple(parse_gate(text) for text in gates)
     left, right = (read(open_results(folder)) for folder in (a, b))
     studies, excluded = [], []
     for side in (left, right):
-        analysis = analyse_rows([side], Rules())
+        analysis = analyse_rows([side], Rules(with_failures=with_failures))
         studies.append(analysis.study)
         excluded += [f"{side.name}: {reason}" for reason in analysis.excluded.values()]
     pairs, unpaired = _pair(studies[0], studies[1])

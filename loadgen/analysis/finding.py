@@ -38,7 +38,10 @@ CLAIMS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """The margins that words stand for. A change within ``margin`` counts as none, and a larger one as a change."""
+    """The margins that words stand for. A change within ``margin`` counts as none, and a larger one as a change.
+
+    ``with_failures`` lets trials speak that lost requests.
+    """
 
     margin: float = 0.10
     best_batches: tuple[int, int] = (32, 256)
@@ -48,6 +51,7 @@ class Rules:
     ridge_factor: float = 1.5  # a measured ridge within this factor agrees with the predicted one
     alike_below: int = 32  # F11: batches below this
     price_per_gpu_hour: float | None = None
+    with_failures: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from loadgen.analysis.finding import server_text
 from loadgen.analysis.requests import first_tokens
+from loadgen.analysis.same_data import OTHER_DATA, other_data
 from loadgen.analysis.study import Cell, Study
 from loadgen.analysis.table import Key, Row, work_of
 from loadgen.records import LoadSpec, Timeouts
@@ -16,7 +17,7 @@ from loadgen.units import show_share
 
 TOKENS_COMPARED = 4000  # of one pair of cells: enough to see, few enough to be quick
 CELLS_PER_PAIR = 3
-ORDER = ("different", "not proven", "same")
+ORDER = ("different", OTHER_DATA, "not proven", "same")
 ALIKE = 0.9  # near-ties in bf16 flip a few greedy tokens between kernels and splits; other weights flip nearly all
 
 
@@ -27,13 +28,14 @@ class Work:
     ``tokens_alike`` is the share of sequences whose first greedy tokens agree; ``None`` where they were not stored.
     """
 
-    verdict: Literal["same", "different", "not proven"]
+    verdict: Literal["same", "different", "not the same data", "not proven"]
     why: str
     tokens_alike: float | None
 
 
 def same_work(one: Cell, other: Cell) -> Work:
-    """Equal prompts (same seeded loads), equal counts in every sample, and greedy first tokens that agree.
+    """Equal prompts (same seeded loads), equal data where these decide the clock, equal counts in every sample, and
+    greedy first tokens that agree.
 
     Prompts follow from model vocabulary and load (its seed included), so equal loads are equal prompts.
     """
@@ -42,6 +44,8 @@ def same_work(one: Cell, other: Cell) -> Work:
         return Work(
             verdict="different", why="their prompts differ (other seeds or vocabularies)", tokens_alike=None
         )
+    if why := other_data(one.rows, other.rows):
+        return Work(verdict="not the same data", why=why, tokens_alike=None)
     counts = [_counts(cell) for cell in (one, other)]
     if None not in counts and counts[0] != counts[1]:
         return Work(
@@ -77,10 +81,10 @@ def _counts(cell: Cell) -> tuple[float, float] | None:
     """Input and output tokens per valid request, of all runs."""
     found = set()
     for row in cell.rows:
-        if row.summary is None or not row.summary.requests_ok:
+        summary = row.summary
+        if summary is None or not summary.requests_ok or summary.output_tokens is None:
             return None
-        ok = row.summary.requests_ok
-        found.add((row.summary.input_tokens / ok, row.summary.output_tokens / ok))
+        found.add((summary.input_tokens / summary.requests_ok, summary.output_tokens / summary.requests_ok))
     return found.pop() if len(found) == 1 else None
 
 

@@ -6,15 +6,15 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 from loadgen.analysis.requests import was_cold
 from loadgen.analysis.rounds import rounds_of
+from loadgen.labels import failed_label
 from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
 from loadgen.results.store import Results
 from loadgen.telemetry.ledger import mended_need
 from loadgen.telemetry.needed import is_bound
-from loadgen.telemetry.summary import SHORTEST_GAPS
+from loadgen.telemetry.summary import SHORT_POWER_S, SHORTEST_GAPS, mean_power_w
 
 # Metric → unit. A row has only those that were measured.
 METRICS = {
@@ -80,7 +80,8 @@ class Row:
     """One trial, flat. ``values`` maps metrics to figures (medians of latencies); ``results`` finds its samples.
 
     ``round`` is equal for trials that did the same work side by side, empty for one that ran alone. ``cold``: the last
-    request of its warm-up was not served, so that measured ones did what a warm-up is for.
+    request of its warm-up was not served, so that measured ones did what a warm-up is for. ``with_failures``: it may
+    speak although requests of it failed; its latencies are then of the served ones.
     """
 
     key: Key
@@ -93,6 +94,7 @@ class Row:
     flags: tuple[str, ...] = ()
     round: str = ""
     cold: bool = False
+    with_failures: bool = False
 
     @property
     def trial(self) -> Trial:
@@ -134,9 +136,33 @@ class Row:
         )
 
     @property
+    def failed_share(self) -> float:
+        """The share of its requests that failed, 0 to 1; 1 of a trial without figures."""
+        return 1.0 if self.summary is None else self.summary.failed_share
+
+    @property
     def usable(self) -> bool:
-        """May speak in charts and findings: measured warm, by a client that kept up, and physically possible."""
-        return bool(self.values) and not (self.client_limited or self.flags or self.cold)
+        """May speak in charts and findings: nothing is in the way."""
+        return not self.unusable
+
+    @property
+    def unusable(self) -> str:
+        """Why it may not speak: impossible, the client's own, failed in part or whole, measured cold. Empty: it may."""
+        failure, summary = self.result.failure, self.summary
+        if self.flags:
+            return "impossible: " + "; ".join(self.flags)
+        if self.client_limited:
+            return "the load generator was the limit"
+        if failure is not None:
+            return f"failed in {failure.phase}: {failure.error}"
+        if summary is None or not self.values:
+            return "no valid request"
+        if summary.requests_failed and not self.with_failures:
+            errors = ", ".join(f"{name} × {count}" for name, count in sorted(summary.errors.items()))
+            return f"requests failed (--with-failures lets it speak): {failed_label(summary)}, {errors}"
+        if self.cold:
+            return "its warm-up was not served: requests that were measured met a cold server"
+        return ""
 
     def dist(self, metric: str) -> Dist | None:
         """The distribution of one metric by its name in Summary; ``None`` where it was not measured."""
@@ -308,18 +334,22 @@ def telemetry_of(result: TrialResult) -> dict[str, float]:
     ``gpu_memory_bytes`` is what the fullest GPU *needed*, never what an engine reserved. Results without telemetry
     have none of them: findings about memory then read "not tested".
     """
-    telemetry: Any = getattr(result, "telemetry", None)
+    telemetry = result.telemetry
     if telemetry is None:
         return {}
-    names = ("gpu_memory_bytes", "gpu_memory_reserved_bytes", "cpu_memory_bytes", "power_w")
+    names = ("gpu_memory_bytes", "gpu_memory_reserved_bytes", "cpu_memory_bytes")
     found = {name: getattr(telemetry, name, None) for name in names}
     ledger = mended_need(result)
     if ledger is not None and found["gpu_memory_bytes"]:  # a lower bound is no need
         found["gpu_memory_bytes"] = None if is_bound(ledger.needed_from) else ledger.needed_bytes
+    # Older results lack the rules by which energy and power of a short or an uncounted load are left out.
     load = telemetry.phases.get("load")
-    if load is not None and load.seconds >= SHORTEST_GAPS * (
-        telemetry.period_s or 0.0
-    ):  # older results lack the rule
+    found["power_w"] = mean_power_w(load, telemetry.energy_from)
+    least_s = (
+        SHORTEST_GAPS * (telemetry.period_s or 0.0) if telemetry.energy_from == "counter" else SHORT_POWER_S
+    )
+    counted = result.summary is None or result.summary.output_tokens is not None
+    if load is not None and load.seconds >= least_s and counted:
         found["joules_per_output_token"] = telemetry.joules_per_output_token
     return {name: float(value) for name, value in found.items() if value}
 

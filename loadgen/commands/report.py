@@ -13,7 +13,13 @@ from loadgen.report.markdown import gather
 DEFAULT_FORMATS = ("html", "md")
 
 
-def run(folders: Sequence[Path], formats: Sequence[str], out: Path | None, price: float | None) -> int:
+def run(
+    folders: Sequence[Path],
+    formats: Sequence[str],
+    out: Path | None,
+    price: float | None,
+    with_failures: bool = False,
+) -> int:
     """Print tables and findings, write the reports. Returns the exit code.
 
     Raises BadInput for options that do not go together.
@@ -29,7 +35,7 @@ def run(folders: Sequence[Path], formats: Sequence[str], out: Path | None, price
         raise BadInput(
             f"--out {out}: names one file, so it needs one --format (accepted: {', '.join(FORMATS)})"
         )
-    rules = Rules(price_per_gpu_hour=price)
+    rules = Rules(price_per_gpu_hour=price, with_failures=with_failures)
     for folder in folders:
         print_tables(folder)
 
@@ -40,13 +46,13 @@ def run(folders: Sequence[Path], formats: Sequence[str], out: Path | None, price
     return 0
 
 
-def compare(a: Path, b: Path, gates: Sequence[str]) -> int:
+def compare(a: Path, b: Path, gates: Sequence[str], with_failures: bool = False) -> int:
     """Print how B differs from A. Returns the exit code: 1 when a gate failed beyond the noise."""
     from loadgen.analysis.compare import compare as measure
     from loadgen.live import terminal
     from loadgen.report.comparison import headline, tables_of
 
-    found = measure(a, b, gates)
+    found = measure(a, b, gates, with_failures=with_failures)
     terminal.print_tables(tables_of(found))
     terminal.print_lines([headline(found)])
     return found.exit_code

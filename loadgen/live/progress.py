@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from loadgen.labels import again_label, caveat_marks, clean, load_label, server_label
+from loadgen.metrics.percentiles import percentile
 from loadgen.records import Dist, Sample, Trial, TrialResult
 from loadgen.theory.duration import Durations, Work, work_of
 from loadgen.units import seconds, show_rate, show_s
@@ -116,7 +117,7 @@ def result_row(result: TrialResult) -> ResultRow:
         trial=trial_row(result.trial),
         wall_s=result.wall_s,
         e2e_p50_s=_p50(summary.e2e_s) if summary else None,
-        e2e_p99_s=summary.e2e_s.p99 if summary and summary.e2e_s else None,
+        e2e_p99_s=percentile(summary.e2e_s, "p99") if summary else None,
         ttft_p50_s=_p50(summary.ttft_s) if summary else None,
         tpot_p50_s=_p50(summary.tpot_s) if summary else None,
         output_tokens_per_s=summary.output_tokens_per_s if summary else None,
@@ -135,15 +136,15 @@ def result_row(result: TrialResult) -> ResultRow:
 class Tally:
     """The running trial's figures so far, folded sample by sample.
 
-    Latency percentiles run over the last ``RECENT`` good measured samples; the token rate over all of them, first
-    send → last end, as in a Summary.
+    Latency percentiles run over the last ``RECENT`` good measured samples; the token rate over the time of all measured
+    ones, first send → last end, as in a Summary. ``tokens`` is ``None`` once a reply's were counted by nobody.
     """
 
     warmup: int = 0
     ok: int = 0
     failed: int = 0
     in_flight: int = 0
-    tokens: int = 0
+    tokens: int | None = 0
     first_sent_ns: int | None = None
     last_end_ns: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -154,6 +155,10 @@ class Tally:
         """Take in one reply; ``in_flight`` counts the requests still out. A failed one gives no latency."""
         reply = sample.reply
         self.in_flight = in_flight
+        if sample.phase == "measured":
+            if self.first_sent_ns is None or reply.sent_ns < self.first_sent_ns:
+                self.first_sent_ns = reply.sent_ns
+            self.last_end_ns = max(self.last_end_ns, reply.end_ns)
         if reply.error is not None:  # a failed warm-up request is news as well
             self.failed += 1
             self.errors[clean(reply.error.partition(":")[0])] += 1
@@ -162,10 +167,8 @@ class Tally:
             self.warmup += 1
             return
         self.ok += 1
-        self.tokens += sum(reply.output_tokens or ())
-        if self.first_sent_ns is None or reply.sent_ns < self.first_sent_ns:
-            self.first_sent_ns = reply.sent_ns
-        self.last_end_ns = max(self.last_end_ns, reply.end_ns)
+        counted = reply.output_tokens
+        self.tokens = None if counted is None or self.tokens is None else self.tokens + sum(counted)
         start_ns = reply.sent_ns if sample.due_ns is None else sample.due_ns
         self.e2e_ns.append(reply.end_ns - start_ns)
         if reply.token_ns:

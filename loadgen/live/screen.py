@@ -36,13 +36,22 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of the finished trials. A lower ``rank`` stays longer on a narrow terminal."""
+    """A column of the finished trials. A lower ``rank`` stays longer on a narrow terminal; one in which every row says
+    ``usual`` is left out.
+    """
 
     head: str
     rank: int
     text: Callable[[ResultRow], str]
     left: bool = False
     only_if_varied: bool = False
+    usual: str | None = None
+
+
+def _failed(row: ResultRow) -> str:
+    if row.ok is None or row.failed is None:
+        return "–"
+    return f"{row.failed}/{row.ok + row.failed}" if row.failed else "0"
 
 
 COLUMNS = (
@@ -61,7 +70,7 @@ COLUMNS = (
     Column(head="tok/s out", rank=2, text=lambda r: show_number(r.output_tokens_per_s)),
     Column(head="tok/s total", rank=8, text=lambda r: show_number(r.total_tokens_per_s)),
     Column(head="req/s", rank=8, text=lambda r: show_number(r.requests_per_s)),
-    Column(head="ok", rank=9, text=lambda r: "–" if r.ok is None else str(r.ok)),
+    Column(head="failed", rank=1, text=_failed, usual="0"),
     Column(head="took", rank=9, text=lambda r: show_duration(r.wall_s)),
 )  # fmt: skip
 MARKS_WIDTH = 8  # room for "!client"
@@ -149,7 +158,10 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 def choose_columns(rows: Sequence[ResultRow], width: int) -> list[Column]:
     """The columns that fit, by rank, and say something: one that never varies may be left out."""
-    wanted = [c for c in COLUMNS if not c.only_if_varied or len({c.text(row) for row in rows}) > 1]
+    texts = {c.head: {c.text(row) for row in rows} for c in COLUMNS}
+    wanted = [
+        c for c in COLUMNS if not (c.only_if_varied and len(texts[c.head]) < 2) and texts[c.head] != {c.usual}
+    ]
     left = width - MARKS_WIDTH - 1
     kept = []
     for column in sorted(wanted, key=lambda c: c.rank):

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadgen.metrics.observations import Mismatch, Observations
+from loadgen.metrics.percentiles import FEW_INDEPENDENT, WITH_INTERVAL, percentile, tail, tail_words
 from loadgen.metrics.summary import Accumulator
-from loadgen.records import Caveat, ClientQuality, LoadSpec, Summary, Trial
+from loadgen.records import Caveat, ClientQuality, Dist, LoadSpec, Summary, Trial
 from loadgen.units import show_number, show_s, show_share
 
-FEW_SAMPLES = 10  # below this p90 and up are but the largest value
 SPREAD = {"static": 0.10, "closed": 0.30}  # of the mean; equal batches repeat within a few percent,
 # requests in a continuous batch do not. An open loop's spread is its arrivals' and no fault.
 SLOW_FIRST = 1.5  # × median: what compiling, caching or a cold clock adds shows first
@@ -46,12 +46,7 @@ def of_samples(load: LoadSpec, observations: Observations, summary: Summary) -> 
     e2e = summary.e2e_s
     if e2e is None:
         return
-    if e2e.n < FEW_SAMPLES:
-        yield Caveat(
-            kind="few-samples",
-            message=f"{e2e.n} valid samples: high percentiles are the largest value, no more",
-            remedy=f"measure {FEW_SAMPLES} requests or more",
-        )
+    yield from _few(e2e)
     limit = SPREAD.get(load.kind)
     if limit is not None and e2e.stdev is not None and e2e.mean > 0 and e2e.stdev / e2e.mean > limit:
         yield Caveat(
@@ -76,13 +71,33 @@ def of_samples(load: LoadSpec, observations: Observations, summary: Summary) -> 
         )
 
 
+def _few(e2e: Dist) -> Iterator[Caveat]:
+    """Of the median. A higher percentile says itself, where it is shown, what so few samples leave of it."""
+    if e2e.n < WITH_INTERVAL["p50"]:
+        none = ", ".join(name for name in WITH_INTERVAL if percentile(e2e, name) is None)
+        from_here = ", ".join(f"{name} from {n}" for name, n in WITH_INTERVAL.items())
+        yield Caveat(
+            kind="few-samples",
+            message=f"{e2e.n} valid samples: the median has no interval within this run, and there is no {none}",
+            remedy=f"measure more requests (intervals have {from_here})",
+        )
+    elif e2e.n >= FEW_INDEPENDENT and e2e.independent is not None and e2e.independent < FEW_INDEPENDENT:
+        yield Caveat(
+            kind="few-independent",
+            message=f"{e2e.n} valid samples are worth {show_number(e2e.independent)} independent ones, since latencies "
+            "hang on those before them: intervals are widened for that, and may still be too narrow",
+            remedy="measure several times as many requests, and repeat the trial",
+        )
+
+
 def _failures(summary: Summary) -> Iterator[Caveat]:
     total = summary.requests_ok + summary.requests_failed
     wrong = summary.errors.get("WrongLength", 0)
     if wrong:
         yield Caveat(
             kind="wrong-length",
-            message=f"{wrong} of {total} replies had another number of tokens than asked for; they are left out",
+            message=f"{wrong} of {total} replies had another number of tokens than asked for; they give no latency and "
+            "no tokens, and their time counts",
             remedy="make the server ignore end-of-sequence and check its length limits",
         )
     if summary.requests_failed > wrong:
@@ -91,7 +106,8 @@ def _failures(summary: Summary) -> Iterator[Caveat]:
         )
         yield Caveat(
             kind="failed-requests",
-            message=f"{summary.requests_failed - wrong} of {total} requests failed ({listed}); they are left out",
+            message=f"{summary.requests_failed - wrong} of {total} requests failed ({listed}); latencies are of the "
+            "served ones, rates over the time of all",
             remedy="read the server's log; latency of the rest may be too good",
         )
 
@@ -136,25 +152,26 @@ def of_client(load: LoadSpec, summary: Summary, client: ClientQuality) -> Iterat
     first = summary.ttft_s or summary.e2e_s
     median_s = first.p50 if first is not None else None
     limit_s = LAG_FLOOR_S if median_s is None else max(LAG_FLOOR_S, LAG_SHARE * median_s)
-    if client.send_lag_s is not None and client.send_lag_s.p99 > limit_s:
+    if client.send_lag_s is not None and tail(client.send_lag_s, "p99") > limit_s:
         yield Caveat(
             kind="send-lag",
             message=f"requests were sent late: p50 {show_s(client.send_lag_s.p50)}, "
-            f"p99 {show_s(client.send_lag_s.p99)} after they were due; latency from due time contains that",
+            f"{tail_words(client.send_lag_s, 'p99')} after they were due; latency from due time contains that",
             remedy="use more workers, a quieter machine or a lower rate",
             client=True,
         )
+    lag = client.loop_lag_s
     if client.stamps == "user":
         yield Caveat(
             kind="user-stamps",
             message="arrivals were stamped by the client's loop, not by the kernel: its lag is in every latency"
-            + (f" (p99 {show_s(client.loop_lag_s.p99)})" if client.loop_lag_s is not None else ""),
+            + (f" ({tail_words(lag, 'p99')})" if lag is not None else ""),
             remedy="use plain HTTP on Linux where kernel stamps are wanted",
         )
-        if client.loop_lag_s is not None and client.loop_lag_s.p99 > limit_s:
+        if lag is not None and tail(lag, "p99") > limit_s:
             yield Caveat(
                 kind="loop-lag",
-                message=f"the client's loop ran up to {show_s(client.loop_lag_s.p99)} late (p99)",
+                message=f"the client's loop ran late: {tail_words(lag, 'p99')}",
                 remedy="use more workers or a quieter machine",
                 client=True,
             )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loadgen.metrics.percentiles import PERCENTILES, design_effect, nearest_rank, percentile, ranks
 from loadgen.records import Dist
 
 EXACT_VALUES = 1 << 17  # values kept one by one, 1 MiB; beyond, percentiles are within 2⁻¹² (0.025 %)
 _MANTISSA_BITS = 12
 _KEY_SHIFT = np.int64(52 - _MANTISSA_BITS)
-PERCENTILES = (50, 90, 95, 99)
+_HEAD = 1 << 14  # values, in their order, that tell the correlation of a folded distribution
 
 
 class Values:
@@ -25,11 +27,12 @@ class Values:
     values the sampling error of any percentile is far above the width of a bucket.
     """
 
-    __slots__ = ("_buckets", "_m2", "_max", "_mean", "_min", "_n", "_recent")
+    __slots__ = ("_buckets", "_head", "_m2", "_max", "_mean", "_min", "_n", "_recent")
 
     def __init__(self) -> None:
         self._recent = array("d")
         self._buckets: Counter[int] | None = None
+        self._head = np.array([])
         self._n, self._mean, self._m2 = 0, 0.0, 0.0
         self._min, self._max = float("inf"), float("-inf")
 
@@ -54,6 +57,7 @@ class Values:
         self._absorb(values)
         if self._buckets is None:
             self._buckets = Counter()
+            self._head = values[:_HEAD]
         keys, counts = np.unique(_keys(values), return_counts=True)
         for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
             self._buckets[key] += count
@@ -76,22 +80,16 @@ class Values:
         if self._recent:
             self._fold()
         keys = sorted(self._buckets)
-        counts = np.array([self._buckets[key] for key in keys])
-        middles = np.clip(_middles(np.array(keys)), self._min, self._max)
-        last_rank = np.cumsum(counts) - 1
-        ranks = np.array(PERCENTILES) / 100 * (self._n - 1)
-        at = middles[np.searchsorted(last_rank, np.floor(ranks))]
-        p50, p90, p95, p99 = (float(value) * scale for value in at)
-        return Dist(
+        middles = np.clip(_middles(np.array(keys)), self._min, self._max) * scale
+        last_rank = np.cumsum([self._buckets[key] for key in keys])
+        return _dist(
             n=self._n,
             mean=self._mean * scale,
             stdev=(self._m2 / (self._n - 1)) ** 0.5 * scale,
-            min=self._min * scale,
-            p50=p50,
-            p90=p90,
-            p95=p95,
-            p99=p99,
-            max=self._max * scale,
+            least=self._min * scale,
+            most=self._max * scale,
+            at=lambda rank: float(middles[np.searchsorted(last_rank, rank)]),
+            in_order=self._head * scale,
         )
 
 
@@ -109,22 +107,50 @@ def _middles(keys: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def dist(values: Sequence[float] | NDArray[np.float64]) -> Dist | None:
-    """The distribution of ``values``, percentiles by linear interpolation; None when there are none.
+    """The distribution of ``values``, in the order they came; None when there are none.
 
     ``stdev`` is the sample's (n − 1), and None for a single value.
     """
     if len(values) == 0:
         return None
     data = np.asarray(values, dtype=np.float64)
-    p50, p90, p95, p99 = (float(value) for value in np.percentile(data, PERCENTILES))
-    return Dist(
+    ordered = np.sort(data)
+    return _dist(
         n=len(data),
         mean=float(data.mean()),
         stdev=float(data.std(ddof=1)) if len(data) > 1 else None,
-        min=float(data.min()),
-        p50=p50,
-        p90=p90,
-        p95=p95,
-        p99=p99,
-        max=float(data.max()),
+        least=float(ordered[0]),
+        most=float(ordered[-1]),
+        at=lambda rank: float(ordered[rank - 1]),
+        in_order=data,
+    )
+
+
+def _dist(
+    *,
+    n: int,
+    mean: float,
+    stdev: float | None,
+    least: float,
+    most: float,
+    at: Callable[[int], float],
+    in_order: NDArray[np.float64],
+) -> Dist:
+    """``at`` gives the value of a rank (from 1); ``in_order`` tells how far values hang on those before them."""
+    p50, p90, p95, p99 = (at(nearest_rank(n, percent)) for percent in PERCENTILES.values())
+    plain = Dist(n=n, mean=mean, stdev=stdev, min=least, p50=p50, p90=p90, p95=p95, p99=p99, max=most)
+    told: dict[str, float | None] = {name: percentile(plain, name) for name in PERCENTILES}
+    effects = {name: design_effect(in_order, value) for name, value in told.items() if value is not None}
+    intervals = {}
+    for name, effect in effects.items():
+        low, high = ranks(n, PERCENTILES[name], effect)
+        if low is not None:
+            intervals[name] = (at(low), None if high is None else at(high))
+    return replace(
+        plain,
+        p90=told["p90"],
+        p95=told["p95"],
+        p99=told["p99"],
+        intervals=intervals,
+        independent=n / max(effects.values()),
     )

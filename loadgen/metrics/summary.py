@@ -2,7 +2,8 @@
 
 Definitions (sources in the README's table of words): *start* is the due time in open loop, else the time sent;
 E2E runs from start to the last token, TTFT from start to the first; TPOT = (E2E − TTFT)/(n − 1). Warm-up samples and
-failed ones give no latency. What cannot be told from a sample is left out of its distribution, never put in as 0.
+failed ones give no latency, but a failed one's time is the trial's: 129 s of load in which 2 of 11 requests timed out
+are 129 s. What cannot be told from a sample is left out of its distribution, never put in as 0.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import pairwise
 from loadgen.metrics.distribution import Values
 from loadgen.metrics.distribution import dist as dist  # a figure of its own, for callers of this module
 from loadgen.metrics.observations import Observations
-from loadgen.records import Sample, Summary
+from loadgen.records import DEFINITIONS, Sample, Summary
 from loadgen.units import NS_PER_S, seconds
 
 
@@ -81,13 +82,13 @@ class Accumulator:
         if sample.phase != "measured":
             return
         reply = sample.reply
+        if self._first_sent_ns is None or reply.sent_ns < self._first_sent_ns:
+            self._first_sent_ns = reply.sent_ns
+        self._last_end_ns = max(self._last_end_ns, reply.end_ns)
         if reply.error is not None:
             self._errors[error_class(reply.error)] += 1
             return
         self._ok += 1
-        if self._first_sent_ns is None or reply.sent_ns < self._first_sent_ns:
-            self._first_sent_ns = reply.sent_ns
-        self._last_end_ns = max(self._last_end_ns, reply.end_ns)
         self._input_tokens += sample.input_tokens * sample.batch_size
         start, e2e = start_ns(sample), e2e_ns(sample)
         self._e2e.add(e2e)
@@ -110,9 +111,9 @@ class Accumulator:
                 self._itl.extend(token_gaps_ns(sample))
 
     def summary(self, in_flight_mean: float | None = None, in_flight_max: int | None = None) -> Summary:
-        """The figures so far. Token rates are None when a sample's tokens were counted by nobody."""
+        """The figures so far. Tokens and their rates are None when a sample's were counted by nobody."""
         duration_s = None
-        if self._first_sent_ns is not None and self._last_end_ns > self._first_sent_ns:
+        if self._ok and self._first_sent_ns is not None and self._last_end_ns > self._first_sent_ns:
             duration_s = seconds(self._last_end_ns - self._first_sent_ns)
 
         def rate(count: int, known: bool = True) -> float | None:
@@ -131,13 +132,14 @@ class Accumulator:
             itl_s=self._itl.dist(to_s),
             latency_per_output_token_s=self._per_token.dist(to_s),
             send_lag_s=self._send_lag.dist(to_s),
-            output_tokens=self._output_tokens,
+            output_tokens=self._output_tokens if counted else None,
             input_tokens=self._input_tokens,
             output_tokens_per_s=rate(self._output_tokens, counted),
             total_tokens_per_s=rate(self._output_tokens + self._input_tokens, counted),
             requests_per_s=rate(self._ok),
             in_flight_mean=in_flight_mean,
             in_flight_max=in_flight_max,
+            definitions=DEFINITIONS,
         )
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import cell_text, split_text, subject_text
 from loadgen.analysis.table import Key
-from loadgen.records import ClientQuality
-from loadgen.report.tables import percentile_of
+from loadgen.metrics.percentiles import tail
+from loadgen.records import ClientQuality, Dist
 from loadgen.telemetry.ledger import kv_at_most
 from loadgen.text_table import Table, table_of
 from loadgen.theory.models import kv_bytes_per_token, weight_bytes
@@ -116,7 +116,12 @@ def client_table(analysis: Analysis) -> Table:
         for name, found in sorted(groups.items())
     ]
     head = ("server", "driver", "trials", *(name for name, *_ in CLIENT))
-    return Table(title="The load generator's own figures (worst trial)", head=head, rows=tuple(rows))
+    note = "Below 100 values the largest stands for their p99."
+    return Table(title="The load generator's own figures (worst trial)", head=head, rows=tuple(rows), note=note)
+
+
+def _p99(lag: Dist | None) -> float | None:
+    return tail(lag, "p99") if lag else None
 
 
 def _coalesced(client: ClientQuality) -> float | None:
@@ -127,9 +132,9 @@ def _coalesced(client: ClientQuality) -> float | None:
 
 CLIENT: tuple[tuple[str, Callable[[ClientQuality], float | None], Callable[[float | None], str]], ...] = (
     ("busiest core", lambda client: client.cpu_share, show_share),
-    ("loop lag p99", lambda client: percentile_of(client.loop_lag_s, "p99"), show_s),
-    ("send lag p99", lambda client: percentile_of(client.send_lag_s, "p99"), show_s),
-    ("stamp lag p99", lambda client: percentile_of(client.stamp_lag_s, "p99"), show_s),
+    ("loop lag p99", lambda client: _p99(client.loop_lag_s), show_s),
+    ("send lag p99", lambda client: _p99(client.send_lag_s), show_s),
+    ("stamp lag p99", lambda client: _p99(client.stamp_lag_s), show_s),
     ("coalesced reads", _coalesced, show_share),
 )
 

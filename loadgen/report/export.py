@@ -17,10 +17,9 @@ from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Rules
 from loadgen.analysis.table import DISTRIBUTIONS, METRICS, Row
 from loadgen.errors import LoadgenError, MissingDependency
+from loadgen.metrics.percentiles import percentile
 from loadgen.report.html import charts, page_of
-from loadgen.report.tables import percentile_of
 
-PERCENTILES = ("p90", "p95", "p99")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PNG_SIZE = (1280, 720)
 PNG_TIMEOUT_S = 120.0
@@ -44,13 +43,17 @@ def columns(analysis: Analysis, row: Row) -> dict[str, Any]:
         "started": row.result.started,
         "requests_ok": summary.requests_ok if summary else None,
         "requests_failed": summary.requests_failed if summary else None,
+        "failed_share": row.failed_share,
     }  # fmt: skip
     for metric in METRICS:
         dist = row.dist(metric)
         name = metric.removesuffix("_s") + "_p50_s" if metric in DISTRIBUTIONS else metric
         found[name] = row.values.get(metric)
-        for percentile in PERCENTILES if metric in DISTRIBUTIONS else ():
-            found[name.replace("p50", percentile)] = percentile_of(dist, percentile)
+        if metric in DISTRIBUTIONS:
+            for each in ("p90", "p95", "p99"):
+                found[name.replace("p50", each)] = percentile(dist, each)
+            found[name.replace("p50", "max")] = dist.max if dist else None
+            found[name.replace("_p50_s", "_n")] = dist.n if dist else None
     for name in (
         "mbu", "mfu", "ideal_s", "floor_s", "floor_share", "communication_share", "intensity", "flops_per_s",
         "prefill_s", "decode_step_s", "prefill_mfu", "decode_mbu", "total_input_tokens", "ridge_tokens", "regime",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from loadgen.labels import server_label
+from loadgen.engine_facts import weights_of
+from loadgen.labels import failed_label, of_the_served, server_label
+from loadgen.metrics.percentiles import PERCENTILES, percentile, percentile_words
 from loadgen.records import Caveat, Environment, Trial, TrialResult
 from loadgen.report.tables import CLIENT_MARK, describe, varying
 from loadgen.text_table import Table, table_of
@@ -68,7 +70,9 @@ def engine_table(results: Sequence[TrialResult]) -> Table | None:
                 if isinstance(value, str | int | float | bool)
             }
             name = str(told.pop("engine", "unnamed"))
-            rest = ", ".join(f"{key} {value}" for key, value in told.items() if key in ENGINE_FACTS)
+            facts = [f"{key} {value}" for key, value in told.items() if key in ENGINE_FACTS]
+            weights = weights_of(result.engine, spec)
+            rest = ", ".join([*facts, f"weights {weights.text}"] if weights else facts)
             said[asked, f"{name} ({rest})" if rest else name] += 1
     rows = [(asked, told, str(count)) for (asked, told), count in said.items()]
     return table_of("What ran", ("asked for", "in the server's own words", "trials"), rows)
@@ -106,7 +110,7 @@ def failure_table(results: Sequence[TrialResult]) -> Table | None:
         elif result.summary and result.summary.requests_failed:
             listed = ", ".join(f"{error} × {count}" for error, count in result.summary.errors.items())
             total = result.summary.requests_ok + result.summary.requests_failed
-            words = f"{result.summary.requests_failed} of {total} requests, left out of the figures"
+            words = f"{result.summary.requests_failed} of {total} requests; kept out of findings (--with-failures)"
             rows.append((describe(result.trial, axes), listed, "requests", words))
     return table_of("Failures", ("trial", "error", "phase", "what happened"), rows)
 
@@ -153,15 +157,29 @@ def result_tables(result: TrialResult) -> list[Table]:
         "send lag": summary.send_lag_s,
     }
     rows = tuple(
-        (name, str(d.n), *map(show_s, (d.mean, d.stdev, d.p50, d.p90, d.p95, d.p99, d.max)))
+        (
+            name,
+            str(d.n),
+            *map(show_s, (d.mean, d.stdev)),
+            *(
+                percentile_words(d, each, ends=True) if percentile(d, each) is not None else "–"
+                for each in PERCENTILES
+            ),
+            f"{show_s(d.max)} (largest of {d.n})",
+        )
         if d
         else (name, "0", *["–"] * 7)
         for name, d in dists.items()
     )
-    head = ("latency", "n", "mean", "stdev", "p50", "p90", "p95", "p99", "max")
+    head = ("latency", "n", "mean", "stdev", *PERCENTILES, "max")
+    note = (
+        "Percentiles are nearest ranks, with the 95 % interval that this run's requests leave; – where the rank would "
+        "be the largest value."
+    )
     in_flight = f"{show_number(summary.in_flight_mean)} mean, {show_number(summary.in_flight_max)} at most"
     rates = (
-        ("requests ok / failed", f"{summary.requests_ok} / {summary.requests_failed}"),
+        ("requests failed", failed_label(summary)),
+        ("requests served", str(summary.requests_ok)),
         ("measured over", show_s(summary.duration_s)),
         ("output throughput", show_rate(summary.output_tokens_per_s, "tok/s")),
         ("total throughput", show_rate(summary.total_tokens_per_s, "tok/s")),
@@ -169,7 +187,12 @@ def result_tables(result: TrialResult) -> list[Table]:
         ("in flight", in_flight if summary.in_flight_mean is not None else "–"),
     )
     return [
-        Table(title="Latency", head=head, rows=rows),
+        Table(
+            title=f"Latency{of_the_served(summary)}",
+            head=head,
+            rows=rows,
+            note=note,
+        ),
         Table(title="Throughput", head=("", "measured"), rows=rates),
         *tables,
     ]

@@ -1,7 +1,7 @@
 """Results → tables, as data: what varied decides the axes. Pure; markdown.py and the terminal only render them.
 
 A cell of several repeats shows their median. A cell that the load generator limited says ``!client``, one with another
-doubt ``*``; what was not measured is a dash, never a zero.
+doubt ``*``; one whose trials lost requests their share. What was not measured is a dash, never a zero.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from loadgen.labels import again_label, caveat_marks
+from loadgen.labels import again_label, caveat_marks, failed_label
+from loadgen.metrics.percentiles import NOT_THE_MAXIMUM, percentile, percentile_words
 from loadgen.records import Dist, Summary, Trial, TrialResult
 from loadgen.text_table import Table, table_of
 from loadgen.units import show_number, show_s, show_share
@@ -22,47 +23,61 @@ CLIENT_MARK, CAVEAT_MARK = "!client", "*"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A quantity of a summary: how to get it, how to write it, and why it may be missing."""
+    """A quantity of a summary: how to get it, how to write it, and why it may be missing.
+
+    ``dist`` is the distribution that ``percentile`` is of, which says itself when it is but the largest value.
+    """
 
     name: str
     get: Callable[[Summary], float | None]
     show: Callable[[float | None], str]
     absent: str = ""
+    dist: Callable[[Summary], Dist | None] | None = None
+    percentile: str = ""
+
+    def text(self, summary: Summary | None) -> str:
+        """One trial's figure as a cell."""
+        if summary is None or self.dist is None:
+            return self.show(self.get(summary) if summary else None)
+        return percentile_words(self.dist(summary), self.percentile)
 
 
-def percentile_of(dist: Dist | None, percentile: str = "p50") -> float | None:
-    """One of the percentiles that a distribution keeps; ``None`` without one."""
-    return None if dist is None else getattr(dist, percentile)
+def _of(name: str, metric: str, at: str, absent: str = "") -> Figure:
+    def dist(summary: Summary) -> Dist | None:
+        found: Dist | None = getattr(summary, metric)
+        return found
+
+    return Figure(
+        name=f"{name} {at}",
+        get=lambda summary: percentile(dist(summary), at),
+        show=show_s,
+        absent=absent,
+        dist=dist,
+        percentile=at,
+    )
 
 
 NOT_STREAMED = "needs token arrival times: stream the replies"
-E2E = Figure(name="E2E p50", get=lambda s: percentile_of(s.e2e_s), show=show_s)
-PER_TOKEN = Figure(
-    name="latency per output token p50",
-    get=lambda s: percentile_of(s.latency_per_output_token_s),
-    show=show_s,
-)
+E2E = _of("E2E", "e2e_s", "p50")
+PER_TOKEN = _of("latency per output token", "latency_per_output_token_s", "p50")
 OUTPUT_RATE = Figure(name="output tok/s", get=lambda s: s.output_tokens_per_s, show=show_number)
 FIGURES = (
     E2E,
-    Figure(name="E2E p99", get=lambda s: percentile_of(s.e2e_s, "p99"), show=show_s),
-    Figure(name="TTFT p50", get=lambda s: percentile_of(s.ttft_s), show=show_s, absent=NOT_STREAMED),
-    Figure(name="TTFT p99", get=lambda s: percentile_of(s.ttft_s, "p99"), show=show_s, absent=NOT_STREAMED),
-    Figure(name="TPOT p50", get=lambda s: percentile_of(s.tpot_s), show=show_s, absent=NOT_STREAMED),
-    Figure(name="ITL p99", get=lambda s: percentile_of(s.itl_s, "p99"), show=show_s, absent=NOT_STREAMED),
+    _of("E2E", "e2e_s", "p99"),
+    _of("TTFT", "ttft_s", "p50", NOT_STREAMED),
+    _of("TTFT", "ttft_s", "p99", NOT_STREAMED),
+    _of("TPOT", "tpot_s", "p50", NOT_STREAMED),
+    _of("ITL", "itl_s", "p99", NOT_STREAMED),
     PER_TOKEN,
     OUTPUT_RATE,
     Figure(name="total tok/s", get=lambda s: s.total_tokens_per_s, show=show_number),
     Figure(name="requests/s", get=lambda s: s.requests_per_s, show=show_number),
-    Figure(
-        name="send lag p99", get=lambda s: percentile_of(s.send_lag_s, "p99"), show=show_s,
-        absent="open loop only: a closed loop has no due times",
-    ),
-)  # fmt: skip
+    _of("send lag", "send_lag_s", "p99", "open loop only: a closed loop has no due times"),
+)
 
 LESS_ASKED_FOR = (
     "send lag p99", "ITL p99", "TTFT p99", "requests/s", "latency per output token p50", "total tok/s", "E2E p99",
-    "requests ok", "TPOT p50", "TTFT p50",
+    "TPOT p50", "TTFT p50",
 )  # fmt: skip
 
 # Row axis, column axis, figures: the questions that the sweeps ask. LOAD stands for the axis that sets the load.
@@ -220,6 +235,9 @@ def _cell(repeats: Sequence[TrialResult | None] | None, figure: Figure) -> str:
     text = figure.show(median(values) if values else None)
     if failed:
         text += f" ({len(failed)} of {len(ended)} failed)"
+    lost = max((result.summary.failed_share for result in ended if result.summary), default=0.0)
+    if lost:
+        text += f" ({'up to ' if len(ended) > 1 else ''}{show_share(lost)} of requests failed)"
     if any(caveat.client for result in ended for caveat in result.caveats):
         text += f" {CLIENT_MARK}"
     elif any(result.caveats for result in ended):
@@ -244,21 +262,21 @@ def full_table(results: Sequence[TrialResult]) -> Table:
     repeated = any(result.trial.repeat for result in results)
     started = any(result.trial.start for result in results)
     summaries = [result.summary for result in results if result.summary]
-    figures = [figure for figure in FIGURES if any(figure.get(summary) is not None for summary in summaries)]
+    figures = [
+        figure for figure in FIGURES if any(figure.text(summary) != show_s(None) for summary in summaries)
+    ]
     rows = []
     for result in sorted(results, key=lambda result: _trial_order(result.trial, axes)):
         named, summary = conditions(result.trial), result.summary
         shown = [show_value(named.get(axis)) for axis in axes]
         shown += [str(result.trial.start + 1)] if started else []
         shown += [str(result.trial.repeat + 1)] if repeated else []
-        shown += [figure.show(figure.get(summary) if summary else None) for figure in figures]
-        shown += [
-            f"{summary.requests_ok}/{summary.requests_ok + summary.requests_failed}" if summary else "–"
-        ]
+        shown += [figure.text(summary) for figure in figures]
+        shown += [failed_label(summary)]
         shown += [f"failed: {result.failure.error}" if result.failure else " ".join(caveat_marks(result))]
         rows.append(tuple(shown))
     again = [name for name, shown in (("start", started), ("repeat", repeated)) if shown]
-    head = (*axes, *again, *(f.name for f in figures), "requests ok", "marks")
+    head = (*axes, *again, *(f.name for f in figures), "failed", "marks")
     return Table(title="All trials", head=head, rows=tuple(rows), optional=LESS_ASKED_FOR)
 
 
@@ -272,8 +290,12 @@ def unmeasured(results: Sequence[TrialResult]) -> Table | None:
     summaries = [result.summary for result in results if result.summary]
     rows = []
     for figure in FIGURES:
-        lacking = sum(figure.get(summary) is None for summary in summaries)
-        if lacking:
-            why = figure.absent or "no valid sample had it"
-            rows.append((figure.name, f"{lacking} of {len(summaries)}", why))
+        lacking = [summary for summary in summaries if figure.get(summary) is None]
+        few = [summary for summary in lacking if figure.dist is not None and figure.dist(summary) is not None]
+        for found, why in (
+            (few, f"from {NOT_THE_MAXIMUM.get(figure.percentile)} values on; below it is but the largest"),
+            ([each for each in lacking if each not in few], figure.absent or "no valid sample had it"),
+        ):
+            if found:
+                rows.append((figure.name, f"{len(found)} of {len(summaries)}", why))
     return table_of("Not measured", ("figure", "trials", "why"), rows)

@@ -9,13 +9,15 @@ from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import server_text, split_text
 from loadgen.analysis.roofline import Physics
 from loadgen.analysis.table import Row
-from loadgen.report.tables import percentile_of
+from loadgen.labels import failed_label
+from loadgen.metrics.percentiles import percentile_words, tail
 from loadgen.units import show_number, show_s, show_share
 
 COLUMNS: tuple[tuple[str, bool], ...] = (
     ("source", False), ("server", False), ("model", False), ("split", False), ("load", False), ("batch", True),
     ("input", True), ("output", True), ("repeat", True), ("E2E p50", True), ("E2E p99", True), ("TTFT p50", True),
-    ("TPOT p50", True), ("latency / output token", True), ("output tok/s", True), ("MBU", True), ("MFU", True),
+    ("TPOT p50", True), ("latency / output token", True), ("output tok/s", True), ("failed", True), ("MBU", True),
+    ("MFU", True),
     ("floor / E2E", True), ("communication", True), ("input tokens at once", True), ("regime", False),
     ("doubts", False), ("machine", False), ("trial", False),
 )  # fmt: skip
@@ -37,6 +39,7 @@ def _of_ridge(physics: Physics | None) -> Callable[[float], str]:
 
 def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
     key, physics = row.key, analysis.physics.get(row.run)
+    e2e = row.dist("e2e_s")
 
     def figure(value: float | None, show: Any) -> list[Any] | None:
         return None if value is None else [value, show(value)]
@@ -54,11 +57,12 @@ def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
             for number in (key.batch, key.input_tokens, key.output_tokens, row.trial.repeat)
         ),
         figure(row.values.get("e2e_s"), show_s),
-        figure(percentile_of(row.dist("e2e_s"), "p99"), show_s),
+        None if e2e is None else [tail(e2e, "p99"), percentile_words(e2e, "p99")],
         figure(row.values.get("ttft_s"), show_s),
         figure(row.values.get("tpot_s"), show_s),
         figure(row.values.get("latency_per_output_token_s"), show_s),
         figure(row.values.get("output_tokens_per_s"), show_number),
+        [row.failed_share, failed_label(row.summary) if row.summary else show_share(1.0)],
         figure(physics.mbu if physics else None, show_share),
         figure(physics.mfu if physics else None, show_share),
         figure(physics.floor_share if physics else None, show_share),

@@ -21,7 +21,7 @@ import functools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeVar, cast
@@ -29,7 +29,8 @@ from typing import IO, Any, TypeVar, cast
 import orjson
 
 from loadgen.errors import BadInput, NotResults, StoreError
-from loadgen.records import SCHEMA_VERSION, Environment, TrialResult
+from loadgen.records import DEFINITIONS, SCHEMA_VERSION, Environment, TrialResult
+from loadgen.results.older import mended
 from loadgen.results.rows import Kind, Rows, shared_rows
 from loadgen.results.samples import SampleWriter as SampleWriter
 from loadgen.results.samples import read_samples as read_samples
@@ -159,7 +160,13 @@ class Results:
                 ) from None
             newest.pop(result.trial.id, None)
             newest[result.trial.id] = result
-        return list(newest.values())
+        return [self._mended(result) for result in newest.values()]
+
+    def _mended(self, result: TrialResult) -> TrialResult:
+        if result.summary is None or result.summary.definitions >= DEFINITIONS:
+            return result
+        samples = self.samples(result.trial.id) if result.summary.requests_failed else None
+        return replace(result, summary=mended(result.summary, samples))
 
 
 def open_results(path: str | Path) -> Results:

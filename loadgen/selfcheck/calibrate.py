@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadgen.errors import BadInput
+from loadgen.metrics.percentiles import percentile_words, tail, tail_words
 from loadgen.records import Dist, LoadSpec
 from loadgen.selfcheck.replay import Null, Replay, shorten
 from loadgen.telemetry.cost import TelemetryCost
@@ -104,8 +105,8 @@ def verdict(replay: Replay, bound_s: float) -> tuple[str | None, bool]:
         ("E2E error", errors.e2e_s),
         ("send lag", quality.send_lag_s),
     ):
-        if dist is not None and dist.p99 > bound_s:
-            return f"{name} p99 {show_s(dist.p99)}", False
+        if dist is not None and tail(dist, "p99") > bound_s:
+            return f"{name} {tail_words(dist, 'p99')}", False
     if replay.server_share is not None and replay.server_share < RATE_SHARE:
         return f"the null server kept {show_share(replay.server_share)} of its pace", True
     if replay.rate_share is not None and replay.rate_share < RATE_SHARE:
@@ -188,7 +189,7 @@ def rows(found: Calibration) -> list[tuple[str, str]]:
             shown.append(
                 (
                     f"{name}, mean / p99 / max",
-                    f"{show_s(dist.mean)} / {show_s(dist.p99)} / {show_s(dist.max)}",
+                    f"{show_s(dist.mean)} / {percentile_words(dist, 'p99')} / {show_s(dist.max)}",
                 )
             )
     shown += [
@@ -221,7 +222,10 @@ def telemetry_rows(found: Calibration) -> list[tuple[str, str]]:
     for name, without, beside in pairs:
         if without is not None and beside is not None:
             shown.append(
-                (f"{name} p99, without / with telemetry", f"{show_s(without.p99)} / {show_s(beside.p99)}")
+                (
+                    f"{name} p99, without / with telemetry",
+                    " / ".join(percentile_words(each, "p99") for each in (without, beside)),
+                )
             )
     return shown
 

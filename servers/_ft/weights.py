@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadgen.engine_facts import CHECKPOINT, OURS, UNIFORM, own_weights
+from loadgen.engine_facts import Weights as Numbers
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch.child import child_argv
 from loadgen.records import ServerSpec
@@ -22,9 +24,13 @@ SMALL_BYTES = 1 << 30  # a preset up to here is written without asking
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """The checkpoint folder that the backend reads, how it comes about, and what results call it."""
+    """The checkpoint folder that the backend reads, how it comes about, and what results call it.
+
+    ``label`` says it in words, ``numbers`` whose they are.
+    """
 
     label: str
+    numbers: Numbers
     folder: str
     layout: ft.Layout
     setup: tuple[tuple[str, ...], ...]
@@ -90,13 +96,15 @@ def weights(spec: ServerSpec, options: Options, run_dir: str) -> Weights:
     if given is not None:
         folder = Path(given).expanduser().absolute()
         out = folder.parent if folder.name == found.folder else folder
-        return _on_disk(found, out, "checkpoint (given, sizes checked)", _setup(found, out))
+        numbers = Numbers(maker=CHECKPOINT)
+        return _on_disk(found, out, "checkpoint (given, sizes checked)", numbers, _setup(found, out))
     choice = options.choice("weights", CHOICES)
     size = sum(ft.sizes(found).values())
     if spec.dummy_weights and (choice == "backend" or (choice == "auto" and size > SMALL_BYTES)):
         path = f"checkpoint/{found.folder}"
         return Weights(
             label="random (made by the backend itself: its warnings of missing files are meant)",
+            numbers=Numbers(maker="FasterTransformer", distribution="its own"),
             folder=f"{run_dir}/{path}",
             layout=found,
             setup=(),
@@ -106,11 +114,14 @@ def weights(spec: ServerSpec, options: Options, run_dir: str) -> Weights:
     identity = spec.model.fingerprint if source.checkpoint else "random"
     out = cache_folder(options) / f"{spec.model.name}-{identity}-{found.variant}-{found.dtype}"
     label = "checkpoint (converted)" if source.checkpoint else "random (written by loadgen, seed 0)"
-    return _on_disk(found, out, label, _setup(found, out, "--spec", models.to_json(source)))
+    numbers = own_weights(spec) if source.checkpoint else Numbers(maker=OURS, distribution=UNIFORM, seed=0)
+    return _on_disk(found, out, label, numbers, _setup(found, out, "--spec", models.to_json(source)))
 
 
-def _on_disk(found: ft.Layout, out: Path, label: str, setup: tuple[str, ...]) -> Weights:
-    return Weights(label=label, folder=str(out / found.folder), layout=found, setup=(setup,), files={})
+def _on_disk(found: ft.Layout, out: Path, label: str, numbers: Numbers, setup: tuple[str, ...]) -> Weights:
+    return Weights(
+        label=label, numbers=numbers, folder=str(out / found.folder), layout=found, setup=(setup,), files={}
+    )
 
 
 def _setup(found: ft.Layout, out: Path, *source: str) -> tuple[str, ...]:

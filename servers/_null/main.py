@@ -68,6 +68,7 @@ class NullServer:
             "framework": "null",
             "model": model,
             "kv_ahead": False,
+            "weights": {"maker": "nobody", "distribution": "none"},
             "ttft_ms": ttft_ns / 1e6,
             "itl_ms": itl_ns / 1e6,
         }

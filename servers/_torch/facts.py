@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from loadgen.engine_facts import own_weights
 from loadgen.records import ServerSpec
 
 
@@ -24,11 +25,10 @@ def process_facts(spec: ServerSpec, libraries: Iterable[str]) -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    loaded = spec.model.checkpoint is not None and not spec.dummy_weights
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if spec.gpus else []
     return {
         "model": spec.model.name,
-        "weights": "checkpoint" if loaded else "random",
+        "weights": own_weights(spec).page(),
         "dtype": spec.dtype,
         "tp": spec.tp,
         "pp": spec.pp,

@@ -83,7 +83,7 @@ def test_the_tally_counts_good_measured_samples_only(build: Any) -> None:
     assert (live.warmup, live.ok, live.failed, live.in_flight) == (1, 2, 1, 0)
     assert live.e2e_p50_s == pytest.approx(0.2)
     assert live.ttft_p50_s == pytest.approx(0.02)
-    assert live.tokens_per_s == pytest.approx(80 / 0.4)
+    assert live.tokens_per_s == pytest.approx(80 / 7.1)  # the failed one's time counts
     assert live.errors == {"TimedOut": 1}
 
 
@@ -108,6 +108,8 @@ def test_a_sample_without_a_token_count_adds_none(build: Any) -> None:
     tally = Tally()
     tally.fold(replace(sample, reply=replace(sample.reply, output_tokens=None)), 0)
     assert tally.figures().tokens_per_s is None
+    tally.fold(build.sample(1), 0)
+    assert tally.figures().tokens_per_s is None  # of one counted and one uncounted reply nothing is known
 
 
 def test_the_tally_stays_small(build: Any) -> None:

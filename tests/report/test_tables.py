@@ -105,6 +105,17 @@ def test_a_cell_says_what_limits_it(build: Any) -> None:
     assert cells["6"] == ("not run", "")
 
 
+def test_a_cell_says_what_share_of_its_requests_failed(build: Any) -> None:
+    lost = {"requests_ok": 16, "requests_failed": 4, "errors": {"TimedOut": 4}}
+    results = [
+        build.result(build.trial(b, i), 1.0, **(lost if b == 8 else {})) for b in (1, 8) for i in (20, 128)
+    ]
+    again = build.result(build.trial(8, 20, repeat=1), 1.0)
+    (table,) = pivot_tables([*results, again])
+    assert table.rows[0][1:] == ("1.00 s", "1.00 s (up to 20.0 % of requests failed)")
+    assert table.rows[1][1:] == ("1.00 s", "1.00 s (20.0 % of requests failed)")
+
+
 def test_repeats_become_a_median_with_its_spread(build: Any) -> None:
     results = [
         build.result(build.trial(b, i, repeat=r), 1.0 + 0.1 * r)
@@ -129,7 +140,9 @@ def test_the_full_table_has_every_trial_and_no_invented_zero(build: Any) -> None
     assert table.head[0] == "batch"
     assert [row[0] for row in table.rows] == ["1", "8", "64"]
     assert not [head for head in table.head if head.startswith(("TTFT", "TPOT", "ITL", "send lag"))]
-    assert table.rows[0][table.head.index("requests ok")] == "17/20"
+    assert [row[table.head.index("failed")] for row in table.rows] == ["15.0 % (3 of 20)", "0", "–"]
+    assert "failed" not in table.optional
+    assert table.rows[0][table.head.index("E2E p99")] == "650.0 ms (largest of 20)"
     assert table.rows[2][1:] == ("–",) * (len(table.head) - 2) + ("failed: ServerOutOfMemory",)
 
 

@@ -15,7 +15,9 @@ CLOSED = LoadSpec(kind="closed", input_tokens=8, output_tokens=5, concurrency=3,
 
 
 def dist(value: float) -> Dist:
-    return Dist(n=9, mean=value, stdev=None, min=value, p50=value, p90=value, p95=value, p99=value, max=value)
+    return Dist(
+        n=900, mean=value, stdev=None, min=value, p50=value, p90=value, p95=value, p99=value, max=value
+    )
 
 
 def replay(load: LoadSpec, **changes: object) -> Replay:

@@ -21,6 +21,7 @@ import torch
 
 from loadgen.drivers.grpc_discover import discover
 from loadgen.drivers.mii_grpc import make_driver
+from loadgen.engine_facts import own_weights
 from loadgen.errors import ServerDied
 from loadgen.launch.process import Server, free_ports, serving
 from loadgen.records import Reply, Request, ServerSpec, Timeouts
@@ -207,7 +208,8 @@ def test_it_says_what_it_is(standing: RunningServers) -> None:
     info = standing.info()
     assert info["engine"] == "ds-inference-autotp"
     assert "mii-fastgen cannot: it needs CUDA GPUs" in info["engine_reason"]
-    assert (info["tp"], info["dtype"], info["weights"]) == (standing.spec.tp, "float32", "random")
+    assert (info["tp"], info["dtype"], info["weights"]["maker"]) == (standing.spec.tp, "float32", "loadgen")
+    assert info["weights"] == own_weights(standing.spec).page()
     assert {"random-weights", "float32-rotary", "loopback"} <= set(info["patches"])
     assert "cuda-graph" not in info["patches"]
     assert info["versions"]["deepspeed"]

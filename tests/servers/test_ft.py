@@ -32,6 +32,7 @@ from loadgen.protocols import Command
 from loadgen.records import Reply, Request, ServerSpec, Timeouts
 from loadgen.servers._ft import checkpoint as ft_checkpoint
 from loadgen.servers._ft import container, weights
+from loadgen.servers._ft.tensors import RANDOM_STD
 from loadgen.servers._triton import find
 from loadgen.servers.ft import FRAMEWORK
 from loadgen.theory import models
@@ -193,7 +194,7 @@ def test_the_server_s_command(backend: Path) -> None:
     assert convert[3:5] == ("loadgen.servers._ft.checkpoint", "--spec")
     assert preflight[3] == "loadgen.servers._triton.libraries"
     info = json.loads(found.files["info.json"])
-    assert (info["engine"], info["weights"]) == ("fastertransformer/a", "checkpoint (converted)")
+    assert (info["engine"], info["weights"]["maker"]) == ("fastertransformer/a", "checkpoint")
 
 
 def test_a_container_runs_the_same_command() -> None:
@@ -249,11 +250,15 @@ def test_a_large_preset_s_weights_are_an_explicit_choice(backend: Path) -> None:
     assert parameters(found)["model_checkpoint_path"] == f"{RUN}/checkpoint/4-gpu"
     ini = found.files["checkpoint/4-gpu/config.ini"]
     assert "head_num = 40\nsize_per_head = 128\ninter_size = 13824\nnum_layer = 40\n" in ini
-    assert json.loads(found.files["info.json"])["weights"].startswith("random (made by the backend itself")
+    backends = json.loads(found.files["info.json"])["weights"]
+    assert backends == {"maker": "FasterTransformer", "distribution": "its own"}
+    assert "random (made by the backend itself" in found.files["checkpoint-plan.txt"]
     written = dataclasses.replace(large, options={**where, "weights": "written"})
     FRAMEWORK.check(written)
     assert "--spec" in command(written).setup[0]
     assert "24." in command(written).files["checkpoint-plan.txt"]
+    ours = json.loads(command(written).files["info.json"])["weights"]
+    assert ours == {"maker": "loadgen", "distribution": f"uniform, std {RANDOM_STD:g}", "seed": 0}
 
 
 def test_a_checkpoint_that_is_there_is_checked_and_not_written(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_text_goes_through_the_checkpoints_tokenizer(server: Server) -> None:
 
 def test_it_says_where_its_weights_come_from(server: Server, folder: Path) -> None:
     info = httpx.get(str(server.command.info_url), trust_env=False).json()
-    assert info["weights"] == "checkpoint"
+    assert info["weights"] == {"maker": "checkpoint", "fingerprint": spec_of(folder).model.fingerprint}
     assert info["eos"] == [resolve_eos(folder)]
     assert "tokenizer" in info["text"].lower()
 

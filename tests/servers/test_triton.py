@@ -112,7 +112,7 @@ def test_info_names_the_engine_truthfully(streaming: Server) -> None:
     assert info["engine"] == "triton-python/transformers (generate)"
     assert (info["framework"], info["weights"], info["device"], info["decoupled"]) == (
         "triton",
-        "random",
+        {"maker": "loadgen", "distribution": f"normal, std {hf_model.STD:g}", "seed": 0},
         "cpu",
         True,
     )

@@ -12,7 +12,7 @@ from scraped import GPUS, HALVES, SPANS, S, readings, scrapes
 from loadgen.telemetry.caveats import of_devices
 from loadgen.telemetry.scrapes import Scrape
 from loadgen.telemetry.series import readings_of
-from loadgen.telemetry.summary import energy, summarise
+from loadgen.telemetry.summary import SHORT_POWER_S, energy, mean_power_w, summarise
 from loadgen.telemetry_records import PhaseFigures
 
 
@@ -39,7 +39,8 @@ def test_power_is_that_of_all_gpus_and_joules_are_the_counters(build: Any) -> No
             gpu_energy_j=lambda gpu, s: 1000 + (50 if gpu else 150) * s,
         ),
     )
-    assert found.power_w == pytest.approx(500)
+    assert found.power_w == pytest.approx(200)  # the counter's, whatever the readings say
+    assert found.phases["load"].power_mean_w == pytest.approx(500)
     assert found.energy_from == "counter"
     assert found.joules_per_output_token == pytest.approx((50 + 150) * 4 / 800)
     assert found.phases["load"].energy_j == pytest.approx(800)
@@ -73,6 +74,18 @@ def test_energy_of_a_stretch_that_lies_mostly_between_readings_is_not_known() ->
     assert energy(burst, ((int(2.6 * S), int(2.8 * S)),), GPUS) == (None, None)
     assert energy(burst, ((1 * S, 5 * S),), GPUS) == (pytest.approx(2 * (400 + 300)), "counter")
     assert energy(burst, tuple((s * S, (s + 1) * S) for s in (1, 3, 5)), GPUS) == (None, None)
+
+
+def test_power_readings_lag_so_that_a_short_load_has_no_energy_by_them() -> None:
+    """1.5 s of load, read each tenth of a second, without a counter; beside one that is long enough."""
+    found = readings(gpu_power_w=lambda gpu, s: 300)
+    assert energy(found, ((2 * S, 2 * S + round((SHORT_POWER_S - 0.1) * S)),), GPUS) == (None, None)
+    assert energy(found, ((2 * S, 4 * S),), GPUS) == (pytest.approx(2 * 300 * 2), "power")
+    load = PhaseFigures(seconds=1.5, readings=8, power_mean_w=630.0, energy_j=1030.0)
+    assert mean_power_w(load, "counter") == pytest.approx(1030 / 1.5)
+    assert mean_power_w(load, "power") is None
+    assert mean_power_w(replace(load, seconds=2.0, energy_j=None), None) == 630.0
+    assert mean_power_w(None, None) is None
 
 
 def test_a_counter_that_is_read_seldom_gives_no_joules() -> None:
