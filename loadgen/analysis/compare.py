@@ -60,7 +60,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """``overall`` holds the geometric mean of B / A over the pairs, by metric.
+    """``overall`` holds the geometric mean of B / A over the pairs of the same data, by metric.
 
     ``changed`` maps what differs in the environments to (A, B). ``unpaired`` cells have no partner.
     """
@@ -126,13 +126,16 @@ def compare(
             ratio = quotient(studies[1].estimate(other, metric), studies[0].estimate(one, metric))
             if ratio is not None:
                 ratios[metric] = ratio
-        judged = {gate.text: judge(gate, ratios.get(gate.metric)) for gate in parsed}
-        found.append(Pair(a=one, b=other, work=same_work(one, other), ratios=ratios, gates=judged))
+        work = same_work(one, other)
+        told = ratios if work.comparable else {}
+        judged = {gate.text: judge(gate, told.get(gate.metric)) for gate in parsed}
+        found.append(Pair(a=one, b=other, work=work, ratios=ratios, gates=judged))
+    comparable = [(pair.a, pair.b) for pair in found if pair.work.comparable]
     return Comparison(
         a=left.name,
         b=right.name if right.name != left.name else str(b),
         pairs=tuple(found),
-        overall=overall(studies[0], studies[1], pairs, metrics),
+        overall=overall(studies[0], studies[1], comparable, metrics),
         unpaired=tuple(unpaired),
         excluded=tuple(dict.fromkeys(excluded)),
         changed=changes(left, right),

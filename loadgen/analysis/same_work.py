@@ -32,6 +32,11 @@ class Work:
     why: str
     tokens_alike: float | None
 
+    @property
+    def comparable(self) -> bool:
+        """Whether a difference of times may be called one of servers."""
+        return self.verdict != OTHER_DATA
+
 
 def same_work(one: Cell, other: Cell) -> Work:
     """Equal prompts (same seeded loads), equal data where these decide the clock, equal counts in every sample, and

@@ -8,6 +8,7 @@ from loadgen.analysis.study import Ratio
 from loadgen.text_table import Table, table_of
 from loadgen.units import show_share
 
+OTHER_DATA = " (not the same data)"
 COLUMNS = {
     "e2e_s": "E2E p50",
     "ttft_s": "TTFT p50",
@@ -25,7 +26,7 @@ def tables_of(found: Comparison) -> list[Table]:
 
 def _work(found: Comparison) -> Table:
     rows = []
-    for verdict in ("same", "not proven", "different"):
+    for verdict in ("same", "not proven", "not the same data", "different"):
         members = [pair for pair in found.pairs if pair.work.verdict == verdict]
         for why in dict.fromkeys(pair.work.why for pair in members):
             alike = [pair for pair in members if pair.work.why == why]
@@ -34,9 +35,16 @@ def _work(found: Comparison) -> Table:
 
 
 def _differences(found: Comparison) -> Table:
-    metrics = [metric for metric in COLUMNS if metric in found.overall]
+    metrics = [metric for metric in COLUMNS if any(metric in pair.ratios for pair in found.pairs)]
     rows = [("all, mean", *(_cell(found.overall.get(metric)) for metric in metrics))]
-    rows += [(pair.text, *(_cell(pair.ratios.get(metric)) for metric in metrics)) for pair in found.pairs]
+    for pair in found.pairs:
+        cells = [_cell(pair.ratios.get(metric)) for metric in metrics]
+        if not pair.work.comparable:
+            cells = [
+                ratio_text(ratio) + OTHER_DATA if (ratio := pair.ratios.get(metric)) else "–"
+                for metric in metrics
+            ]
+        rows.append((pair.text, *cells))
     return Table(
         title=f"{found.b} / {found.a}",
         head=("cell", *(COLUMNS[metric] for metric in metrics)),
@@ -78,7 +86,9 @@ def headline(found: Comparison) -> str:
     """One sentence: how many cells, and the mean difference of latency."""
     ratio = found.overall.get("e2e_s")
     proven = sum(pair.work.verdict == "same" for pair in found.pairs)
+    other = sum(not pair.work.comparable for pair in found.pairs)
     words = f"{len(found.pairs)} cells compared, the same work proven in {proven}"
+    words += f", not the same data in {other}, which have no part in the mean" if other else ""
     if ratio is None:
         return words + "."
     change = f"{'+' if ratio.value >= 1 else '−'}{show_share(abs(ratio.value - 1))}"

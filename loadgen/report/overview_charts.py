@@ -9,6 +9,7 @@ import numpy as np
 
 from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import server_text, split_text, subject_text
+from loadgen.analysis.same_data import other_data
 from loadgen.analysis.study import Cell, Study
 from loadgen.analysis.table import Key, work_of
 from loadgen.report.chart import NOT_NAMED, Chart, Figure, Trace, axis, colour, layout, said, scatter, symbol
@@ -153,7 +154,7 @@ def winners_chart(analysis: Analysis) -> Chart:
         id="winners",
         title="Who wins: lowest latency by batch and number of GPUs",
         note="Each field names the fastest server and how many times the next one's latency is; ≈ means that the "
-        "noise cannot tell them apart.",
+        "noise cannot tell them apart; not the same data, that both ran at the power cap on weights of other makers.",
         choices=choices,
         absent="Needs results of at least two frameworks or engines at equal work.",
     )
@@ -217,6 +218,8 @@ def _winner(study: Study, cells: list[Cell], rivals: list[str]) -> tuple[float |
     if len(best) == 1:
         return None, said(f"only {next(iter(best))}")
     order = sorted(best.values(), key=lambda cell: _latency(study, cell))
+    if other_data(order[0].rows, order[1].rows):
+        return None, said("not the same data:", f"{_rival(order[0])}, {_rival(order[1])}")
     ratio = study.ratio(order[1], order[0], LATENCY)
     assert ratio is not None
     if not ratio.above(1):

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from synthetic import Point, grid, result, roofline_world, sweep, write
 
+from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.compare import compare
 from loadgen.analysis.same_data import AT_CAP, other_data, power_cap_share
 from loadgen.analysis.table import Row, rows_of
 from loadgen.records import Caveat, TrialResult
+from loadgen.report.comparison import headline, tables_of
+from loadgen.report.overview_charts import winners_chart
 from loadgen.telemetry_records import PhaseFigures, TelemetrySummary
 
 WORLD = roofline_world(plateau_s=30e-3)
@@ -80,3 +83,53 @@ def test_a_comparison_says_so_in_place_of_a_winner(folders: tuple[Path, Path]) -
     found = compare(*folders)
     told = {pair.a.key.batch: pair.work.verdict for pair in found.pairs}
     assert told == {1: "not proven", 4: "not proven", 64: "not the same data", 256: "not the same data"}
+    assert [gate for pair in found.pairs for gate in pair.gates.values()] == []
+    gated = compare(*folders, gates=["e2e <= +3%"])
+    assert {
+        pair.a.key.batch: pair.gates["e2e <= +3%"] for pair in gated.pairs if not pair.work.comparable
+    } == {
+        64: "not measured",
+        256: "not measured",
+    }
+    rows = {row[0]: row[1] for table in tables_of(found) if "/" in table.title for row in table.rows}
+    assert [name for name, text in rows.items() if "not the same data" in text] == [
+        pair.text for pair in found.pairs if pair.a.key.batch >= 64
+    ]
+    assert "not the same data in 2, which have no part in the mean" in headline(found)
+
+
+def test_findings_and_the_map_of_winners_say_so(tmp_path: Path) -> None:
+    """hf against ds at the cap, on weights of other makers: no verdict, and no winner at any batch."""
+    points = grid(framework=("hf", "ds"), batch=(64, 256), engine=("compiled",))
+    slower = roofline_world(plateau_s=40e-3)
+
+    def study(*, alike: bool) -> Analysis:
+        results = [
+            capped(
+                each,
+                weights="random"
+                if alike or point.framework == "hf"
+                else {"maker": "other", "distribution": "x"},
+            )
+            for point in points
+            for each in sweep([point], slower if point.framework == "ds" else WORLD, repeats=3)
+        ]
+        return analyse([write(tmp_path / f"alike-{alike}", results, samples=False)])
+
+    other = study(alike=False)
+    assert any("Not the same data" in finding.sentence for finding in other.findings)
+    assert not any("takes" in finding.sentence for finding in other.findings if finding.id.startswith("F10"))
+    assert {text.partition(":")[0] for text in fields(other)} == {"not the same data"}
+    alike = study(alike=True)
+    assert not any("Not the same data" in finding.sentence for finding in alike.findings)
+    assert not any("data" in text for text in fields(alike))
+
+
+def fields(analysis: Analysis) -> list[str]:
+    """The words of every field in the map of winners."""
+    return [
+        text
+        for figure in winners_chart(analysis).choices.values()
+        for line in figure.traces[0]["text"]
+        for text in line
+    ]

@@ -18,6 +18,7 @@ from loadgen.analysis.finding import (
     ratio_number,
     ratio_text,
 )
+from loadgen.analysis.same_data import other_data
 from loadgen.analysis.study import Cell, Study
 from loadgen.analysis.table import Key, work_of
 
@@ -53,6 +54,12 @@ def _f10(case: Case, study: Study, name: str, ours: Sequence[Cell], theirs: Sequ
                 pairs[cell.key.gpus, split if cell.key.gpus > 1 else "1 GPU"].append((cell, other))
     if not pairs:
         return not_tested("F10", name, "No pair of equal work on an equal number of GPUs.")
+    same = {group: [pair for pair in members if same_data(*pair)] for group, members in pairs.items()}
+    pairs = {group: members for group, members in same.items() if members}
+    if not pairs:
+        return not_tested(
+            "F10", name, "Not the same data: both ran at the power cap on weights of other makers."
+        )
     rules = case.rules
     verdicts: list[Verdict] = []
     numbers: list[Number] = []
@@ -94,6 +101,11 @@ def _f10(case: Case, study: Study, name: str, ours: Sequence[Cell], theirs: Sequ
     )
 
 
+def same_data(one: Cell, other: Cell) -> bool:
+    """Whether two cells' times may be compared: not where other numbers decided the clock."""
+    return not other_data(one.rows, other.rows)
+
+
 def f11(case: Case) -> list[Finding]:
     """One finding per pair of machines that did the same work with the same framework."""
     study, rules = case.study, case.rules
@@ -104,6 +116,8 @@ def f11(case: Case) -> list[Finding]:
     pairs: dict[tuple[str, str, str, str], list[tuple[Cell, Cell]]] = defaultdict(list)
     for work, machines in by_work.items():
         for one, other in combinations(sorted(machines), 2):
+            if not same_data(machines[one], machines[other]):
+                continue
             pairs[one, other, work.label, work.model].append((machines[one], machines[other]))
     findings = []
     for (one, other, label, model), group in pairs.items():
