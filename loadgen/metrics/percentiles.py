@@ -97,14 +97,19 @@ def tail_words(dist: Dist, name: str) -> str:
 def percentile_words(dist: Dist | None, name: str, *, ends: bool = False) -> str:
     """A percentile in seconds as a table's cell: ``3 ms``, or ``4 ms (largest of 24)`` where there is none.
 
-    With its interval where ``ends`` is set: ``3 ms [2 ms, 5 ms]``, or ``3 ms (≥ 2 ms; no upper end from 40)``.
+    A high one of too few values says so: ``3 ms (no upper end from 40)``; of a median the trial's caveat does. With its
+    interval where ``ends`` is set: ``3 ms [2 ms, 5 ms]``, or ``3 ms (≥ 2 ms; no upper end from 40)``.
     """
     found = percentile(dist, name)
     if dist is None or found is None:
         return "–" if dist is None else f"{show_s(dist.max)} (largest of {dist.n})"
-    if not ends or name not in dist.intervals:
+    low, high = dist.intervals.get(name, (None, None))
+    if ends and low is not None and high is not None:
+        return f"{show_s(found)} [{show_s(low)}, {show_s(high)}]"
+    known = high is not None or (
+        not dist.intervals and dist.n >= WITH_INTERVAL[name]
+    )  # older results hold none
+    if known or (name == "p50" and not ends):
         return show_s(found)
-    low, high = dist.intervals[name]
-    if high is None:
-        return f"{show_s(found)} (≥ {show_s(low)}; no upper end from {dist.n})"
-    return f"{show_s(found)} [{show_s(low)}, {show_s(high)}]"
+    least = f"≥ {show_s(low)}; " if ends and low is not None else ""
+    return f"{show_s(found)} ({least}no upper end from {dist.n})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -75,7 +76,21 @@ def test_a_good_trial_raises_no_doubt() -> None:
 
 
 def test_few_samples() -> None:
-    assert set(doubts(good(5))) == {"few-samples"}
+    few = doubts(good(5))
+    assert set(few) == {"few-samples"}
+    assert few["few-samples"].message == (
+        "5 valid samples: the median has no interval within this run, and there is no p90, p95, p99"
+    )
+    assert "p50 from 6, p90 from 36, p95 from 72, p99 from 368" in few["few-samples"].remedy
+    assert doubts(good(6)) == {}
+
+
+def test_samples_that_hang_on_each_other_are_worth_few() -> None:
+    """Four stretches of 16 requests, each stretch of one speed."""
+    steps = [sample(seq, 100 + (seq // 16) % 2) for seq in range(64)]
+    (told,) = [caveat for kind, caveat in doubts(steps).items() if kind == "few-independent"]
+    assert re.search(r"^64 valid samples are worth \d+(\.\d+)? independent ones", told.message)
+    assert "few-independent" not in doubts(good(64))
 
 
 @pytest.mark.parametrize(("kind", "doubted"), [("static", True), ("closed", False), ("poisson", False)])

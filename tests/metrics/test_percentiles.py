@@ -14,8 +14,10 @@ from loadgen.metrics.percentiles import (
     design_effect,
     nearest_rank,
     percentile,
+    percentile_words,
     ranks,
     tail,
+    tail_words,
 )
 from loadgen.records import Dist
 
@@ -110,3 +112,28 @@ def test_folded_values_have_the_intervals_of_all() -> None:
     assert true is not None
     assert got.p50 == pytest.approx(true.p50, rel=3e-4)
     assert got.intervals["p99"] == pytest.approx(true.intervals["p99"], rel=3e-3)
+
+
+def test_every_percentile_says_what_its_values_leave_of_it() -> None:
+    of_24, of_200, of_1000 = (
+        dist(np.random.default_rng(n).permutation(np.arange(n)) / 1000 + 1) for n in (24, 200, 1000)
+    )
+    assert of_24 is not None
+    assert of_200 is not None
+    assert of_1000 is not None
+    assert percentile_words(of_24, "p50") == "1.01 s"
+    assert percentile_words(of_24, "p50", ends=True) == "1.01 s [1.01 s, 1.02 s]"
+    assert percentile_words(of_24, "p90") == "1.02 s (no upper end from 24)"
+    assert percentile_words(of_24, "p99") == "1.02 s (largest of 24)"
+    assert percentile_words(of_200, "p99") == "1.20 s (no upper end from 200)"
+    assert percentile_words(of_200, "p99", ends=True) == "1.20 s (≥ 1.19 s; no upper end from 200)"
+    assert percentile_words(of_1000, "p99", ends=True) == "1.99 s [1.98 s, 2.00 s]"
+    assert percentile_words(of_1000, "p99") == "1.99 s"
+    assert percentile_words(None, "p50") == "–"
+    assert (tail_words(of_24, "p99"), tail_words(of_1000, "p99")) == ("largest of 24: 1.02 s", "p99 1.99 s")
+
+
+def test_an_older_percentile_is_judged_by_the_number_of_its_values() -> None:
+    older = Dist(n=200, mean=1.5, stdev=0.5, min=1.0, p50=1.5, p90=1.9, p95=1.95, p99=1.99, max=2.0)
+    assert percentile_words(older, "p99") == "1.99 s (no upper end from 200)"
+    assert percentile_words(older, "p90") == percentile_words(older, "p90", ends=True) == "1.90 s"
