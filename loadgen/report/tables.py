@@ -126,12 +126,9 @@ def conditions(trial: Trial) -> dict[str, Value]:
 
 def varying(trials: Iterable[Trial]) -> list[str]:
     """The axes that take more than one value over ``trials``."""
-    seen: dict[str, set[Value]] = {}
     every = [conditions(trial) for trial in trials]
-    for named in every:
-        for axis in named:
-            seen.setdefault(axis, {other.get(axis) for other in every})
-    return [axis for axis, values in seen.items() if len(values) > 1]
+    axes = dict.fromkeys(axis for named in every for axis in named)
+    return [axis for axis in axes if len({named.get(axis) for named in every}) > 1]
 
 
 def fixed_words(trials: Sequence[Trial]) -> str:
