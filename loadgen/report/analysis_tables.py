@@ -117,7 +117,9 @@ def client_table(analysis: Analysis) -> Table:
     ]
     head = ("server", "driver", "trials", *(name for name, *_ in CLIENT))
     note = "Below 100 values the largest stands for their p99."
-    return Table(title="The load generator's own figures (worst trial)", head=head, rows=tuple(rows), note=note)
+    return Table(
+        title="The load generator's own figures (worst trial)", head=head, rows=tuple(rows), note=note
+    )
 
 
 def _p99(lag: Dist | None) -> float | None:
