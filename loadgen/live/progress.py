@@ -147,6 +147,7 @@ class Tally:
     first_sent_ns: int | None = None
     last_end_ns: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    words: dict[str, str] = field(default_factory=dict)  # the first error of each class
     e2e_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
     ttft_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -156,7 +157,9 @@ class Tally:
         self.in_flight = in_flight
         if reply.error is not None:  # a failed warm-up request is news as well
             self.failed += 1
-            self.errors[clean(reply.error.partition(":")[0])] += 1
+            name, _, words = clean(reply.error).partition(": ")
+            self.errors[name] += 1
+            self.words.setdefault(name, words.partition("\n")[0][:200])
             return
         if sample.phase == "warmup":
             self.warmup += 1
@@ -184,6 +187,7 @@ class Tally:
             tokens_per_s=self.tokens / seconds(span_ns) if self.tokens and span_ns > 0 else None,
             recent_e2e_s=tuple(map(seconds, self.e2e_ns)),
             errors=dict(self.errors),
+            words=dict(self.words),
         )
 
 
@@ -200,6 +204,13 @@ class Live:
     tokens_per_s: float | None = None
     recent_e2e_s: Sequence[float] = ()
     errors: Mapping[str, int] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def told(self) -> str:
+        """Errors by class with how often, the first of each in its own words."""
+        each = (f"{count} × {name}: {self.words.get(name, '')}" for name, count in self.errors.items())
+        return ", ".join(each)
 
 
 def to_plain(row: TrialRow | ResultRow | Live) -> dict[str, Any]:

@@ -1,0 +1,382 @@
+"""What an endpoint that somebody else runs takes, asked before any load by some pages and requests of a few tokens.
+
+Routes are tried from the most exact on: completions by token ids, completions by text, chat. In each, what the server
+refuses by name is left out, then all that OpenAI's API does not know. Text is made of words that the server itself
+counts as one token each. Nothing is guessed above what it said: ids stay under the smallest vocabulary known.
+
+Lengths are taken for exact where the server is known to heed ``ignore_eos``, by its name or by token ids in its answer,
+and gave as many tokens as were asked for. Elsewhere an output may end early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loadgen.drivers.openai import make_driver
+from loadgen.drivers.openai_endpoint import EXTRAS, Endpoint, extras_of, named_route
+from loadgen.drivers.words import COMMON, LONG_OPENING, OPENING, Words, from_tokenizer, measure
+from loadgen.errors import BadInput, DriverError, Refused
+from loadgen.launch import endpoint as places
+from loadgen.launch.page import within
+from loadgen.launch.pages import HEED_IGNORE_EOS, Pages, known_facts, read_pages
+from loadgen.load.prompts import FIRST_ID, SAFE_VOCAB
+from loadgen.records import Reply, Request, Timeouts, Trial
+
+LIMIT_S = 10.0  # for all of it
+PAGES_S = 5.0
+PROBE_TOKENS = 8
+PROBE_IDS = tuple(range(FIRST_ID + 1, FIRST_ID + 9))
+MOST_TRIES = 6  # of one route
+FORMS = (("completions", "ids"), ("completions", "text"), ("chat", "text"))
+UNREADABLE = frozenset({400, 413, 415, 422, 500, 501})  # statuses that may be about a field
+ABSENT = frozenset({404, 405})
+_STATUS = re.compile(r"Refused: (\d{3})\b")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the user fixed: ``options`` of the driver, the model, the folder of its tokenizer, whether to stream, and
+    whether an output that ends early is an error (``exact``)."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    tokenizer: str | None = None
+    stream: bool = True
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What was chosen. ``options`` are the driver's, whole; ``choice`` what of them decides a result and is not the
+    default (it goes into the trial's id); ``facts`` what stands in the result's ``engine``; ``line`` says it in words.
+
+    ``vocab`` bounds the ids of prompts; ``context`` and ``vocabulary`` are None where the server does not tell.
+    """
+
+    model: str
+    options: Mapping[str, Any]
+    choice: Mapping[str, Any]
+    at_most: bool
+    vocab: int
+    vocabulary: int | None
+    context: int | None
+    facts: Mapping[str, Any]
+    line: str
+    ours: bool = False
+
+
+def asked_of(trial: Trial) -> Asked:
+    """What a trial against an endpoint that already runs fixed."""
+    options = dict(trial.driver)
+    tokenizer = options.pop("tokenizer", None)
+    return Asked(
+        options=options,
+        model=trial.model_name,
+        tokenizer=None if tokenizer is None else str(tokenizer),
+        stream=trial.load.stream,
+        exact=trial.exact,
+    )
+
+
+def endpoint_of(url: str, found: Found) -> places.Endpoint:
+    """The endpoint as it is loaded."""
+    text = found.options.get("prompt") == "text"
+    return places.Endpoint(
+        base_url=url,
+        driver_options=found.options,
+        info_url=Endpoint(url, found.model, found.options).page("/info") if found.ours else None,
+        facts=found.facts,
+        at_most=found.at_most,
+        vocab=found.vocab if text else found.vocabulary,
+        context=found.context,
+        text=text,
+    )
+
+
+class _Late(Exception):
+    """The time for asking is over."""
+
+
+class Prober:
+    """Sends single requests through the very driver that will send the load, until its time is over."""
+
+    def __init__(self, url: str, model: str, stream: bool, limit_s: float) -> None:
+        self._url, self._model, self._stream = url, model, stream
+        self._ends_s = time.monotonic() + limit_s
+        self.sent = 0
+
+    def send(self, options: Mapping[str, Any], ids: tuple[int, ...], output_tokens: int) -> Reply:
+        """The reply to one request. Raises what a driver's ``open`` raises, and _Late."""
+        left_s = self._ends_s - time.monotonic()
+        if left_s <= 0:
+            raise _Late
+        self.sent += 1
+        limits = Timeouts(connect_s=left_s, first_byte_s=left_s, between_bytes_s=left_s, total_s=left_s)
+        driver = make_driver(self._url, self._model, limits, options)
+        request = Request(
+            seq=0, phase="warmup", prompts=(ids,), output_tokens=output_tokens, stream=self._stream
+        )
+
+        async def one() -> Reply:
+            await driver.open(1)
+            try:
+                ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+                driver.start(driver.prepare(request), ended.set_result)
+                return driver.decode(await ended)
+            finally:
+                await driver.close()
+
+        reply = within(left_s + 0.5, lambda: asyncio.run(one()))
+        if reply is None or (reply.error or "").startswith("TimedOut"):
+            raise _Late
+        return reply
+
+
+@dataclass(slots=True)
+class Settled:
+    """A form that the server took: what was sent, and how it answered."""
+
+    options: dict[str, Any]
+    reply: Reply
+
+
+def discover(url: str, asked: Asked, limit_s: float = LIMIT_S) -> Found:
+    """Ask an endpoint what it takes. Raises BadInput where no server answers and no model is named, for options that
+    cannot be, and, with ``exact``, where lengths cannot be.
+
+    A server that takes nothing is not judged here: the load will be refused with the same words.
+    """
+    began_s = time.monotonic()
+    endpoint = Endpoint(url, asked.model or "", asked.options)
+    pages = read_pages(endpoint, min(PAGES_S, limit_s))
+    model = pages.model(asked.model, url)
+    own = from_tokenizer(asked.tokenizer) if asked.tokenizer is not None else None
+    if pages.ours() and not (asked.options.keys() & {"endpoint", "prompt", "extras"} or named_route_of(url)):
+        return _ours(pages, model, asked)
+    left_s = limit_s - (time.monotonic() - began_s)
+    prober = Prober(url, model, asked.stream, left_s)
+    refusals: dict[str, str] = {}
+    settled: Settled | None = None
+    late = False
+    try:
+        for route, prompt in _forms(url, asked.options):
+            settled = _settle(prober, {**asked.options, "endpoint": route, "prompt": prompt}, refusals)
+            if settled is not None:
+                break
+    except _Late:
+        late = True
+    except DriverError as error:
+        refusals.setdefault("connection", f"{type(error).__name__}: {error}")
+    if settled is None:
+        return _unsettled(pages, model, asked, refusals, url, late)
+    forced = _forced(settled, pages, model)
+    words, told = _words(prober, settled.options, own, forced, asked.exact)
+    return _found(pages, model, asked, settled, refusals, forced, words, told)
+
+
+def named_route_of(url: str) -> str | None:
+    """The route that an endpoint's URL names, ``None`` where it is a prefix to routes."""
+    return named_route(url.partition("?")[0].rstrip("/"))
+
+
+def _ours(pages: Pages, model: str, asked: Asked) -> Found:
+    vocabulary = pages.vocabulary(model)
+    return Found(
+        model=model,
+        options=dict(asked.options),
+        choice=_choice(asked.options),
+        at_most=False,
+        vocab=vocabulary or SAFE_VOCAB,
+        vocabulary=vocabulary,
+        context=pages.context(model),
+        facts={},
+        line="",
+        ours=True,
+    )
+
+
+def _forms(url: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The routes and kinds of prompt to try, the most exact first."""
+    route, prompt = options.get("endpoint") or named_route_of(url), options.get("prompt")
+    if route == "messages":
+        return [("messages", "text")]
+    return [form for form in FORMS if route in (None, form[0]) and prompt in (None, form[1])]
+
+
+def _settle(prober: Prober, options: dict[str, Any], refusals: dict[str, str]) -> Settled | None:
+    """Send a form with less and less beside it, until it is taken; notes the first refusal of it."""
+    fixed = options.get("extras") is not None
+    extras = extras_of(options.get("extras", options["endpoint"] != "messages"))
+    blind = False
+    for _ in range(MOST_TRIES):
+        reply = prober.send({**options, "extras": list(extras)}, PROBE_IDS, PROBE_TOKENS)
+        if reply.error is None:
+            options = {**options, "extras": list(extras)}
+            return (
+                _with_lengths(prober, Settled(options, reply))
+                if blind and not fixed
+                else Settled(options, reply)
+            )
+        refusals.setdefault(_form(options), reply.error)
+        status = _STATUS.match(reply.error)
+        if status is None or int(status[1]) not in UNREADABLE:
+            return None
+        named = [name for name in extras if name in reply.error]
+        leaner = _leaner(options, reply.error)
+        if leaner is not None:
+            options = leaner
+        elif named and not fixed:
+            extras = tuple(name for name in extras if name not in named)
+        elif extras and not fixed:
+            extras, blind = (), True
+        else:
+            return None
+    return None
+
+
+def _leaner(options: dict[str, Any], words: str) -> dict[str, Any] | None:
+    """The options without a field that the server refused by its name."""
+    if options.get("limit") is None and "max_completion_tokens" in words:
+        return {**options, "limit": "max_completion_tokens"}
+    body = options.get("extra_body") or {}
+    for name in ("stream_options", "temperature"):
+        if name in words and name not in body:
+            return {**options, "extra_body": {**body, name: None}}
+    return None
+
+
+def _with_lengths(prober: Prober, bare: Settled) -> Settled:
+    """Whether a server that refused all extras at once takes those that decide lengths."""
+    for extras in (("ignore_eos", "min_tokens"), ("ignore_eos",)):
+        options = {**bare.options, "extras": list(extras)}
+        reply = prober.send(options, PROBE_IDS, PROBE_TOKENS)
+        if reply.error is None:
+            return Settled(options, reply)
+    return bare
+
+
+def _forced(settled: Settled, pages: Pages, model: str) -> bool:
+    reply = settled.reply
+    heeds = reply.counted_by == "ids" or pages.entry(model).get("owned_by") in HEED_IGNORE_EOS
+    return heeds and "ignore_eos" in settled.options["extras"] and reply.output_tokens == (PROBE_TOKENS,)
+
+
+def _words(
+    prober: Prober, options: Mapping[str, Any], own: Words | None, forced: bool, exact: bool
+) -> tuple[Words | None, str]:
+    """The words of text prompts, and what is to be said of their lengths; None for prompts of ids."""
+    if options["prompt"] == "ids":
+        return None, ""
+    opening = OPENING if forced else LONG_OPENING
+    plain = own or Words(words=COMMON, overhead=0, opening=opening)
+
+    def ask(text: str) -> int | None:
+        one = Words(words=(text,), overhead=0, opening="", glue="").option()
+        reply = prober.send({**options, "words": one}, (0,), 1)
+        if reply.error is not None:
+            raise Refused(reply.error)
+        return reply.usage_prompt_tokens
+
+    try:
+        found = measure(ask, own, opening=opening)
+    except (BadInput, Refused) as error:
+        if exact or (own is not None and isinstance(error, BadInput)):
+            raise
+        return plain, "input lengths count words, not tokens"
+    except _Late:
+        return plain, "input lengths were not measured in time and count words"
+    if found is None:
+        return plain, "input lengths are counted by nobody"
+    return found, f"{found.overhead} tokens of each input are the template's"
+
+
+def _found(
+    pages: Pages, model: str, asked: Asked, settled: Settled, refusals: Mapping[str, str], forced: bool,
+    words: Words | None, told: str,
+) -> Found:  # fmt: skip
+    options, reply = settled.options, settled.reply
+    vocabulary = pages.vocabulary(model)
+    form = _form(options)
+    why = "; ".join(f"{name} refused: {_short(words_)}" for name, words_ in refusals.items() if name != form)
+    extras = ", ".join(options["extras"]) or "no extras"
+    counted = {"ids": "tokens by ids", "usage": "tokens by usage", None: "tokens counted by nobody"}
+    parts = [
+        f"{form} ({why})" if why else form,
+        f"with {extras}",
+        "lengths exact" if forced else "output at most as long as asked",
+        told,
+        counted[reply.counted_by],
+        "streamed" if reply.token_ns else "whole" if not asked.stream else "not streamed, though asked to",
+        f"context {context}" if (context := pages.context(model)) else "context unknown",
+        f"vocabulary {vocabulary}" if vocabulary else "",
+    ]
+    line = ", ".join(part for part in parts if part)
+    driver = {**options, "words": words.option()} if words is not None else options
+    return Found(
+        model=model,
+        options=driver,
+        choice=_choice(options),
+        at_most=not forced,
+        vocab=FIRST_ID + len(words.words) if words is not None else (vocabulary or SAFE_VOCAB),
+        vocabulary=vocabulary,
+        context=context,
+        facts={
+            **dict(known_facts(pages, model)),
+            "route": form,
+            "extras": extras,
+            "lengths": "exact" if forced else "at most",
+            "chosen": line,
+        },
+        line=line,
+    )
+
+
+def _unsettled(
+    pages: Pages, model: str, asked: Asked, refusals: Mapping[str, str], url: str, late: bool
+) -> Found:
+    """What is sent where nothing was taken: the first form, whose failure the load will tell."""
+    route, prompt = _forms(url, asked.options)[0]
+    options = {**asked.options, "endpoint": route, "prompt": prompt}
+    why = "; ".join(f"{name}: {_short(words)}" for name, words in refusals.items())
+    line = (
+        f"{_form(options)}, as nothing was taken"
+        + (" in time" if late else "")
+        + (f" ({why})" if why else "")
+    )
+    return Found(
+        model=model,
+        options=options,
+        choice=_choice(options),
+        at_most=late and not asked.exact,
+        vocab=(pages.vocabulary(model) or SAFE_VOCAB) if prompt == "ids" else FIRST_ID + len(COMMON),
+        vocabulary=pages.vocabulary(model),
+        context=pages.context(model),
+        facts={**dict(known_facts(pages, model)), "route": _form(options), "chosen": line},
+        line=line,
+    )
+
+
+def _form(options: Mapping[str, Any]) -> str:
+    return f"{options['endpoint']} by {'token ids' if options['prompt'] == 'ids' else 'text'}"
+
+
+def _choice(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide a result and are not what was always sent, so that older ids stay."""
+    usual = {"endpoint": "completions", "prompt": "ids", "limit": "max_tokens"}
+    chosen = {key: value for key, value in options.items() if value is not None and value != usual.get(key)}
+    for name in ("transport", "stamps", "request_ids", "words"):
+        chosen.pop(name, None)
+    if "extras" in chosen:
+        extras = extras_of(chosen.pop("extras"))
+        chosen |= {} if extras == EXTRAS else {"extras": list(extras)}
+    return chosen
+
+
+def _short(words: str) -> str:
+    text = words.removeprefix("Refused: ")
+    return text[:120] + "…" if len(text) > 120 else text
