@@ -23,7 +23,7 @@ from loadgen.drivers.words import COMMON, LONG_OPENING, OPENING, Words, from_tok
 from loadgen.errors import BadInput, DriverError, Refused
 from loadgen.launch import endpoint as places
 from loadgen.launch.page import within
-from loadgen.launch.pages import HEED_IGNORE_EOS, Pages, known_facts, read_pages
+from loadgen.launch.pages import HEED_IGNORE_EOS, METRICS, Pages, known_facts, read_pages
 from loadgen.load.prompts import FIRST_ID, SAFE_VOCAB
 from loadgen.records import Reply, Request, Timeouts, Trial
 
@@ -35,6 +35,9 @@ MOST_TRIES = 6  # of one route
 FORMS = (("completions", "ids"), ("completions", "text"), ("chat", "text"))
 UNREADABLE = frozenset({400, 413, 415, 422, 500, 501})  # statuses that may be about a field
 ABSENT = frozenset({404, 405})
+_NO_MAX_TOKENS = re.compile(
+    r"max_completion_tokens|(unknown|unsupported|unexpected|unrecognized|extra)\b.*\bmax_tokens"
+)
 _STATUS = re.compile(r"Refused: (\d{3})\b")
 
 
@@ -68,6 +71,7 @@ class Found:
     facts: Mapping[str, Any]
     line: str
     ours: bool = False
+    metrics: bool = False
 
 
 def asked_of(trial: Trial) -> Asked:
@@ -86,10 +90,12 @@ def asked_of(trial: Trial) -> Asked:
 def endpoint_of(url: str, found: Found) -> places.Endpoint:
     """The endpoint as it is loaded."""
     text = found.options.get("prompt") == "text"
+    wire = Endpoint(url, found.model, found.options)
     return places.Endpoint(
         base_url=url,
         driver_options=found.options,
-        info_url=Endpoint(url, found.model, found.options).page("/info") if found.ours else None,
+        info_url=wire.page("/info") if found.ours else None,
+        metrics_url=wire.page(METRICS) if found.metrics and wire.socket is None else None,
         facts=found.facts,
         at_most=found.at_most,
         vocab=found.vocab if text else found.vocabulary,
@@ -197,6 +203,7 @@ def _ours(pages: Pages, model: str, asked: Asked) -> Found:
         facts={},
         line="",
         ours=True,
+        metrics=pages.metrics,
     )
 
 
@@ -241,7 +248,7 @@ def _settle(prober: Prober, options: dict[str, Any], refusals: dict[str, str]) -
 
 def _leaner(options: dict[str, Any], words: str) -> dict[str, Any] | None:
     """The options without a field that the server refused by its name."""
-    if options.get("limit") is None and "max_completion_tokens" in words:
+    if options["endpoint"] == "chat" and options.get("limit") is None and _NO_MAX_TOKENS.search(words):
         return {**options, "limit": "max_completion_tokens"}
     body = options.get("extra_body") or {}
     for name in ("stream_options", "temperature"):
@@ -333,6 +340,7 @@ def _found(
             "chosen": line,
         },
         line=line,
+        metrics=pages.metrics,
     )
 
 
@@ -358,6 +366,7 @@ def _unsettled(
         context=pages.context(model),
         facts={**dict(known_facts(pages, model)), "route": _form(options), "chosen": line},
         line=line,
+        metrics=pages.metrics,
     )
 
 

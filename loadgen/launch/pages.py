@@ -20,7 +20,8 @@ from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.errors import BadInput
 from loadgen.launch.page import LIMIT_BYTES, within
 
-PAGES = {"models": "models", "version": "/version", "info": "/info", "props": "/props"}
+METRICS = "/metrics"
+PAGES = {"models": "models", "version": "/version", "info": "/info", "props": "/props", "metrics": METRICS}
 CONTEXTS = (
     "max_model_len",
     "context_length",
@@ -37,11 +38,13 @@ MOST = 10**9  # tokens: beyond it a figure is none
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pages:
-    """The pages that were found, by their names in ``PAGES``; ``fault`` says why ``models`` was not."""
+    """The pages that were found, by their names in ``PAGES``; ``fault`` says why ``models`` was not. ``metrics``: there
+    is a page of counters, too."""
 
     found: Mapping[str, Mapping[str, Any]]
     fault: str
     reached: bool
+    metrics: bool = False
 
     def model(self, asked: str | None, url: str) -> str:
         """The model to ask for: ``asked``, else the first that is listed. Raises BadInput where none is."""
@@ -100,7 +103,7 @@ def read_pages(endpoint: Endpoint, limit_s: float) -> Pages:
     cannot be followed; a page that does not come is left out."""
     faults: dict[str, str] = {}
     found: dict[str, Mapping[str, Any]] = {}
-    reached = [False]
+    reached, counters = [False], [False]
 
     async def one(client: httpx.AsyncClient, name: str, path: str) -> None:
         try:
@@ -108,6 +111,9 @@ def read_pages(endpoint: Endpoint, limit_s: float) -> Pages:
                 reached[0] = True
                 if not reply.is_success:
                     faults[name] = f"{reply.status_code} {reply.reason_phrase}".strip()
+                    return
+                if name == "metrics":
+                    counters[0] = "text/plain" in reply.headers.get("content-type", "")
                     return
                 body = bytearray()
                 async for block in reply.aiter_bytes():
@@ -130,7 +136,7 @@ def read_pages(endpoint: Endpoint, limit_s: float) -> Pages:
 
     in_time = within(limit_s + 1.0, lambda: asyncio.run(every()) or True)
     fault = faults.get("models", "" if in_time and "models" in found else f"no answer within {limit_s:g} s")
-    return Pages(found=dict(found), fault=fault, reached=reached[0])
+    return Pages(found=dict(found), fault=fault, reached=reached[0], metrics=counters[0])
 
 
 def known_facts(pages: Pages, model: str) -> Iterator[tuple[str, object]]:
