@@ -10,35 +10,23 @@ and gave as many tokens as were asked for. Elsewhere an output may end early.
 
 from __future__ import annotations
 
-import asyncio
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadgen.drivers.openai import make_driver
 from loadgen.drivers.openai_endpoint import EXTRAS, Endpoint, extras_of, named_route
 from loadgen.drivers.words import COMMON, LONG_OPENING, OPENING, Words, from_tokenizer, measure
 from loadgen.errors import BadInput, DriverError, Refused
 from loadgen.launch import endpoint as places
-from loadgen.launch.page import within
 from loadgen.launch.pages import HEED_IGNORE_EOS, METRICS, Pages, known_facts, read_pages
+from loadgen.launch.probes import PROBE_TOKENS, Late, Prober, Settled, form_of, settle
 from loadgen.load.prompts import FIRST_ID, SAFE_VOCAB
-from loadgen.records import Reply, Request, Timeouts, Trial
+from loadgen.records import Trial
 
 LIMIT_S = 10.0  # for all of it
 PAGES_S = 5.0
-PROBE_TOKENS = 8
-PROBE_IDS = tuple(range(FIRST_ID + 1, FIRST_ID + 9))
-MOST_TRIES = 6  # of one route
 FORMS = (("completions", "ids"), ("completions", "text"), ("chat", "text"))
-UNREADABLE = frozenset({400, 413, 415, 422, 500, 501})  # statuses that may be about a field
-ABSENT = frozenset({404, 405})
-_NO_MAX_TOKENS = re.compile(
-    r"max_completion_tokens|(unknown|unsupported|unexpected|unrecognized|extra)\b.*\bmax_tokens"
-)
-_STATUS = re.compile(r"Refused: (\d{3})\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,53 +92,6 @@ def endpoint_of(url: str, found: Found) -> places.Endpoint:
     )
 
 
-class _Late(Exception):
-    """The time for asking is over."""
-
-
-class Prober:
-    """Sends single requests through the very driver that will send the load, until its time is over."""
-
-    def __init__(self, url: str, model: str, stream: bool, limit_s: float) -> None:
-        self._url, self._model, self._stream = url, model, stream
-        self._ends_s = time.monotonic() + limit_s
-        self.sent = 0
-
-    def send(self, options: Mapping[str, Any], ids: tuple[int, ...], output_tokens: int) -> Reply:
-        """The reply to one request. Raises what a driver's ``open`` raises, and _Late."""
-        left_s = self._ends_s - time.monotonic()
-        if left_s <= 0:
-            raise _Late
-        self.sent += 1
-        limits = Timeouts(connect_s=left_s, first_byte_s=left_s, between_bytes_s=left_s, total_s=left_s)
-        driver = make_driver(self._url, self._model, limits, options)
-        request = Request(
-            seq=0, phase="warmup", prompts=(ids,), output_tokens=output_tokens, stream=self._stream
-        )
-
-        async def one() -> Reply:
-            await driver.open(1)
-            try:
-                ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-                driver.start(driver.prepare(request), ended.set_result)
-                return driver.decode(await ended)
-            finally:
-                await driver.close()
-
-        reply = within(left_s + 0.5, lambda: asyncio.run(one()))
-        if reply is None or (reply.error or "").startswith("TimedOut"):
-            raise _Late
-        return reply
-
-
-@dataclass(slots=True)
-class Settled:
-    """A form that the server took: what was sent, and how it answered."""
-
-    options: dict[str, Any]
-    reply: Reply
-
-
 def discover(url: str, asked: Asked, limit_s: float = LIMIT_S) -> Found:
     """Ask an endpoint what it takes. Raises BadInput where no server answers and no model is named, for options that
     cannot be, and, with ``exact``, where lengths cannot be.
@@ -168,18 +109,19 @@ def discover(url: str, asked: Asked, limit_s: float = LIMIT_S) -> Found:
     prober = Prober(url, model, asked.stream, left_s)
     refusals: dict[str, str] = {}
     settled: Settled | None = None
-    late = False
+    forms = _forms(url, asked.options)
+    form, late = forms[0], False
     try:
-        for route, prompt in _forms(url, asked.options):
-            settled = _settle(prober, {**asked.options, "endpoint": route, "prompt": prompt}, refusals)
+        for form in forms:
+            settled = settle(prober, {**asked.options, "endpoint": form[0], "prompt": form[1]}, refusals)
             if settled is not None:
                 break
-    except _Late:
+    except Late:
         late = True
     except DriverError as error:
         refusals.setdefault("connection", f"{type(error).__name__}: {error}")
     if settled is None:
-        return _unsettled(pages, model, asked, refusals, url, late)
+        return _unsettled(pages, model, asked, refusals, form if late else forms[0], late)
     forced = _forced(settled, pages, model)
     words, told = _words(prober, settled.options, own, forced, asked.exact)
     return _found(pages, model, asked, settled, refusals, forced, words, told)
@@ -215,58 +157,6 @@ def _forms(url: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [form for form in FORMS if route in (None, form[0]) and prompt in (None, form[1])]
 
 
-def _settle(prober: Prober, options: dict[str, Any], refusals: dict[str, str]) -> Settled | None:
-    """Send a form with less and less beside it, until it is taken; notes the first refusal of it."""
-    fixed = options.get("extras") is not None
-    extras = extras_of(options.get("extras", options["endpoint"] != "messages"))
-    blind = False
-    for _ in range(MOST_TRIES):
-        reply = prober.send({**options, "extras": list(extras)}, PROBE_IDS, PROBE_TOKENS)
-        if reply.error is None:
-            options = {**options, "extras": list(extras)}
-            return (
-                _with_lengths(prober, Settled(options, reply))
-                if blind and not fixed
-                else Settled(options, reply)
-            )
-        refusals.setdefault(_form(options), reply.error)
-        status = _STATUS.match(reply.error)
-        if status is None or int(status[1]) not in UNREADABLE:
-            return None
-        named = [name for name in extras if name in reply.error]
-        leaner = _leaner(options, reply.error)
-        if leaner is not None:
-            options = leaner
-        elif named and not fixed:
-            extras = tuple(name for name in extras if name not in named)
-        elif extras and not fixed:
-            extras, blind = (), True
-        else:
-            return None
-    return None
-
-
-def _leaner(options: dict[str, Any], words: str) -> dict[str, Any] | None:
-    """The options without a field that the server refused by its name."""
-    if options["endpoint"] == "chat" and options.get("limit") is None and _NO_MAX_TOKENS.search(words):
-        return {**options, "limit": "max_completion_tokens"}
-    body = options.get("extra_body") or {}
-    for name in ("stream_options", "temperature"):
-        if name in words and name not in body:
-            return {**options, "extra_body": {**body, name: None}}
-    return None
-
-
-def _with_lengths(prober: Prober, bare: Settled) -> Settled:
-    """Whether a server that refused all extras at once takes those that decide lengths."""
-    for extras in (("ignore_eos", "min_tokens"), ("ignore_eos",)):
-        options = {**bare.options, "extras": list(extras)}
-        reply = prober.send(options, PROBE_IDS, PROBE_TOKENS)
-        if reply.error is None:
-            return Settled(options, reply)
-    return bare
-
-
 def _forced(settled: Settled, pages: Pages, model: str) -> bool:
     reply = settled.reply
     heeds = reply.counted_by == "ids" or pages.entry(model).get("owned_by") in HEED_IGNORE_EOS
@@ -295,7 +185,7 @@ def _words(
         if exact or (own is not None and isinstance(error, BadInput)):
             raise
         return plain, "input lengths count words, not tokens"
-    except _Late:
+    except Late:
         return plain, "input lengths were not measured in time and count words"
     if found is None:
         return plain, "input lengths are counted by nobody"
@@ -308,7 +198,7 @@ def _found(
 ) -> Found:  # fmt: skip
     options, reply = settled.options, settled.reply
     vocabulary = pages.vocabulary(model)
-    form = _form(options)
+    form = form_of(options)
     why = "; ".join(f"{name} refused: {_short(words_)}" for name, words_ in refusals.items() if name != form)
     extras = ", ".join(options["extras"]) or "no extras"
     counted = {"ids": "tokens by ids", "usage": "tokens by usage", None: "tokens counted by nobody"}
@@ -345,14 +235,15 @@ def _found(
 
 
 def _unsettled(
-    pages: Pages, model: str, asked: Asked, refusals: Mapping[str, str], url: str, late: bool
+    pages: Pages, model: str, asked: Asked, refusals: Mapping[str, str], form: tuple[str, str], late: bool
 ) -> Found:
-    """What is sent where nothing was taken: the first form, whose failure the load will tell."""
-    route, prompt = _forms(url, asked.options)[0]
+    """What is sent where nothing was taken: the first form, whose failure the load will tell; where time was over, the
+    one that was not refused."""
+    route, prompt = form
     options = {**asked.options, "endpoint": route, "prompt": prompt}
     why = "; ".join(f"{name}: {_short(words)}" for name, words in refusals.items())
     line = (
-        f"{_form(options)}, as nothing was taken"
+        f"{form_of(options)}, as nothing was taken"
         + (" in time" if late else "")
         + (f" ({why})" if why else "")
     )
@@ -364,14 +255,10 @@ def _unsettled(
         vocab=(pages.vocabulary(model) or SAFE_VOCAB) if prompt == "ids" else FIRST_ID + len(COMMON),
         vocabulary=pages.vocabulary(model),
         context=pages.context(model),
-        facts={**dict(known_facts(pages, model)), "route": _form(options), "chosen": line},
+        facts={**dict(known_facts(pages, model)), "route": form_of(options), "chosen": line},
         line=line,
         metrics=pages.metrics,
     )
-
-
-def _form(options: Mapping[str, Any]) -> str:
-    return f"{options['endpoint']} by {'token ids' if options['prompt'] == 'ids' else 'text'}"
 
 
 def _choice(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -209,8 +209,10 @@ class Live:
     @property
     def told(self) -> str:
         """Errors by class with how often, the first of each in its own words."""
-        each = (f"{count} × {name}: {self.words.get(name, '')}" for name, count in self.errors.items())
-        return ", ".join(each)
+        return ", ".join(
+            f"{count} × {name}" + (f": {words}" if (words := self.words.get(name)) else "")
+            for name, count in self.errors.items()
+        )
 
 
 def to_plain(row: TrialRow | ResultRow | Live) -> dict[str, Any]:
