@@ -91,7 +91,7 @@ def settle(prober: Prober, options: dict[str, Any], refusals: dict[str, str]) ->
                 if blind and not fixed
                 else Settled(options, reply)
             )
-        refusals.setdefault(form_of(options), reply.error)
+        refusals[form_of(options)] = reply.error
         status = _STATUS.match(reply.error)
         if status is None or int(status[1]) not in UNREADABLE:
             return None
