@@ -145,10 +145,48 @@ def sweep(profile: str, sets: tuple[str, ...], dry_run: bool, cpus: str | None, 
 
 
 @main.command()
-@click.option("--url", required=True, help="an OpenAI-compatible endpoint, such as http://127.0.0.1:8000")
+@click.option(
+    "--url",
+    required=True,
+    help="an OpenAI-compatible endpoint: http://127.0.0.1:8000, or the URL of its very route",
+)
 @click.option("--model", help="model name to ask for (default: the first of /v1/models)")
 @click.option(
-    "--vocab", type=int, help="prompt ids are below this (default: what the server says, else 32000)"
+    "--endpoint",
+    type=click.Choice(["chat", "completions", "messages"]),
+    help="the route (default: the most exact one that it takes)",
+)
+@click.option(
+    "--prompt", type=click.Choice(["ids", "text"]), help="what completions are sent (default: found out)"
+)
+@click.option(
+    "--tokenizer",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="the model's tokenizer: text of exact length",
+)
+@click.option(
+    "--vocab", type=int, help="prompt ids are below this (default: what the server says, else 1000)"
+)
+@click.option(
+    "--exact", is_flag=True, help="an output that ends early is an error, even where it cannot be helped"
+)
+@click.option("--extra-body", metavar="JSON", help="further fields of each request; null leaves one out")
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="'NAME: VALUE'",
+    help="${VARIABLE} is read from the environment",
+)
+@click.option(
+    "--option",
+    "-o",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="of the driver: extras (true, false, or some of ignore_eos, min_tokens, return_token_ids), transport, stamps, "
+    "limit, request_ids",
 )
 @load_options(requests=64, concurrency=1)
 @click.option(
@@ -159,11 +197,15 @@ def sweep(profile: str, sets: tuple[str, ...], dry_run: bool, cpus: str | None, 
 def run(**given: Any) -> None:
     """Load an endpoint that already runs, once, and print its figures.
 
+    It is asked first: a few pages and requests of a few tokens tell which route and which fields it takes, its
+    context, and whether lengths can be exact. A line says what was chosen.
+
     The API key, if one is needed, is read from LOADGEN_API_KEY; it is never stored.
 
     \b
     loadgen run --url http://127.0.0.1:8000 --concurrency 8 --input-tokens 128 --output-tokens 64
     loadgen run --url http://127.0.0.1:8000 --mode poisson --rate 20 --requests 1000
+    loadgen run --url https://example.com/v1 --endpoint chat --header 'api-key: ${MY_KEY}'
     """
     from loadgen.commands import run as command
 

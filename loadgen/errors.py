@@ -19,6 +19,7 @@
     │   ├── BadReply
     │   ├── Refused              the server answered with an error of its own (4xx, 5xx, gRPC status)
     │   └── WrongLength          a reply with another number of tokens than was asked for
+    ├── WarmupRefused            the server refused every request of the warm-up: nothing is measured
     ├── WorkerDied               a load generator process ended early: its trial fails
     └── StoreError               a results folder that cannot be read or written
 """
@@ -110,6 +111,10 @@ class Refused(DriverError):
 
 class WrongLength(DriverError):
     """The reply held another number of tokens than was asked for."""
+
+
+class WarmupRefused(LoadgenError):
+    """The server refused every request of the warm-up; the message is the last refusal."""
 
 
 class WorkerDied(LoadgenError):

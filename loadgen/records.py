@@ -89,6 +89,8 @@ class LoadSpec:
     ``ramp`` (linear from ``rate`` to ``rate_end``), ``trace`` (a JSONL file of offset_s, input_tokens, output_tokens).
     ``warmup`` requests of the same shape are drained before ``requests`` are measured.
     ``max_rate`` caps the request rate of a closed loop. ``workers`` is the number of load generator processes.
+    ``at_most``: an output may end before ``output_tokens``, as where a server cannot be made to go on; it counts with
+    the length that it has.
     """
 
     kind: LoadKind
@@ -106,6 +108,7 @@ class LoadSpec:
     stream: bool = True
     seed: int = 0
     workers: int = 1
+    at_most: bool = False
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
@@ -130,7 +133,9 @@ class LoadSpec:
 class Trial:
     """One cell of a sweep and one repeat of it. ``id`` is a hash of all that decides its result.
 
-    ``server`` is ``None`` when an endpoint that already runs is loaded; then ``url`` and ``model_name`` say which.
+    ``server`` is ``None`` when an endpoint that already runs is loaded; then ``url`` and ``model_name`` say which,
+    ``driver`` what of the driver's options was asked for (a credential as the variable that holds it), and ``exact``
+    that an output of another length is an error whatever the server can.
     ``start`` numbers the fresh servers of a plan that asks for several, from 0.
     """
 
@@ -140,6 +145,8 @@ class Trial:
     url: str | None = None
     model_name: str | None = None
     vocab: int | None = None
+    driver: Mapping[str, object] = field(default_factory=dict)
+    exact: bool = False
     repeat: int = 0
     start: int = 0
 
@@ -248,8 +255,9 @@ class Summary:
     """The figures of one trial over its valid measured samples. Times in seconds, rates per second.
 
     Rates run over ``duration_s`` = first send → last end of all requests, failed ones too; what these were given counts
-    for nothing. ``output_tokens`` is ``None`` when a reply's were counted by nobody. ``definitions`` is 1 in results of
-    earlier versions, whose window left failed requests out and whose percentiles are interpolated.
+    for nothing. ``output_tokens`` is ``None`` when a reply's were counted by nobody. ``first_answer_s`` is start →
+    first token of a chat's answer itself, behind any reasoning. ``definitions`` is 1 in results of earlier versions,
+    whose window left failed requests out and whose percentiles are interpolated.
     """
 
     requests_ok: int
@@ -269,6 +277,7 @@ class Summary:
     requests_per_s: float | None
     in_flight_mean: float | None
     in_flight_max: int | None
+    first_answer_s: Dist | None = None
     definitions: int = 1
 
     @property

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from loadgen.errors import BadInput, ServerDied, ServerError, ServerHung
 from loadgen.identity import server_key, spec_key
+from loadgen.launch.endpoint import fitted
 from loadgen.launch.running import RunningServer, RunningServers
 from loadgen.plan import bisection
 from loadgen.plan.budget import Budget
@@ -175,6 +176,7 @@ class Sweep:
         interrupt.check()
         try:
             up = self._up(running, trial)
+            trial = fitted(trial, up.endpoint)
         except (ServerError, BadInput) as error:
             failure = Failure(error=type(error).__name__, message=str(error), phase="start")
             return self._unstarted(trial, failure)

@@ -9,13 +9,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from loadgen.drivers.find import driver_factory
-from loadgen.errors import LoadgenError, ServerError, ServerHung, ServerOutOfMemory, TimedOut, unserved
+from loadgen.errors import (
+    LoadgenError,
+    Refused,
+    ServerError,
+    ServerHung,
+    ServerOutOfMemory,
+    TimedOut,
+    WarmupRefused,
+    unserved,
+)
 from loadgen.hang_watch import HangWatch
 from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text
 from loadgen.load.run import run_trial_load
 from loadgen.metrics import caveats as checks
 from loadgen.metrics.engine_caveats import of_engine
 from loadgen.metrics.summary import Accumulator
+from loadgen.metrics.why import explained, remedy
 from loadgen.protocols import Watcher
 from loadgen.records import Failure, Sample, Trial, TrialResult
 from loadgen.results.store import SampleWriter
@@ -40,7 +50,7 @@ def run_trial(
     """Run one trial to its end; every fault but an interrupt is part of the result."""
     watcher.trial(trial)
     started, start = datetime.datetime.now(datetime.UTC), time.monotonic()
-    accumulator = Accumulator()
+    accumulator = Accumulator(at_most=trial.load.at_most, text=endpoint.text)
     no_memory: list[Failure] = []
     warmup_error: str | None = None
     lost = 0
@@ -73,6 +83,8 @@ def run_trial(
             stop=lambda: interrupt.asked() or watch.hung or endpoint.fault() is not None,
         )
         interrupt.check()
+    except WarmupRefused as error:
+        failure = no_memory[0] if no_memory else refused_at_once(str(error))
     except LoadgenError as error:
         failure = Failure(error=type(error).__name__, message=str(error), phase="load")
     except BaseException:
@@ -92,7 +104,7 @@ def run_trial(
     if fault is not None:
         failure = Failure(error=type(fault).__name__, message=str(fault), phase="load")
     elif failure is None and summary.requests_ok == 0:
-        failure = no_memory[0] if no_memory else all_failed(summary.errors)
+        failure = no_memory[0] if no_memory else all_failed(summary.errors, accumulator.firsts)
     elif failure is None and unserved(warmup_error):
         words = f"the last request of both warm-ups was not served: {warmup_error}"
         failure = Failure(error="ColdServer", message=words, phase="warmup")
@@ -113,13 +125,21 @@ def run_trial(
     )
 
 
-def all_failed(errors: Mapping[str, int]) -> Failure:
+def refused_at_once(words: str) -> Failure:
+    """The failure of a trial whose warm-up was wholly refused, in the server's words."""
+    hint = remedy(words)
+    told = f"every request of the warm-up was refused: {words.removeprefix('Refused: ')}"
+    return Failure(
+        error=Refused.__name__, message=told + (f"; remedy: {hint}" if hint else ""), phase="warmup"
+    )
+
+
+def all_failed(errors: Mapping[str, int], firsts: Mapping[str, str]) -> Failure:
     """The failure of a trial in which no request succeeded, under its most frequent error."""
     if not errors:
         return Failure(error="NoSamples", message="no measured request ended", phase="load")
     worst = max(errors, key=lambda name: errors[name])
-    listed = ", ".join(f"{name} × {count}" for name, count in sorted(errors.items()))
-    return Failure(error=worst, message=f"no request succeeded: {listed}", phase="load")
+    return Failure(error=worst, message=f"no request succeeded: {explained(errors, firsts)}", phase="load")
 
 
 def probed(trial: Trial, endpoint: Endpoint, watch: HangWatch) -> ServerError | None:

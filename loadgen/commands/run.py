@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import orjson
 
 from loadgen import urls
+from loadgen.drivers.openai import OPTIONS, check_options
 from loadgen.errors import BadInput
-from loadgen.launch.endpoint import Endpoint, server_info
+from loadgen.launch.discover import Asked, discover, endpoint_of
+from loadgen.launch.endpoint import fitted
 from loadgen.plan.plan import endpoint_trial
 from loadgen.records import LoadSpec, Timeouts, Trial, TrialResult
 from loadgen.report import sections
 from loadgen.traces.files import measure_trace
 from loadgen.trial import run_trial
 
-DEFAULT_VOCAB = 32000
 MOST = 10**12  # of whatever is counted
 
 
@@ -29,29 +30,51 @@ def run(
     url: str,
     model: str | None,
     vocab: int | None,
+    exact: bool,
     out: Path | None,
     live: bool | None,
     strict: bool,
+    endpoint: str | None = None,
+    prompt: str | None = None,
+    tokenizer: str | None = None,
+    extra_body: str | None = None,
+    headers: Sequence[str] = (),
+    options: Sequence[str] = (),
     **load: Any,
 ) -> int:
-    """Load the endpoint, print its figures. Returns the exit code."""
+    """Ask the endpoint what it takes, load it, print its figures. Returns the exit code."""
     from loadgen.live.console import console
 
     urls.check(url, "--url")
     urls.check_key()
-    base_url = url.rstrip("/").removesuffix("/v1")
     spec = load_spec(**load)
-    info_url = f"{base_url}/info"
-    info = server_info(info_url)
-    name = model or first_model(base_url)
-    trial = endpoint_trial(spec, base_url, name, vocab or vocab_of(info))
-    endpoint = Endpoint(base_url=base_url, info_url=info_url if info else None)
+    asked = Asked(
+        options=driver_options(endpoint, prompt, extra_body, headers, options),
+        model=model,
+        tokenizer=tokenizer,
+        stream=spec.stream,
+        exact=exact,
+    )
+    base_url = url if "?" in url else url.rstrip("/").removesuffix("/v1")
+    found = discover(base_url, asked)
+    place = endpoint_of(base_url, found)
+    trial = endpoint_trial(
+        replace(spec, at_most=found.at_most and not exact),
+        base_url,
+        found.model,
+        found.vocab if vocab is None or place.text else vocab,
+        driver=found.choice,
+        exact=exact,
+    )
+    fitted(with_longest(trial), place)
     with contextlib.ExitStack() as stack:
         store, environment = open_store(stack, out, trial, argv)
         with console(live=live is not False) as watcher:
             watcher.plan([trial], [])
+            if found.line:
+                watcher.note(f"{base_url}: {found.line}")
             writer = store.sample_writer(trial.id) if store is not None else None
-            result = run_trial(trial, endpoint, watcher, environment=environment, writer=writer)
+            result = run_trial(trial, place, watcher, environment=environment, writer=writer)
             watcher.result(result)
         if store is not None:
             store.append(result)
@@ -60,6 +83,48 @@ def run(
         return 2  # found by the load itself, such as a trace with fewer rows than were asked for
     limited = strict and any(caveat.client for caveat in result.caveats)
     return 1 if result.failure is not None or limited else 0
+
+
+def driver_options(
+    endpoint: str | None,
+    prompt: str | None,
+    extra_body: str | None,
+    headers: Sequence[str],
+    options: Sequence[str],
+) -> dict[str, Any]:
+    """The command line as options of the driver. Raises BadInput that names the option and what is accepted."""
+    found: dict[str, Any] = {"endpoint": endpoint, "prompt": prompt}
+    if extra_body is not None:
+        try:
+            found["extra_body"] = orjson.loads(extra_body)
+        except ValueError as error:
+            raise BadInput(
+                f"--extra-body: not JSON ({error}; accepted: an object such as '{{\"top_k\": 1}}')"
+            ) from None
+    named = [line.partition(":") for line in headers]
+    if bare := next((name for name, colon, _ in named if not colon), None):
+        raise BadInput(f"--header {urls.shown(bare)}: not a header (accepted: 'NAME: VALUE')")
+    if named:
+        found["headers"] = {name.strip(): value.strip() for name, _, value in named}
+    for pair in options:
+        key, equals, text = pair.partition("=")
+        if not equals or key in found or key not in OPTIONS or key == "words":
+            known = ", ".join(
+                name for name in OPTIONS if name not in {*found, "extra_body", "headers", "words"}
+            )
+            raise BadInput(f"--option {pair}: not KEY=VALUE of the driver (accepted: {known})")
+        found[key] = {"true": True, "false": False}.get(text, text)
+    return check_options(found)
+
+
+def with_longest(trial: Trial) -> Trial:
+    """The trial with the longest lengths that it will ask for: a trace has its own."""
+    load = trial.load
+    if load.kind != "trace" or load.trace is None:
+        return trial
+    extent = measure_trace(load.trace)
+    longest = replace(load, input_tokens=extent.input_tokens, output_tokens=extent.output_tokens)
+    return replace(trial, load=longest)
 
 
 def open_store(
@@ -113,9 +178,12 @@ def load_spec(
         ("--rate-end", rate_end),
         ("--max-rate", max_rate),
         ("--timeout", timeout),
+        ("--burstiness", burstiness),
     ):
-        if number is not None and not (number > 0 and math.isfinite(number)):
-            raise BadInput(f"{option} {number:g}: must be above 0 and finite")
+        if number is not None and not 0 < number <= MOST:
+            raise BadInput(f"{option} {number:g}: must be above 0 and finite (accepted: up to {MOST:g})")
+    if warmup is not None and not 0 <= warmup <= MOST:
+        raise BadInput(f"--warmup {warmup}: not a count (accepted: 0 to {MOST})")
     if mode in ("constant", "poisson", "gamma", "ramp") and rate is None:
         raise BadInput(f"--mode {mode} needs --rate (requests per second)")
     if mode == "ramp" and rate_end is None:
@@ -148,29 +216,6 @@ def load_spec(
         workers=workers,
         timeouts=Timeouts(total_s=timeout, first_byte_s=timeout),
     )
-
-
-def first_model(base_url: str) -> str:
-    """The first model that the endpoint lists. Raises BadInput when it cannot be asked."""
-    key = os.environ.get("LOADGEN_API_KEY")
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    try:
-        reply = httpx.get(f"{base_url}/v1/models", headers=headers, timeout=10.0)
-        return str(reply.raise_for_status().json()["data"][0]["id"])
-    except httpx.InvalidURL as error:
-        raise BadInput(f"--url {base_url}: {error} (accepted: such as http://127.0.0.1:8000)") from None
-    except httpx.TransportError as error:
-        raise BadInput(f"--url {base_url}: no server answers there ({error})") from None
-    except (httpx.HTTPStatusError, ValueError, LookupError, TypeError) as error:
-        raise BadInput(
-            f"--url {base_url}: /v1/models names no model ({error}); give one with --model"
-        ) from None
-
-
-def vocab_of(info: dict[str, Any]) -> int:
-    """The vocabulary the server reports, else a size that every llama has."""
-    found = info.get("vocab")
-    return found if type(found) is int and 0 < found <= MOST else DEFAULT_VOCAB
 
 
 def print_result(result: TrialResult) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 import click
 
 from loadgen.drivers.find import driver_factory
+from loadgen.drivers.openai import check_options
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch import frameworks
+from loadgen.launch.discover import asked_of
 from loadgen.plan import interleave
 from loadgen.plan.budget import Budget
 from loadgen.plan.plan import Plan, make_plan
@@ -41,8 +43,11 @@ def make(profile_name: str, sets: tuple[str, ...], *, dry_run: bool) -> tuple[Pr
 
         declared.parse(profile.findings, profile.file)
     plan = make_plan(profile)
-    for spec, _trials in plan.groups():
-        if spec is not None:
+    for spec, trials in plan.groups():
+        if spec is None:
+            asked = asked_of(trials[0])
+            check_options(asked.options)
+        else:
             try:
                 framework = frameworks.find(spec.framework)
                 framework.check(spec)

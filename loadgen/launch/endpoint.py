@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from loadgen.errors import ServerError
+from loadgen.errors import BadInput, ServerError
 from loadgen.launch import engine_counters, triton_counters
 from loadgen.launch.family import Family
 from loadgen.launch.page import fetch
+from loadgen.load.prompts import SAFE_VOCAB
+from loadgen.records import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,9 @@ class Endpoint:
     ``start`` is the identity of the start that serves it: equal for all trials that one server process serves.
     ``family`` are its processes, and ``judge`` takes those of before and says, after a wait, what lost requests meant:
     the server's end or hang, None when it is well. ``hung`` says without a wait whether it answers nothing now. An
-    endpoint that somebody else runs has none of these.
+    endpoint that somebody else runs has none of these; what was found out about it are ``facts``, ``at_most`` (its
+    outputs may end early), the bounds ``vocab`` of ids and ``context`` of a request's tokens, and ``text``: prompts go
+    out as it.
     """
 
     base_url: str
@@ -36,6 +40,11 @@ class Endpoint:
     family: Callable[[], Family] = frozenset
     judge: Callable[[Family], ServerError | None] = lambda _before: None
     hung: Callable[[], bool] = lambda: False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    at_most: bool = False
+    vocab: int | None = None
+    context: int | None = None
+    text: bool = False
 
 
 def server_info(url: str | None) -> dict[str, Any]:
@@ -64,8 +73,37 @@ def metrics_text(url: str | None) -> str:
 
 def engine_of(endpoint: Endpoint, counters_before: str) -> dict[str, Any]:
     """What really ran, in the server's own words, and what its counters say of this trial."""
-    info = server_info(endpoint.info_url)
+    info = {**endpoint.facts, **server_info(endpoint.info_url)}
     counters = metrics_text(endpoint.metrics_url)
     seen = triton_counters.server_side_times(counters_before, counters, info)
     seen = seen or engine_counters.server_side_counts(counters_before, counters)
     return {**info, "server_side": seen} if seen else info
+
+
+def fitted(trial: Trial, endpoint: Endpoint) -> Trial:
+    """The trial as it can be sent to an endpoint that already runs: ids that it knows, lengths that it can give.
+
+    Raises BadInput for more tokens than its context holds, and for ids beyond its vocabulary.
+    """
+    if trial.server is not None:
+        return trial
+    load = trial.load
+    if endpoint.context is not None and load.input_tokens + load.output_tokens > endpoint.context:
+        raise BadInput(
+            f"input_tokens = {load.input_tokens}, output_tokens = {load.output_tokens}: more than the server's context "
+            f"(accepted: a sum up to {endpoint.context})"
+        )
+    if (
+        endpoint.vocab is not None
+        and trial.vocab is not None
+        and trial.vocab > endpoint.vocab
+        and not endpoint.text
+    ):
+        raise BadInput(
+            f"vocab = {trial.vocab}: ids that the server does not know (accepted: up to {endpoint.vocab})"
+        )
+    vocab = trial.vocab
+    if endpoint.vocab is not None and (vocab is None or endpoint.text):
+        vocab = endpoint.vocab if endpoint.text else min(endpoint.vocab, SAFE_VOCAB)  # what None means else
+    at_most = load.at_most or (endpoint.at_most and not trial.exact)
+    return replace(trial, vocab=vocab, load=replace(load, at_most=at_most))

@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import httpx
 
 LIMIT_BYTES = 16 << 20
+T = TypeVar("T")
+
+
+def within(limit_s: float, work: Callable[[], T]) -> T | None:
+    """What ``work`` returns, or raises; ``None`` once ``limit_s`` seconds are over, when it is left to itself.
+
+    Time-outs of libraries count from byte to byte, and a name that resolves slowly knows none: so a thread does it.
+    """
+    done: list[T] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except Exception as error:  # noqa: BLE001 raised again, where somebody waits for it
+            failed.append(error)
+
+    worker = threading.Thread(target=run, name="page", daemon=True)
+    worker.start()
+    worker.join(limit_s)
+    if failed:
+        raise failed[0]
+    return done[0] if done else None
 
 
 def fetch(url: str, limit_s: float) -> bytes | None:
-    """The body of a page; ``None`` without a success within ``limit_s`` seconds and ``LIMIT_BYTES``.
-
-    Time-outs of HTTP libraries count from byte to byte: a page that drips never ends. So a thread fetches it, and is
-    left to itself when its time is over.
-    """
-    found: list[bytes] = []
-    worker = threading.Thread(target=_fetch, args=(url, limit_s, found), name="page", daemon=True)
-    worker.start()
-    worker.join(limit_s)
-    return found[0] if found else None
+    """The body of a page; ``None`` without a success within ``limit_s`` seconds and ``LIMIT_BYTES``."""
+    return within(limit_s, lambda: _fetch(url, limit_s))
 
 
-def _fetch(url: str, limit_s: float, found: list[bytes]) -> None:
+def _fetch(url: str, limit_s: float) -> bytes | None:
     body = bytearray()
     try:
         with httpx.stream("GET", url, timeout=limit_s, trust_env=False) as reply:
             if not reply.is_success:
-                return
+                return None
             for block in reply.iter_bytes():
                 body += block
                 if len(body) > LIMIT_BYTES:
-                    return
+                    return None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
-        return
-    found.append(bytes(body))
+        return None
+    return bytes(body)

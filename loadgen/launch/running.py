@@ -15,6 +15,8 @@ from loadgen.errors import BadInput, ServerError, ServerHung
 from loadgen.identity import server_key
 from loadgen.labels import server_label
 from loadgen.launch import frameworks
+from loadgen.launch.discover import asked_of, discover
+from loadgen.launch.discover import endpoint_of as found_endpoint
 from loadgen.launch.endpoint import Endpoint, server_info
 from loadgen.launch.process import Server, free_ports, port_is_free
 from loadgen.protocols import Framework, Watcher
@@ -150,7 +152,10 @@ class RunningServers:
         spec = trial.server
         if spec is None:
             assert trial.url is not None
-            endpoint = Endpoint(base_url=trial.url)
+            found = discover(trial.url, asked_of(trial))
+            if found.line:
+                self.watcher.note(f"{trial.url}: {found.line}")
+            endpoint = found_endpoint(trial.url, found)
             with self._recording(None, endpoint, None, ()) as recorder:
                 yield endpoint, recorder
             return

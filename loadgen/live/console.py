@@ -110,7 +110,7 @@ class PlainConsole:
             self._say(
                 f"    {live.ok}/{self._requests} requests, {live.failed} failed, {in_flight} in flight, "
                 f"E2E p50 {show_s(live.e2e_p50_s)}, TTFT {show_s(live.ttft_p50_s)}, "
-                f"{show_rate(live.tokens_per_s, 'tok/s out')}"
+                f"{show_rate(live.tokens_per_s, 'tok/s out')}" + (f"; {live.told}" if live.errors else "")
             )
 
     def result(self, result: TrialResult) -> None:

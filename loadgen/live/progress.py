@@ -148,6 +148,7 @@ class Tally:
     first_sent_ns: int | None = None
     last_end_ns: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    words: dict[str, str] = field(default_factory=dict)  # the first error of each class
     e2e_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
     ttft_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -161,7 +162,9 @@ class Tally:
             self.last_end_ns = max(self.last_end_ns, reply.end_ns)
         if reply.error is not None:  # a failed warm-up request is news as well
             self.failed += 1
-            self.errors[clean(reply.error.partition(":")[0])] += 1
+            name, _, words = clean(reply.error).partition(": ")
+            self.errors[name] += 1
+            self.words.setdefault(name, words.partition("\n")[0][:200])
             return
         if sample.phase == "warmup":
             self.warmup += 1
@@ -187,6 +190,7 @@ class Tally:
             tokens_per_s=self.tokens / seconds(span_ns) if self.tokens and span_ns > 0 else None,
             recent_e2e_s=tuple(map(seconds, self.e2e_ns)),
             errors=dict(self.errors),
+            words=dict(self.words),
         )
 
 
@@ -203,6 +207,15 @@ class Live:
     tokens_per_s: float | None = None
     recent_e2e_s: Sequence[float] = ()
     errors: Mapping[str, int] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def told(self) -> str:
+        """Errors by class with how often, the first of each in its own words."""
+        return ", ".join(
+            f"{count} × {name}" + (f": {words}" if (words := self.words.get(name)) else "")
+            for name, count in self.errors.items()
+        )
 
 
 def to_plain(row: TrialRow | ResultRow | Live) -> dict[str, Any]:

@@ -138,8 +138,7 @@ def _trial_lines(shown: LiveState, width: int, now_s: float) -> list[RenderableT
         ("  failed ", "dim"), (str(live.failed), "bold red" if live.failed else ""),
     )  # fmt: skip
     if live.errors:
-        told = ", ".join(f"{count} × {name}" for name, count in live.errors.items())
-        return [head, figures, _line(("        ", ""), (told, "red"))]
+        return [head, figures, _line(("        ", ""), (live.told, "red"))]
     bars = sparkline(live.recent_e2e_s, width - 46)
     if not bars:
         return [head, figures, Text()]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
 
-from loadgen.errors import BadInput, LoadgenError, unserved
+from loadgen.errors import BadInput, LoadgenError, WarmupRefused, unserved
 from loadgen.load.arrivals import Arrival, schedule
 from loadgen.load.arrivals import share as stride
 from loadgen.load.dispatch import GUARD_S, Dispatcher, OnSample, PromptMaker
@@ -70,7 +70,8 @@ async def run_load(
     from there. ``share`` is (worker, workers): this process sends every workers-th request. ``agree_start`` is
     awaited between warm-up and measurement and gives the start instant.
 
-    Raises BadInput for a load that cannot be sent, LoadgenError for a driver that hangs. When cancelled it stops
+    Raises BadInput for a load that cannot be sent, WarmupRefused where the server refused all of the warm-up,
+    LoadgenError for a driver that hangs. When cancelled it stops
     sending, hands out what has come, and closes the driver.
     """
     worker, workers = share
@@ -106,6 +107,8 @@ async def run_load(
             await warmup.run(timers)
             if not unserved(warmup.last_error):
                 break
+        if warmup.sent and warmup.refused == warmup.sent:
+            raise WarmupRefused(warmup.last_error)
         if isinstance(wire, FanOut):
             del wire.skews_ns[:]
 

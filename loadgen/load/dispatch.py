@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from loadgen.errors import LoadgenError, WrongLength
+from loadgen.errors import LoadgenError, Refused, WrongLength
 from loadgen.load.arrivals import Arrival
 from loadgen.load.sound import sound
 from loadgen.metrics.in_flight import FlightTime
@@ -78,7 +78,7 @@ class Dispatcher:
         self.start_ns = 0
         self.in_flight = self.in_flight_max = 0
         self.time = FlightTime()
-        self.sent = self.failed = 0
+        self.sent = self.failed = self.refused = 0
         self.last_error: str | None = None  # of the request that ended last
 
     def prepare(self) -> None:
@@ -256,11 +256,12 @@ class Dispatcher:
         reply = sound(self._driver.decode(self._raws.popleft()))
         due_ns, arrival = self._pending.pop(reply.seq)
         batch = self._load.batch_size
-        if reply.error is None and (wrong := length_error(reply, batch, arrival.output_tokens)) is not None:
+        if reply.error is None and (wrong := self._length_error(reply, arrival)) is not None:
             reply = replace(reply, error=wrong)
         self.last_error = reply.error
         if reply.error is not None:
             self.failed += 1
+            self.refused += reply.error.startswith(Refused.__name__)
         self.time.add(reply.sent_ns, reply.end_ns, more=self._more or bool(self._ready))
         self._on_reply(reply, due_ns)
         sample = Sample(
@@ -272,6 +273,9 @@ class Dispatcher:
             reply=reply,
         )
         self._on_sample(sample, self.in_flight)
+
+    def _length_error(self, reply: Reply, arrival: Arrival) -> str | None:
+        return length_error(reply, self._load.batch_size, arrival.output_tokens, at_most=self._load.at_most)
 
     async def _watch(self) -> None:
         """Drivers end every request by their own time-outs. One that does not must not hang the trial."""
@@ -290,20 +294,25 @@ class Dispatcher:
                 )
 
 
-def length_error(reply: Reply, batch_size: int, asked: int) -> str | None:
-    """What ``Sample.error`` says of a reply with another number of sequences or tokens than asked for.
+def length_error(reply: Reply, batch_size: int, asked: int, *, at_most: bool = False) -> str | None:
+    """What ``Sample.error`` says of a reply with another number of sequences or tokens than asked for; with
+    ``at_most``: with more, or with none.
 
     Where tokens are known of the batch as a whole only, that must be right; a reply nobody counted passes.
     """
     name, received = WrongLength.__name__, reply.output_tokens
+
+    def wrong(count: int, most: int) -> bool:
+        return not 0 < count <= most if at_most else count != most
+
     if received is None:
         total = reply.usage_output_tokens
-        if total is not None and total != batch_size * asked:
+        if total is not None and wrong(total, batch_size * asked):
             return f"{name}: asked {batch_size} × {asked} tokens, usage says {total} in all"
         return None
     if len(received) != batch_size:
         return f"{name}: asked {batch_size} sequences, got {len(received)}"
     for place, count in enumerate(received):
-        if count != asked:
+        if wrong(count, asked):
             return f"{name}: asked {asked}, got {count} (sequence {place})"
     return None

@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 
 import orjson
 
-from loadgen.errors import BadInput, LoadgenError
+from loadgen.errors import BadInput, LoadgenError, WarmupRefused
 from loadgen.load.client import run_here
 from loadgen.protocols import DriverFactory
 from loadgen.records import Trial
@@ -62,7 +62,8 @@ def main() -> int:
             agree_start=lambda: _agree(stdout),
         )
     except LoadgenError as error:
-        _say(stdout, {"error": str(error), "bad_input": isinstance(error, BadInput)})
+        kind = next(known for known in (BadInput, WarmupRefused, LoadgenError) if isinstance(error, known))
+        _say(stdout, {"error": str(error), "kind": kind.__name__})
         return 1
     finally:
         part.close()

@@ -28,7 +28,7 @@ from typing import Any, cast
 
 import orjson
 
-from loadgen.errors import BadInput, LoadgenError, WorkerDied
+from loadgen.errors import BadInput, LoadgenError, WarmupRefused, WorkerDied
 from loadgen.load.client import STOP_PERIOD_S, LoadOutcome, Stop, places_of
 from loadgen.load.dispatch import OnSample
 from loadgen.load.quality import Figures, ReplyFigures, client_quality
@@ -189,7 +189,9 @@ def _wait_for_all(members: list[_Worker], key: str, stop: Stop) -> list[dict[str
             if message is None:
                 continue
             if "error" in message:
-                kind = BadInput if message["bad_input"] else LoadgenError
+                if message["kind"] == WarmupRefused.__name__:
+                    raise WarmupRefused(message["error"])
+                kind = BadInput if message["kind"] == BadInput.__name__ else LoadgenError
                 raise kind(f"load generator worker {worker.number}: {message['error']}")
             assert key in message
             heard[worker.number] = message

@@ -6,11 +6,12 @@ wherever it is shown, and fails ``sweep --strict``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from loadgen.metrics.observations import Mismatch, Observations
 from loadgen.metrics.percentiles import FEW_INDEPENDENT, WITH_INTERVAL, percentile, tail, tail_words
 from loadgen.metrics.summary import Accumulator
+from loadgen.metrics.why import explained
 from loadgen.records import Caveat, ClientQuality, Dist, LoadSpec, Summary, Trial
 from loadgen.units import show_number, show_s, show_share
 
@@ -33,15 +34,17 @@ SKEW_SHARE = 0.05  # of the batch's E2E latency
 def caveats(trial: Trial, seen: Accumulator, summary: Summary, client: ClientQuality | None) -> list[Caveat]:
     """Every doubt about a summary, those that void it first. Without the client's figures it goes unchecked."""
     load, observations = trial.load, seen.observations
-    found = list(of_samples(load, observations, summary))
+    found = list(of_samples(load, observations, summary, seen.firsts))
     if client is not None:
         found += of_client(load, summary, client)
     return sorted(found, key=lambda caveat: not caveat.client)
 
 
-def of_samples(load: LoadSpec, observations: Observations, summary: Summary) -> Iterator[Caveat]:
-    """Doubts that the samples raise."""
-    yield from _failures(summary)
+def of_samples(
+    load: LoadSpec, observations: Observations, summary: Summary, firsts: Mapping[str, str] | None = None
+) -> Iterator[Caveat]:
+    """Doubts that the samples raise; ``firsts`` are the first errors of each class in their own words."""
+    yield from _failures(summary, firsts or {})
     yield from _token_times(load, observations)
     e2e = summary.e2e_s
     if e2e is None:
@@ -90,7 +93,7 @@ def _few(e2e: Dist) -> Iterator[Caveat]:
         )
 
 
-def _failures(summary: Summary) -> Iterator[Caveat]:
+def _failures(summary: Summary, firsts: Mapping[str, str]) -> Iterator[Caveat]:
     total = summary.requests_ok + summary.requests_failed
     wrong = summary.errors.get("WrongLength", 0)
     if wrong:
@@ -101,14 +104,14 @@ def _failures(summary: Summary) -> Iterator[Caveat]:
             remedy="make the server ignore end-of-sequence and check its length limits",
         )
     if summary.requests_failed > wrong:
-        listed = ", ".join(
-            f"{name} × {n}" for name, n in sorted(summary.errors.items()) if name != "WrongLength"
-        )
+        others = {name: count for name, count in summary.errors.items() if name != "WrongLength"}
+        listed, _, hint = explained(others, firsts).partition("; remedy: ")
+        hint = hint or "read the server's log"
         yield Caveat(
             kind="failed-requests",
             message=f"{summary.requests_failed - wrong} of {total} requests failed ({listed}); latencies are of the "
             "served ones, rates over the time of all",
-            remedy="read the server's log; latency of the rest may be too good",
+            remedy=f"{hint}; latency of the rest may be too good",
         )
 
 
@@ -119,6 +122,21 @@ def _token_times(load: LoadSpec, observations: Observations) -> Iterator[Caveat]
             message=f"output tokens of {observations.uncounted} of {observations.ok} replies are counted by nobody "
             "(neither token ids nor usage): no token rate, and a short output would go unseen",
             remedy="use a server that sends usage or token ids",
+        )
+    if observations.short:
+        mean = observations.short_tokens / observations.short
+        yield Caveat(
+            kind="output-at-most",
+            message=f"{observations.short} of {observations.ok} outputs ended early, with {show_number(mean)} of "
+            f"{load.output_tokens * load.batch_size} tokens on average; rates count what came",
+            remedy="compare by TPOT and tokens per second; --exact makes a short output an error",
+        )
+    if observations.prompt_uncounted:
+        yield Caveat(
+            kind="prompt-uncounted",
+            message=f"no input tokens are counted in {observations.prompt_uncounted} of {observations.ok} replies: "
+            "prompts went out as text, and their length is a guess",
+            remedy="use a server that sends usage, or --prompt ids",
         )
     if observations.output_mismatch.count:
         yield _mismatch("token-mismatch", "output tokens", observations.output_mismatch, observations.ok)

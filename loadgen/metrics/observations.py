@@ -23,9 +23,16 @@ class Mismatch:
 
 
 class Observations:
-    """Takes measured samples one by one; ``checks`` reads it. Failed ones give no latency."""
+    """Takes measured samples one by one; ``checks`` reads it. Failed ones give no latency.
 
-    def __init__(self) -> None:
+    ``at_most``: an output may be shorter than was asked for; ``text``: prompts went out as text.
+    """
+
+    def __init__(self, *, at_most: bool = False, text: bool = False) -> None:
+        self._at_most, self._text = at_most, text
+        self.short = 0  # replies with fewer tokens than were asked for, where they may
+        self.short_tokens = 0
+        self.prompt_uncounted = 0  # text prompts whose tokens the server did not count
         self.ok = 0
         self.uncounted = 0  # replies whose output tokens nobody counted
         self.unstreamed = 0  # streaming was asked for, and no token came before the end
@@ -45,6 +52,7 @@ class Observations:
             self.first_sent_ns, self.first_e2e_ns = reply.sent_ns, e2e_ns
         if reply.output_tokens is None:
             self.uncounted += 1
+        self.prompt_uncounted += self._text and reply.usage_prompt_tokens is None
         if not reply.token_ns:
             self.unstreamed += 1
         elif len(reply.token_ns) == 1 and sample.output_tokens_asked > 1:
@@ -54,13 +62,19 @@ class Observations:
 
     def _compare(self, sample: Sample) -> None:
         reply, batch = sample.reply, sample.batch_size
-        counts = {"asked": sample.output_tokens_asked * batch}
+        asked = sample.output_tokens_asked * batch
+        counts = {"asked": asked}
         if reply.token_ns and reply.counted_by == "ids":
             counts["streamed"] = sum(reply.tokens_per_arrival)
         if reply.output_tokens is not None:
             counts["received"] = sum(reply.output_tokens)
         if reply.usage_output_tokens is not None:
             counts["usage"] = reply.usage_output_tokens
+        if self._at_most:
+            del counts["asked"]
+            if counts and (least := min(counts.values())) < asked:
+                self.short += 1
+                self.short_tokens += least
         if len(set(counts.values())) > 1:
             words = ", ".join(f"{name} {count}" for name, count in counts.items())
             self.output_mismatch.add(f"request {reply.seq}: {words}")

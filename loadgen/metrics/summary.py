@@ -63,11 +63,14 @@ def error_class(error: str) -> str:
 class Accumulator:
     """Takes samples one by one and forgets them; ``summary`` may be asked for at any time.
 
-    ``observations`` are what ``caveats`` needs besides.
+    ``observations`` are what ``caveats`` needs besides; ``firsts`` the first error of each class, of the warm-up, too.
+    ``text``: prompts went out as text, so that the server's count of their tokens is the better one.
     """
 
-    def __init__(self) -> None:
-        self.observations = Observations()
+    def __init__(self, *, at_most: bool = False, text: bool = False) -> None:
+        self.observations = Observations(at_most=at_most, text=text)
+        self.firsts: dict[str, str] = {}
+        self._text = text
         self._ok = 0
         self._errors: Counter[str] = Counter()
         self._first_sent_ns: int | None = None
@@ -75,13 +78,15 @@ class Accumulator:
         self._input_tokens = self._output_tokens = 0
         self._uncounted = 0
         self._e2e, self._ttft, self._tpot, self._itl = Values(), Values(), Values(), Values()
-        self._per_token, self._send_lag = Values(), Values()
+        self._per_token, self._send_lag, self._answer = Values(), Values(), Values()
 
     def add(self, sample: Sample) -> None:
         """Take a sample; warm-up is left out."""
+        reply = sample.reply
+        if reply.error is not None:
+            self.firsts.setdefault(error_class(reply.error), reply.error)
         if sample.phase != "measured":
             return
-        reply = sample.reply
         if self._first_sent_ns is None or reply.sent_ns < self._first_sent_ns:
             self._first_sent_ns = reply.sent_ns
         self._last_end_ns = max(self._last_end_ns, reply.end_ns)
@@ -89,7 +94,8 @@ class Accumulator:
             self._errors[error_class(reply.error)] += 1
             return
         self._ok += 1
-        self._input_tokens += sample.input_tokens * sample.batch_size
+        used = reply.usage_prompt_tokens if self._text else None
+        self._input_tokens += sample.input_tokens * sample.batch_size if used is None else used
         start, e2e = start_ns(sample), e2e_ns(sample)
         self._e2e.add(e2e)
         self.observations.add(sample, start, e2e)
@@ -102,6 +108,8 @@ class Accumulator:
             self._output_tokens += sum(reply.output_tokens)
             if tokens:
                 self._per_token.add(e2e / tokens)
+        if reply.first_answer_ns is not None:
+            self._answer.add(reply.first_answer_ns - start)
         if reply.token_ns:
             ttft = reply.token_ns[0] - start
             self._ttft.add(ttft)
@@ -140,6 +148,7 @@ class Accumulator:
             in_flight_mean=in_flight_mean,
             in_flight_max=in_flight_max,
             definitions=DEFINITIONS,
+            first_answer_s=self._answer.dist(to_s),
         )
 
 

@@ -96,18 +96,18 @@ def trial_of(cell: Cell) -> Trial:
         url=cell.target.url if cell.target else None,
         model_name=cell.target.model_name if cell.target else None,
         vocab=cell.server.model.vocab if cell.server else cell.target.vocab if cell.target else None,
+        driver=cell.target.driver if cell.target else {},
+        exact=cell.target.exact if cell.target else False,
         repeat=cell.repeat,
         start=cell.start,
     )
 
 
 def endpoint_trial(
-    load: LoadSpec, url: str, model_name: str | None = None, vocab: int | None = None, repeat: int = 0
+    load: LoadSpec, url: str, model_name: str | None = None, vocab: int | None = None, **target: Any
 ) -> Trial:
-    """The one trial of ``loadgen run``: an endpoint that already runs."""
-    return trial_of(
-        Cell(load=load, target=Target(url=url, model_name=model_name, vocab=vocab), repeat=repeat)
-    )
+    """The one trial of ``loadgen run``: an endpoint that already runs. ``target`` are further fields of Target."""
+    return trial_of(Cell(load=load, target=Target(url=url, model_name=model_name, vocab=vocab, **target)))
 
 
 def _work(cell: Cell) -> dict[str, Any]:
@@ -119,7 +119,11 @@ def _work(cell: Cell) -> dict[str, Any]:
 
 def _engine(cell: Cell) -> dict[str, Any]:
     if cell.server is None:
-        return {} if cell.target is None else dataclasses.asdict(cell.target)
+        if cell.target is None:
+            return {}
+        always = ("url", "model_name", "vocab")
+        told = dataclasses.asdict(cell.target)
+        return {key: value for key, value in told.items() if key in always or value}
     server = {
         key: value for key, value in _differing(cell.server).items() if key not in NOT_IN_IDS | {"model"}
     }

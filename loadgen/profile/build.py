@@ -72,7 +72,13 @@ class Builder:
                 return []
         else:
             table = self._tables.target
-            target = Target(url=table.url or "", model_name=table.model, vocab=table.vocab)
+            target = Target(
+                url=table.url or "",
+                model_name=table.model,
+                vocab=table.vocab,
+                driver=table.driver(),
+                exact=table.exact,
+            )
         trace = self._trace(point)
         if isinstance(trace, BadInput):
             return []

@@ -64,6 +64,16 @@ starts = 3                           # fresh servers that each run all of it, A 
     url = "http://127.0.0.1:8000"
     model = "llama-13b"              # what it calls its model
     vocab = 32000                    # ids of prompts stay below it
+    endpoint = "chat"                # completions, chat or messages; found out when left out, as all of these
+    prompt = "text"                  # what completions are sent: ids or text
+    tokenizer = "…"                  # folder of the model's tokenizer: text of exact length
+    exact = true                     # an output that ends early is an error, whatever the server can
+    [target.extra_body]              # further fields of each request
+    top_k = 1
+    [target.headers]                 # further headers; ${VARIABLE} is read from the environment
+    api-key = "${MY_KEY}"
+    [target.options]                 # extras = ["ignore_eos"], transport = "httpx", …: see loadgen run --help
+    extras = false
 
     [[finding]]                      # a claim of your own, decided by the report
     id = "cheap enough"
@@ -100,11 +110,13 @@ from loadgen.telemetry_records import TelemetrySpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """An endpoint that already runs."""
+    """An endpoint that already runs. ``driver`` are options of its driver that were set."""
 
     url: str
     model_name: str | None = None
     vocab: int | None = None
+    driver: Mapping[str, Any] = field(default_factory=dict)
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -166,11 +166,29 @@ class BisectionTable(Table):
 
 
 class TargetTable(Table):
-    """[target]: an endpoint that already runs, in place of [server]."""
+    """[target]: an endpoint that already runs, in place of [server]; ``options`` are the driver's own."""
 
     url: Url | None = None
     model: Text | None = None
     vocab: Count | None = None
+    endpoint: Text | None = None
+    prompt: Text | None = None
+    tokenizer: Text | None = None
+    exact: Flag = False
+    extra_body: dict[str, Any] = {}
+    headers: dict[str, Text] = {}
+    options: dict[str, Any] = {}
+
+    def driver(self) -> dict[str, Any]:
+        """The driver's options that were set, and the tokenizer's folder."""
+        named = {
+            "endpoint": self.endpoint,
+            "prompt": self.prompt,
+            "tokenizer": self.tokenizer,
+            "extra_body": self.extra_body or None,
+            "headers": self.headers or None,
+        }
+        return {**self.options, **{key: value for key, value in named.items() if value is not None}}
 
 
 class TelemetryTable(Table):

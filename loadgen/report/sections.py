@@ -78,7 +78,18 @@ def engine_table(results: Sequence[TrialResult]) -> Table | None:
     return table_of("What ran", ("asked for", "in the server's own words", "trials"), rows)
 
 
-ENGINE_FACTS = ("dtype", "tp", "pp", "device", "attention", "torch", "transformers", "version")
+ENGINE_FACTS = (
+    "dtype",
+    "tp",
+    "pp",
+    "device",
+    "attention",
+    "torch",
+    "transformers",
+    "version",
+    "context",
+    "chosen",
+)
 
 
 def caveat_table(results: Sequence[TrialResult]) -> Table | None:
@@ -151,6 +162,7 @@ def result_tables(result: TrialResult) -> list[Table]:
     dists = {
         "E2E latency": summary.e2e_s,
         "TTFT": summary.ttft_s,
+        **({"first answer": summary.first_answer_s} if summary.first_answer_s else {}),
         "TPOT": summary.tpot_s,
         "ITL": summary.itl_s,
         "latency per output token": summary.latency_per_output_token_s,

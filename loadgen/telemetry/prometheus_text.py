@@ -14,7 +14,12 @@ from dataclasses import dataclass
 
 MIB = 1024.0**2
 DCGM_BLANK = 140737488355328.0  # DCGM's blank of doubles; its integer blanks are larger still
-LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?[ \t]+(\S+)(?:[ \t]+-?\d+)?\s*$")
+# Name, labels, value; a time and an exemplar may follow.
+LINE = re.compile(
+    r"^([a-zA-Z_:][a-zA-Z0-9_:]*)"
+    r'(?:\{((?:[^"{}]|"(?:[^"\\]|\\.)*+")*+)\})?'
+    r"[ \t]+(\S+)(?:[ \t]+-?\d+(?:\.\d+)?)?(?:[ \t]+#.*)?\s*$"
+)
 # Without the word boundary and the possessive repeats, a line of one long word takes the square of its length.
 LABEL = re.compile(r'\b([a-zA-Z_]\w*+)="((?:[^"\\]|\\.)*)"')
 TREE, HOST, ENGINE = "tree", "host", "engine"
@@ -135,9 +140,14 @@ def series_of(text: str, names: Container[str] | None = None) -> Iterator[Series
 
 
 def normalise(series: Iterable[Series]) -> Page:
-    """Series under our names and units, doubtful ones refused."""
+    """Series under our names and units, doubtful ones refused.
+
+    A page of several engines has one series for each: they are summed, a share of a cache is averaged.
+    """
     found: dict[tuple[str, str], float] = {}
+    engines: dict[tuple[str, str], dict[tuple[tuple[str, str], ...], float]] = {}
     refused: list[str] = []
+    slices = False
     for name, labels, value in series:
         if not math.isfinite(value) or value < 0:
             refused.append(f"{name} = {value}")
@@ -145,12 +155,20 @@ def normalise(series: Iterable[Series]) -> Page:
         if value >= DCGM_BLANK and name.startswith("DCGM_"):
             continue  # DCGM's way to say that it does not know
         if labels.get("GPU_I_ID"):
+            slices = True
             continue  # a MIG slice under its parent's UUID
         for metric, subject, converted, adds in _readings(name, labels, value):
             if converted > LIMITS.get(metric, math.inf):
                 refused.append(f"{name} = {value}")
                 continue
+            if subject == ENGINE:
+                engines.setdefault((metric, name), {})[tuple(sorted(labels.items()))] = converted
+                continue
             found[metric, subject] = converted + (found.get((metric, subject), 0.0) if adds else 0.0)
+    for (metric, _), each in engines.items():
+        found[metric, ENGINE] = sum(each.values()) / (len(each) if metric == "kv_usage" else 1)
+    if slices and not any(metric.startswith("gpu_") for metric, _ in found):
+        refused.append("figures of MIG slices alone (GPU_I_ID), which are no GPU's")
     blind = _drop_blind(found)
     _drop_impossible(found, refused)
     return Page(
@@ -174,7 +192,7 @@ def _readings(name: str, labels: Mapping[str, str], value: float) -> Iterator[tu
         yield "kv_capacity_tokens", ENGINE, float(tokens), False
         return
     rule = RULES[name]
-    subject = labels.get(rule.label, "") if rule.label else rule.subject
+    subject = rule.subject if rule.label is None else labels.get(rule.label) or labels.get(rule.label.lower())
     if subject:
         yield rule.metric, subject, value * rule.factor, False
 

@@ -112,7 +112,7 @@ def test_failures_and_wrong_lengths_are_told_apart() -> None:
     bad = [sample(50, error="WrongLength: asked 4, got 3"), sample(51, error="TimedOut: total")]
     found = doubts(good() + bad)
     assert "1 of 42 replies" in found["wrong-length"].message
-    assert "1 of 42 requests failed (TimedOut × 1)" in found["failed-requests"].message
+    assert "1 of 42 requests failed (TimedOut × 1 (total))" in found["failed-requests"].message
     assert set(doubts([*good(), bad[0]])) == {"wrong-length"}
 
 

@@ -115,7 +115,6 @@ def test_more_memory_used_than_there_is_is_refused() -> None:
         'DCGM_FI_DEV_GPU_UTIL{UUID="GPU-aaaa"} high',
         'DCGM_FI_DEV_GPU_UTIL{UUID="GPU-aaaa',
         "DCGM_FI_DEV_GPU_UTIL 97",  # of which card?
-        'DCGM_FI_DEV_GPU_UTIL{UUID="GPU-aaaa",GPU_I_ID="1"} 40',  # of a slice of it
         "other_metric 1",
     ],
 )
@@ -133,3 +132,43 @@ def test_a_line_of_one_long_word_is_read_in_one_pass() -> None:
     steps = LABEL.findall("a" * 200_000)  # with a step from every letter to the end, this is for minutes
     assert steps == []
     assert read_page("DCGM_FI_DEV_FB_USED{" + "a" * 200_000 + "} 1\n").readings == ()
+
+
+def test_engines_side_by_side_are_summed_and_their_cache_shares_averaged() -> None:
+    page = "".join(
+        f'vllm:num_requests_running{{engine="{engine}",model_name="m"}} {running}\n'
+        f'vllm:generation_tokens_total{{engine="{engine}",model_name="m"}} {tokens}\n'
+        f'vllm:kv_cache_usage_perc{{engine="{engine}"}} {share}\n'
+        f'vllm:gpu_cache_usage_perc{{engine="{engine}"}} {share}\n'
+        f'vllm:cache_config_info{{block_size="16",num_gpu_blocks="1000",engine="{engine}"}} 1.0\n'
+        for engine, running, tokens, share in ((0, 6, 1000, 0.5), (1, 2, 500, 0.25))
+    )
+    assert values(page) == {
+        ("engine_running", "engine"): 8,
+        ("engine_output_tokens", "engine"): 1500,
+        ("kv_usage", "engine"): 0.375,
+        ("kv_capacity_tokens", "engine"): 32000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "reading"),
+    [
+        ('DCGM_FI_DEV_GPU_UTIL{gpu="0",uuid="GPU-1"} 40', ("gpu_utilization", "GPU-1", 0.4)),
+        (
+            'vllm:generation_tokens_total{engine="0"} 100 # {trace_id="a"} 1',
+            ("engine_output_tokens", "engine", 100.0),
+        ),
+        ("vllm:generation_tokens_total 100 1712345678 # {} 1 2.5", ("engine_output_tokens", "engine", 100.0)),
+        ('DCGM_FI_DEV_GPU_UTIL{UUID="GPU-1"} 90 1712345678.123', ("gpu_utilization", "GPU-1", 0.9)),
+        ('DCGM_FI_DEV_GPU_UTIL{UUID="GPU-1",pod="a}b"} 90', ("gpu_utilization", "GPU-1", 0.9)),
+    ],
+)
+def test_other_spellings_of_a_line(line: str, reading: tuple[str, str, float]) -> None:
+    assert read_page(line + "\n").readings == (reading,)
+
+
+def test_slices_of_a_gpu_alone_are_said_to_be_ones() -> None:
+    page = read_page('DCGM_FI_DEV_GPU_UTIL{UUID="GPU-1",GPU_I_ID="3"} 40\n')
+    assert page.readings == ()
+    assert "MIG slices alone" in page.refused[0]

@@ -1,0 +1,135 @@
+"""A server that speaks OpenAI's API as loosely or strictly as a test wants; a word of a text is a token to it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+STANDARD = frozenset(
+    [
+        "model",
+        "prompt",
+        "messages",
+        "max_tokens",
+        "max_completion_tokens",
+        "temperature",
+        "stream",
+        "stream_options",
+    ]
+)
+
+
+@dataclass
+class Manner:
+    """What a server takes and tells. ``forms`` are its routes with what they take; ``stops`` is the length at which an
+    output ends by itself unless the server heeds ``ignore_eos``; ``names`` whether a refusal names the fields."""
+
+    forms: tuple[str, ...] = ("completions ids", "completions text", "chat text")
+    fields: frozenset[str] = STANDARD | {"ignore_eos", "min_tokens", "return_token_ids"}
+    names: bool = True
+    ids: bool = False
+    usage: bool = True
+    heeds: bool = True
+    stops: int = 10**6
+    overhead: int = 0
+    context: int = 10**6
+    key: str | None = None
+    pages: Mapping[str, Any] = field(default_factory=dict)
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    manner = Manner()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+    def page(self, status: int, found: Any, kind: str = "application/json") -> None:
+        body = found.encode() if isinstance(found, str) else json.dumps(found).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def refuse(self, status: int, words: str) -> None:
+        self.page(status, {"error": {"message": words}})
+
+    def do_GET(self) -> None:
+        pages = {"/v1/models": {"data": [{"id": "small"}]}, **self.manner.pages}
+        found = pages.get(self.path.partition("?")[0])
+        if found is None:
+            self.refuse(404, "Not Found")
+        else:
+            self.page(200, found)
+
+    def do_POST(self) -> None:
+        manner = self.manner
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        route = "chat" if self.path.endswith("/chat/completions") else "completions"
+        manner.asked.append((route, body))
+        text = body["messages"][0]["content"] if route == "chat" else body["prompt"]
+        form = f"{route} {'text' if isinstance(text, str) else 'ids'}"
+        if manner.key is not None and self.headers.get("Authorization") != f"Bearer {manner.key}":
+            self.refuse(401, "Incorrect API key provided")
+        elif not any(each.startswith(route) for each in manner.forms):
+            self.refuse(404, "Not Found")
+        elif form not in manner.forms:
+            self.refuse(400, "prompt: Input should be a valid string")
+        elif unknown := sorted(body.keys() - manner.fields):
+            self.refuse(400, f"unknown fields: {', '.join(unknown)}" if manner.names else "cannot be read")
+        else:
+            self.answer(route, body, len(text.split()) + manner.overhead if form[-1] == "t" else len(text))
+
+    def answer(self, route: str, body: dict[str, Any], prompt_tokens: int) -> None:
+        manner = self.manner
+        limit = body.get("max_tokens") or body["max_completion_tokens"]
+        count = limit if manner.heeds and body.get("ignore_eos") else min(limit, manner.stops)
+        if prompt_tokens + limit > manner.context:
+            self.refuse(400, f"maximum context length is {manner.context} tokens")
+            return
+        used = {"prompt_tokens": prompt_tokens, "completion_tokens": count}
+        finish = "length" if count == limit else "stop"
+        pieces = [
+            self.choice(route, body, number, finish if number == count - 1 else None)
+            for number in range(count)
+        ]
+        if not body["stream"]:
+            whole = {**pieces[-1], "finish_reason": finish}
+            if "delta" in whole:
+                whole["message"] = whole.pop("delta")
+            if "token_ids" in whole:
+                whole["token_ids"] = list(range(count))
+            self.page(200, {"choices": [whole], **({"usage": used} if manner.usage else {})})
+            return
+        events: list[Any] = [{"choices": [piece]} for piece in pieces]
+        events += [{"choices": [], "usage": used}] if manner.usage and "stream_options" in body else []
+        stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+        self.page(200, stream, "text/event-stream")
+
+    def choice(self, route: str, body: dict[str, Any], number: int, finish: str | None) -> dict[str, Any]:
+        word = {"delta": {"content": f" w{number}"}} if route == "chat" else {"text": f" w{number}"}
+        ids = {"token_ids": [number]} if self.manner.ids and body.get("return_token_ids") else {}
+        return {"index": 0, "finish_reason": finish, **word, **ids}
+
+
+@contextmanager
+def endpoint(manner: Manner) -> Iterator[str]:
+    """The URL of a server of this manner, on this machine."""
+    handler = type("Mannered", (Handler,), {"manner": manner})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,214 @@
+"""``loadgen run`` with default options against servers of others: figures, and lengths that are exact or say so."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endpoints import STANDARD, Manner, endpoint
+from tokenizer_files import trained_tokenizer
+
+from loadgen.commands.run import driver_options, run
+from loadgen.drivers.words import COMMON, LONG_OPENING
+from loadgen.errors import BadInput
+from loadgen.launch.page import fetch
+from loadgen.launch.process import free_ports
+from loadgen.records import TrialResult
+from loadgen.results.store import open_results
+
+SHAPE: dict[str, Any] = {
+    "mode": "closed", "concurrency": 2, "batch_size": 1, "rate": None, "rate_end": None, "burstiness": 1.0,
+    "trace": None, "max_rate": None, "input_tokens": 48, "output_tokens": 6, "requests": 4, "warmup": 1,
+    "stream": True, "seed": 0, "workers": 1, "timeout": 60.0,
+}  # fmt: skip
+
+
+def measured(url: str, out: Path, code: int = 0, **given: Any) -> TrialResult:
+    usual: dict[str, Any] = {"model": None, "vocab": None, "exact": False, "live": False, "strict": False}
+    assert run(argv=(), url=url, out=out, **{**usual, **SHAPE, **given}) == code
+    (result,) = open_results(out).results()
+    return result
+
+
+def served(manner: Manner, out: Path, code: int = 0, **given: Any) -> TrialResult:
+    with endpoint(manner) as url:
+        return measured(url, out, code, **given)
+
+
+def kinds(result: TrialResult) -> set[str]:
+    return {caveat.kind for caveat in result.caveats}
+
+
+@pytest.fixture(scope="module")
+def transformers_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of ``transformers serve`` with a tiny llama whose tokenizer knows our words."""
+    pytest.importorskip("fastapi")
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    made: Path = tmp_path_factory.mktemp("served")
+    trained_tokenizer(made, [*COMMON, *LONG_OPENING.split()], bos=False)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_file(str(made / "tokenizer.json")), eos_token="<s>"
+    )
+    fast.chat_template = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}"
+    fast.save_pretrained(made)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=1000, eos_token_id=0, bos_token_id=0, **shape)).save_pretrained(
+        made
+    )
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    with (made / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("transformers"), "serve", "--device", "cpu", "--port", str(port), made],
+            stdout=log, stderr=subprocess.STDOUT,
+            env={"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": "", "HOME": str(made)},
+        )  # fmt: skip
+    try:
+        up = threading.Event()
+        for _ in range(600):
+            if fetch(f"{url}/health", 1.0) is not None or process.poll() is not None:
+                break
+            up.wait(0.2)
+        assert process.poll() is None, (made / "log").read_text()
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("route", "first_answer"), [(None, False), ("chat", True)])
+def test_transformers_serve(
+    transformers_serve: str, tmp_path: Path, route: str | None, first_answer: bool
+) -> None:
+    result = measured(transformers_serve, tmp_path / "out", endpoint=route)
+    summary = result.summary
+    assert summary is not None
+    assert (summary.requests_ok, summary.requests_failed) == (4, 0)
+    assert result.trial.load.at_most
+    assert 4 <= summary.output_tokens <= 24
+    assert summary.ttft_s is not None
+    assert summary.output_tokens_per_s is not None
+    assert (summary.first_answer_s is not None) is first_answer
+    assert result.engine["route"] == ("chat by text" if first_answer else "completions by text")
+    assert summary.input_tokens == 4 * 48  # as the server counted them
+    assert not kinds(result) & {"prompt-mismatch", "prompt-uncounted", "wrong-length"}
+
+
+def test_a_strict_server(tmp_path: Path) -> None:
+    result = served(Manner(fields=STANDARD), tmp_path / "out")
+    assert result.summary is not None
+    assert (result.summary.requests_ok, result.summary.output_tokens) == (4, 24)
+    assert result.trial.driver == {"extras": []}
+    assert result.engine["lengths"] == "at most"
+
+
+@pytest.mark.parametrize("form", ["chat text", "completions text"])
+def test_a_server_of_one_route_whose_outputs_end_early(form: str, tmp_path: Path) -> None:
+    manner = Manner(forms=(form,), overhead=7, fields=STANDARD, stops=5)
+    result = served(manner, tmp_path / "out")
+    summary = result.summary
+    assert summary is not None
+    assert (summary.requests_ok, summary.output_tokens, summary.input_tokens) == (4, 20, 192)
+    (caveat,) = [each for each in result.caveats if each.kind == "output-at-most"]
+    assert "4 of 4 outputs ended early, with 5 of 6 tokens on average" in caveat.message
+    texts = {json.dumps(body.get("messages") or body["prompt"]) for _, body in manner.asked[-4:]}
+    assert len(texts) == 4
+
+
+def test_exact_makes_a_short_output_an_error(tmp_path: Path) -> None:
+    result = served(Manner(fields=STANDARD, stops=5), tmp_path / "out", 1, exact=True)
+    assert result.failure is not None
+    assert result.failure.error == "WrongLength"
+    assert "asked 6, got 5" in result.failure.message
+    assert "without --exact" in result.failure.message
+
+
+def test_without_usage_nothing_is_guessed(tmp_path: Path) -> None:
+    result = served(Manner(forms=("chat text",), usage=False), tmp_path / "out")
+    assert result.summary is not None
+    assert result.summary.output_tokens_per_s is None
+    assert {"tokens-uncounted", "prompt-uncounted"} <= kinds(result)
+
+
+def test_a_server_that_refuses_all_ends_the_trial_with_its_words_and_a_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manner = Manner(key="sesame")
+    result = served(manner, tmp_path / "out", 1)
+    assert result.failure is not None
+    assert (result.failure.error, result.failure.phase) == ("Refused", "warmup")
+    assert "401 Unauthorized: Incorrect API key provided" in result.failure.message
+    assert "set LOADGEN_API_KEY" in result.failure.message
+    said = capsys.readouterr()
+    assert "Incorrect API key provided" in said.out
+    assert "Incorrect API key provided" in said.err
+    assert len(manner.asked) == 3 + 2  # three forms tried, two warm-ups of one request, and no load
+
+
+def test_more_than_the_context_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    manner = Manner(ids=True, pages={"/v1/models": {"data": [{"id": "small", "max_model_len": 50}]}})
+    with endpoint(manner) as url, pytest.raises(BadInput, match="accepted: a sum up to 50"):
+        measured(url, tmp_path / "out")
+    assert len(manner.asked) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_static_batch_over_chat_goes_out_as_single_calls(tmp_path: Path) -> None:
+    result = served(Manner(forms=("chat text",)), tmp_path / "out", mode="static", batch_size=3)
+    assert result.summary is not None
+    assert (result.summary.requests_ok, result.summary.output_tokens) == (4, 72)
+    assert "arrival-skew" in kinds(result)
+
+
+def test_workers_send_text_too(tmp_path: Path) -> None:
+    result = served(Manner(forms=("chat text",), overhead=3), tmp_path / "out", workers=2)
+    assert result.summary is not None
+    assert (result.summary.requests_ok, result.summary.input_tokens) == (4, 192)
+
+
+def test_a_whole_reply_is_measured_too(tmp_path: Path) -> None:
+    result = served(Manner(forms=("chat text",), ids=True), tmp_path / "out", stream=False)
+    assert result.summary is not None
+    assert (result.summary.requests_ok, result.summary.output_tokens, result.summary.ttft_s) == (4, 24, None)
+
+
+def test_the_command_line_as_options_of_the_driver() -> None:
+    headers = ("x-team: a", "api-key: ${KEY}")
+    found = driver_options("chat", None, '{"top_k": 1}', headers, ("extras=ignore_eos,min_tokens",))
+    assert found == {
+        "endpoint": "chat",
+        "extra_body": {"top_k": 1},
+        "headers": {"x-team": "a", "api-key": "${KEY}"},
+        "extras": "ignore_eos,min_tokens",
+    }
+    assert driver_options(None, None, None, (), ("extras=false", "request_ids=true")) == {
+        "extras": False,
+        "request_ids": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((None, None, "{", (), ()), "--extra-body: not JSON"),
+        ((None, None, "[]", (), ()), "not a JSON object"),
+        ((None, None, None, ("bearer",), ()), "--header bearer: not a header"),
+        ((None, None, None, ("api-key: sesame",), ()), "read from the environment"),
+        ((None, None, None, (), ("extras",)), "--option extras: not KEY=VALUE"),
+        ((None, None, None, (), ("words=a",)), "--option words=a"),
+        ((None, None, None, (), ("transport=pigeon",)), "transport = 'pigeon'"),
+    ],
+)
+def test_options_that_cannot_be_are_named(given: Any, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        driver_options(*given)
