@@ -7,6 +7,7 @@ import httpx
 import openai
 import pytest
 
+from loadgen.drivers.words import measure
 from loadgen.launch.process import Server
 
 TALK: Any = [{"role": "system", "content": "Count."}, {"role": "user", "content": "one two"}]
@@ -119,3 +120,18 @@ def test_errors_come_in_the_clients_classes(client: openai.OpenAI, tiny_hf: Serv
     reply = httpx.get(f"{tiny_hf.command.base_url}/v1/chat/completions", trust_env=False)
     assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
     assert reply.json()["error"]["code"] == 405
+
+
+@pytest.mark.parametrize("route", ["chat", "completions"])
+def test_prompts_of_measured_words_are_exact(client: openai.OpenAI, route: str) -> None:
+    def ask(text: str) -> int:
+        if route == "chat":
+            answer = chat(client, messages=[{"role": "user", "content": text}], max_tokens=1, extra_body={})
+        else:
+            answer = complete(client, prompt=text, max_tokens=1, extra_body={})
+        return int(answer.usage.prompt_tokens)
+
+    words = measure(ask)
+    assert words is not None
+    assert words.overhead == (len("user: \nassistant:") if route == "chat" else 0)
+    assert [ask(words.prompt(range(length))) for length in (20, 333)] == [20, 333]
