@@ -37,6 +37,7 @@ OPENING = "List"  # the first word of a text may be read otherwise than the same
 # For servers whose output length cannot be forced: what is asked for should not end early.
 LONG_OPENING = "Go on with this list of words, one after another, for as long as you can:"
 SIZES = (16, 80, 272)  # words of the texts that are counted; the longest holds all of COMMON
+SLOPE = 2  # tokens a word, from which on no part of the words is worth trying
 FEWEST = 24  # words from which prompts are made
 MOST = 2048  # of a tokenizer's words: more would make no other load
 TRIALS = 64  # random texts that a tokenizer's words must survive before they are used
@@ -97,7 +98,10 @@ def measure(ask: Ask, own: Words | None = None, *, opening: str = OPENING) -> Wo
     None where the server counts no prompt tokens. Raises BadInput when nothing holds, and what ``ask`` raises.
     """
     seen = ""
+    hopeless = False
     for candidate in _candidates(opening) if own is None else [replace(own, opening=opening)]:
+        if hopeless and candidate.words is not LETTERS:
+            continue
         counted = _counted(ask, candidate)
         if counted is None:
             return None
@@ -106,6 +110,8 @@ def measure(ask: Ask, own: Words | None = None, *, opening: str = OPENING) -> Wo
             proven = candidate.words if own is not None else candidate.words[: max(counted)]
             return Words(words=proven, overhead=overhead, opening=candidate.opening, glue=candidate.glue)
         seen = seen or ", ".join(f"{size} words as {count}" for size, count in counted.items())
+        two = list(counted.values())[:2]
+        hopeless = hopeless or two[-1] - two[0] > SLOPE * (SIZES[1] - SIZES[0])
     if own is not None:
         raise BadInput(
             f"--tokenizer: its words are not one token each for this server, which counts {seen} tokens "

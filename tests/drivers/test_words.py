@@ -44,9 +44,16 @@ def test_words_that_are_no_single_token_here_are_left_out() -> None:
     assert not odd & set(words.words)
 
 
-def test_a_tokenizer_of_bytes_gets_letters() -> None:
-    words = measure(lambda text: 5 + len(text.encode()))
+def test_a_tokenizer_of_bytes_gets_letters_at_once() -> None:
+    sent = []
+
+    def ask(text: str) -> int:
+        sent.append(text)
+        return 5 + len(text.encode())
+
+    words = measure(ask)
     assert words is not None
+    assert len(sent) == 2 + len(SIZES)
     assert (words.words, words.overhead, words.glue) == (LETTERS, 5, "")
     assert len(words.prompt(range(40))) == 35
 

@@ -15,7 +15,7 @@ from loadgen.servers._hf.call import Cancelled, Run
 from loadgen.servers._hf.http_app import build_app
 from loadgen.servers._hf.metrics import Metrics
 from loadgen.servers._hf.queue import Device, Done, Job
-from loadgen.servers._hf.requests import Call, Limits
+from loadgen.servers._hf.requests import Call, Limits, parse
 from loadgen.servers._hf.text import ByteText
 
 
@@ -60,6 +60,16 @@ def client_of(engine: Any, given_up: list[int]) -> Iterator[TestClient]:
     finally:
         device.stop()
         worker.join()
+
+
+def test_a_chat_without_a_limit_may_take_all_that_the_context_has_left() -> None:
+    text = ByteText()
+    limits = Limits(
+        model="fake", vocab=256, max_context=64, max_batch=4, encode=text.encode, converse=text.converse
+    )
+    body = json.dumps({"messages": [{"role": "user", "content": "hello"}]}).encode()
+    assert parse(body, limits, lambda: 1, chat=True).max_tokens == 64 - len("user: hello\nassistant:")
+    assert parse(b'{"prompt": "hello"}', limits, lambda: 1).max_tokens == 16
 
 
 @pytest.mark.parametrize("stream", [False, True])

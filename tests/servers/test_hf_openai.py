@@ -78,12 +78,6 @@ def test_the_newer_name_of_the_limit_and_parts_of_text_are_taken(client: openai.
     assert answer.choices[0].token_ids == chat(client).choices[0].token_ids
 
 
-def test_an_answer_without_a_limit_goes_on_to_the_end_of_the_context(client: openai.OpenAI) -> None:
-    long: Any = [{"role": "user", "content": "x" * 4060}]
-    answer = chat(client, messages=long, max_tokens=openai.omit, extra_body={"ignore_eos": True})
-    assert answer.usage.total_tokens == 4096
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("fields", "words"),
@@ -122,16 +116,12 @@ def test_errors_come_in_the_clients_classes(client: openai.OpenAI, tiny_hf: Serv
     assert reply.json()["error"]["code"] == 405
 
 
-@pytest.mark.parametrize("route", ["chat", "completions"])
-def test_prompts_of_measured_words_are_exact(client: openai.OpenAI, route: str) -> None:
+def test_prompts_of_measured_words_are_exact(client: openai.OpenAI) -> None:
     def ask(text: str) -> int:
-        if route == "chat":
-            answer = chat(client, messages=[{"role": "user", "content": text}], max_tokens=1, extra_body={})
-        else:
-            answer = complete(client, prompt=text, max_tokens=1, extra_body={})
+        answer = chat(client, messages=[{"role": "user", "content": text}], max_tokens=1, extra_body={})
         return int(answer.usage.prompt_tokens)
 
     words = measure(ask)
     assert words is not None
-    assert words.overhead == (len("user: \nassistant:") if route == "chat" else 0)
+    assert words.overhead == len("user: \nassistant:")
     assert [ask(words.prompt(range(length))) for length in (20, 333)] == [20, 333]
