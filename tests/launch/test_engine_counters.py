@@ -1,9 +1,15 @@
 """Counters of other engines, from pages in the form that they give."""
 
+from pathlib import Path
+
 import pytest
 
 from loadgen.launch import endpoint
 from loadgen.launch.engine_counters import server_side_counts
+from loadgen.metrics.engine_caveats import of_engine
+from loadgen.records import LoadSpec
+
+PAGES = Path(__file__).parents[1] / "data" / "scrapes"
 
 LABELS = 'engine="0",model_name="m"'
 
@@ -24,6 +30,28 @@ vllm:prefix_cache_queries_total{{{labels}}} {prompt}.0
 vllm:prefix_cache_hits_total{{{labels}}} {hits}.0
 vllm:num_preemptions_total{{{labels}}} {preempted}.0
 """
+
+
+@pytest.mark.parametrize(
+    ("name", "load", "calls", "kinds"),
+    [
+        (
+            "waves",
+            LoadSpec(kind="static", input_tokens=20, output_tokens=10, batch_size=8),
+            11,
+            ["batch-waves"],
+        ),
+        ("hits", LoadSpec(kind="closed", input_tokens=400, output_tokens=4), 4, ["prefix-cache"]),
+    ],
+)
+def test_recorded_pages_of_vllm_tell_what_happened(
+    name: str, load: LoadSpec, calls: int, kinds: list[str]
+) -> None:
+    """vLLM 0.32.0 on a CPU with --max-num-seqs 4: calls of 8 sequences; the same four prompts a second time."""
+    before, after = ((PAGES / f"vllm-{name}-{when}.txt").read_text() for when in ("before", "after"))
+    seen = server_side_counts(before, after)
+    assert seen["output_tokens"] == calls * load.batch_size * load.output_tokens
+    assert [caveat.kind for caveat in of_engine(load, calls, seen)] == kinds
 
 
 def test_vllm_counts_steps_tokens_hits_and_preemptions() -> None:
