@@ -148,7 +148,13 @@ def sweep(profile: str, sets: tuple[str, ...], dry_run: bool, cpus: str | None, 
 @click.option(
     "--url",
     required=True,
-    help="an OpenAI-compatible endpoint: http://127.0.0.1:8000, or the URL of its very route",
+    help="an OpenAI-compatible endpoint: http://127.0.0.1:8000, or the URL of its very route; grpc://HOST:PORT of "
+    "Triton or DeepSpeed-MII",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["openai", "triton-grpc", "mii-grpc"]),
+    help="what is spoken there (default: by the URL, and by what a gRPC server says)",
 )
 @click.option("--model", help="model name to ask for (default: the first of /v1/models)")
 @click.option(
@@ -186,7 +192,7 @@ def sweep(profile: str, sets: tuple[str, ...], dry_run: bool, cpus: str | None, 
     multiple=True,
     metavar="KEY=VALUE",
     help="of the driver: extras (true, false, or some of ignore_eos, min_tokens, return_token_ids), transport, stamps, "
-    "limit, request_ids",
+    "limit, request_ids; over gRPC variant (a, b), merged",
 )
 @load_options(requests=64, concurrency=1)
 @click.option(

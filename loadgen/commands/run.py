@@ -13,8 +13,9 @@ import orjson
 from loadgen import urls
 from loadgen.drivers.openai import OPTIONS, check_options
 from loadgen.errors import BadInput
-from loadgen.launch.discover import Asked, discover, endpoint_of
+from loadgen.launch.discover import Asked
 from loadgen.launch.endpoint import fitted
+from loadgen.launch.target import TRITON_OPTIONS, find_out
 from loadgen.plan.plan import endpoint_trial
 from loadgen.records import LoadSpec, Timeouts, Trial, TrialResult
 from loadgen.report import sections
@@ -37,6 +38,7 @@ def run(
     endpoint: str | None = None,
     prompt: str | None = None,
     tokenizer: str | None = None,
+    protocol: str | None = None,
     extra_body: str | None = None,
     headers: Sequence[str] = (),
     options: Sequence[str] = (),
@@ -49,15 +51,17 @@ def run(
     urls.check_key()
     spec = load_spec(**load)
     asked = Asked(
-        options=driver_options(endpoint, prompt, extra_body, headers, options),
+        options=driver_options(endpoint, prompt, extra_body, headers, options, grpc=url.startswith("grpc")),
+        protocol=protocol,
         model=model,
         tokenizer=tokenizer,
+        vocab=vocab,
         stream=spec.stream,
         exact=exact,
+        batches=spec.batch_size > 1,
     )
     base_url = url if "?" in url else url.rstrip("/").removesuffix("/v1")
-    found = discover(base_url, asked)
-    place = endpoint_of(base_url, found)
+    found, place = find_out(base_url, asked)
     trial = endpoint_trial(
         replace(spec, at_most=found.at_most and not exact),
         base_url,
@@ -91,8 +95,11 @@ def driver_options(
     extra_body: str | None,
     headers: Sequence[str],
     options: Sequence[str],
+    *,
+    grpc: bool = False,
 ) -> dict[str, Any]:
-    """The command line as options of the driver. Raises BadInput that names the option and what is accepted."""
+    """The command line as options of the driver: of OpenAI's, else of those over gRPC, which look at their values
+    themselves. Raises BadInput that names the option and what is accepted."""
     found: dict[str, Any] = {"endpoint": endpoint, "prompt": prompt}
     if extra_body is not None:
         try:
@@ -106,15 +113,15 @@ def driver_options(
         raise BadInput(f"--header {urls.shown(bare)}: not a header (accepted: 'NAME: VALUE')")
     if named:
         found["headers"] = {name.strip(): value.strip() for name, _, value in named}
+    apart = {"endpoint", "prompt", "extra_body", "headers", "words"}
+    accepted = TRITON_OPTIONS if grpc else [name for name in OPTIONS if name not in apart]
     for pair in options:
         key, equals, text = pair.partition("=")
-        if not equals or key in found or key not in OPTIONS or key == "words":
-            known = ", ".join(
-                name for name in OPTIONS if name not in {*found, "extra_body", "headers", "words"}
-            )
+        if not equals or key not in accepted or key in found:
+            known = ", ".join(name for name in accepted if name not in found)
             raise BadInput(f"--option {pair}: not KEY=VALUE of the driver (accepted: {known})")
         found[key] = {"true": True, "false": False}.get(text, text)
-    return check_options(found)
+    return found if grpc else check_options(found)
 
 
 def with_longest(trial: Trial) -> Trial:

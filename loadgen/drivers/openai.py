@@ -16,6 +16,7 @@ from loadgen.records import Timeouts
 OPTIONS: dict[str, str] = {
     "endpoint": f"{', '.join(sorted(ROUTES))}: the route (default: what the URL's path names, else completions)",
     "prompt": "ids or text: what completions are sent (default ids; other routes take text)",
+    "batches": "true/false: completions take a list of prompts in one call (default true); else single calls at once",
     "words": "the words that text is made of, as Words.option gives them (default: common ones, not measured)",
     "extras": "true, false or some of ignore_eos, min_tokens and return_token_ids, which OpenAI refuses (default true)",
     "extra_body": "further fields of each request's body; null leaves one out",

@@ -38,8 +38,8 @@ class Endpoint:
     """
 
     __slots__ = (
-        "_extra_body", "_headers", "_query", "_words", "answer", "extras", "limit", "model", "prefix", "prompt",
-        "request_ids", "route", "scheme", "socket", "target", "url",
+        "_extra_body", "_headers", "_lists", "_query", "_words", "answer", "extras", "limit", "model", "prefix",
+        "prompt", "request_ids", "route", "scheme", "socket", "target", "url",
     )  # fmt: skip
 
     def __init__(self, base_url: str, model: str, options: Mapping[str, Any]) -> None:
@@ -65,6 +65,7 @@ class Endpoint:
         self.answer = Answer if self.route == "completions" else ChatAnswer
         self.extras = extras_of(options.get("extras", True))
         self.limit: str = options.get("limit", "max_tokens")
+        self._lists = bool(options.get("batches", True))
         self.request_ids = bool(options.get("request_ids", False))
         words = options.get("words")
         self._words = Words.of_option(words) if words else Words(words=COMMON, overhead=0, opening=OPENING)
@@ -87,7 +88,7 @@ class Endpoint:
     @property
     def batches(self) -> bool:
         """Whether one call takes several prompts."""
-        return self.route == "completions"
+        return self.route == "completions" and self._lists
 
     def page(self, name: str) -> str:
         """The URL of a page: ``models`` and others that begin without a slash lie beside the routes; ``/version`` lies

@@ -31,14 +31,18 @@ FORMS = (("completions", "ids"), ("completions", "text"), ("chat", "text"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the user fixed: ``options`` of the driver, the model, the folder of its tokenizer, whether to stream, and
-    whether an output that ends early is an error (``exact``)."""
+    """What the user fixed: ``options`` of the driver, the protocol, the model, the folder of its tokenizer, the size of
+    its vocabulary, whether to stream, whether an output that ends early is an error (``exact``), and whether there are
+    static ``batches``."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     tokenizer: str | None = None
+    vocab: int | None = None
+    protocol: str | None = None
     stream: bool = True
     exact: bool = False
+    batches: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +64,19 @@ class Found:
     line: str
     ours: bool = False
     metrics: bool = False
+    protocol: str = "openai"
 
 
 def asked_of(trial: Trial) -> Asked:
     """What a trial against an endpoint that already runs fixed."""
     options = dict(trial.driver)
-    tokenizer = options.pop("tokenizer", None)
+    tokenizer, protocol = options.pop("tokenizer", None), options.pop("protocol", None)
     return Asked(
         options=options,
+        protocol=None if protocol is None else str(protocol),
         model=trial.model_name,
         tokenizer=None if tokenizer is None else str(tokenizer),
+        vocab=trial.vocab,
         stream=trial.load.stream,
         exact=trial.exact,
     )

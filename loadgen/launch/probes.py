@@ -37,8 +37,10 @@ class Prober:
         self._ends_s = time.monotonic() + limit_s
         self.sent = 0
 
-    def send(self, options: Mapping[str, Any], ids: tuple[int, ...], output_tokens: int) -> Reply:
-        """The reply to one request. Raises what a driver's ``open`` raises, and Late."""
+    def send(
+        self, options: Mapping[str, Any], ids: tuple[int, ...], output_tokens: int, rows: int = 1
+    ) -> Reply:
+        """The reply to one request, of ``rows`` equal prompts. Raises what a driver's ``open`` raises, and Late."""
         left_s = self._ends_s - time.monotonic()
         if left_s <= 0:
             raise Late
@@ -46,7 +48,7 @@ class Prober:
         limits = Timeouts(connect_s=left_s, first_byte_s=left_s, between_bytes_s=left_s, total_s=left_s)
         driver = make_driver(self._url, self._model, limits, options)
         request = Request(
-            seq=0, phase="warmup", prompts=(ids,), output_tokens=output_tokens, stream=self._stream
+            seq=0, phase="warmup", prompts=(ids,) * rows, output_tokens=output_tokens, stream=self._stream
         )
 
         async def one() -> Reply:

@@ -15,10 +15,10 @@ from loadgen.errors import BadInput, ServerError, ServerHung
 from loadgen.identity import server_key
 from loadgen.labels import server_label
 from loadgen.launch import frameworks
-from loadgen.launch.discover import asked_of, discover
-from loadgen.launch.discover import endpoint_of as found_endpoint
+from loadgen.launch.discover import asked_of
 from loadgen.launch.endpoint import Endpoint, server_info
 from loadgen.launch.process import Server, free_ports, port_is_free
+from loadgen.launch.target import find_out
 from loadgen.protocols import Framework, Watcher
 from loadgen.records import Environment, ServerSpec, Trial
 from loadgen.telemetry.host import Gauge
@@ -152,10 +152,9 @@ class RunningServers:
         spec = trial.server
         if spec is None:
             assert trial.url is not None
-            found = discover(trial.url, asked_of(trial))
+            found, endpoint = find_out(trial.url, asked_of(trial))
             if found.line:
                 self.watcher.note(f"{trial.url}: {found.line}")
-            endpoint = found_endpoint(trial.url, found)
             with self._recording(None, endpoint, None, ()) as recorder:
                 yield endpoint, recorder
             return

@@ -64,6 +64,7 @@ starts = 3                           # fresh servers that each run all of it, A 
     url = "http://127.0.0.1:8000"
     model = "llama-13b"              # what it calls its model
     vocab = 32000                    # ids of prompts stay below it
+    protocol = "triton-grpc"         # for grpc://: triton-grpc or mii-grpc; found out when left out
     endpoint = "chat"                # completions, chat or messages; found out when left out, as all of these
     prompt = "text"                  # what completions are sent: ids or text
     tokenizer = "…"                  # folder of the model's tokenizer: text of exact length

@@ -171,6 +171,7 @@ class TargetTable(Table):
     url: Url | None = None
     model: Text | None = None
     vocab: Count | None = None
+    protocol: Text | None = None
     endpoint: Text | None = None
     prompt: Text | None = None
     tokenizer: Text | None = None
@@ -182,6 +183,7 @@ class TargetTable(Table):
     def driver(self) -> dict[str, Any]:
         """The driver's options that were set, and the tokenizer's folder."""
         named = {
+            "protocol": self.protocol,
             "endpoint": self.endpoint,
             "prompt": self.prompt,
             "tokenizer": self.tokenizer,

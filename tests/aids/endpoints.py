@@ -27,7 +27,8 @@ STANDARD = frozenset(
 @dataclass
 class Manner:
     """What a server takes and tells. ``forms`` are its routes with what they take; ``stops`` is the length at which an
-    output ends by itself unless the server heeds ``ignore_eos``; ``names`` whether a refusal names the fields."""
+    output ends by itself unless the server heeds ``ignore_eos``; ``names`` whether a refusal names the fields;
+    ``lists`` what becomes of a list of prompts: a batch, its first prompt alone, or ``null`` before its stream."""
 
     forms: tuple[str, ...] = ("completions ids", "completions text", "chat text")
     fields: frozenset[str] = STANDARD | {"ignore_eos", "min_tokens", "return_token_ids"}
@@ -39,6 +40,7 @@ class Manner:
     overhead: int = 0
     context: int = 10**6
     key: str | None = None
+    lists: str = "first"
     pages: Mapping[str, Any] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
@@ -46,6 +48,7 @@ class Manner:
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     manner = Manner()
+    rows = 1
 
     def log_message(self, format: str, *args: object) -> None:
         return
@@ -75,6 +78,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         route = "chat" if self.path.endswith("/chat/completions") else "completions"
         manner.asked.append((route, body))
         text = body["messages"][0]["content"] if route == "chat" else body["prompt"]
+        self.rows = 1
+        if isinstance(text, list) and not isinstance(text[0], int):
+            self.rows, text = 1 if manner.lists == "first" else len(text), text[0]
         form = f"{route} {'text' if isinstance(text, str) else 'ids'}"
         if manner.key is not None and self.headers.get("Authorization") != f"Bearer {manner.key}":
             self.refuse(401, "Incorrect API key provided")
@@ -94,7 +100,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if prompt_tokens + limit > manner.context:
             self.refuse(400, f"maximum context length is {manner.context} tokens")
             return
-        used = {"prompt_tokens": prompt_tokens, "completion_tokens": count}
+        used = {"prompt_tokens": prompt_tokens * self.rows, "completion_tokens": count * self.rows}
         finish = "length" if count == limit else "stop"
         pieces = [
             self.choice(route, body, number, finish if number == count - 1 else None)
@@ -106,9 +112,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 whole["message"] = whole.pop("delta")
             if "token_ids" in whole:
                 whole["token_ids"] = list(range(count))
-            self.page(200, {"choices": [whole], **({"usage": used} if manner.usage else {})})
+            wholes = [{**whole, "index": row} for row in range(self.rows)]
+            self.page(200, {"choices": wholes, **({"usage": used} if manner.usage else {})})
             return
-        events: list[Any] = [{"choices": [piece]} for piece in pieces]
+        events: list[Any] = [
+            {"choices": [{**piece, "index": row} for row in range(self.rows)]} for piece in pieces
+        ]
+        events = [None, *events] if manner.lists == "null" and self.rows > 1 else events
         events += [{"choices": [], "usage": used}] if manner.usage and "stream_options" in body else []
         stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
         self.page(200, stream, "text/event-stream")

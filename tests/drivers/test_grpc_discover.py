@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
+from mii_stub import Answer, by_ids, by_words, serving_mii
 from tokenizer_files import SYLLABLES, trained_tokenizer
 
 from loadgen.drivers import grpc_discover
@@ -21,48 +22,11 @@ from loadgen.errors import BadInput
 from loadgen.launch.process import free_ports
 from loadgen.records import Request, Timeouts
 
-Answer = Callable[[str], dict[str, Any]]
-
-
-def mii(answer: Answer, address: str = "127.0.0.1:0") -> tuple[Any, int]:
-    """A server with MII's one unary method."""
-
-    def reply(wire: bytes, _: Any) -> bytes:
-        prompts = messages.MultiStringRequest.FromString(wire).request
-        answers = [{"finish_reason": "length", **answer(prompt)} for prompt in prompts]
-        return bytes(messages.MultiGenerationReply(response=answers).SerializeToString())
-
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    methods = {"GeneratorReply": grpc.unary_unary_rpc_method_handler(reply)}
-    handler = grpc.method_handlers_generic_handler("modelresponse.ModelResponse", methods)
-    server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port(address)
-    server.start()
-    return server, port
-
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Answer], str]]:
-    servers = []
-
-    def start(answer: Answer) -> str:
-        server, port = mii(answer)
-        servers.append(server)
-        return f"grpc://127.0.0.1:{port}"
-
-    yield start
-    for server in servers:
-        server.stop(0)
-
-
-def by_ids(prompt: str) -> dict[str, Any]:
-    return {"response": "7 8", "prompt_tokens": len(prompt.split()), "generated_tokens": 2}
-
-
-def by_words(prompt: str) -> dict[str, Any]:
-    """A tokenizer of words that reads every digit for itself, behind BOS."""
-    count = 1 + sum(len(word) if word.isdecimal() else 1 for word in prompt.split())
-    return {"response": "7 8", "prompt_tokens": count, "generated_tokens": 2}
+    with ExitStack() as stack:
+        yield lambda answer: stack.enter_context(serving_mii(answer))
 
 
 def test_miis_server_of_decimal_ids_is_known_by_its_count(serve: Callable[[Answer], str]) -> None:
@@ -99,11 +63,8 @@ def test_miis_server_that_counts_nothing_cannot_be_loaded_exactly(serve: Callabl
 
 
 def test_an_ipv6_address_is_reached() -> None:
-    server, port = mii(by_ids, "[::1]:0")
-    try:
-        assert discover(f"grpc://[::1]:{port}").protocol == "mii-grpc"
-    finally:
-        server.stop(0)
+    with serving_mii(by_ids, "[::1]") as url:
+        assert discover(url).protocol == "mii-grpc"
 
 
 def test_what_is_neither_is_refused_with_what_it_said() -> None:

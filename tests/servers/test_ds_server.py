@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import glob
+import json
 import os
 import signal
 import socket
@@ -18,7 +19,9 @@ import httpx
 import psutil
 import pytest
 import torch
+from click.testing import CliRunner
 
+from loadgen import cli
 from loadgen.drivers.grpc_discover import discover
 from loadgen.drivers.mii_grpc import make_driver
 from loadgen.engine_facts import own_weights
@@ -311,3 +314,15 @@ def wait_until(true: Callable[[], bool], within_s: float = 20.0) -> bool:
 def test_it_is_known_by_its_url_alone(standing: RunningServers) -> None:
     found = discover(standing.server.command.base_url)
     assert (found.protocol, found.options, found.words) == ("mii-grpc", {"text": "ids"}, None)
+
+
+def test_a_profiles_target_loads_it_by_its_url(standing: RunningServers, tmp_path: Path) -> None:
+    profile = tmp_path / "mii.toml"
+    load = "mode = 'closed'\ninput_tokens = 9\noutput_tokens = 6\nrequests = 3"
+    profile.write_text(
+        f"[target]\nurl = '{standing.server.command.base_url}'\nprotocol = 'mii-grpc'\n[load]\n{load}\n"
+    )
+    done = CliRunner().invoke(cli.sweep, [str(profile), "--out", str(tmp_path / "out"), "--no-live"])
+    assert done.exit_code == 0, done.output
+    (result,) = map(json.loads, (tmp_path / "out" / "trials.jsonl").read_text().splitlines())
+    assert (result["summary"]["output_tokens"], result["engine"]["server"]) == (18, "deepspeed-mii")

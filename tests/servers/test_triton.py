@@ -13,7 +13,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from click.testing import CliRunner
 
+from loadgen import cli
 from loadgen.drivers.grpc_discover import discover
 from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import BadInput, MissingDependency, ServerDied
@@ -348,3 +350,28 @@ def test_a_served_model_is_known_by_its_url_alone(streaming: Server, merging: Se
     assert str(found.engine["server"]).startswith("triton 2.")
     other = discover(merging.command.base_url, protocol="triton-grpc")
     assert (other.options["variant"], other.options["merged"]) == ("b", True)
+
+
+def test_run_loads_it_by_its_url_alone(streaming: Server, merging: Server, tmp_path: Path) -> None:
+    shape = [
+        "--mode",
+        "static",
+        "--batch-size",
+        "3",
+        "--requests",
+        "2",
+        "--input-tokens",
+        "9",
+        "--output-tokens",
+        "6",
+    ]
+    for server, variant in ((streaming, "a"), (merging, "b")):
+        out = tmp_path / variant
+        done = CliRunner().invoke(cli.run, ["--url", server.command.base_url, *shape, "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        assert "triton-grpc: triton 2." in done.output
+        (result,) = map(json.loads, (out / "trials.jsonl").read_text().splitlines())
+        assert result["summary"]["output_tokens"] == 2 * 3 * 6
+        assert result["engine"]["variant"] == variant
+        assert result["trial"]["driver"]["protocol"] == "triton-grpc"
+        assert (result["summary"]["ttft_s"] is None) == (variant == "b")  # which answers whole
