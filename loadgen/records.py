@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from loadgen.telemetry_records import TelemetrySummary
+from loadgen.telemetry_records import ServerCores, TelemetrySummary
 
 SCHEMA_VERSION = 1
 DEFINITIONS = 2  # of a summary's figures
@@ -351,7 +351,8 @@ class TrialResult:
     """One line of ``trials.jsonl``. ``engine`` is what really ran, in the server's own words.
 
     ``start`` is equal for trials that one start of a server served, and for no others; ``None`` where that is not known
-    (an endpoint that already ran, results of earlier versions, a server that did not come up).
+    (an endpoint that already ran, results of earlier versions, a server that did not come up). ``cores`` is what CPU
+    the server may use, where its processes can be seen.
     """
 
     trial: Trial
@@ -365,6 +366,7 @@ class TrialResult:
     failure: Failure | None = None
     telemetry: TelemetrySummary | None = None
     start: str | None = None
+    cores: ServerCores | None = None
     schema_version: int = SCHEMA_VERSION
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from loadgen.drivers.find import driver_factory
 from loadgen.errors import LoadgenError, ServerError, ServerHung, ServerOutOfMemory, TimedOut, unserved
 from loadgen.hang_watch import HangWatch
-from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text
+from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text, server_cores
 from loadgen.load.run import run_trial_load
 from loadgen.metrics import caveats as checks
 from loadgen.metrics.engine_caveats import of_engine
@@ -20,6 +20,7 @@ from loadgen.protocols import Watcher
 from loadgen.records import Failure, Sample, Trial, TrialResult
 from loadgen.results.store import SampleWriter
 from loadgen.system import interrupt
+from loadgen.telemetry.caveats import of_cores
 
 # The words of torch, CUDA, DeepSpeed and the kernel; a server that answers them to a request is still alive.
 NO_MEMORY = re.compile(
@@ -99,6 +100,8 @@ def run_trial(
     quality = outcome.quality if outcome is not None else None
     doubts = () if failure is not None else checks.caveats(trial, accumulator, summary, quality)
     sent = outcome.requests_sent + outcome.warmup_sent if outcome is not None else 0
+    cores = None if fault is not None else server_cores(endpoint, trial.server)
+    of_server = (*of_engine(trial.load, sent, engine.get("server_side")), *of_cores(cores, engine))
     return TrialResult(
         trial=trial,
         environment=environment,
@@ -108,8 +111,9 @@ def run_trial(
         wall_s=time.monotonic() - start,
         summary=None if failure is not None else summary,
         client=quality,
-        caveats=(*doubts, *of_engine(trial.load, sent, engine.get("server_side"))) if failure is None else (),
+        caveats=(*doubts, *of_server) if failure is None else (),
         failure=failure,
+        cores=cores,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from loadgen.errors import ServerError
 from loadgen.launch import engine_counters, triton_counters
 from loadgen.launch.family import Family
 from loadgen.launch.page import fetch
+from loadgen.records import ServerSpec
+from loadgen.telemetry.cores import gpus_of, listening, read_cores
+from loadgen.telemetry_records import ServerCores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +26,8 @@ class Endpoint:
     ``start`` is the identity of the start that serves it: equal for all trials that one server process serves.
     ``family`` are its processes, and ``judge`` takes those of before and says, after a wait, what lost requests meant:
     the server's end or hang, None when it is well. ``hung`` says without a wait whether it answers nothing now. An
-    endpoint that somebody else runs has none of these.
+    endpoint that somebody else runs has none of these. ``processes`` are the ids of those that serve it; where nobody
+    tells, they are looked for by the port.
     """
 
     base_url: str
@@ -36,6 +40,7 @@ class Endpoint:
     family: Callable[[], Family] = frozenset
     judge: Callable[[Family], ServerError | None] = lambda _before: None
     hung: Callable[[], bool] = lambda: False
+    processes: Callable[[], Collection[int]] | None = None
 
 
 def server_info(url: str | None) -> dict[str, Any]:
@@ -69,3 +74,11 @@ def engine_of(endpoint: Endpoint, counters_before: str) -> dict[str, Any]:
     seen = triton_counters.server_side_times(counters_before, counters, info)
     seen = seen or engine_counters.server_side_counts(counters_before, counters)
     return {**info, "server_side": seen} if seen else info
+
+
+def server_cores(endpoint: Endpoint, spec: ServerSpec | None) -> ServerCores | None:
+    """What CPU the server's processes may use; ``None`` where they are not this machine's, or not ours to see."""
+    pids = listening(endpoint.base_url) if endpoint.processes is None else endpoint.processes()
+    if not pids:
+        return None
+    return read_cores(pids, gpus=gpus_of(pids) if spec is None else len(spec.gpus) or None)

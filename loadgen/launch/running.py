@@ -58,6 +58,8 @@ def start_server(
 
 def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpoint:
     """The endpoint of a running server, with its death told as the error it is."""
+    # What runs in a container is no child of ours: its client would pass for the server.
+    inside = CONTAINERS & {Path(word).name for word in server.command.argv}
     return Endpoint(
         base_url=server.command.base_url,
         protocol=framework.protocol,
@@ -69,6 +71,7 @@ def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpo
         family=server.family,
         judge=server.judge,
         hung=server.hung,
+        processes=None if inside else lambda: [pid for pid, _ in server.family()],
     )
 
 
@@ -192,8 +195,7 @@ class RunningServers:
         if not asked.enabled or not (asked.exporter or asked.sources or asked.prometheus):
             yield None
             return
-        # What runs in a container is no child of ours: its client's few megabytes would pass for the server's.
-        hidden = server is None or CONTAINERS & {Path(word).name for word in server.command.argv}
+        hidden = server is None or endpoint.processes is None
         with Recorder(
             asked,
             server=spec,

@@ -12,7 +12,7 @@ from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.scrapes import Scrape
 from loadgen.telemetry.series import Readings, peak
 from loadgen.telemetry.spans import Spans
-from loadgen.telemetry_records import HostFigures
+from loadgen.telemetry_records import HostFigures, ServerCores
 from loadgen.units import show_bytes, show_number, show_s, show_share
 
 # NVML's nvmlClocksEventReasons. Idle (0x1), clocks set by the user (0x2) and the display's (0x100) are no throttling.
@@ -144,6 +144,32 @@ def of_host(host: HostFigures) -> Iterator[Caveat]:
                 else "and it did run (its clock, or a neighbour on the core)"
             ),
             remedy=QUIET,
+        )
+
+
+def of_cores(cores: ServerCores | None, page: Mapping[str, object]) -> Iterator[Caveat]:
+    """A server that may use fewer cores than it has GPUs, or, on the CPU, than it has threads that compute.
+
+    A GPU wants a thread that launches its kernels; ``page``, the server's own, tells of the CPU's (``cpu_threads``).
+    """
+    if cores is None:
+        return
+    computing = page.get("cpu_threads")
+    on_cpu = cores.gpus is None and str(page.get("device", "")).startswith("cpu")
+    need, whom = cores.gpus or 0, "GPUs, each with a thread that launches its work"
+    if on_cpu and isinstance(computing, int):
+        need, whom = computing, "threads that compute"
+    may = cores.cores if cores.limit_cores is None else min(cores.cores, cores.limit_cores)
+    if may < need:
+        quota = (
+            "" if cores.limit_cores is None else f", its cgroup {show_number(cores.limit_cores)} at a time"
+        )
+        yield Caveat(
+            kind="few-cores",
+            message=f"the server may run on {cores.cores} {'core' if cores.cores == 1 else 'cores'} "
+            f"({cores.affinity}){quota}, and has {need} {whom}: they wait for each other",
+            remedy="give it a core for each and some to spare: start it without a binding (mpirun --bind-to none, "
+            "taskset, --cpus) and with a larger CPU quota of its container",
         )
 
 

@@ -189,12 +189,23 @@ def test_the_server_s_command(backend: Path) -> None:
         "http://127.0.0.1:9000/v2/health/ready",
     )
     with_mpi = command(spec(options={"mpirun": "true"})).argv
-    assert with_mpi[:3] == ("mpirun", "-n", "1")
+    assert with_mpi[:5] == ("mpirun", "-n", "1", "--bind-to", "none")
     convert, preflight = found.setup
     assert convert[3:5] == ("loadgen.servers._ft.checkpoint", "--spec")
     assert preflight[3] == "loadgen.servers._triton.libraries"
     info = json.loads(found.files["info.json"])
     assert (info["engine"], info["weights"]["maker"]) == ("fastertransformer/a", "checkpoint")
+
+
+def test_mpirun_is_taken_where_it_is_asked_for_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = tmp_path / "mpirun"
+    present.write_text("#!/bin/sh\n")
+    present.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for options in ({}, {"mpirun": "auto"}, {"mpirun": False}, {"mpirun": "auto", "image": "i"}):
+        assert "mpirun" not in command(spec(options=options)).argv
 
 
 def test_a_container_runs_the_same_command() -> None:
@@ -226,7 +237,10 @@ def test_a_container_runs_the_same_command() -> None:
     assert len(found.setup) == 1  # the conversion; its libraries cannot be looked at from outside
     podman = command(spec(options={"image": "i", "container": "podman", "mpirun": True})).argv
     assert "nvidia.com/gpu=1" in podman
-    assert podman[podman.index("i") + 1 :][:5] == ("mpirun", "-n", "1", "--allow-run-as-root", "tritonserver")
+    assert podman[podman.index("i") + 1 :][:7] == (
+        *("mpirun", "-n", "1", "--bind-to", "none"),
+        *("--allow-run-as-root", "tritonserver"),
+    )
 
 
 def test_an_image_needs_something_that_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
