@@ -51,7 +51,8 @@ class ServerSpec:
     """What to stand up. ``gpus`` are device indices (empty: CPU); ``port`` 0 means pick a free one.
 
     ``python`` is the interpreter of the server's own installation, ``None`` for loadgen's.
-    ``options`` belong to the framework, which names and checks them.
+    ``options`` belong to the framework, which names and checks them. ``library`` is a hash of what the user brings to
+    it and no version tells, empty where there is nothing, or not here.
     """
 
     framework: str
@@ -67,6 +68,7 @@ class ServerSpec:
     python: str | None = None
     ready_timeout_s: float = 600.0
     options: Mapping[str, OptionValue] = field(default_factory=dict)
+    library: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,8 +26,9 @@ class Endpoint:
     ``start`` is the identity of the start that serves it: equal for all trials that one server process serves.
     ``family`` are its processes, and ``judge`` takes those of before and says, after a wait, what lost requests meant:
     the server's end or hang, None when it is well. ``hung`` says without a wait whether it answers nothing now. An
-    endpoint that somebody else runs has none of these. ``processes`` are the ids of those that serve it; where nobody
-    tells, they are looked for by the port.
+    endpoint that somebody else runs has none of these. ``facts`` is what was found out about it beside its page.
+    ``if_silent`` says what to try where it takes requests and answers none. ``processes`` are the ids of those that
+    serve it; where nobody tells, they are looked for by the port.
     """
 
     base_url: str
@@ -40,6 +41,8 @@ class Endpoint:
     family: Callable[[], Family] = frozenset
     judge: Callable[[Family], ServerError | None] = lambda _before: None
     hung: Callable[[], bool] = lambda: False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    if_silent: str = ""
     processes: Callable[[], Collection[int]] | None = None
 
 
@@ -69,7 +72,7 @@ def metrics_text(url: str | None) -> str:
 
 def engine_of(endpoint: Endpoint, counters_before: str) -> dict[str, Any]:
     """What really ran, in the server's own words, and what its counters say of this trial."""
-    info = server_info(endpoint.info_url)
+    info = {**endpoint.facts, **server_info(endpoint.info_url)}
     counters = metrics_text(endpoint.metrics_url)
     seen = triton_counters.server_side_times(counters_before, counters, info)
     seen = seen or engine_counters.server_side_counts(counters_before, counters)

@@ -71,8 +71,16 @@ def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpo
         family=server.family,
         judge=server.judge,
         hung=server.hung,
+        facts=_holder(server.command.version_url),
+        if_silent=server.command.if_silent,
         processes=None if inside else lambda: [pid for pid, _ in server.family()],
     )
+
+
+def _holder(url: str | None) -> dict[str, str]:
+    """The name and version of the server that holds the engine, where it has a page for them."""
+    page = server_info(url)
+    return {"server": f"{page['name']} {page['version']}"} if page.keys() >= {"name", "version"} else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
