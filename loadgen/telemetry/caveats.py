@@ -41,14 +41,25 @@ QUIET = (
 )
 
 
+def holds(gpu: Gpu) -> bool:
+    """Whether more of its memory is in use than a driver takes alone."""
+    return gpu.memory_used_bytes is not None and gpu.memory_used_bytes > NOT_IDLE_BYTES
+
+
+def works(gpu: Gpu) -> bool:
+    """Whether it was busy over its driver's last sample period, and is not empty.
+
+    Work holds memory: what shows on an empty GPU is the work of a server that has just ended.
+    """
+    return gpu.utilization is not None and gpu.utilization > NOT_IDLE_SHARE and gpu.memory_used_bytes != 0
+
+
 def before_start(gpus: Sequence[Gpu], indices: Sequence[int]) -> Iterator[Caveat]:
     """GPUs that were not idle before the server came."""
     for gpu in gpus:
         if gpu.index not in indices or not gpu.memory_total_bytes:
             continue
-        held = gpu.memory_used_bytes is not None and gpu.memory_used_bytes > NOT_IDLE_BYTES
-        works = gpu.utilization is not None and gpu.utilization > NOT_IDLE_SHARE
-        if held or works:
+        if holds(gpu) or works(gpu):
             yield Caveat(
                 kind="gpu-not-idle",
                 message=f"GPU {gpu.index} was not idle before the server started: {show_bytes(gpu.memory_used_bytes)} "
@@ -191,7 +202,7 @@ def of_sources(scrapes: Sequence[Scrape], urls: Sequence[str]) -> Iterator[Cavea
                 message=f"{url} gave {sum(refused.values())} values that cannot be, such as {value}; they are left out",
                 remedy="mend the exporter, or leave it out of [telemetry] sources",
             )
-        blind = sorted({gpu for scrape in own for gpu in scrape.blind})
+        blind = _blind(own)
         if blind:
             yield Caveat(
                 kind="telemetry-blind",
@@ -199,6 +210,18 @@ def of_sources(scrapes: Sequence[Scrape], urls: Sequence[str]) -> Iterator[Cavea
                 "none of its figures of it is used",
                 remedy="use dcgm-exporter or loadgen's own exporter for GPU figures",
             )
+
+
+def _blind(scrapes: Sequence[Scrape]) -> list[str]:
+    """GPUs that a source never read, or no longer: the first pages of a server that has just started may be zeros."""
+    seen: set[str] = set()
+    first: set[str] = set()
+    lost: set[str] = set()
+    for scrape in sorted(scrapes, key=lambda scrape: scrape.at_ns):
+        seen.update(subject for _, subject, _ in scrape.readings)
+        lost.update(seen & set(scrape.blind))
+        first.update(scrape.blind)
+    return sorted(lost | (first - seen))
 
 
 def _gap(message: str) -> Caveat:
