@@ -30,7 +30,7 @@ from loadgen.errors import BadInput, MissingDependency, ServerDied
 from loadgen.launch import frameworks
 from loadgen.launch.process import Server, free_ports, serving
 from loadgen.plan.plan import make_plan
-from loadgen.profile.read import build_profile
+from loadgen.profile.read import build_profile, load_profile
 from loadgen.protocols import Command
 from loadgen.records import Reply, Request, ServerSpec, Timeouts
 from loadgen.servers._ft import checkpoint as ft_checkpoint
@@ -264,6 +264,12 @@ def test_a_trial_is_told_by_its_library_and_not_by_where_that_lies(backend: Path
     (elsewhere / "fastertransformer" / find.FT_LIBRARY).write_bytes(b"another library")
     assert ids(elsewhere) != here
     assert ids(tmp_path / "none") not in (here, ids(elsewhere))
+
+
+def test_a_shipped_experiment_takes_a_dtype_that_it_has() -> None:
+    every = load_profile("exp1", ["framework=ft,hf"], None, frameworks.names(), frameworks.find).cells
+    dtypes = {(cell.server.framework, cell.server.dtype) for cell in every if cell.server is not None}
+    assert dtypes == {("ft", "float16"), ("hf", "bfloat16")}
 
 
 def test_mpirun_is_taken_where_it_is_asked_for_and_nowhere_else(
