@@ -22,13 +22,14 @@ from loadgen.records import ServerSpec
 Page = Mapping[str, object]
 CHECKPOINT = "checkpoint"
 OURS = "loadgen"
+ITS_OWN = "its own"
 NORMAL, UNIFORM = (
     "normal, std 0.02",
     "uniform, std 0.02",
 )  # as servers/_torch/model.py and _ft/tensors.py make them
 # What the pages of earlier versions called weights that were not ours as framework hf makes them.
 OLDER = {
-    "random (made by the backend itself": ("FasterTransformer", "its own"),
+    "random (made by the backend itself": ("FasterTransformer", ITS_OWN),
     "random (written by loadgen": (OURS, UNIFORM),
 }
 
@@ -47,6 +48,8 @@ class Weights:
         """``loadgen's (normal, std 0.02)``, ``a checkpoint (1a2b)``."""
         if self.maker == CHECKPOINT:
             return f"a checkpoint ({self.fingerprint or 'which is not known'})"
+        if self.distribution == ITS_OWN:
+            return f"{self.maker}'s (random, made by the backend itself)"
         return f"{self.maker}'s ({self.distribution or 'distribution not told'})"
 
     def like(self, other: Weights) -> bool:

@@ -9,9 +9,13 @@ from typing import Any
 
 from loadgen.records import (
     LoadSpec,
+    OptionValue,
     ServerSpec,
     Trial,
 )
+
+# By framework: options that name where a library lies. What lies there decides, and ``ServerSpec.library`` is its hash.
+PLACES = {"ft": frozenset({"backend_dir"})}
 
 
 def server_key(trial: Trial) -> str:
@@ -24,6 +28,12 @@ def server_key(trial: Trial) -> str:
 def spec_key(spec: ServerSpec) -> str:
     """Equal for servers that are one."""
     return canonical(dataclasses.asdict(spec))
+
+
+def deciding_options(spec: ServerSpec) -> dict[str, OptionValue]:
+    """A server's options without those that only say where its library lies."""
+    places = PLACES.get(spec.framework, frozenset())
+    return {name: value for name, value in spec.options.items() if name not in places}
 
 
 def canonical(value: Any) -> str:

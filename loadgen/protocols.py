@@ -18,8 +18,11 @@ class Command:
     takes work. ``base_url`` is what the driver is given. ``setup`` are commands run before the server, in order, into
     the same log (a checkpoint conversion); each must exit 0. ``setup_stays``: what they make outlives the run folder
     (compiled ops), so that they may run ahead of the first start, off its clock. ``info_url`` and ``metrics_url``
-    may be ``None``. ``cleanup`` are globs of the server's own leftovers (shared memory), removed after its stop.
-    ``oom_pattern`` is a regular expression that tells running out of device memory in the log.
+    may be ``None``; so may ``version_url``, a JSON page with the ``name`` and ``version`` of a server that holds the
+    engine. ``cleanup`` are globs of the server's own leftovers (shared memory), removed after its stop.
+    ``oom_pattern`` is a regular expression that tells running out of device memory in the log, ``meanings`` are others
+    with what it means that they match when the server has ended. ``if_silent`` is what to try where it takes requests
+    and answers none.
     """
 
     argv: tuple[str, ...]
@@ -30,10 +33,13 @@ class Command:
     ready_url: str
     base_url: str
     info_url: str | None = None
+    version_url: str | None = None
     metrics_url: str | None = None
     stop_timeout_s: float = 15.0
     cleanup: tuple[str, ...] = ()
     oom_pattern: str = r"CUDA out of memory|OutOfMemoryError"
+    meanings: tuple[tuple[str, str], ...] = ()
+    if_silent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +74,9 @@ class Framework(Protocol):
 
     def default_dtype(self, on_gpu: bool) -> str:
         """The dtype of its weights where nobody names one."""
+
+    def library(self, spec: ServerSpec) -> str:
+        """A hash of what the user brings to it and no version tells; empty where there is nothing, or not here."""
 
     def check(self, spec: ServerSpec) -> None:
         """Raise BadInput for a spec that cannot run, here or anywhere."""

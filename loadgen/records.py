@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from loadgen.telemetry_records import TelemetrySummary
+from loadgen.telemetry_records import ServerCores, TelemetrySummary
 
 SCHEMA_VERSION = 1
 DEFINITIONS = 2  # of a summary's figures
@@ -51,7 +51,8 @@ class ServerSpec:
     """What to stand up. ``gpus`` are device indices (empty: CPU); ``port`` 0 means pick a free one.
 
     ``python`` is the interpreter of the server's own installation, ``None`` for loadgen's.
-    ``options`` belong to the framework, which names and checks them.
+    ``options`` belong to the framework, which names and checks them. ``library`` is a hash of what the user brings to
+    it and no version tells, empty where there is nothing, or not here.
     """
 
     framework: str
@@ -67,6 +68,7 @@ class ServerSpec:
     python: str | None = None
     ready_timeout_s: float = 600.0
     options: Mapping[str, OptionValue] = field(default_factory=dict)
+    library: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,7 +362,8 @@ class TrialResult:
     """One line of ``trials.jsonl``. ``engine`` is what really ran, in the server's own words.
 
     ``start`` is equal for trials that one start of a server served, and for no others; ``None`` where that is not known
-    (an endpoint that already ran, results of earlier versions, a server that did not come up).
+    (an endpoint that already ran, results of earlier versions, a server that did not come up). ``cores`` is what CPU
+    the server may use, where its processes can be seen.
     """
 
     trial: Trial
@@ -374,6 +377,7 @@ class TrialResult:
     failure: Failure | None = None
     telemetry: TelemetrySummary | None = None
     start: str | None = None
+    cores: ServerCores | None = None
     schema_version: int = SCHEMA_VERSION
 
 

@@ -126,6 +126,22 @@ class HostFigures:
     spin_best_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerCores:
+    """What CPU a server's processes may use, right after a trial's load: of those alone that do its work.
+
+    ``cores`` of ``affinity`` (such as ``0-15,32``) are those that any of their ``threads`` may run on, ``limit_cores``
+    the tightest quota of their cgroups, ``None`` without one. ``gpus`` is how many GPUs they drive, where known.
+    """
+
+    cores: int
+    affinity: str
+    processes: int
+    threads: int
+    limit_cores: float | None = None
+    gpus: int | None = None
+
+
 CpuMemoryFrom = Literal["pss", "pss after the load", "rss"]
 
 

@@ -20,7 +20,7 @@ from loadgen.errors import (
     unserved,
 )
 from loadgen.hang_watch import HangWatch
-from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text
+from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text, server_cores
 from loadgen.load.run import run_trial_load
 from loadgen.metrics import caveats as checks
 from loadgen.metrics.engine_caveats import of_engine
@@ -30,6 +30,7 @@ from loadgen.protocols import Watcher
 from loadgen.records import Failure, Sample, Trial, TrialResult
 from loadgen.results.store import SampleWriter
 from loadgen.system import interrupt
+from loadgen.telemetry.caveats import of_cores
 
 # The words of torch, CUDA, DeepSpeed and the kernel; a server that answers them to a request is still alive.
 NO_MEMORY = re.compile(
@@ -53,17 +54,22 @@ def run_trial(
     accumulator = Accumulator(at_most=trial.load.at_most, text=endpoint.text)
     no_memory: list[Failure] = []
     warmup_error: str | None = None
-    lost = 0
+    lost = served = 0
+    silent: str | None = None
     before = endpoint.family()
     watch = HangWatch(endpoint.hung)
 
     def on_sample(sample: Sample, in_flight: int) -> None:
-        nonlocal warmup_error, lost
+        nonlocal warmup_error, lost, served, silent
         accumulator.add(sample)
         if sample.phase == "warmup":
             warmup_error = sample.error
         lost += unserved(sample.error)
-        watch.heard(timed_out=(sample.error or "").startswith(TimedOut.__name__))
+        served += not unserved(sample.error)
+        timed_out = (sample.error or "").startswith(TimedOut.__name__)
+        if timed_out and not served:
+            silent = sample.error
+        watch.heard(timed_out=timed_out)
         if sample.error is not None and not no_memory and NO_MEMORY.search(sample.error):
             phase = "load" if sample.phase == "measured" else sample.phase
             no_memory.append(Failure(error=OUT_OF_MEMORY, message=sample.error, phase=phase))
@@ -80,7 +86,8 @@ def run_trial(
             driver_factory(endpoint.protocol),
             endpoint.driver_options,
             on_sample,
-            stop=lambda: interrupt.asked() or watch.hung or endpoint.fault() is not None,
+            # Without one answer the others need not all be waited for.
+            stop=lambda: interrupt.asked() or watch.hung or bool(silent) or endpoint.fault() is not None,
         )
         interrupt.check()
     except WarmupRefused as error:
@@ -103,6 +110,11 @@ def run_trial(
         fault = endpoint.judge(before) or probed(trial, endpoint, watch)
     if fault is not None:
         failure = Failure(error=type(fault).__name__, message=str(fault), phase="load")
+    elif failure is None and silent is not None and not served:
+        words = f"no request was answered, the first within its limit or ever: {silent.partition(': ')[2]}"
+        failure = Failure(
+            error=TimedOut.__name__, message=f"{words}; {to_try(trial, endpoint)}", phase="load"
+        )
     elif failure is None and summary.requests_ok == 0:
         failure = no_memory[0] if no_memory else all_failed(summary.errors, accumulator.firsts)
     elif failure is None and unserved(warmup_error):
@@ -111,6 +123,8 @@ def run_trial(
     quality = outcome.quality if outcome is not None else None
     doubts = () if failure is not None else checks.caveats(trial, accumulator, summary, quality)
     sent = outcome.requests_sent + outcome.warmup_sent if outcome is not None else 0
+    cores = None if fault is not None else server_cores(endpoint, trial.server)
+    of_server = (*of_engine(trial.load, sent, engine.get("server_side")), *of_cores(cores, engine))
     return TrialResult(
         trial=trial,
         environment=environment,
@@ -120,8 +134,9 @@ def run_trial(
         wall_s=time.monotonic() - start,
         summary=None if failure is not None else summary,
         client=quality,
-        caveats=(*doubts, *of_engine(trial.load, sent, engine.get("server_side"))) if failure is None else (),
+        caveats=(*doubts, *of_server) if failure is None else (),
         failure=failure,
+        cores=cores,
     )
 
 
@@ -164,7 +179,18 @@ def probed(trial: Trial, endpoint: Endpoint, watch: HangWatch) -> ServerError | 
     interrupt.check()
     if any(not unserved(error) for error in errors):
         return None
-    return endpoint.fault() or ServerHung(f"requests time out, the smallest one, too: {errors[-1]}")
+    words = f"requests time out, the smallest one, too: {errors[-1]}"
+    return endpoint.fault() or ServerHung(
+        f"{words}; to try: {endpoint.if_silent}" if endpoint.if_silent else words
+    )
+
+
+def to_try(trial: Trial, endpoint: Endpoint) -> str:
+    """What to do about a server that takes requests of a load and answers none."""
+    words = "to try: longer limits ([load.timeouts], run --timeout), the server's log"
+    if trial.server is not None:
+        words = f"a smaller one is; {words}"
+    return f"{words}, {endpoint.if_silent}" if endpoint.if_silent else words
 
 
 def smallest(trial: Trial) -> Trial:

@@ -56,6 +56,10 @@ class DeepSpeed:
         """bfloat16 on GPUs; float32 on CPUs."""
         return "bfloat16" if on_gpu else "float32"
 
+    def library(self, spec: ServerSpec) -> str:
+        """Nothing that its versions do not tell."""
+        return ""
+
     def check(self, spec: ServerSpec) -> None:
         """Raise BadInput for a spec that cannot run anywhere, MissingDependency for one that cannot run here."""
         read = options.read(spec)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loadgen.errors import BadInput, MissingDependency
+from loadgen.identity import digest
 from loadgen.launch.child import child_argv
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
-from loadgen.servers._ft import container
+from loadgen.servers._ft import container, faults
 from loadgen.servers._ft import weights as ft_weights
 from loadgen.servers._ft.layout import VARIANTS
 from loadgen.servers._ft.weights import Weights
@@ -54,13 +54,21 @@ class FasterTransformer:
         "queue_delay_us": "how long dynamic batching waits for more, in microseconds. Default 0",
         "fused_attention": "false or true: fused context attention; never on sm90 (H100, H200). Default false",
         "custom_all_reduce": "true: the backend's own all-reduce, for tp 8 alone. Default false",
-        "mpirun": "auto (when on PATH), true or false. Default auto",
+        "mpirun": "false, or true: started by mpirun -n 1, which one machine never needs. Default false",
         "log_level": f"FT_LOG_LEVEL: {', '.join(LOG_LEVELS)}. Default info",
     }
 
     def default_dtype(self, on_gpu: bool) -> str:
         """float16: the library's bfloat16 is wrong."""
         return "float16"
+
+    def library(self, spec: ServerSpec) -> str:
+        """Over the files of the backend's folder; empty for an image, whose name tells, and where there is none."""
+        options = Options(self.name, spec.options)
+        if options.text("image") is not None:
+            return ""
+        found = find.hashes(self._usual(options)[1])
+        return digest(found)[:16] if found else ""
 
     def check(self, spec: ServerSpec) -> None:
         """Raise BadInput for a spec that cannot run anywhere, MissingDependency for what is not on this machine."""
@@ -74,6 +82,7 @@ class FasterTransformer:
             raise BadInput(
                 f"ft: option custom_all_reduce with {spec.tp * spec.pp} GPUs (accepted: exactly 8)"
             )
+        faults.refuse(spec, options)
         if spec.gpus and len(spec.gpus) != spec.tp * spec.pp:
             raise BadInput(
                 f"ft: {len(spec.gpus)} GPUs for tp {spec.tp} × pp {spec.pp} (accepted: {spec.tp * spec.pp})"
@@ -116,14 +125,17 @@ class FasterTransformer:
         flags = launch.server_flags(spec, run_dir, where, str(backends))
         argv = (*self._mpirun(options, inside=image is not None), str(server), *flags)
         setup = weights.setup
-        if image is not None:
+        info = self._info(spec, options, weights) | {"backend": image or str(backends), "command": argv}
+        if image is None:
+            info["library"] = find.hashes(backends)
+        else:
             mounts = {run_dir: "rw", str(Path(weights.folder).parent): "ro"}
             if options.text("backend_dir") is not None:
                 mounts[str(backends)] = "ro"
             argv = container.argv(
                 options, argv, env, mounts, name=f"loadgen-ft-{where.grpc}", gpus=_gpus(spec)
             )
-        else:
+        if image is None:
             library = backends / "fastertransformer" / find.FT_LIBRARY
             preflight = child_argv(
                 None, "loadgen.servers._triton.libraries", str(server), str(library), links
@@ -136,15 +148,18 @@ class FasterTransformer:
                 **repository.files(),
                 **weights.files,
                 "checkpoint-plan.txt": weights.plan(),
-                "info.json": json.dumps(self._info(spec, options, weights, image or str(backends)), indent=1),
+                "info.json": json.dumps(info, indent=1),
             },
             setup=setup,
             ready_url=where.ready_url,
             base_url=where.base_url,
             info_url=launch.info_url(run_dir),
+            version_url=where.version_url,
             metrics_url=where.metrics_url,
             stop_timeout_s=30.0,
             oom_pattern=r"out of memory|CUBLAS_STATUS_ALLOC_FAILED",
+            meanings=faults.meanings(weights.layout.variant),
+            if_silent=faults.IF_SILENT,
         )
 
     def _usual(self, options: Options) -> tuple[Path, Path]:
@@ -164,12 +179,14 @@ class FasterTransformer:
         return triton.server if triton else Path("tritonserver"), backends
 
     def _mpirun(self, options: Options, *, inside: bool) -> tuple[str, ...]:
-        """One process drives all GPUs of a node; mpirun is a form of starting it, no more."""
-        auto = str(options.values.get("mpirun", "auto")).lower() == "auto"
-        present = not inside and shutil.which("mpirun") is not None
-        use = present if auto else options.flag("mpirun", False)
+        """One process drives all GPUs of a node; mpirun is a form of starting it, no more. ``auto`` was true once.
+
+        mpirun binds a process to one core, and the threads of all its GPUs would share it: tp 2 took 1.8 times as long.
+        """
+        auto = str(options.values.get("mpirun", "")).lower() == "auto"
         root = ("--allow-run-as-root",) if inside or os.geteuid() == 0 else ()
-        return ("mpirun", "-n", "1", *root) if use else ()
+        use = not auto and options.flag("mpirun", False)
+        return ("mpirun", "-n", "1", "--bind-to", "none", *root) if use else ()
 
     def _env(
         self, spec: ServerSpec, options: Options, libraries: tuple[str, str] | None
@@ -212,9 +229,14 @@ class FasterTransformer:
             },
         )
 
-    def _info(self, spec: ServerSpec, options: Options, weights: Weights, where: str) -> dict[str, Any]:
+    def _info(self, spec: ServerSpec, options: Options, weights: Weights) -> dict[str, Any]:
         """What results say of the engine; nothing here is asked of the running server."""
-        return {**self._facts(spec, options), "backend": where, "weights": weights.numbers.page()}
+        launcher = " ".join(self._mpirun(options, inside=options.text("image") is not None))
+        return {
+            **self._facts(spec, options),
+            "weights": weights.numbers.page(),
+            "launcher": launcher or "none",
+        }
 
     def _facts(self, spec: ServerSpec, options: Options) -> dict[str, Any]:
         """What the spec decides; the model's configuration holds it too, for whoever meets the server by its URL."""

@@ -38,8 +38,12 @@ class Null:
     }
 
     def default_dtype(self, on_gpu: bool) -> str:
-        """There are no weights; the word stands in the results."""
-        return "float32"
+        """There are no weights; the word, that of profiles which name none, stands in the results."""
+        return "bfloat16"
+
+    def library(self, spec: ServerSpec) -> str:
+        """Nothing that its versions do not tell."""
+        return ""
 
     def check(self, spec: ServerSpec) -> None:
         """Raise BadInput for options it does not have, and for a model split over devices: there is no model."""

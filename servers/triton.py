@@ -58,6 +58,10 @@ class TritonPython:
         """As ``hf``, whose engine it is."""
         return HF.default_dtype(on_gpu)
 
+    def library(self, spec: ServerSpec) -> str:
+        """Nothing that its versions do not tell."""
+        return ""
+
     def check(self, spec: ServerSpec) -> None:
         """Raise BadInput for a spec that cannot run; MissingDependency when there is no tritonserver."""
         options = Options(self.name, spec.options)
@@ -116,6 +120,7 @@ class TritonPython:
             ready_url=where.ready_url,
             base_url=where.base_url,
             info_url=launch.info_url(run_dir),
+            version_url=where.version_url,
             metrics_url=where.metrics_url,
             stop_timeout_s=20.0,
             cleanup=(launch.shared_memory(region),),

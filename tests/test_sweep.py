@@ -119,6 +119,8 @@ def check_complete(folder: Path, trials: int = 4) -> None:
         samples = list(read_samples(folder / "samples" / f"{result.trial.id}.parquet"))
         assert len(samples) == 7  # the warm-up is stored, too
         assert [sample.error for sample in samples] == [None] * 7
+        assert result.cores is not None
+        assert (result.cores.cores, result.cores.gpus) == (len(os.sched_getaffinity(0)), None)
     assert not list((folder / "samples").glob("*.part"))
 
 

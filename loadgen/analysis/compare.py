@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,9 @@ from loadgen.analysis.finding import Rules, server_text
 from loadgen.analysis.same_work import Work, same_work
 from loadgen.analysis.study import Cell, Ratio, Study, mean_quotient, quotient
 from loadgen.analysis.table import METRICS, Key, Source, read
+from loadgen.engine_facts import weights_of
 from loadgen.errors import BadInput
+from loadgen.records import TrialResult
 from loadgen.results.store import open_results
 
 Gated = Literal["passes", "fails", "inside the noise", "not measured"]
@@ -222,4 +224,22 @@ def _facts(source: Source) -> dict[str, str]:
         versions = row.result.engine.get("versions")
         for name, version in versions.items() if isinstance(versions, dict) else ():
             values[f"{row.key.framework}'s {name}"].add(str(version))
+        for name, told in _engine_facts(row.result):
+            values[f"{row.key.framework}'s {name}"].add(told)
     return {name: " / ".join(sorted(found)) for name, found in values.items()}
+
+
+def _engine_facts(result: TrialResult) -> Iterator[tuple[str, str]]:
+    """What decides an engine's figures beside its versions: its library, how it was started, on which cores."""
+    engine, cores = result.engine, result.cores
+    if (weights := weights_of(engine, result.trial.server)) is not None:
+        yield "weights", weights.text
+    for name in ("server", "variant", "stream_step", "launcher"):
+        if name in engine:
+            yield name, str(engine[name])
+    library = engine.get("library")
+    for file, hashed in library.items() if isinstance(library, dict) else ():
+        yield f"{file}, SHA-256", str(hashed)
+    if cores is not None:
+        quota = "" if cores.limit_cores is None else f", at most {cores.limit_cores:g} at a time"
+        yield "cores", cores.affinity + quota

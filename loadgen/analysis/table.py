@@ -9,6 +9,7 @@ from datetime import datetime
 
 from loadgen.analysis.requests import was_cold
 from loadgen.analysis.rounds import rounds_of
+from loadgen.identity import deciding_options
 from loadgen.labels import failed_label
 from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
 from loadgen.results.store import Results
@@ -305,7 +306,7 @@ def _variant(trial: Trial) -> str:
 
 
 def _options(trial: Trial, names: Container[str]) -> str:
-    options = trial.server.options if trial.server else {}
+    options = deciding_options(trial.server) if trial.server else {}
     return ", ".join(f"{name}={value}" for name, value in sorted(options.items()) if name in names)
 
 

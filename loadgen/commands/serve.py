@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from loadgen.engine_facts import weights_of
 from loadgen.errors import BadInput, MissingDependency, ServerError
 from loadgen.labels import server_label
 from loadgen.launch import frameworks
@@ -79,6 +80,7 @@ def server_spec(
         },
         gpu_count=None if not_here else len(visible),
         frameworks=frameworks.names(),
+        ask=frameworks.find,
     )
     spec = profile.cells[0].server
     assert spec is not None
@@ -160,9 +162,11 @@ def serve(spec: ServerSpec, log: Path | None, echo: Callable[[str], None]) -> in
 def ready_line(spec: ServerSpec, url: str, info: dict[str, object], metrics_url: str | None) -> str:
     """URLs, the engine's true name in the server's own words, and the GPUs."""
     engine = info.get("engine", "engine unknown")
-    weights = info.get("weight_bytes")
-    size = f", weights {show_bytes(float(weights))}" if isinstance(weights, int) else ""
+    whose, held = weights_of(info, spec), info.get("weight_bytes")
+    words = [whose.text] if whose else []
+    words += [show_bytes(float(held))] if isinstance(held, int) else []
+    weights = f", weights {', '.join(words)}" if words else ""
     where = f"GPUs {','.join(map(str, spec.gpus))}" if spec.gpus else "CPU"
     metrics = f"  metrics: {metrics_url}" if metrics_url else ""
     what = f"{spec.model.name} {spec.dtype} tp{spec.tp} pp{spec.pp}"
-    return f"ready: {url}  engine: {engine}  {what} on {where}{size}{metrics}"
+    return f"ready: {url}  engine: {engine}  {what} on {where}{weights}{metrics}"

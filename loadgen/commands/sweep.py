@@ -35,7 +35,9 @@ def make(profile_name: str, sets: tuple[str, ...], *, dry_run: bool) -> tuple[Pr
     A dry run on a machine without GPUs plans for one that has enough.
     """
     gpu_count = len(visible_gpus())
-    profile = load_profile(profile_name, sets, gpu_count or (None if dry_run else 0), frameworks.names())
+    profile = load_profile(
+        profile_name, sets, gpu_count or (None if dry_run else 0), frameworks.names(), frameworks.find
+    )
     if profile.findings:
         from loadgen.analysis.findings import (
             declared,  # it imports the analysis, which most sweeps need at the end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from loadgen.launch import engine_counters, triton_counters
 from loadgen.launch.family import Family
 from loadgen.launch.page import fetch
 from loadgen.load.prompts import SAFE_VOCAB
-from loadgen.records import Trial
+from loadgen.records import ServerSpec, Trial
+from loadgen.telemetry.cores import gpus_of, listening, read_cores
+from loadgen.telemetry_records import ServerCores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,8 @@ class Endpoint:
     the server's end or hang, None when it is well. ``hung`` says without a wait whether it answers nothing now. An
     endpoint that somebody else runs has none of these; what was found out about it are ``facts``, ``at_most`` (its
     outputs may end early), the bounds ``vocab`` of ids and ``context`` of a request's tokens, and ``text``: prompts go
-    out as it.
+    out as it. ``if_silent`` says what to try where it takes requests and answers none. ``processes`` are the ids of
+    those that serve it; where nobody tells, they are looked for by the port.
     """
 
     base_url: str
@@ -45,6 +48,8 @@ class Endpoint:
     vocab: int | None = None
     context: int | None = None
     text: bool = False
+    if_silent: str = ""
+    processes: Callable[[], Collection[int]] | None = None
 
 
 def server_info(url: str | None) -> dict[str, Any]:
@@ -107,3 +112,11 @@ def fitted(trial: Trial, endpoint: Endpoint) -> Trial:
         vocab = endpoint.vocab if endpoint.text else min(endpoint.vocab, SAFE_VOCAB)  # what None means else
     at_most = load.at_most or (endpoint.at_most and not trial.exact)
     return replace(trial, vocab=vocab, load=replace(load, at_most=at_most))
+
+
+def server_cores(endpoint: Endpoint, spec: ServerSpec | None) -> ServerCores | None:
+    """What CPU the server's processes may use; ``None`` where they are not this machine's, or not ours to see."""
+    pids = listening(endpoint.base_url) if endpoint.processes is None else endpoint.processes()
+    if not pids:
+        return None
+    return read_cores(pids, gpus=gpus_of(pids) if spec is None else len(spec.gpus) or None)

@@ -6,6 +6,7 @@ import glob
 import os
 import random
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -69,6 +70,23 @@ def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
+def step_name(argv: Sequence[str]) -> str:
+    """What a set-up command is called: the module of ours that it runs, else its program."""
+    return next((word for word in argv[1:4] if word.startswith("loadgen.")), Path(argv[0]).name)
+
+
+def exit_words(code: int | None) -> str:
+    """An exit status in words; the guard passes a signal on as 128 + its number."""
+    number = 0 if code is None else -code if code < 0 else code - 128
+    if number not in set(signal.Signals):
+        return f"exit status {code}"
+    name = signal.Signals(number).name
+    killed = (
+        ": killed from outside, which the kernel does where the host's memory, or the container's, runs out"
+    )
+    return f"signal {name}{killed if number == signal.SIGKILL else ''}"
+
+
 def server_env(overlay: dict[str, str | None]) -> dict[str, str]:
     """This process's environment with the command's changes; a value of None removes a variable.
 
@@ -119,7 +137,7 @@ class Server:
             for step in self.command.setup:
                 on_state("preparing")
                 self._spawn(step)
-                self._await_exit(deadline, limit_s)
+                self._await_exit(step_name(step), deadline, limit_s)
         except BaseException:
             self.stop()
             raise
@@ -137,15 +155,15 @@ class Server:
                 start_new_session=True,
             )
 
-    def _await_exit(self, deadline: float, limit_s: float) -> None:
+    def _await_exit(self, step: str, deadline: float, limit_s: float) -> None:
         while self.alive():
             interrupt.check()
             if time.monotonic() > deadline:
-                raise self.failure(ServerNotReady, f"its preparation took more than {limit_s:g} s")
+                raise self.failure(ServerNotReady, f"its preparation ({step}) took more than {limit_s:g} s")
             time.sleep(POLL_S)
         assert self._process is not None
         if self._process.returncode != 0:
-            raise self.death()
+            raise self.death(f"its preparation ({step}) failed")
         self._release()
 
     def _await_ready(self, deadline: float, limit_s: float) -> None:
@@ -153,7 +171,7 @@ class Server:
             while True:
                 interrupt.check()
                 if not self.alive():
-                    raise self.death()
+                    raise self.death("the server ended while it loaded")
                 try:
                     if client.get(self.command.ready_url).is_success:
                         return
@@ -176,12 +194,16 @@ class Server:
         """An error of this kind that carries the log's path and its last lines."""
         return kind(message, str(self.log_path), log_tail(self.log_path))
 
-    def death(self) -> ServerError:
-        """The error that tells why a server that nobody stopped has ended."""
+    def death(self, what: str = "the server ended by itself") -> ServerError:
+        """The error that tells why a server that nobody stopped, or a step before it, has ended."""
         code = self._process.returncode if self._process is not None else None
-        if re.search(self.command.oom_pattern, log_tail(self.log_path, 400)):
+        tail = log_tail(self.log_path, 400)
+        if re.search(self.command.oom_pattern, tail):
             return self.failure(ServerOutOfMemory, f"the server ran out of memory (exit status {code})")
-        return self.failure(ServerDied, f"the server ended by itself (exit status {code})")
+        for pattern, meaning in self.command.meanings:
+            if re.search(pattern, tail):
+                return self.failure(ServerDied, f"{what} (exit status {code}): {meaning}")
+        return self.failure(ServerDied, f"{what} ({exit_words(code)})")
 
     def family(self) -> Family:
         """Its processes now."""

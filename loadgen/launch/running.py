@@ -60,6 +60,8 @@ def start_server(
 
 def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpoint:
     """The endpoint of a running server, with its death told as the error it is."""
+    # What runs in a container is no child of ours: its client would pass for the server.
+    inside = CONTAINERS & {Path(word).name for word in server.command.argv}
     return Endpoint(
         base_url=server.command.base_url,
         protocol=framework.protocol,
@@ -71,7 +73,16 @@ def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpo
         family=server.family,
         judge=server.judge,
         hung=server.hung,
+        facts=_holder(server.command.version_url),
+        if_silent=server.command.if_silent,
+        processes=None if inside else lambda: [pid for pid, _ in server.family()],
     )
+
+
+def _holder(url: str | None) -> dict[str, str]:
+    """The name and version of the server that holds the engine, where it has a page for them."""
+    page = server_info(url)
+    return {"server": f"{page['name']} {page['version']}"} if page.keys() >= {"name", "version"} else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +207,7 @@ class RunningServers:
         if not asked.enabled or not (asked.exporter or asked.sources or asked.prometheus):
             yield None
             return
-        # What runs in a container is no child of ours: its client's few megabytes would pass for the server's.
-        hidden = server is None or CONTAINERS & {Path(word).name for word in server.command.argv}
+        hidden = server is None or endpoint.processes is None
         with Recorder(
             asked,
             server=spec,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loadgen.identity import digest, server_key
+from loadgen.identity import deciding_options, digest, server_key
 from loadgen.plan import interleave
 from loadgen.profile.profile import Cell, Profile, Target
 from loadgen.records import LoadSpec, ModelSpec, Order, Search, ServerSpec, Trial
@@ -124,9 +124,8 @@ def _engine(cell: Cell) -> dict[str, Any]:
         always = ("url", "model_name", "vocab")
         told = dataclasses.asdict(cell.target)
         return {key: value for key, value in told.items() if key in always or value}
-    server = {
-        key: value for key, value in _differing(cell.server).items() if key not in NOT_IN_IDS | {"model"}
-    }
+    spec = replace(cell.server, options=deciding_options(cell.server))
+    server = {key: value for key, value in _differing(spec).items() if key not in NOT_IN_IDS | {"model"}}
     model = {key: value for key, value in _differing(cell.server.model).items() if key not in NAMES_ONLY}
     return {"server": server, "model": model, "device": "gpu" if cell.server.gpus else "cpu"}
 

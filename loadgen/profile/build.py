@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loadgen.errors import BadInput, ProfileError
 from loadgen.profile.profile import Cell, Target
 from loadgen.profile.schema import FrameworkTable, Origins, Path, ServerTable, Tables, together
 from loadgen.profile.values import AUTO, did_you_mean
+from loadgen.protocols import Framework
 from loadgen.records import LoadSpec, ModelSpec, ServerSpec, Timeouts
 from loadgen.theory import models
 from loadgen.traces.files import TraceExtent, measure_trace
@@ -56,10 +57,15 @@ class Builder:
     """Makes cells; models and traces are read once."""
 
     def __init__(
-        self, tables: Tables, problems: Problems, gpu_count: int | None, frameworks: Sequence[str] | None
+        self,
+        tables: Tables,
+        problems: Problems,
+        gpu_count: int | None,
+        frameworks: Sequence[str] | None,
+        ask: Callable[[str], Framework] | None,
     ) -> None:
         self._tables, self._problems = tables, problems
-        self._gpu_count, self._frameworks = gpu_count, frameworks
+        self._gpu_count, self._frameworks, self._ask = gpu_count, frameworks, ask
         self._models: dict[str, ModelSpec | BadInput] = {}
         self._traces: dict[str, TraceExtent | BadInput] = {}
 
@@ -110,19 +116,23 @@ class Builder:
         table = self._tables.server or ServerTable()
         capacity = own.max_batch or table.max_batch
         swept_dtype = point.paths["dtype"][0] == "sweep"
-        return ServerSpec(
+        dtype = values["dtype"] if swept_dtype else own.dtype or values["dtype"]
+        asked = self._ask(name) if self._ask is not None and (known is None or name in known) else None
+        spec = ServerSpec(
             framework=name,
             model=model,
             tp=values["tp"],
             pp=values["pp"],
             gpus=gpus,
-            dtype=values["dtype"] if swept_dtype else own.dtype or values["dtype"],
+            # On the CPU, too: a plan is the same wherever it is made.
+            dtype=dtype or (asked.default_dtype(on_gpu=True) if asked else "bfloat16"),
             max_batch=None if capacity == AUTO else capacity,
             dummy_weights=model.checkpoint is None if table.dummy_weights is None else table.dummy_weights,
             python=own.python or table.python,
             ready_timeout_s=own.ready_timeout_s or table.ready_timeout_s,
             options={**table.options, **own.options, **point.options},
         )
+        return spec if asked is None else replace(spec, library=asked.library(spec))
 
     def _model(self, point: Point) -> ModelSpec | None:
         name = point.values["model"]

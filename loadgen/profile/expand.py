@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from loadgen.profile.build import USED_BY, Builder, Point, Problems
 from loadgen.profile.profile import Cell
 from loadgen.profile.schema import Axes, LoadTable, Origins, Path, ServerTable, SweepTable, Tables
+from loadgen.protocols import Framework
 
 LENGTHS = frozenset({"input_tokens", "output_tokens", "requests"})  # a trace brings its own
 SERVER_AXES = ("framework", "model", "dtype", "tp", "pp")
 
 
 def expand(
-    tables: Tables, origins: Origins, gpu_count: int | None, frameworks: Sequence[str] | None
+    tables: Tables,
+    origins: Origins,
+    gpu_count: int | None,
+    frameworks: Sequence[str] | None,
+    ask: Callable[[str], Framework] | None,
 ) -> tuple[Cell, ...]:
     """Every cell of every sweep block. Raises one ProfileError with a line for each problem."""
     problems = Problems(origins)
@@ -25,7 +30,7 @@ def expand(
     _check_hidden(tables, problems)
     problems.check()
     cells: list[Cell] = []
-    builder = Builder(tables, problems, gpu_count, frameworks)
+    builder = Builder(tables, problems, gpu_count, frameworks, ask)
     for number, block in enumerate(tables.sweep):
         for point in _points(tables, number, block, problems):
             cells += builder.cells(point, block.repeat or tables.load.repeat, block.starts or tables.starts)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loadgen.errors import ProfileError
 from loadgen.profile.profile import Profile
+from loadgen.protocols import Framework
 
 
 def load_profile(
@@ -15,11 +16,13 @@ def load_profile(
     sets: Sequence[str] = (),
     gpu_count: int | None = None,
     frameworks: Sequence[str] | None = None,
+    ask: Callable[[str], Framework] | None = None,
 ) -> Profile:
     """Read and check a profile: a file, or by bare name one that loadgen ships.
 
     ``gpu_count`` is how many GPUs the machine has (``None``: unknown, not checked); ``frameworks`` are the known
-    names (``None``: not checked). Raises ProfileError, one line for each problem.
+    names (``None``: not checked), ``ask`` gives one by name, for what only it knows. Raises ProfileError, one line for
+    each problem.
     """
     file, text = _read(path_or_name)
     import tomllib
@@ -30,7 +33,9 @@ def load_profile(
         raise ProfileError(file, "TOML", None, str(error)) from None
     except RecursionError:
         raise ProfileError(file, "TOML", None, "is nested too deeply") from None
-    return build_profile(data, file=file, text=text, sets=sets, gpu_count=gpu_count, frameworks=frameworks)
+    return build_profile(
+        data, file=file, text=text, sets=sets, gpu_count=gpu_count, frameworks=frameworks, ask=ask
+    )
 
 
 def build_profile(
@@ -41,6 +46,7 @@ def build_profile(
     sets: Sequence[str] = (),
     gpu_count: int | None = None,
     frameworks: Sequence[str] | None = None,
+    ask: Callable[[str], Framework] | None = None,
 ) -> Profile:
     """The same from tables at hand, such as those that command line flags make."""
     # Imported here: pydantic takes time that a plain `loadgen run` does not have.
@@ -52,7 +58,7 @@ def build_profile(
 
     merged, origins = lay_over(data, sets, file)
     tables = parse(merged, origins)
-    cells = expand(tables, origins, gpu_count, frameworks)
+    cells = expand(tables, origins, gpu_count, frameworks, ask)
     if tables.order == "interleaved":
         cells = side_by_side(cells, tables, origins, gpu_count)
     return Profile(

@@ -71,12 +71,13 @@ class Table(BaseModel):
 
 
 class ServerTable(Table):
-    """[server]: what to start. ``extend_context`` multiplies a preset's context; ``gpus = []`` is the CPU."""
+    """[server]: what to start. ``extend_context`` multiplies a preset's context; ``gpus = []`` is the CPU. Without a
+    ``dtype`` it is what the framework computes in on GPUs."""
 
     framework: Text | None = None
     model: Text | None = None
     extend_context: Count | None = None
-    dtype: Dtype = "bfloat16"
+    dtype: Dtype | None = None
     tp: Count = 1
     pp: Count = 1
     gpus: Devices | None = None

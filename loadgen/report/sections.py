@@ -72,23 +72,17 @@ def engine_table(results: Sequence[TrialResult]) -> Table | None:
             name = str(told.pop("engine", "unnamed"))
             facts = [f"{key} {value}" for key, value in told.items() if key in ENGINE_FACTS]
             weights = weights_of(result.engine, spec)
-            rest = ", ".join([*facts, f"weights {weights.text}"] if weights else facts)
+            facts += [f"weights {weights.text}"] if weights else []
+            facts += [f"cores {result.cores.affinity}"] if result.cores else []
+            rest = ", ".join(facts)
             said[asked, f"{name} ({rest})" if rest else name] += 1
     rows = [(asked, told, str(count)) for (asked, told), count in said.items()]
     return table_of("What ran", ("asked for", "in the server's own words", "trials"), rows)
 
 
 ENGINE_FACTS = (
-    "dtype",
-    "tp",
-    "pp",
-    "device",
-    "attention",
-    "torch",
-    "transformers",
-    "version",
-    "context",
-    "chosen",
+    *("dtype", "tp", "pp", "device", "attention", "torch", "transformers", "version", "context", "chosen"),
+    *("server", "launcher", "variant", "stream_step"),
 )
 
 

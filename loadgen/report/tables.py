@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from loadgen.identity import deciding_options
 from loadgen.labels import again_label, caveat_marks, failed_label
 from loadgen.metrics.percentiles import NOT_THE_MAXIMUM, percentile, percentile_words
 from loadgen.records import Dist, Summary, Trial, TrialResult
@@ -107,7 +108,7 @@ def conditions(trial: Trial) -> dict[str, Value]:
             "model": server.model.name,
         }
         named |= {"dtype": server.dtype, "tp": server.tp, "pp": server.pp, "max batch": server.max_batch}
-        named |= {key: value for key, value in server.options.items() if key != "engine"}
+        named |= {key: value for key, value in deciding_options(server).items() if key != "engine"}
     named["mode"] = load.kind
     named |= {"batch": load.batch_size}
     if load.kind == "closed":

@@ -93,7 +93,7 @@ def _matching(pattern: str, ids: Sequence[str]) -> list[str]:
 
 
 def _part(id_: str, file: Path, sets: Sequence[str], out: Path, have: Container[str]) -> Part:
-    profile = load_profile(str(file), sets, None, frameworks.names())
+    profile = load_profile(str(file), sets, None, frameworks.names(), frameworks.find)
     if profile.findings:
         from loadgen.analysis.findings import (
             declared,  # it imports the analysis, which most sweeps need at the end

@@ -12,7 +12,7 @@ from loadgen.telemetry.nvml import Gpu
 from loadgen.telemetry.scrapes import Scrape
 from loadgen.telemetry.series import Readings, peak
 from loadgen.telemetry.spans import Spans
-from loadgen.telemetry_records import HostFigures
+from loadgen.telemetry_records import HostFigures, ServerCores
 from loadgen.units import show_bytes, show_number, show_s, show_share
 
 # NVML's nvmlClocksEventReasons. Idle (0x1), clocks set by the user (0x2) and the display's (0x100) are no throttling.
@@ -41,14 +41,25 @@ QUIET = (
 )
 
 
+def holds(gpu: Gpu) -> bool:
+    """Whether more of its memory is in use than a driver takes alone."""
+    return gpu.memory_used_bytes is not None and gpu.memory_used_bytes > NOT_IDLE_BYTES
+
+
+def works(gpu: Gpu) -> bool:
+    """Whether it was busy over its driver's last sample period, and is not empty.
+
+    Work holds memory: what shows on an empty GPU is the work of a server that has just ended.
+    """
+    return gpu.utilization is not None and gpu.utilization > NOT_IDLE_SHARE and gpu.memory_used_bytes != 0
+
+
 def before_start(gpus: Sequence[Gpu], indices: Sequence[int]) -> Iterator[Caveat]:
     """GPUs that were not idle before the server came."""
     for gpu in gpus:
         if gpu.index not in indices or not gpu.memory_total_bytes:
             continue
-        held = gpu.memory_used_bytes is not None and gpu.memory_used_bytes > NOT_IDLE_BYTES
-        works = gpu.utilization is not None and gpu.utilization > NOT_IDLE_SHARE
-        if held or works:
+        if holds(gpu) or works(gpu):
             yield Caveat(
                 kind="gpu-not-idle",
                 message=f"GPU {gpu.index} was not idle before the server started: {show_bytes(gpu.memory_used_bytes)} "
@@ -147,6 +158,32 @@ def of_host(host: HostFigures) -> Iterator[Caveat]:
         )
 
 
+def of_cores(cores: ServerCores | None, page: Mapping[str, object]) -> Iterator[Caveat]:
+    """A server that may use fewer cores than it has GPUs, or, on the CPU, than it has threads that compute.
+
+    A GPU wants a thread that launches its kernels; ``page``, the server's own, tells of the CPU's (``cpu_threads``).
+    """
+    if cores is None:
+        return
+    computing = page.get("cpu_threads")
+    on_cpu = cores.gpus is None and str(page.get("device", "")).startswith("cpu")
+    need, whom = cores.gpus or 0, "GPUs, each with a thread that launches its work"
+    if on_cpu and isinstance(computing, int):
+        need, whom = computing, "threads that compute"
+    may = cores.cores if cores.limit_cores is None else min(cores.cores, cores.limit_cores)
+    if may < need:
+        quota = (
+            "" if cores.limit_cores is None else f", its cgroup {show_number(cores.limit_cores)} at a time"
+        )
+        yield Caveat(
+            kind="few-cores",
+            message=f"the server may run on {cores.cores} {'core' if cores.cores == 1 else 'cores'} "
+            f"({cores.affinity}){quota}, and has {need} {whom}: they wait for each other",
+            remedy="give it a core for each and some to spare: start it without a binding (mpirun --bind-to none, "
+            "taskset, --cpus) and with a larger CPU quota of its container",
+        )
+
+
 def of_sources(scrapes: Sequence[Scrape], urls: Sequence[str]) -> Iterator[Caveat]:
     """Scrapes that failed, values that cannot be, cards that a source cannot read, sources never heard."""
     by_url: Mapping[str, list[Scrape]] = {url: [s for s in scrapes if s.source == url] for url in urls}
@@ -165,7 +202,7 @@ def of_sources(scrapes: Sequence[Scrape], urls: Sequence[str]) -> Iterator[Cavea
                 message=f"{url} gave {sum(refused.values())} values that cannot be, such as {value}; they are left out",
                 remedy="mend the exporter, or leave it out of [telemetry] sources",
             )
-        blind = sorted({gpu for scrape in own for gpu in scrape.blind})
+        blind = _blind(own)
         if blind:
             yield Caveat(
                 kind="telemetry-blind",
@@ -173,6 +210,18 @@ def of_sources(scrapes: Sequence[Scrape], urls: Sequence[str]) -> Iterator[Cavea
                 "none of its figures of it is used",
                 remedy="use dcgm-exporter or loadgen's own exporter for GPU figures",
             )
+
+
+def _blind(scrapes: Sequence[Scrape]) -> list[str]:
+    """GPUs that a source never read, or no longer: the first pages of a server that has just started may be zeros."""
+    seen: set[str] = set()
+    first: set[str] = set()
+    lost: set[str] = set()
+    for scrape in sorted(scrapes, key=lambda scrape: scrape.at_ns):
+        seen.update(subject for _, subject, _ in scrape.readings)
+        lost.update(seen & set(scrape.blind))
+        first.update(scrape.blind)
+    return sorted(lost | (first - seen))
 
 
 def _gap(message: str) -> Caveat:

@@ -22,7 +22,7 @@ import psutil
 
 from loadgen.errors import StoreError
 from loadgen.records import Caveat, Environment, ServerSpec, TrialResult
-from loadgen.telemetry.caveats import before_start, of_devices, of_host, of_sources
+from loadgen.telemetry.caveats import before_start, holds, of_devices, of_host, of_sources, works
 from loadgen.telemetry.host import Gauge, HostWatch
 from loadgen.telemetry.ledger import make_ledger
 from loadgen.telemetry.nvml import Gpu, Nvml
@@ -39,15 +39,24 @@ START_S = 10.0  # a child's Python, its imports and its first scrape, on a busy 
 MARK_S = 2.5  # for one scrape asked for: the sampler's own limit, and a little
 STOP_S = 5.0
 POLL_S = 0.01
+SETTLE_S = 1.2  # NVML averages utilization over up to a second
 PAGE_S = 2.0
 CONTAINERS = frozenset({"docker", "podman"})
 
 
-def look() -> list[Gpu]:
-    """The GPUs as they are before a server starts; empty without a driver."""
+def look(settle_s: float = SETTLE_S) -> list[Gpu]:
+    """The GPUs as they are before a server starts; empty without a driver.
+
+    One that works and holds next to nothing is looked at again: its utilization is that of the last second, in which
+    the server before this one may have run.
+    """
     nvml = Nvml()
     try:
-        return nvml.read(links=False)
+        found = nvml.read(links=False)
+        if any(works(gpu) and not holds(gpu) for gpu in found):
+            time.sleep(settle_s)
+            found = nvml.read(links=False)
+        return found
     finally:
         nvml.close()
 

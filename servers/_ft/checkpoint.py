@@ -212,9 +212,9 @@ def _made_of(folder: Path, want: dict[str, object]) -> bool:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The ``<T>-gpu`` folders at or directly in ``folder``. Raises BadInput where there is none."""
-    if re.fullmatch(r"[1-9]\d*-gpu", folder.name):
+    if re.fullmatch(ft.FOLDER, folder.name):
         return [folder]
-    found = sorted(path for path in folder.glob("*-gpu") if re.fullmatch(r"[1-9]\d*-gpu", path.name))
+    found = [folder / f"{size}-gpu" for size in ft.sizes_in(folder)]
     if not found:
         raise BadInput(
             f"{folder}: neither a <T>-gpu folder nor one that holds any (accepted: what convert wrote)"
@@ -233,7 +233,7 @@ def check(folder: Path, *, contents: bool = True, progress: Progress = _silent) 
     except OSError as error:
         return [f"config.ini: {error.strerror or error}"]
     try:
-        layout = ft.read_config_ini(text, int(folder.name.partition("-")[0]), str(folder / "config.ini"))
+        layout = ft.read_config_ini(text, int(folder.name.partition("-")[0]), "config.ini")
     except BadInput as error:
         return [str(error)]
     hashes = _hashes(folder) if contents else {}

@@ -82,21 +82,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--grace", type=float, required=True)
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
+    asked: list[int] = []
+    # Before the client is there: a signal in between would end this process and leave the container.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _frame: asked.append(number))
     client = subprocess.Popen(options.rest[1:])
     deadline: float | None = None
-
-    def stop(number: int, _frame: object) -> None:
-        nonlocal deadline
-        signal.signal(number, signal.SIG_IGN)
-        client.send_signal(number)
-        deadline = time.monotonic() + options.grace
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
     while True:
         try:
             return client.wait(POLL_S)
         except subprocess.TimeoutExpired:
+            if asked and deadline is None:
+                client.send_signal(asked[0])
+                deadline = time.monotonic() + options.grace
             if deadline is not None and time.monotonic() > deadline:
                 subprocess.run([options.program, "kill", options.name], check=False)
                 return client.wait()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import configparser
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ VARIANTS = {"a": "Llama", "b": "llama"}  # the backend's own spelling of model_t
 DTYPES = {"fp16": 2, "fp32": 4}
 STORED_DTYPES = DTYPES | {"bf16": 2}  # what a .bin may hold; it is converted to data_type at load
 DTYPE_OF = {"float16": "fp16", "fp16": "fp16", "half": "fp16", "float32": "fp32", "fp32": "fp32"}
+FOLDER = r"([1-9]\d*)-gpu"
 # The attention kernels are instantiated for these alone; with any other size they silently compute nothing.
 HEAD_SIZES = (32, 48, 64, 80, 96, 128, 144, 160, 192, 224, 256)
 BF16_REFUSED = (
@@ -83,6 +85,12 @@ class File:
         for extent in self.shape:
             count *= extent
         return count
+
+
+def sizes_in(folder: Path) -> list[int]:
+    """The tensor parallel sizes that the checkpoints in a folder are cut for."""
+    found = (re.fullmatch(FOLDER, path.name) for path in folder.glob("*-gpu"))
+    return sorted(int(match[1]) for match in found if match)
 
 
 def from_spec(spec: ModelSpec) -> FtModel:

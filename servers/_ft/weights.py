@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadgen.engine_facts import CHECKPOINT, OURS, UNIFORM, own_weights
+from loadgen.engine_facts import CHECKPOINT, ITS_OWN, OURS, UNIFORM, own_weights
 from loadgen.engine_facts import Weights as Numbers
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch.child import child_argv
@@ -71,6 +72,11 @@ def check(spec: ServerSpec, options: Options) -> None:
         raise BadInput(
             f"ft: option weights=backend would not load {spec.model.name} (accepted: with --dummy-weights)"
         )
+    if given is not None and (there := ft.sizes_in(_home(given))) and found.tp not in there:
+        raise BadInput(
+            f"ft: option checkpoint={given}: cut for tp {', '.join(map(str, there))}, and tp = {found.tp} is asked for "
+            f"(accepted: that tp, or loadgen convert --to ft … --tp {found.tp})"
+        )
     size = sum(ft.sizes(found).values())
     if given is None and choice == "auto" and spec.dummy_weights and size > SMALL_BYTES:
         raise MissingDependency(
@@ -88,15 +94,19 @@ def cache_folder(options: Options) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loadgen" / "ft"
 
 
+def _home(given: str) -> Path:
+    """The folder that holds the <T>-gpu folders, of which one may have been given."""
+    folder = Path(given).expanduser().absolute()
+    return folder.parent if re.fullmatch(ft.FOLDER, folder.name) else folder
+
+
 def weights(spec: ServerSpec, options: Options, run_dir: str) -> Weights:
     """How this server gets its weights. ``auto``: a checkpoint is converted, a preset's random numbers are written
     when they are few, else the backend makes its own (``check`` asks for that choice first)."""
     found = layout(spec, options)
     given = options.text("checkpoint")
     if given is not None:
-        folder = Path(given).expanduser().absolute()
-        out = folder.parent if folder.name == found.folder else folder
-        numbers = Numbers(maker=CHECKPOINT)
+        numbers, out = Numbers(maker=CHECKPOINT), _home(given)
         return _on_disk(found, out, "checkpoint (given, sizes checked)", numbers, _setup(found, out))
     choice = options.choice("weights", CHOICES)
     size = sum(ft.sizes(found).values())
@@ -104,7 +114,7 @@ def weights(spec: ServerSpec, options: Options, run_dir: str) -> Weights:
         path = f"checkpoint/{found.folder}"
         return Weights(
             label="random (made by the backend itself: its warnings of missing files are meant)",
-            numbers=Numbers(maker="FasterTransformer", distribution="its own"),
+            numbers=Numbers(maker="FasterTransformer", distribution=ITS_OWN),
             folder=f"{run_dir}/{path}",
             layout=found,
             setup=(),

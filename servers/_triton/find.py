@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from loadgen.errors import MissingDependency
@@ -103,3 +105,20 @@ def find_ft_backends(given: str | None, triton: Triton | None) -> Path:
         f"--option backend_dir=DIR or {FT_VARIABLE}, or a container image that has it with --option image=NAME; "
         "framework triton serves the same contract without it",
     )
+
+
+def hashes(backends: Path) -> dict[str, str]:
+    """Name → SHA-256 of each shared library in the backend's folder: stock builds keep the kernels in a second one."""
+    found = {}
+    for path in sorted((backends / "fastertransformer").glob("*.so*")):
+        if path.is_file():
+            stat = path.stat()
+            found[path.name] = _sha256(path, stat.st_size, stat.st_mtime_ns)
+    return found
+
+
+@cache
+def _sha256(path: Path, _size: int, _changed_ns: int) -> str:
+    """Read once: a plan asks for every cell, and the file may have hundreds of MiB."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -83,6 +83,11 @@ class Addresses:
         return f"http://{url_host(self.host)}:{self.http}/v2/health/ready"
 
     @property
+    def version_url(self) -> str:
+        """The page with the server's name and version."""
+        return f"http://{url_host(self.host)}:{self.http}/v2"
+
+    @property
     def metrics_url(self) -> str:
         """Triton's Prometheus page."""
         return f"http://{url_host(self.host)}:{self.metrics}/metrics"

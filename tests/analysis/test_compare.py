@@ -25,6 +25,8 @@ from loadgen.errors import BadInput, StoreError
 from loadgen.records import TrialResult
 from loadgen.report.comparison import headline, tables_of
 from loadgen.results.store import Store
+from loadgen.system.cpus import compact
+from loadgen.telemetry_records import ServerCores
 
 GRID = grid(batch=(1, 4, 16), input_tokens=(20, 128))
 
@@ -174,6 +176,29 @@ def test_what_changed_around_it_is_listed(tmp_path: Path) -> None:
     assert found.changed == {
         "version of torch": ("2.11", "2.12"), "commit": ("abc", "def"), "driver": ("580", "590"),
     }  # fmt: skip
+
+
+def test_what_decides_an_engine_s_figures_is_listed_where_it_differs(tmp_path: Path) -> None:
+    def told(name: str, launcher: str, library: str, cores: int) -> Path:
+        page = {
+            "launcher": launcher,
+            "library": {"backend.so": library},
+            "weights": "random",
+            "stream_step": 1,
+        }
+        may = ServerCores(
+            cores=cores, affinity=compact(range(cores)), processes=1, threads=9, limit_cores=4.0
+        )
+        changed = [dataclasses.replace(each, engine={**each.engine, **page}, cores=may) for each in results]
+        return write(tmp_path / name, changed, samples=False)
+
+    results = sweep(GRID, world())
+    found = compare(told("a", "none", "11ff", 32), told("b", "mpirun -n 1", "22ff", 1))
+    assert found.changed == {
+        "hf's launcher": ("none", "mpirun -n 1"),
+        "hf's backend.so, SHA-256": ("11ff", "22ff"),
+        "hf's cores": ("0-31, at most 4 at a time", "0, at most 4 at a time"),
+    }
 
 
 def test_impossible_and_failed_trials_are_left_out_and_said_to_be(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_an_answer_that_is_missing_is_told_by_name(tmp_path: Path, monkeypatch: 
     )
     monkeypatch.setattr(loadgen.servers, "__path__", [*loadgen.servers.__path__, str(tmp_path)])
     with pytest.raises(
-        UnknownFramework, match=r"mute_framework\.py does not answer default_dtype, needs_gpus \("
+        UnknownFramework, match=r"mute_framework\.py does not answer default_dtype, library, needs_gpus \("
     ):
         frameworks.find("mute_framework")
 

@@ -86,6 +86,15 @@ def test_death_before_readiness_is_told_with_the_last_log_lines(tmp_path: Path) 
     assert str(tmp_path / "log") in str(caught.value)
 
 
+def test_one_that_is_killed_while_it_loads_is_told_in_a_sentence_above_its_log(tmp_path: Path) -> None:
+    source = "import os; print('loading', flush=True); os.kill(os.getpid(), 9)"
+    with pytest.raises(ServerDied) as caught:
+        Server(command(source), tmp_path, tmp_path / "log").start(20)
+    first, *rest = str(caught.value).splitlines()
+    assert first.startswith("the server ended while it loaded (signal SIGKILL: killed from outside")
+    assert "loading" in rest[-1]
+
+
 def test_running_out_of_memory_is_told_apart(tmp_path: Path) -> None:
     server = Server(
         command("print('torch.OutOfMemoryError: CUDA out of memory.'); raise SystemExit(1)"),
@@ -125,7 +134,9 @@ def test_setup_runs_first_and_its_failure_is_the_servers(tmp_path: Path) -> None
         assert (tmp_path / "run/made").read_text() == "yes"
         assert (tmp_path / "run/sub/a.txt").read_text() == "hello"
     broken = command(SERVER, "1", setup=((sys.executable, "-c", "raise SystemExit('no space')"),))
-    with pytest.raises(ServerDied, match="no space"):
+    with pytest.raises(
+        ServerDied, match=r"its preparation \(python\S*\) failed \(exit status 1\)\n(.*\n)*.*no space"
+    ):
         Server(broken, tmp_path / "run2", tmp_path / "log2").start(20)
 
 

@@ -35,6 +35,9 @@ class Toy:
     def default_dtype(self, on_gpu):
         return "float32"
 
+    def library(self, spec):
+        return ""
+
     def check(self, spec):
         pass
 

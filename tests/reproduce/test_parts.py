@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from dataclasses import replace
@@ -62,17 +63,18 @@ def shape(trial: Trial) -> tuple[int, int, int]:
 @pytest.mark.parametrize("id_", IDS)
 def test_a_part_is_one_server_named_for_what_it_is(id_: str, every: dict[str, Part]) -> None:
     part, server = every[id_], server_of(every[id_])
-    words = re.fullmatch(r"\d\d-(65b-)?(hf|ds|triton)-([a-z]+)(-tuned)?-(tp|pp)(\d)", part.name)
+    words = re.fullmatch(r"\d\d-(65b-)?(hf|ds|triton|ft)(-[a-z]+)?(-tuned)?-(tp|pp)(\d)", part.name)
     assert words is not None
     big, framework, engine, tuned, split, size = words.groups()
     assert server.model.name == ("llama-65b" if big else "llama-13b")
     assert server.framework == framework
-    assert str(server.options["engine"]).endswith(engine)
+    assert str(server.options.get("engine", "")).endswith((engine or "").removeprefix("-"))
     own = {name: value for name, value in server.options.items() if name not in NOT_TOLD}
-    assert own == ({"tuned": True, "cuda_graph": True} if tuned else {})
+    weights = {"weights": "written"} if framework == "ft" else {}
+    assert own == ({"tuned": True, "cuda_graph": True} if tuned else weights)
     assert (server.tp, server.pp) == ((int(size), 1) if split == "tp" else (1, int(size)))
     assert part.gpus == int(size)
-    assert server.dtype == "bfloat16"
+    assert server.dtype == ("float16" if framework == "ft" else "bfloat16")
     assert load_profile(str(part.file)).name == part.name
 
 
@@ -114,9 +116,22 @@ def test_a_wider_tier_finds_the_narrower_ones_trials_done(
     assert {trial.id for trial in every[narrower].plan.trials} < ids
 
 
+def test_a_library_that_is_not_here_leaves_its_parts_out_with_a_word(every: dict[str, Part]) -> None:
+    assert {part.name for part in every.values() if "-ft-" in part.id} == {
+        "17-ft-tp1",
+        "27-ft-tp2",
+        "47-ft-tp4",
+    }
+    for id_, part in every.items():
+        if "-ft-" in id_ and not os.environ.get("LOADGEN_FT_BACKEND_DIR"):
+            assert part.lacks is not None
+            assert part.lacks.startswith("no libtriton_fastertransformer.so")
+
+
 def test_tiers_have_the_same_parts_but_for_the_large_model_and_triton() -> None:
     names = {id_.removeprefix("full/") for id_ in FULL}
-    assert {name for id_ in CORE if "65b" not in (name := id_.removeprefix("core/"))} == names
+    common = {name for id_ in CORE if not re.search("65b|-ft-", name := id_.removeprefix("core/"))}
+    assert common == names
     assert {id_.removeprefix("brief/") for id_ in BRIEF} == {name for name in names if "triton" not in name}
     assert len(names) == 18
 

@@ -6,6 +6,7 @@ backend under its name, so that everything around it is the real thing.
 
 import asyncio
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -28,6 +29,8 @@ from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import BadInput, MissingDependency, ServerDied
 from loadgen.launch import frameworks
 from loadgen.launch.process import Server, free_ports, serving
+from loadgen.plan.plan import make_plan
+from loadgen.profile.read import build_profile, load_profile
 from loadgen.protocols import Command
 from loadgen.records import Reply, Request, ServerSpec, Timeouts
 from loadgen.servers._ft import checkpoint as ft_checkpoint
@@ -35,6 +38,7 @@ from loadgen.servers._ft import container, weights
 from loadgen.servers._ft.tensors import RANDOM_STD
 from loadgen.servers._triton import find
 from loadgen.servers.ft import FRAMEWORK
+from loadgen.system import environment
 from loadgen.theory import models
 
 GOLDEN = Path(__file__).parents[1] / "data" / "ft-golden"
@@ -92,11 +96,37 @@ def test_it_is_a_framework() -> None:
         ({"options": {"custom_all_reduce": True}}, "accepted: exactly 8"),
         ({"options": {"weights": "backend"}}, "would not load mha"),
         ({"options": {"weights": "written", "checkpoint": "/x"}}, "accepted: one of the two"),
+        ({"tp": 1, "pp": 2}, "never answers a streamed request .*accepted: decoupled = false"),
+        ({"dtype": "float32"}, "float32 with heads of 32: variant a computes wrong tokens"),
+        (
+            {"model": GQA, "dtype": "float32", "options": {"variant": "b", "fused_attention": True}},
+            "fused_attention with dtype = float32",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput, match=words):
         FRAMEWORK.check(spec(**changes))
+
+
+@pytest.mark.parametrize(("capability", "refused"), [("9.0", True), ("8.0", False), (None, False)])
+def test_fused_attention_is_refused_where_its_kernels_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, backend: Path, capability: str | None, refused: bool
+) -> None:
+    gpus = [{"index": index, "compute_capability": capability} for index in range(2)]
+    monkeypatch.setattr(environment, "read_gpus", lambda: (gpus, None, None))
+    wanted = spec(options={"fused_attention": True, "backend_dir": str(backend)})
+    if refused:
+        with pytest.raises(BadInput, match=r"GPU 0 of compute capability 9\.0"):
+            FRAMEWORK.check(wanted)
+    else:
+        FRAMEWORK.check(wanted)
+
+
+def test_what_variant_a_gets_wrong_is_not_refused_where_it_is_right(backend: Path) -> None:
+    options = {"backend_dir": str(backend)}
+    FRAMEWORK.check(spec(tp=1, pp=2, options={**options, "decoupled": False}))
+    FRAMEWORK.check(spec(GQA, dtype="float32", options={**options, "variant": "b"}))
 
 
 def test_a_missing_library_is_told_with_every_place_and_the_remedy(
@@ -189,12 +219,68 @@ def test_the_server_s_command(backend: Path) -> None:
         "http://127.0.0.1:9000/v2/health/ready",
     )
     with_mpi = command(spec(options={"mpirun": "true"})).argv
-    assert with_mpi[:3] == ("mpirun", "-n", "1")
+    assert with_mpi[:5] == ("mpirun", "-n", "1", "--bind-to", "none")
     convert, preflight = found.setup
     assert convert[3:5] == ("loadgen.servers._ft.checkpoint", "--spec")
     assert preflight[3] == "loadgen.servers._triton.libraries"
     info = json.loads(found.files["info.json"])
     assert (info["engine"], info["weights"]["maker"]) == ("fastertransformer/a", "checkpoint")
+
+
+def test_what_decides_a_result_stands_on_its_page(backend: Path) -> None:
+    (backend / "fastertransformer" / "libtransformer-shared.so").write_bytes(b"kernels")
+    options = {"backend_dir": str(backend), "mpirun": True, "stream_step": 5}
+    found = command(spec(options=options))
+    page = json.loads(found.files["info.json"])
+    assert page["library"] == {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in (("libtransformer-shared.so", b"kernels"), (find.FT_LIBRARY, b"not a library"))
+    }
+    assert page["command"] == list(found.argv)
+    assert page["launcher"].startswith("mpirun -n 1 --bind-to none")
+    assert (page["variant"], page["stream_step"]) == ("a", 5)
+    assert found.version_url == "http://127.0.0.1:9000/v2"
+
+
+def test_a_trial_is_told_by_its_library_and_not_by_where_that_lies(backend: Path, tmp_path: Path) -> None:
+    def ids(folder: Path) -> list[str]:
+        tables = {
+            "server": {
+                "framework": "ft",
+                "model": str(GOLDEN / "mha"),
+                "options": {"backend_dir": str(folder)},
+            },
+            "load": {"input_tokens": 4, "output_tokens": 4, "batch_size": 2},
+        }
+        found = build_profile(tables, frameworks=frameworks.names(), ask=frameworks.find)
+        (cell,) = found.cells
+        assert cell.server is not None
+        assert cell.server.dtype == "float16"  # its own, where none is named
+        return [trial.id for trial in make_plan(found).trials]
+
+    elsewhere = shutil.copytree(backend, tmp_path / "elsewhere")
+    here = ids(backend)
+    assert ids(elsewhere) == here
+    (elsewhere / "fastertransformer" / find.FT_LIBRARY).write_bytes(b"another library")
+    assert ids(elsewhere) != here
+    assert ids(tmp_path / "none") not in (here, ids(elsewhere))
+
+
+def test_a_shipped_experiment_takes_a_dtype_that_it_has() -> None:
+    every = load_profile("exp1", ["framework=ft,hf"], None, frameworks.names(), frameworks.find).cells
+    dtypes = {(cell.server.framework, cell.server.dtype) for cell in every if cell.server is not None}
+    assert dtypes == {("ft", "float16"), ("hf", "bfloat16")}
+
+
+def test_mpirun_is_taken_where_it_is_asked_for_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = tmp_path / "mpirun"
+    present.write_text("#!/bin/sh\n")
+    present.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for options in ({}, {"mpirun": "auto"}, {"mpirun": False}, {"mpirun": "auto", "image": "i"}):
+        assert "mpirun" not in command(spec(options=options)).argv
 
 
 def test_a_container_runs_the_same_command() -> None:
@@ -226,7 +312,10 @@ def test_a_container_runs_the_same_command() -> None:
     assert len(found.setup) == 1  # the conversion; its libraries cannot be looked at from outside
     podman = command(spec(options={"image": "i", "container": "podman", "mpirun": True})).argv
     assert "nvidia.com/gpu=1" in podman
-    assert podman[podman.index("i") + 1 :][:5] == ("mpirun", "-n", "1", "--allow-run-as-root", "tritonserver")
+    assert podman[podman.index("i") + 1 :][:7] == (
+        *("mpirun", "-n", "1", "--bind-to", "none"),
+        *("--allow-run-as-root", "tritonserver"),
+    )
 
 
 def test_an_image_needs_something_that_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +361,24 @@ def test_a_checkpoint_that_is_there_is_checked_and_not_written(tmp_path: Path) -
     done = subprocess.run(found.setup[0], check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "model.lm_head.weight.bin: missing" in done.stderr
+
+
+def test_a_checkpoint_for_another_tp_says_for_which(tmp_path: Path, backend: Path) -> None:
+    ft_checkpoint.convert(MHA, ft_checkpoint.layout_of(MHA, 4, "a", "fp16"), tmp_path / "mine")
+    for given in (tmp_path / "mine", tmp_path / "mine" / "4-gpu"):
+        with pytest.raises(BadInput, match=r"cut for tp 4, and tp = 2 is asked for \(accepted: .*--tp 2\)"):
+            FRAMEWORK.check(spec(options={"checkpoint": str(given), "backend_dir": str(backend)}))
+
+
+def test_the_wrong_variant_is_told_by_the_library_s_own_words(tmp_path: Path) -> None:
+    words = 'E1130 model_repository.cc] Internal: Unknown model "Llama"'
+    found = command(spec())
+    found = dataclasses.replace(
+        found, argv=("sh", "-c", f"echo '{words}'; exit 1"), setup=(), env={}, ready_url="http://127.0.0.1:1/"
+    )
+    with pytest.raises(ServerDied, match=r"so it is the other one: option variant = b\n") as caught:
+        Server(found, tmp_path / "run", tmp_path / "log").start(20)
+    assert "Unknown model" in caught.value.tail
 
 
 def test_dummy_weights_of_a_checkpoint_s_shape_do_not_read_it() -> None:
@@ -426,7 +533,11 @@ def test_a_damaged_checkpoint_stops_the_start(impostor: Path, tmp_path: Path) ->
     (tmp_path / "mine" / "2-gpu" / "model.wte.weight.bin").write_bytes(b"short")
     found = launch(impostor, tmp_path, checkpoint=str(tmp_path / "mine"))
     with (
-        pytest.raises(ServerDied, match=r"model\.wte\.weight\.bin: 5 bytes, expected 131072"),
+        pytest.raises(
+            ServerDied,
+            match=r"its preparation \(loadgen\.servers\._ft\.checkpoint\) failed \(exit status 2\)\n"
+            r"(.*\n)*.*model\.wte\.weight\.bin: 5 bytes, expected 131072",
+        ),
         serving(found, tmp_path, tmp_path / "log", ready_timeout_s=60),
     ):
         pytest.fail("the backend would have made random weights of it")

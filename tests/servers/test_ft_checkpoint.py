@@ -127,7 +127,7 @@ def test_check_reads_a_folder_without_a_manifest(tmp_path: Path) -> None:
     ini = folder / "config.ini"
     ini.write_text(ini.read_text().replace("inter_size = 352\n", ""))
     (problem,) = checkpoint.check(folder)
-    assert "inter_size is missing" in problem
+    assert problem.startswith("config.ini: inter_size is missing")  # whose folder is told by who shows it
 
 
 def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path) -> None:

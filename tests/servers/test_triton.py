@@ -21,6 +21,7 @@ from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import BadInput, MissingDependency, ServerDied
 from loadgen.launch import frameworks
 from loadgen.launch.process import Server, free_ports, serving
+from loadgen.launch.running import endpoint_of
 from loadgen.protocols import Command
 from loadgen.records import Reply, Request, ServerSpec, Timeouts
 from loadgen.servers._torch import model as hf_model
@@ -118,6 +119,7 @@ def test_info_names_the_engine_truthfully(streaming: Server) -> None:
         "cpu",
         True,
     )
+    assert endpoint_of(FRAMEWORK, spec(), streaming).facts["server"].startswith("triton 2.")
     assert streaming.command.info_url == (streaming.run_dir / "info.json").as_uri()
 
 

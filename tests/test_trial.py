@@ -1,0 +1,60 @@
+"""One trial against servers that fall silent: it ends within its own limit, and says what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fake_engine import fake_engine
+
+from loadgen.launch.endpoint import Endpoint
+from loadgen.records import Timeouts, Trial
+from loadgen.trial import run_trial
+
+LIMITS = Timeouts(connect_s=5, first_byte_s=0.2, between_bytes_s=0.2, total_s=0.2)
+
+
+class Quiet:
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_args: None
+
+
+def trial(build: Any, batch: int = 2, **more: Any) -> Trial:
+    load = {
+        "input_tokens": 4,
+        "output_tokens": 3,
+        "requests": 50,
+        "warmup": 3,
+        "stream": False,
+        "timeouts": LIMITS,
+    }
+    return build.trial(batch=batch, **load, **more)  # type: ignore[no-any-return]
+
+
+def test_a_server_that_never_answers_costs_one_request_and_a_smallest_one(build: Any) -> None:
+    asked: list[int] = []
+    with fake_engine(0, asked=asked) as url:
+        endpoint = Endpoint(base_url=url, if_silent="another number of ranks")
+        result = run_trial(trial(build), endpoint, Quiet(), environment="e")  # type: ignore[arg-type]
+    assert asked[-1] == 1
+    assert set(asked[:-1]) == {2}
+    assert len(asked) < 10  # the load is stopped some moments later, not 53 limits later
+    assert result.failure is not None
+    assert result.failure.error == "ServerHung"
+    assert "the smallest one, too" in result.failure.message
+    assert result.failure.message.endswith("to try: another number of ranks")
+
+
+def test_an_endpoint_that_never_answers_is_left_after_its_first_request(build: Any) -> None:
+    asked: list[int] = []
+    with fake_engine(0, asked=asked) as url:
+        sent = build.endpoint_trial(
+            batch=2, input_tokens=4, output_tokens=3, requests=50, warmup=3, stream=False, timeouts=LIMITS
+        )
+        result = run_trial(sent, Endpoint(base_url=url), Quiet(), environment="e")  # type: ignore[arg-type]
+    assert set(asked) == {2}
+    assert len(asked) < 10
+    assert result.failure is not None
+    assert result.failure.error == "TimedOut"
+    assert "no request was answered" in result.failure.message
+    assert "to try: longer limits" in result.failure.message
