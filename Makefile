@@ -57,7 +57,7 @@ lint: env
 	.venv/bin/ruff format --check .
 	rm -rf build/types && mkdir -p build/types/loadgen
 	ln -s $(CURDIR)/loadgen/* $(CURDIR)/servers build/types/loadgen/
-	cd build/types && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p loadgen
+	cd build/types && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../mypy -p loadgen
 
 # What the client costs and how exact it is, against goals; a quiet machine with two cores, and a C compiler.
 bench: env

@@ -35,9 +35,10 @@ class SlowEvents:
     def end_line(self, line: bytes) -> None:
         if not line:
             data = b"\n".join(self.lines)
+            known = not self.kind or data.lstrip().startswith(b"{") or data.strip() == b"[DONE]"
             if self.kind == b"error" and self.failed is None:
-                self.failed = data
-            if data:
+                self.failed, known = data, True
+            if data and known:  # ours: a ping has a type and no object of JSON
                 self.events.append(data)
             self.lines, self.kind = [], b""
             return

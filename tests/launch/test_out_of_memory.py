@@ -60,7 +60,7 @@ def test_a_batch_that_fits_is_measured(build: Any, url: str) -> None:
 
 @pytest.mark.parametrize("full", [1, 2])
 def test_a_server_that_makes_room_in_the_warm_up_is_warmed_up_once_more(build: Any, full: int) -> None:
-    """A measured call must not do what the warm-up is for: where the second is refused, too, nothing is told."""
+    """A measured call must not do what the warm-up is for: where the second is refused, too, the trial ends there."""
     with fake_engine(FITS, full) as url:
         result = run_trial(trial(build, FITS, warmup=1), Endpoint(base_url=url), Quiet(), environment="e")  # type: ignore[arg-type]
     if full == 1:
@@ -70,7 +70,7 @@ def test_a_server_that_makes_room_in_the_warm_up_is_warmed_up_once_more(build: A
     else:
         assert result.summary is None
         assert result.failure is not None
-        assert (result.failure.error, result.failure.phase) == ("ColdServer", "warmup")
+        assert (result.failure.error, result.failure.phase) == ("ServerOutOfMemory", "warmup")
         assert WORDS in result.failure.message
 
 
