@@ -172,7 +172,7 @@ class Answer:
                 except (JSONDecodeError, *NOT_THE_SHAPE):
                     event = self._odd(data)
                     choices, usage = event.get("choices"), event.get("usage")
-                if "error" in event and event["error"]:
+                if event.get("error"):
                     raise Refused(words_of(data))
                 if usage:
                     self._note_usage(usage)

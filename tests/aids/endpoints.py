@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
+import socketserver
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 STANDARD = frozenset(
     [
@@ -129,16 +133,36 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return {"index": 0, "finish_reason": finish, **word, **ids}
 
 
+class SixServer(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
+class SocketServer(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_UNIX
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, _ = super().get_request()
+        return connection, ("unix", 0)
+
+
 @contextmanager
-def endpoint(manner: Manner) -> Iterator[str]:
+def endpoint(manner: Manner, *, host: str = "127.0.0.1", socket_path: Path | None = None) -> Iterator[str]:
     """The URL of a server of this manner, on this machine."""
     handler = type("Mannered", (Handler,), {"manner": manner})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if socket_path is not None:
+        server: Any = SocketServer(str(socket_path), handler)  # type: ignore[arg-type]
+        url = f"http+unix://{quote(str(socket_path), safe='')}"
+    else:
+        server = (SixServer if ":" in host else http.server.ThreadingHTTPServer)((host, 0), handler)
+        url = f"http://{f'[{host}]' if ':' in host else host}:{server.server_address[1]}"
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield url
     finally:
         server.shutdown()
         server.server_close()
