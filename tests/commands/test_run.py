@@ -241,6 +241,18 @@ def test_a_unix_socket_is_reached(tmp_path: Path) -> None:
     assert result.client.stamps == "user"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_messages_of_anthropics_are_measured_by_the_url_of_their_route(stream: bool, tmp_path: Path) -> None:
+    manner = Manner(forms=("messages text",), fields=STANDARD, overhead=4)
+    with endpoint(manner) as url:
+        result = measured(f"{url}/v1/messages", tmp_path / "out", stream=stream)
+    summary = result.summary
+    assert summary is not None
+    assert (summary.requests_ok, summary.input_tokens, summary.output_tokens) == (4, 192, 24)
+    assert (summary.first_answer_s is not None) is stream
+    assert result.trial.driver["endpoint"] == "messages"
+
+
 def test_an_address_of_ipv6_is_reached(tmp_path: Path) -> None:
     with endpoint(Manner(ids=True), host="::1") as url:
         result = measured(url, tmp_path / "out")
