@@ -133,20 +133,21 @@ class Answer:
                 self.feed(block, at_ns)
         if self._events is None:
             self.take([self._body()], None)
-        elif (body := self._events.held).lstrip()[:1] == b"{":
-            self.take([body], None)  # one JSON object that calls itself an event stream
-        else:
-            rest = self._events.finish()
-            if rest:
+        elif held := self._events.held:
+            if held.lstrip()[:1] == b"{":
+                self.take([held], None)  # one JSON object that calls itself an event stream
+            elif rest := self._events.finish():
                 self.take(rest, self._last_ns)
         if self.failed is not None:
             return
-        if given_up := GIVEN_UP.intersection(reason for reason in self._finish if reason is not None):
-            self.failed = Refused(f"the server gave the answer up: finish_reason {min(given_up)!r}")
-        elif not (any(self._latest_read) or any(self._finish) or self._usage):
+        finish = self._finish
+        if not GIVEN_UP.isdisjoint(finish):
+            reasons = ", ".join(sorted(GIVEN_UP.intersection(filter(None, finish))))
+            self.failed = Refused(f"the server gave the answer up: finish_reason {reasons}")
+        elif not (self._usage or any(finish) or any(self._latest_read)):
             shown = f": {_show(self._body())}" if self._events is None else ""
             self.failed = BadReply(f"no choices{shown}")
-        elif self._events is not None and not self._done and None in self._finish:
+        elif self._events is not None and not self._done and None in finish:
             self.failed = BadReply("the stream ended without [DONE] and without a finish reason")
 
     def take(self, events: list[bytes], at_ns: int | None) -> None:
@@ -199,10 +200,6 @@ class Answer:
             self.failed = error
         except NOT_THE_SHAPE as error:
             self.failed = BadReply(f"not a completion ({type(error).__name__}: {error}): {_show(data)}")
-        self._arrived(tokens, at_ns, lost)
-
-    def _arrived(self, tokens: int, at_ns: int | None, lost: bool) -> None:
-        """Note what one read brought, and an event of the type ``error`` in it."""
         if tokens and at_ns is not None:
             self._token_ns.append(at_ns)
             self._tokens.append(tokens)
@@ -239,7 +236,9 @@ class Answer:
 
     def _note_usage(self, usage: Any) -> None:
         """Keep the figures that are known: an object of another kind, such as a price, does not take them away."""
-        if isinstance(usage, Mapping):
+        if usage.__class__ is dict and not self._usage and None not in usage.values():
+            self._usage = usage
+        elif isinstance(usage, Mapping):
             self._usage = {**self._usage, **{key: value for key, value in usage.items() if value is not None}}
 
     def _count(self, index: int, ids: list[int]) -> int:

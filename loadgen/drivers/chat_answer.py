@@ -68,7 +68,12 @@ class ChatAnswer(Answer):
             self.failed = BadReply(
                 f"not a chat completion ({type(error).__name__}: {error}): {words_of(data)}"
             )
-        self._arrived(tokens, at_ns, lost)
+        if tokens and at_ns is not None:
+            self._token_ns.append(at_ns)
+            self._tokens.append(tokens)
+            self._coalesced += lost
+        if self._events is not None and self._events.failed is not None:
+            self.failed = Refused(words_of(self._events.failed))
 
     def _event(self, data: bytes) -> Mapping[str, Any]:
         try:

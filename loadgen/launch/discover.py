@@ -166,7 +166,8 @@ def _forms(url: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _forced(settled: Settled, pages: Pages, model: str) -> bool:
     reply = settled.reply
-    heeds = reply.counted_by == "ids" or pages.entry(model).get("owned_by") in HEED_IGNORE_EOS
+    known = pages.ours() or pages.entry(model).get("owned_by") in HEED_IGNORE_EOS
+    heeds = known or reply.counted_by == "ids"
     return heeds and "ignore_eos" in settled.options["extras"] and reply.output_tokens == (PROBE_TOKENS,)
 
 
@@ -237,6 +238,7 @@ def _found(
             "chosen": line,
         },
         line=line,
+        ours=pages.ours(),
         metrics=pages.metrics,
     )
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
+import socketserver
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 STANDARD = frozenset(
     [
@@ -75,9 +79,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         manner = self.manner
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        route = "chat" if self.path.endswith("/chat/completions") else "completions"
+        tails = {"/chat/completions": "chat", "/messages": "messages"}
+        route = next((name for tail, name in tails.items() if self.path.endswith(tail)), "completions")
         manner.asked.append((route, body))
-        text = body["messages"][0]["content"] if route == "chat" else body["prompt"]
+        text = body["messages"][0]["content"] if "messages" in body else body["prompt"]
         self.rows = 1
         if isinstance(text, list) and not isinstance(text[0], int):
             self.rows, text = 1 if manner.lists == "first" else len(text), text[0]
@@ -99,6 +104,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         count = limit if manner.heeds and body.get("ignore_eos") else min(limit, manner.stops)
         if prompt_tokens + limit > manner.context:
             self.refuse(400, f"maximum context length is {manner.context} tokens")
+            return
+        if route == "messages":
+            self.message(prompt_tokens, count, stream=body["stream"])
             return
         used = {"prompt_tokens": prompt_tokens * self.rows, "completion_tokens": count * self.rows}
         finish = "length" if count == limit else "stop"
@@ -123,22 +131,65 @@ class Handler(http.server.BaseHTTPRequestHandler):
         stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
         self.page(200, stream, "text/event-stream")
 
+    def message(self, prompt_tokens: int, count: int, *, stream: bool) -> None:
+        """The answer in Anthropic's shape."""
+        used = {"input_tokens": prompt_tokens, "output_tokens": count}
+        text = {"type": "text", "text": " w" * count}
+        if not stream:
+            self.page(200, {"type": "message", "content": [text], "stop_reason": "max_tokens", "usage": used})
+            return
+        delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": " w"}}
+        events: list[dict[str, Any]] = [
+            {"type": "message_start", "message": {"usage": {**used, "output_tokens": 1}}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "ping"},
+            *[delta] * count,
+            {
+                "type": "message_delta",
+                "delta": {"stop_reason": "max_tokens"},
+                "usage": {"output_tokens": count},
+            },
+            {"type": "message_stop"},
+        ]
+        lines = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+        self.page(200, lines, "text/event-stream")
+
     def choice(self, route: str, body: dict[str, Any], number: int, finish: str | None) -> dict[str, Any]:
         word = {"delta": {"content": f" w{number}"}} if route == "chat" else {"text": f" w{number}"}
         ids = {"token_ids": [number]} if self.manner.ids and body.get("return_token_ids") else {}
         return {"index": 0, "finish_reason": finish, **word, **ids}
 
 
+class SixServer(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
+class SocketServer(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_UNIX
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, _ = super().get_request()
+        return connection, ("unix", 0)
+
+
 @contextmanager
-def endpoint(manner: Manner) -> Iterator[str]:
+def endpoint(manner: Manner, *, host: str = "127.0.0.1", socket_path: Path | None = None) -> Iterator[str]:
     """The URL of a server of this manner, on this machine."""
     handler = type("Mannered", (Handler,), {"manner": manner})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if socket_path is not None:
+        server: Any = SocketServer(str(socket_path), handler)  # type: ignore[arg-type]
+        url = f"http+unix://{quote(str(socket_path), safe='')}"
+    else:
+        server = (SixServer if ":" in host else http.server.ThreadingHTTPServer)((host, 0), handler)
+        url = f"http://{f'[{host}]' if ':' in host else host}:{server.server_address[1]}"
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield url
     finally:
         server.shutdown()
         server.server_close()

@@ -14,6 +14,7 @@ import pytest
 from endpoints import STANDARD, Manner, endpoint
 from tokenizer_files import trained_tokenizer
 
+from loadgen.commands import sweep
 from loadgen.commands.run import driver_options, run
 from loadgen.drivers.words import COMMON, LONG_OPENING
 from loadgen.errors import BadInput
@@ -180,6 +181,83 @@ def test_a_whole_reply_is_measured_too(tmp_path: Path) -> None:
     result = served(Manner(forms=("chat text",), ids=True), tmp_path / "out", stream=False)
     assert result.summary is not None
     assert (result.summary.requests_ok, result.summary.output_tokens, result.summary.ttft_s) == (4, 24, None)
+
+
+TARGET = """
+name = "target"
+[target]
+url = "{url}"
+endpoint = "chat"
+[target.extra_body]
+top_k = 1
+[load]
+mode = "closed"
+input_tokens = 40
+requests = 2
+[sweep]
+output_tokens = [4, 60]
+[telemetry]
+enabled = false
+"""
+
+
+def test_a_profiles_target_is_asked_first_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manner = Manner(
+        forms=("chat text",), fields=STANDARD | {"top_k"}, stops=3, overhead=2,
+        pages={"/v1/models": {"data": [{"id": "small", "max_model_len": 90}]}},
+    )  # fmt: skip
+    with endpoint(manner) as url:
+        (tmp_path / "p.toml").write_text(TARGET.format(url=url))
+        profile, plan = sweep.make(str(tmp_path / "p.toml"), (), dry_run=False)
+        options = sweep.SweepOptions(out=tmp_path / "out", live=False, report_after=False)
+        assert sweep.run(profile, plan, options) == 1
+    short, long = open_results(tmp_path / "out").results()
+    assert short.summary is not None
+    assert (short.summary.requests_ok, short.summary.output_tokens, short.summary.input_tokens) == (2, 6, 80)
+    assert short.trial.load.at_most
+    assert short.engine["route"] == "chat by text"
+    assert long.failure is not None
+    assert (long.failure.error, long.failure.phase) == ("BadInput", "start")
+    assert "accepted: a sum up to 90" in long.failure.message
+    assert "chat by text, with no extras, output at most as long as asked" in capsys.readouterr().err
+    assert {trial.id for trial in plan.trials} == {short.trial.id, long.trial.id}
+    assert all(body["top_k"] == 1 for _, body in manner.asked)
+
+
+def test_a_targets_options_are_checked_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(TARGET.format(url="http://127.0.0.1:1").replace("top_k", "max_tokens"))
+    with pytest.raises(BadInput, match="max_tokens: set by loadgen itself"):
+        sweep.make(str(tmp_path / "p.toml"), (), dry_run=True)
+
+
+def test_a_unix_socket_is_reached(tmp_path: Path) -> None:
+    manner = Manner(ids=True)
+    with endpoint(manner, socket_path=tmp_path / "s") as url:
+        assert url.startswith("http+unix://")
+        result = measured(url, tmp_path / "out")
+    assert result.summary is not None
+    assert (result.summary.requests_ok, result.summary.output_tokens) == (4, 24)
+    assert result.client is not None
+    assert result.client.stamps == "user"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_messages_of_anthropics_are_measured_by_the_url_of_their_route(stream: bool, tmp_path: Path) -> None:
+    manner = Manner(forms=("messages text",), fields=STANDARD, overhead=4)
+    with endpoint(manner) as url:
+        result = measured(f"{url}/v1/messages", tmp_path / "out", stream=stream)
+    summary = result.summary
+    assert summary is not None
+    assert (summary.requests_ok, summary.input_tokens, summary.output_tokens) == (4, 192, 24)
+    assert (summary.first_answer_s is not None) is stream
+    assert result.trial.driver["endpoint"] == "messages"
+
+
+def test_an_address_of_ipv6_is_reached(tmp_path: Path) -> None:
+    with endpoint(Manner(ids=True), host="::1") as url:
+        result = measured(url, tmp_path / "out")
+    assert result.summary is not None
+    assert result.summary.requests_ok == 4
 
 
 def test_the_command_line_as_options_of_the_driver() -> None:

@@ -384,4 +384,4 @@ def test_an_end_mark_alone_is_no_answer() -> None:
 
 def test_an_answer_that_the_server_gave_up_is_no_short_one() -> None:
     reply = streamed(asked(), choices(choice(ids=[1])), choices(choice(ids=[], finish="abort")) + DONE)
-    assert reply.error == "Refused: the server gave the answer up: finish_reason 'abort'"
+    assert reply.error == "Refused: the server gave the answer up: finish_reason abort"

@@ -161,6 +161,8 @@ def test_our_own_servers_are_not_asked_twice() -> None:
     chosen = found(manner)
     assert (chosen.ours, chosen.vocab, chosen.choice, manner.asked) == (True, 32000, {}, [])
     assert endpoint_of("http://h:1", chosen).info_url == "http://h:1/info"
+    chat = found(manner, options={"endpoint": "chat"})
+    assert (chat.ours, chat.at_most, chat.choice["endpoint"]) == (True, False, "chat")
 
 
 def test_a_trial_is_held_to_what_the_server_can() -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from loadgen.errors import BadInput, LoadgenError
+from loadgen.errors import BadInput, LoadgenError, WarmupRefused
 from loadgen.load import dispatch
 from loadgen.load.client import LoadOutcome, run_load
+from loadgen.load.dispatch import length_error
 from loadgen.metrics.summary import summarise
 from loadgen.records import LoadSpec, Reply, Request, Sample, Timeouts
 
@@ -492,3 +493,20 @@ def test_no_warm_up_and_no_requests_are_fine() -> None:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "SLICE_GAP_S", 0)
+
+
+def test_a_warm_up_that_is_wholly_refused_ends_the_load_at_once() -> None:
+    driver = FakeDriver(World(), spoil=lambda request: {"error": "Refused: 400 Bad Request: no"})
+    with pytest.raises(WarmupRefused, match="400 Bad Request: no"):
+        play(load(concurrency=2, requests=500, warmup=2), driver)
+    assert len(driver.started) == 4, "the warm-up and its repeat"
+
+
+@pytest.mark.parametrize(("count", "error"), [(4, None), (1, None), (5, "got 5"), (0, "got 0")])
+def test_an_output_that_may_end_early_is_kept_with_the_length_it_has(count: int, error: str | None) -> None:
+    reply = Reply(seq=0, sent_ns=0, end_ns=1, output_tokens=(count,))
+    found = length_error(reply, 1, 4, at_most=True)
+    assert (found is None) if error is None else error in str(found)
+    assert (length_error(reply, 1, 4) is None) == (count == 4)
+    whole = Reply(seq=0, sent_ns=0, end_ns=1, usage_output_tokens=count)
+    assert (length_error(whole, 1, 4, at_most=True) is None) == (error is None)

@@ -213,3 +213,22 @@ def test_arrival_skew_is_always_told_and_limits_when_large() -> None:
 def test_without_an_outcome_the_samples_are_still_checked() -> None:
     seen = Accumulator()
     assert caveats.caveats(trial(), seen, seen.summary(), None) == []
+
+
+def test_outputs_that_may_end_early_are_counted_and_told() -> None:
+    short = {"output_tokens": (3,), "usage_output_tokens": 3, "tokens_per_arrival": (1, 1, 1, 0)}
+    samples = [*good(39), sample(40, **short)]
+    seen = Accumulator(at_most=True)
+    for one in samples:
+        seen.add(one)
+    found = {each.kind: each for each in caveats.of_samples(trial().load, seen.observations, seen.summary())}
+    assert "1 of 40 outputs ended early, with 3 of" in found["output-at-most"].message
+    assert "token-mismatch" not in found
+
+
+def test_text_whose_tokens_nobody_counted_is_told() -> None:
+    seen = Accumulator(text=True)
+    for one in [*good(39), sample(40, usage_prompt_tokens=None)]:
+        seen.add(one)
+    found = {each.kind: each for each in caveats.of_samples(trial().load, seen.observations, seen.summary())}
+    assert "in 1 of 40 replies" in found["prompt-uncounted"].message

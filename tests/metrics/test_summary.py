@@ -252,3 +252,29 @@ def test_in_flight_equals_a_step_by_step_count(spans: list[tuple[int, int]]) -> 
     assert fed.mean() == pytest.approx(average)
     at_sends = [sum(s <= at < e for s, e in zip(sent, end, strict=True)) for at in sent]
     assert most == max(at_sends)
+
+
+def test_a_chats_own_answer_begins_behind_its_reasoning() -> None:
+    summary = summarise([sample(first_answer_ns=190 * MS)])
+    assert mean(summary.ttft_s) == pytest.approx(0.050)
+    assert mean(summary.first_answer_s) == pytest.approx(0.090)
+    assert summarise([sample()]).first_answer_s is None
+
+
+def test_input_that_went_out_as_text_is_what_the_server_counted() -> None:
+    text, ids = Accumulator(text=True), Accumulator()
+    for one in (sample(usage_prompt_tokens=13), sample(1)):
+        text.add(one)
+        ids.add(one)
+    assert (text.summary().input_tokens, ids.summary().input_tokens) == (23, 20)
+
+
+def test_the_first_error_of_each_class_is_kept_of_the_warm_up_too() -> None:
+    seen = Accumulator()
+    for one in (
+        sample(phase="warmup", error="Refused: 400: one"),
+        sample(1, error="Refused: 400: two"),
+        sample(2, error="TimedOut: total"),
+    ):
+        seen.add(one)
+    assert seen.firsts == {"Refused": "Refused: 400: one", "TimedOut": "TimedOut: total"}

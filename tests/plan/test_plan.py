@@ -43,6 +43,15 @@ def test_golden_ids() -> None:
     assert endpoint_trial(LOAD, "http://127.0.0.1:8000", "llama", 32000).id == "630befad01ced039"
 
 
+def test_what_is_chosen_of_an_endpoint_decides_the_id_where_it_is_not_the_usual() -> None:
+    ids = {
+        endpoint_trial(LOAD, "http://127.0.0.1:8000", "llama", 32000, **more).id
+        for more in ({}, {"driver": {}}, {"driver": {"endpoint": "chat"}}, {"exact": True}, {"exact": False})
+    }
+    assert len(ids) == 3
+    assert "630befad01ced039" in ids
+
+
 @pytest.mark.parametrize(
     "changed",
     [

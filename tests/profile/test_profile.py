@@ -113,6 +113,35 @@ def test_modes_and_their_counts(mode: str, keys: str, requests: int, warmup: int
     assert (cell.load.kind, cell.load.requests, cell.load.warmup) == (mode, requests, warmup)
 
 
+def test_a_target_takes_what_run_takes() -> None:
+    text = """
+    [target]
+    url = "http://127.0.0.1:8000/v1?api-version=1"
+    endpoint = "chat"
+    tokenizer = "./model"
+    exact = true
+    [target.extra_body]
+    top_k = 1
+    [target.headers]
+    api-key = "${KEY}"
+    [target.options]
+    extras = ["ignore_eos"]
+    [load]
+    input_tokens = 4
+    output_tokens = 4
+    """
+    (cell,) = cells(text)
+    assert cell.target is not None
+    assert cell.target.exact
+    assert cell.target.driver == {
+        "endpoint": "chat",
+        "tokenizer": "./model",
+        "extra_body": {"top_k": 1},
+        "headers": {"api-key": "${KEY}"},
+        "extras": ["ignore_eos"],
+    }
+
+
 def test_target_instead_of_a_server() -> None:
     text = """
     [target]
