@@ -492,3 +492,15 @@ def test_no_warm_up_and_no_requests_are_fine() -> None:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "SLICE_GAP_S", 0)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_prompt_that_the_server_counts_otherwise_is_an_error_where_lengths_must_be_exact(
+    exact: bool,
+) -> None:
+    spoil = lambda request: {"usage_prompt_tokens": 5 if request.seq % 2 else len(request.prompts[0])}  # noqa: E731
+    outcome, samples = play(load(requests=6), FakeDriver(World(), spoil=spoil), exact=exact)
+    errors = {sample.seq % 2: sample.error for sample in measured(samples)}
+    words = "WrongLength: sent 1 × 4 tokens, the server counted 5"
+    assert errors == {0: None, 1: words if exact else None}
+    assert outcome.requests_failed == (3 if exact else 0)
