@@ -120,7 +120,7 @@ def run_trial(
         wall_s=time.monotonic() - start,
         summary=None if failure is not None else summary,
         client=quality,
-        caveats=(*doubts, *of_engine(trial.load, sent, engine.get("server_side"))) if failure is None else (),
+        caveats=(*doubts, *of_engine(trial.load, sent, engine, quality)) if failure is None else (),
         failure=failure,
     )
 
