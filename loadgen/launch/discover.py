@@ -182,7 +182,12 @@ def _words(
 
     def ask(text: str) -> int | None:
         one = Words(words=(text,), overhead=0, opening="", glue="").option()
-        reply = prober.send({**options, "words": one}, (0,), 1)
+        try:
+            reply = prober.send({**options, "words": one}, (0,), 1)
+        except Late:
+            raise Refused(
+                "no answer within the time for asking"
+            ) from None  # two texts that were counted will do
         if reply.error is not None:
             raise Refused(reply.error)
         return reply.usage_prompt_tokens
@@ -192,9 +197,9 @@ def _words(
     except (BadInput, Refused) as error:
         if exact or (own is not None and isinstance(error, BadInput)):
             raise
-        return plain, "input lengths count words, not tokens"
-    except Late:
-        return plain, "input lengths were not measured in time and count words"
+        return plain, f"input lengths count words, not tokens ({_short(str(error))})"
+    if found is None and exact:
+        raise BadInput("--exact: the server counts no prompt tokens, and prompts go out as text")
     if found is None:
         return plain, "input lengths are counted by nobody"
     return found, f"{found.overhead} tokens of each input are the template's"

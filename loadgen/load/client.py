@@ -63,12 +63,14 @@ async def run_load(
     clock: Clock = time.monotonic_ns,
     timers: TimerFactory = make_timer,
     agree_start: Agree | None = None,
+    exact: bool = False,
 ) -> LoadOutcome:
     """Send ``load`` through ``driver`` and hand every sample to ``on_sample(sample, in_flight)`` as it comes.
 
     ``prompts(seq, input_tokens)`` makes a request's prompts: warm-up requests are numbered from 0, measured ones on
     from there. ``share`` is (worker, workers): this process sends every workers-th request. ``agree_start`` is
-    awaited between warm-up and measurement and gives the start instant.
+    awaited between warm-up and measurement and gives the start instant. ``exact``: a prompt that the server counts
+    otherwise is an error.
 
     Raises BadInput for a load that cannot be sent, WarmupRefused where the server refused all of the warm-up,
     LoadgenError for a driver that hangs. When cancelled it stops
@@ -90,6 +92,7 @@ async def run_load(
             prompts=prompts,
             on_sample=on_sample,
             clock=clock,
+            exact=exact,
             **more,
         )
 
@@ -172,7 +175,9 @@ def run_here(
 
     async def main() -> LoadOutcome | None:
         driver = make_driver(base_url, model, load.timeouts, driver_options)
-        work = run_load(load, driver, source.prompts, on_sample, share=share, agree_start=agree_start)
+        work = run_load(
+            load, driver, source.prompts, on_sample, share=share, agree_start=agree_start, exact=trial.exact
+        )
         return await _unless_stopped(work, stop)
 
     gc.collect()

@@ -40,6 +40,7 @@ GUARD_S = 30.0  # over the request's own time-outs: beyond this a driver is stuc
 class Dispatcher:
     """One phase of a load. ``places`` bounds the requests in flight; None sends by due time instead.
 
+    ``exact``: a prompt of which the server counts another number of tokens is an error, too.
     ``first_seq`` numbers the phase's requests on from the phase before it. ``start_ns`` must be set before ``run``
     when there are due times.
     """
@@ -58,11 +59,12 @@ class Dispatcher:
         clock: Clock,
         places: int | None,
         max_rate: float | None = None,
+        exact: bool = False,
     ) -> None:
         self._phase, self._load, self._driver, self._clock = phase, load, driver, clock
         self._arrivals, self._first_seq, self._prompts = arrivals, first_seq, prompts
         self._on_sample, self._on_reply = on_sample, on_reply
-        self._places, self._max_rate = places, max_rate
+        self._places, self._max_rate, self._exact = places, max_rate, exact
         self._lookahead = LOOKAHEAD + (places or 0)
         self._ready: deque[tuple[int, Arrival, Any]] = deque()
         self._ready_tokens = 0
@@ -275,7 +277,10 @@ class Dispatcher:
         self._on_sample(sample, self.in_flight)
 
     def _length_error(self, reply: Reply, arrival: Arrival) -> str | None:
-        return length_error(reply, self._load.batch_size, arrival.output_tokens, at_most=self._load.at_most)
+        batch, used = self._load.batch_size, reply.usage_prompt_tokens
+        if self._exact and used is not None and used != batch * arrival.input_tokens:
+            return f"{WrongLength.__name__}: sent {batch} × {arrival.input_tokens} tokens, the server counted {used}"
+        return length_error(reply, batch, arrival.output_tokens, at_most=self._load.at_most)
 
     async def _watch(self) -> None:
         """Drivers end every request by their own time-outs. One that does not must not hang the trial."""

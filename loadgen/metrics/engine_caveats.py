@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from loadgen.records import Caveat, LoadSpec
+from loadgen.records import Caveat, ClientQuality, LoadSpec
 from loadgen.units import show_number, show_share
 
 WAVES = (
@@ -14,8 +14,19 @@ EXTRA_STEPS = 0.5  # a call, on average: below, single calls were slow to be tak
 CACHED = 0.01  # of the prompt tokens: from here on the prefill that was measured is a smaller one
 
 
-def of_engine(load: LoadSpec, calls: int, seen: object) -> Iterator[Caveat]:
-    """``calls`` were sent in all, warm-up included; ``seen`` is ``server_side`` of a result's ``engine``."""
+def of_engine(
+    load: LoadSpec, calls: int, engine: Mapping[str, object], client: ClientQuality | None = None
+) -> Iterator[Caveat]:
+    """``calls`` were sent in all, warm-up included; ``engine`` is a result's, with ``server_side`` counters in it."""
+    single = client is not None and client.arrival_skew_s is not None
+    if single and engine.get("in_flight_batching") is False and engine.get("dynamic_batching") is not True:
+        yield Caveat(
+            kind="batch-waves",
+            message=f"batches of {load.batch_size} went out as single calls to a server that runs one call at a time: "
+            "its sequences ran one after the other",
+            remedy="a route that takes a list of prompts (completions), or an engine with in-flight batching",
+        )
+    seen = engine.get("server_side")
     if not isinstance(seen, Mapping):
         return
     output, steps = seen.get("output_tokens"), seen.get("steps")

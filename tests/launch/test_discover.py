@@ -10,6 +10,7 @@ from endpoints import STANDARD, Manner, endpoint
 
 from loadgen.drivers.words import LONG_OPENING
 from loadgen.errors import BadInput
+from loadgen.launch import probes
 from loadgen.launch.discover import Asked, Found, asked_of, discover, endpoint_of
 from loadgen.launch.endpoint import fitted
 from loadgen.load.prompts import SAFE_VOCAB
@@ -183,3 +184,23 @@ def test_what_a_trial_fixed() -> None:
     driver = {"tokenizer": "t", "extras": False}
     asked = asked_of(Trial(id="x", load=load, url="u", model_name="m", driver=driver, exact=True))
     assert asked == Asked(options={"extras": False}, model="m", tokenizer="t", stream=False, exact=True)
+
+
+def test_exact_text_needs_a_server_that_counts_prompts() -> None:
+    manner = Manner(forms=("completions text",), usage=False, ids=True, pages=VLLM)
+    assert "input lengths are counted by nobody" in found(manner).line
+    with pytest.raises(BadInput, match="--exact: the server counts no prompt tokens"):
+        found(manner, exact=True)
+
+
+def test_two_texts_that_were_counted_in_time_are_a_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = probes.Prober.send
+
+    def slow(self: probes.Prober, options: Any, ids: Any, output_tokens: int, rows: int = 1) -> Any:
+        if len(options.get("words", {"words": [""]})["words"][0].split()) > 200:
+            raise probes.Late
+        return send(self, options, ids, output_tokens, rows)
+
+    monkeypatch.setattr(probes.Prober, "send", slow)
+    chosen = found(Manner(forms=("chat text",), overhead=7, pages=VLLM))
+    assert "8 tokens of each input are the template's" in chosen.line

@@ -51,7 +51,7 @@ def test_recorded_pages_of_vllm_tell_what_happened(
     before, after = ((PAGES / f"vllm-{name}-{when}.txt").read_text() for when in ("before", "after"))
     seen = server_side_counts(before, after)
     assert seen["output_tokens"] == calls * load.batch_size * load.output_tokens
-    assert [caveat.kind for caveat in of_engine(load, calls, seen)] == kinds
+    assert [caveat.kind for caveat in of_engine(load, calls, {"server_side": seen})] == kinds
 
 
 def test_vllm_counts_steps_tokens_hits_and_preemptions() -> None:

@@ -510,3 +510,15 @@ def test_an_output_that_may_end_early_is_kept_with_the_length_it_has(count: int,
     assert (length_error(reply, 1, 4) is None) == (count == 4)
     whole = Reply(seq=0, sent_ns=0, end_ns=1, usage_output_tokens=count)
     assert (length_error(whole, 1, 4, at_most=True) is None) == (error is None)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_prompt_that_the_server_counts_otherwise_is_an_error_where_lengths_must_be_exact(
+    exact: bool,
+) -> None:
+    spoil = lambda request: {"usage_prompt_tokens": 5 if request.seq % 2 else len(request.prompts[0])}  # noqa: E731
+    outcome, samples = play(load(requests=6), FakeDriver(World(), spoil=spoil), exact=exact)
+    errors = {sample.seq % 2: sample.error for sample in measured(samples)}
+    words = "WrongLength: sent 1 × 4 tokens, the server counted 5"
+    assert errors == {0: None, 1: words if exact else None}
+    assert outcome.requests_failed == (3 if exact else 0)

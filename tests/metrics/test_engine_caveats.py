@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from loadgen.metrics.engine_caveats import of_engine
-from loadgen.records import LoadSpec
+from loadgen.records import ClientQuality, LoadSpec
 
 CALLS = 11
 
@@ -13,7 +13,7 @@ CALLS = 11
 def doubts(batch: int, output: int, kind: str = "static", calls: int = CALLS, **seen: Any) -> dict[str, str]:
     load = LoadSpec(kind=kind, input_tokens=20, output_tokens=output, batch_size=batch, requests=10)  # type: ignore[arg-type]
     counted = {"output_tokens": calls * batch * output, **seen}
-    return {caveat.kind: caveat.message for caveat in of_engine(load, calls, counted)}
+    return {caveat.kind: caveat.message for caveat in of_engine(load, calls, {"server_side": counted})}
 
 
 def test_a_batch_of_8_that_ran_4_at_a_time_ran_in_waves() -> None:
@@ -51,7 +51,7 @@ def test_steps_say_nothing_where_others_used_the_server_or_none_were_counted() -
     assert doubts(8, 10, steps=None) == {}
     assert doubts(8, 10, kind="closed", steps=225) == {}
     assert doubts(8, 10, calls=0, steps=0) == {}
-    assert list(of_engine(LoadSpec(kind="static", input_tokens=1, output_tokens=1), 3, None)) == []
+    assert list(of_engine(LoadSpec(kind="static", input_tokens=1, output_tokens=1), 3, {})) == []
 
 
 def test_prompts_that_were_in_the_cache_are_told_whatever_the_load() -> None:
@@ -63,3 +63,17 @@ def test_prompts_that_were_in_the_cache_are_told_whatever_the_load() -> None:
 def test_preemptions_are_told() -> None:
     assert "put 2 sequences back" in doubts(1, 10, kind="closed", preemptions=2)["preemptions"]
     assert doubts(1, 10, preemptions=0) == {}
+
+
+def test_single_calls_to_a_server_that_runs_one_at_a_time_are_no_batch(build: Any) -> None:
+    load = LoadSpec(kind="static", input_tokens=20, output_tokens=10, batch_size=3)
+    split = ClientQuality(driver="openai-raw", stamps="kernel", arrival_skew_s=build.dist(1e-5))
+    whole = ClientQuality(driver="openai-raw", stamps="kernel")
+
+    def kinds(client: ClientQuality, **engine: Any) -> list[str]:
+        return [caveat.kind for caveat in of_engine(load, CALLS, engine, client)]
+
+    assert kinds(split, in_flight_batching=False) == ["batch-waves"]
+    assert kinds(whole, in_flight_batching=False) == []
+    assert kinds(split, in_flight_batching=True) == kinds(split) == []
+    assert kinds(split, in_flight_batching=False, dynamic_batching=True) == []
