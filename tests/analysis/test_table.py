@@ -16,6 +16,7 @@ from loadgen.analysis.finding import Rules
 from loadgen.analysis.table import rows_of
 from loadgen.cli import main
 from loadgen.records import TrialResult
+from loadgen.report.html import charts
 
 WORLD = roofline_world(plateau_s=30e-3)
 GRID = grid(batch=(1, 4, 16, 64), input_tokens=(20, 512))
@@ -59,6 +60,8 @@ def test_trials_that_lost_requests_are_kept_out_unless_asked(tmp_path: Path) -> 
     asked = analyse([folder], Rules(with_failures=True))
     assert {key.batch for key in asked.study.cells} == {1, 4, 16, 64}
     assert asked.excluded == {}
+    assert all("served requests" in chart.note for chart in charts(asked) if chart.id != "timeline")
+    assert not any("served requests" in chart.note for chart in charts(found))
     assert "4 trials that lost up to 18.2 % of their requests speak, as asked" in " ".join(asked.notes)
     told = [finding for finding in asked.findings if any(key.batch == 64 for key in finding.cells)]
     assert told
