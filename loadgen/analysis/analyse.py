@@ -22,11 +22,13 @@ from loadgen.analysis.findings.throughput import f4
 from loadgen.analysis.findings.versus import f10, f11
 from loadgen.analysis.refine import RefineCell, refine
 from loadgen.analysis.roofline import Physics, examine
+from loadgen.analysis.same_data import other_data
 from loadgen.analysis.same_work import Proof, proofs
 from loadgen.analysis.statistics import Drift, Noise
 from loadgen.analysis.study import Cell, RequestErrors, Study
 from loadgen.analysis.table import Key, Row, Source, read, set_apart, work_of
 from loadgen.errors import StoreError
+from loadgen.records import DEFINITIONS
 from loadgen.results.store import open_results
 from loadgen.theory.ceilings import CEILINGS_FILE, Ceilings, datasheet, from_dict
 from loadgen.units import show_share
@@ -103,7 +105,12 @@ def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
         drift=study.drift("e2e_s"),
         proofs=tuple(proofs(study)),
         inside_noise=tuple(inside_noise(study)),
-        notes=(*_kept_notes(sources), *_served_notes(partly), *_notes(study, ceilings, rows)),
+        notes=(
+            *_kept_notes(sources),
+            *_served_notes(partly),
+            *_definition_notes(rows),
+            *_notes(study, ceilings, rows),
+        ),
         rules=rules,
     )
 
@@ -170,6 +177,8 @@ def inside_noise(study: Study) -> list[str]:
         for one, other in combinations(cells, 2):
             if (one.key.label, one.key.variant) == (other.key.label, other.key.variant):
                 continue
+            if other_data(one.rows, other.rows):
+                continue
             ratio = study.ratio(one, other, "e2e_s")
             if ratio is not None and ratio.low is not None and not ratio.above(1) and not ratio.below(1):
                 key = one.key
@@ -183,6 +192,18 @@ def inside_noise(study: Study) -> list[str]:
 def _kept_notes(sources: Sequence[Source]) -> list[str]:
     """What was left out of results in compact form, each rule once."""
     return list(dict.fromkeys(filter(None, (source.results.left_out for source in sources))))
+
+
+def _definition_notes(rows: Sequence[Row]) -> list[str]:
+    """Whether trials of earlier versions, whose percentiles were interpolated, stand beside those of now."""
+    summaries = [row.summary for row in rows if row.summary is not None]
+    older = sum(each.definitions < DEFINITIONS for each in summaries)
+    if older in (0, len(summaries)):
+        return []
+    return [
+        f"Percentiles of {older} of {len(summaries)} trials are interpolated, as earlier versions had them, those of "
+        "the others nearest ranks: medians of 2 requests then differ by half of what lies between these."
+    ]
 
 
 def _served_notes(partly: Sequence[Row]) -> list[str]:

@@ -16,7 +16,7 @@ from loadgen.analysis.study import Cell, Ratio, Study, mean_quotient, quotient
 from loadgen.analysis.table import METRICS, Key, Source, read
 from loadgen.engine_facts import weights_of
 from loadgen.errors import BadInput
-from loadgen.records import TrialResult
+from loadgen.records import DEFINITIONS, TrialResult
 from loadgen.results.store import open_results
 
 Gated = Literal["passes", "fails", "inside the noise", "not measured"]
@@ -221,6 +221,9 @@ def _facts(source: Source) -> dict[str, str]:
             values["gpus"].add(", ".join(str(gpu.get("name")) for gpu in environment.gpus) or "none")
             for name, version in environment.packages.items():
                 values[f"version of {name}"].add(version)
+        if row.summary is not None:
+            older = row.summary.definitions < DEFINITIONS
+            values["percentiles"].add("interpolated" if older else "nearest ranks")
         versions = row.result.engine.get("versions")
         for name, version in versions.items() if isinstance(versions, dict) else ():
             values[f"{row.key.framework}'s {name}"].add(str(version))

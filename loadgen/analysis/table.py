@@ -9,13 +9,12 @@ from datetime import datetime
 
 from loadgen.analysis.requests import was_cold
 from loadgen.analysis.rounds import rounds_of
+from loadgen.analysis.telemetry import telemetry_of
 from loadgen.identity import deciding_options
 from loadgen.labels import failed_label
+from loadgen.metrics.percentiles import percentile
 from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
 from loadgen.results.store import Results
-from loadgen.telemetry.ledger import mended_need
-from loadgen.telemetry.needed import is_bound
-from loadgen.telemetry.summary import SHORT_POWER_S, SHORTEST_GAPS, mean_power_w
 
 # Metric → unit. A row has only those that were measured.
 METRICS = {
@@ -166,9 +165,15 @@ class Row:
         return ""
 
     def dist(self, metric: str) -> Dist | None:
-        """The distribution of one metric by its name in Summary; ``None`` where it was not measured."""
+        """The distribution of one metric by its name in Summary; ``None`` where it was not measured.
+
+        Without the percentiles that older results interpolated between their largest values.
+        """
         found = getattr(self.summary, metric, None) if metric in DISTRIBUTIONS and self.summary else None
-        return found if isinstance(found, Dist) else None
+        if not isinstance(found, Dist):
+            return None
+        p90, p95, p99 = (percentile(found, name) for name in ("p90", "p95", "p99"))
+        return replace(found, p90=p90, p95=p95, p99=p99)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -327,32 +332,6 @@ def values_of(result: TrialResult) -> dict[str, float]:
     if "output_tokens_per_s" in values and "e2e_s" in values:
         values[POWER] = values["output_tokens_per_s"] / values["e2e_s"]
     return values | telemetry_of(result)
-
-
-def telemetry_of(result: TrialResult) -> dict[str, float]:
-    """Memory and power of a trial, under the names in METRICS.
-
-    ``gpu_memory_bytes`` is what the fullest GPU *needed*, never what an engine reserved. Results without telemetry
-    have none of them: findings about memory then read "not tested".
-    """
-    telemetry = result.telemetry
-    if telemetry is None:
-        return {}
-    names = ("gpu_memory_bytes", "gpu_memory_reserved_bytes", "cpu_memory_bytes")
-    found = {name: getattr(telemetry, name, None) for name in names}
-    ledger = mended_need(result)
-    if ledger is not None and found["gpu_memory_bytes"]:  # a lower bound is no need
-        found["gpu_memory_bytes"] = None if is_bound(ledger.needed_from) else ledger.needed_bytes
-    # Older results lack the rules by which energy and power of a short or an uncounted load are left out.
-    load = telemetry.phases.get("load")
-    found["power_w"] = mean_power_w(load, telemetry.energy_from)
-    least_s = (
-        SHORTEST_GAPS * (telemetry.period_s or 0.0) if telemetry.energy_from == "counter" else SHORT_POWER_S
-    )
-    counted = result.summary is None or result.summary.output_tokens is not None
-    if load is not None and load.seconds >= least_s and counted:
-        found["joules_per_output_token"] = telemetry.joules_per_output_token
-    return {name: float(value) for name, value in found.items() if value}
 
 
 def _hours(iso: str) -> float | None:

@@ -17,7 +17,7 @@ from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Rules
 from loadgen.analysis.table import DISTRIBUTIONS, METRICS, Row
 from loadgen.errors import LoadgenError, MissingDependency
-from loadgen.metrics.percentiles import percentile
+from loadgen.metrics.percentiles import PERCENTILES
 from loadgen.report.html import charts, page_of
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -50,8 +50,10 @@ def columns(analysis: Analysis, row: Row) -> dict[str, Any]:
         name = metric.removesuffix("_s") + "_p50_s" if metric in DISTRIBUTIONS else metric
         found[name] = row.values.get(metric)
         if metric in DISTRIBUTIONS:
-            for each in ("p90", "p95", "p99"):
-                found[name.replace("p50", each)] = percentile(dist, each)
+            for each in PERCENTILES:
+                low, high = dist.intervals.get(each, (None, None)) if dist else (None, None)
+                found[name.replace("p50", each)] = getattr(dist, each, None) if each != "p50" else found[name]
+                found |= {name.replace("p50", f"{each}_low"): low, name.replace("p50", f"{each}_high"): high}
             found[name.replace("p50", "max")] = dist.max if dist else None
             found[name.replace("_p50_s", "_n")] = dist.n if dist else None
     for name in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -53,14 +54,15 @@ SERIES = (
 
 
 def charts(analysis: Analysis) -> list[Chart]:
-    """Every chart of the report, in its order."""
-    return [
+    """Every chart of the report, in its order; one that lossy trials speak in says so."""
+    drawn = [
         *(series_chart(analysis, *each) for each in SERIES),
-        *(
-            draw(analysis)
-            for draw in (ridge_chart, roofline_chart, pareto_chart, winners_chart, timeline_chart)
-        ),
+        *(draw(analysis) for draw in (ridge_chart, roofline_chart, pareto_chart, winners_chart)),
     ]
+    if any(row.usable and row.failed_share for row in analysis.rows):
+        served = " Latencies are of the served requests, of trials that lost some, too."
+        drawn = [replace(chart, note=chart.note + served) for chart in drawn]
+    return [*drawn, timeline_chart(analysis)]
 
 
 def render(analysis: Analysis) -> str:

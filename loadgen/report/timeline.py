@@ -15,7 +15,7 @@ from loadgen.report.chart import Chart, Figure, Trace, axis, colour, layout, sca
 MOST_TRIALS = 12
 MOST_REQUESTS = 2000  # of one trial, from its start: a timeline is to be looked at
 MOST_POINTS = 1200
-COLUMNS = ["phase", "sent_ns", "end_ns", "token_ns", "tokens_per_arrival", "output_tokens"]
+COLUMNS = ["phase", "sent_ns", "end_ns", "token_ns", "tokens_per_arrival", "output_tokens", "error"]
 
 
 def timeline_chart(analysis: Analysis) -> Chart:
@@ -103,7 +103,10 @@ def _tokens(batch: pa.RecordBatch, start: int) -> Trace:
     weights = batch["tokens_per_arrival"].flatten().to_numpy(zero_copy_only=False)
     if len(arrivals) == 0:
         arrivals = batch["end_ns"].to_numpy()
-        weights = np.array([sum(counts or ()) for counts in batch["output_tokens"].to_pylist()])
+        counts, errors = batch["output_tokens"].to_pylist(), batch["error"].to_pylist()
+        # A failed reply brought none; what nobody counted leaves a gap.
+        uncounted = [0 if error else np.nan for error in errors]
+        weights = np.array([sum(own) if own else none for own, none in zip(counts, uncounted, strict=True)])
     seconds = (arrivals - start) / 1e9
     bins = int(min(120, max(20, len(np.unique(seconds)))))
     counted, edges = np.histogram(seconds, bins=bins, weights=weights, range=(0, float(seconds.max()) or 1.0))

@@ -123,7 +123,7 @@ def mean_power_w(load: PhaseFigures | None, energy_from: Literal["counter", "pow
     """Mean power over a load: the counter's joules over its time, else the readings', where they are of this load."""
     if load is None:
         return None
-    if load.energy_j is not None and energy_from == "counter":
+    if load.energy_j is not None and load.seconds > 0 and energy_from == "counter":
         return load.energy_j / load.seconds
     return load.power_mean_w if load.seconds >= SHORT_POWER_S else None
 

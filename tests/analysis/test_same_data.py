@@ -12,6 +12,7 @@ from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.compare import compare
 from loadgen.analysis.same_data import AT_CAP, other_data, power_cap_share
 from loadgen.analysis.table import Row, rows_of
+from loadgen.engine_facts import ITS_OWN, Weights
 from loadgen.records import Caveat, TrialResult
 from loadgen.report.comparison import headline, tables_of
 from loadgen.report.overview_charts import winners_chart
@@ -44,9 +45,10 @@ def row(
 
 
 def test_at_the_cap_other_weights_are_other_data() -> None:
+    theirs = Weights(maker="FasterTransformer", distribution=ITS_OWN)
     assert other_data(row(), row(ghz=1.81, weights=BACKENDS, framework="ft")) == (
         "both ran at the power cap, where the data decide the clock, on other weights: loadgen's (normal, std 0.02) at "
-        "1.60 GHz, against FasterTransformer's (its own) at 1.81 GHz"
+        f"1.60 GHz, against {theirs.text} at 1.81 GHz"
     )
     unknown = other_data(row(), row(weights={"maker": 3}, framework="new"))
     assert "against weights not told" in unknown

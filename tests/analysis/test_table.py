@@ -1,19 +1,22 @@
-"""Rows: which may speak, and why another may not; older telemetry read by the rules of now."""
+"""Rows: which may speak, and why another may not; what older ones hold that is no figure."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
+from click.testing import CliRunner
 from synthetic import Point, failed, grid, limited, result, roofline_world, sweep, write
 
 from loadgen.analysis.analyse import analyse
 from loadgen.analysis.compare import compare
 from loadgen.analysis.finding import Rules
-from loadgen.analysis.table import rows_of, telemetry_of
-from loadgen.records import Summary, TrialResult
-from loadgen.telemetry_records import PhaseFigures, TelemetrySummary
+from loadgen.analysis.table import rows_of
+from loadgen.cli import main
+from loadgen.records import TrialResult
+from loadgen.report.html import charts
 
 WORLD = roofline_world(plateau_s=30e-3)
 GRID = grid(batch=(1, 4, 16, 64), input_tokens=(20, 512))
@@ -57,11 +60,33 @@ def test_trials_that_lost_requests_are_kept_out_unless_asked(tmp_path: Path) -> 
     asked = analyse([folder], Rules(with_failures=True))
     assert {key.batch for key in asked.study.cells} == {1, 4, 16, 64}
     assert asked.excluded == {}
+    assert all("served requests" in chart.note for chart in charts(asked) if chart.id != "timeline")
+    assert not any("served requests" in chart.note for chart in charts(found))
     assert "4 trials that lost up to 18.2 % of their requests speak, as asked" in " ".join(asked.notes)
     told = [finding for finding in asked.findings if any(key.batch == 64 for key in finding.cells)]
     assert told
     assert all("Of the served ones: " in finding.sentence for finding in told)
     assert not any("served ones" in finding.sentence for finding in asked.findings if finding not in told)
+
+
+def test_the_commands_take_the_option(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", [lossy(each) for each in sweep(GRID, WORLD, repeats=1)], samples=False)
+    out = tmp_path / "out.json"
+    for option, speaks in (([], False), (["--with-failures"], True)):
+        done = CliRunner().invoke(
+            main, ["report", str(folder), "--format", "json", "--out", str(out), *option]
+        )
+        assert done.exit_code == 0, done.output
+        found = orjson.loads(out.read_bytes())
+        assert [trial["excluded"] is None for trial in found["trials"]] == [speaks] * len(GRID)
+        assert {trial["failed_share"] for trial in found["trials"]} == {2 / 11}
+        assert any("as asked" in note for note in found["notes"]) is speaks
+    other = write(
+        tmp_path / "y", [lossy(each) for each in sweep(GRID, WORLD, repeats=1, seed=2)], samples=False
+    )
+    done = CliRunner().invoke(main, ["compare", str(folder), str(other), "--with-failures"])
+    assert done.exit_code == 0, done.output
+    assert f"{len(GRID)} cells compared" in done.output
 
 
 def test_a_comparison_leaves_them_out_unless_asked(tmp_path: Path) -> None:
@@ -80,29 +105,22 @@ def test_a_comparison_leaves_them_out_unless_asked(tmp_path: Path) -> None:
     assert {pair.a.key.batch for pair in asked.pairs if "of the served ones" in pair.text} == {64}
 
 
-def with_telemetry(
-    found: TrialResult, seconds: float, energy_from: str | None, **summary: object
-) -> TrialResult:
-    assert found.summary is not None
-    load = PhaseFigures(seconds=seconds, readings=9, power_mean_w=630.0, energy_j=700.0 * seconds)
-    telemetry = TelemetrySummary(
-        power_w=630.0, joules_per_output_token=0.5, energy_from=energy_from, period_s=0.2, phases={"load": load},  # type: ignore[arg-type]
-    )  # fmt: skip
-    changed: Summary = replace(found.summary, **summary)  # type: ignore[arg-type]
-    return replace(found, telemetry=telemetry, summary=changed)
+def test_a_row_has_no_tail_that_an_older_version_interpolated() -> None:
+    (row,) = rows_of([result(Point(), WORLD)], {})
+    stored, shown = row.summary and row.summary.e2e_s, row.dist("e2e_s")
+    assert stored is not None
+    assert shown is not None
+    assert stored.p99 is not None
+    assert (shown.p50, shown.p90, shown.p99, shown.max) == (stored.p50, None, None, stored.max)
+    assert row.dist("power_w") is None
 
 
-def test_older_power_and_energy_of_short_and_uncounted_loads() -> None:
-    good = result(Point(), WORLD)
-    assert telemetry_of(with_telemetry(good, 1.0, "counter")) == {
-        "power_w": pytest.approx(700.0),  # not 630: the counter's
-        "joules_per_output_token": 0.5,
-    }
-    assert telemetry_of(with_telemetry(good, 1.0, "power")) == {}
-    assert telemetry_of(with_telemetry(good, 3.0, "power")) == {
-        "power_w": 630.0,
-        "joules_per_output_token": 0.5,
-    }
-    assert "joules_per_output_token" not in telemetry_of(
-        with_telemetry(good, 3.0, "counter", output_tokens=None)
-    )
+def test_trials_of_two_ways_of_taking_percentiles_are_told(tmp_path: Path) -> None:
+    results = sweep(GRID, WORLD, repeats=1)
+    now = [replace(each, summary=each.summary and replace(each.summary, definitions=2)) for each in results]
+    mixed = write(tmp_path / "mixed", [*results[:3], *now[3:]], samples=False)
+    assert any("Percentiles of 3 of 8 trials are interpolated" in note for note in analyse([mixed]).notes)
+    older = write(tmp_path / "older", results, samples=False)
+    assert not any("interpolated" in note for note in analyse([older]).notes)
+    found = compare(older, write(tmp_path / "now", now, samples=False))
+    assert found.changed["percentiles"] == ("interpolated", "nearest ranks")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from scraped import GPUS, HALVES, SPANS, S, ranks, readings
 
-from loadgen.analysis.table import telemetry_of
+from loadgen.analysis.telemetry import telemetry_of
 from loadgen.telemetry.ledger import make_ledger, mended_need
 from loadgen.telemetry.needed import LESS_CACHE, is_bound
 from loadgen.telemetry.scrapes import Scrape
