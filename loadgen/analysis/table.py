@@ -13,6 +13,7 @@ from loadgen.identity import deciding_options
 from loadgen.labels import failed_label
 from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
 from loadgen.results.store import Results
+from loadgen.telemetry import kept_buffers
 from loadgen.telemetry.ledger import mended_need
 from loadgen.telemetry.needed import is_bound
 from loadgen.telemetry.summary import SHORT_POWER_S, SHORTEST_GAPS, mean_power_w
@@ -196,7 +197,7 @@ def rows_of(
     results: Results | None = None,
 ) -> list[Row]:
     """One row per result, in order, which is that in which they finished."""
-    found = list(found)
+    found = kept_buffers.mended(found)
     rounds = rounds_of(found)
     rows = [
         Row(
