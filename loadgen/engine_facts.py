@@ -7,6 +7,7 @@ an earlier version of ours, known by its name.
 ``kv_ahead`` the engine takes its whole KV cache at its start, so its allocator does not tell what a trial needed
 ``graphs``   its calls are replayed CUDA graphs, whose working memory was taken at the capture
 ``eager``    it launches every kernel from Python, so that a low share of the memory bandwidth is no wonder
+``keeps_buffers`` it keeps every buffer at its largest, so that its memory tells of its largest trial alone
 ``weights``  whose numbers it multiplies: ``maker``, and its ``distribution`` and ``seed``, or the ``fingerprint`` of a
              checkpoint. At the power cap numbers that switch fewer bits leave the clock higher
 ========== ======================================================================================================
@@ -115,6 +116,12 @@ def takes_kv_ahead(page: Page) -> bool:
         return told
     name = str(page.get("engine", "")).lower()
     return any(known in name for known in ("fastgen", "vllm", "continuous"))
+
+
+def keeps_buffers(page: Page) -> bool:
+    """Whether an engine keeps every buffer at its largest."""
+    told = _told(page, "keeps_buffers")
+    return told if told is not None else str(page.get("engine", "")).startswith("fastertransformer")
 
 
 def replays_graphs(page: Page, server: ServerSpec | None) -> bool:

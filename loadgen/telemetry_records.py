@@ -70,7 +70,8 @@ class MemoryLedger:
     ``idle_bytes`` is what the allocator holds in use with no request in flight, ``needed_bytes`` its highest use in the
     trial by ``needed_from``, less what is kept for other calls (caches, graphs; ``telemetry/needed.py``);
     ``activation_bytes`` = needed − weights − KV, all measured (activations, logits, work space), ``rest_bytes`` =
-    needed − predicted weights − predicted KV. A need that ends in "at least" is a lower bound, no figure of the trial.
+    needed − predicted weights − predicted KV. A need that ends in "at least" or "at most" is a bound and no figure of
+    the trial.
     ``reserved_bytes`` is what the allocator took from the device, ``process_bytes`` what the driver counts for the
     server's process, or what the GPU's use grew by (``process_from``): peaks, maybe of different moments.
     ``overhead_bytes`` (context, communication buffers, kernels) is therefore not their difference but that of one

@@ -255,6 +255,7 @@ class FasterTransformer:
             "decoupled": options.flag("decoupled", True),
             "stream_step": options.number("stream_step", 1, 1),
             "in_flight_batching": False,
+            "keeps_buffers": True,
             "scheduling": "one request or one merged batch at a time",
         }
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from fake_engine import fake_engine
 
 from loadgen.launch.endpoint import Endpoint
+from loadgen.launch.process import free_ports, serving
+from loadgen.launch.running import endpoint_of
+from loadgen.protocols import Command
 from loadgen.records import Timeouts, Trial
 from loadgen.trial import run_trial
 
@@ -58,3 +65,37 @@ def test_an_endpoint_that_never_answers_is_left_after_its_first_request(build: A
     assert result.failure.error == "TimedOut"
     assert "no request was answered" in result.failure.message
     assert "to try: longer limits" in result.failure.message
+
+
+@contextmanager
+def standin(mode: str, tmp_path: Path, build: Any) -> Iterator[Endpoint]:
+    """The stand-in for a real FasterTransformer server, up and ready."""
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    command = Command(
+        argv=(sys.executable, str(Path(__file__).parent / "aids" / "standin_ft.py"), str(port), mode),
+        ready_url=f"{url}/health",
+        base_url=url,
+        stop_timeout_s=1.0,
+        if_silent="one rank",
+    )
+    framework: Any = SimpleNamespace(protocol="openai", driver_options=lambda _spec: {})
+    with serving(command, tmp_path, tmp_path / "log", ready_timeout_s=60) as server:
+        yield endpoint_of(framework, trial(build).server, server)  # type: ignore[arg-type]
+
+
+def test_a_server_whose_sockets_close_long_before_it_ends_has_died(build: Any, tmp_path: Path) -> None:
+    with standin("dies", tmp_path, build) as endpoint:
+        result = run_trial(trial(build), endpoint, Quiet(), environment="e")  # type: ignore[arg-type]
+    assert result.failure is not None
+    assert result.failure.error == "ServerDied"
+    assert "ended by itself (signal SIGABRT)" in result.failure.message
+    assert "unspecified launch failure" in result.failure.message
+
+
+def test_two_ranks_that_wait_for_each_other_are_a_hang_though_pages_live(build: Any, tmp_path: Path) -> None:
+    with standin("hangs", tmp_path, build) as endpoint:
+        result = run_trial(trial(build), endpoint, Quiet(), environment="e")  # type: ignore[arg-type]
+    assert result.failure is not None
+    assert result.failure.error == "ServerHung"
+    assert result.failure.message.endswith("to try: one rank")

@@ -15,6 +15,7 @@ from loadgen.labels import failed_label
 from loadgen.metrics.percentiles import percentile
 from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
 from loadgen.results.store import Results
+from loadgen.telemetry import kept_buffers
 
 # Metric → unit. A row has only those that were measured.
 METRICS = {
@@ -201,7 +202,7 @@ def rows_of(
     results: Results | None = None,
 ) -> list[Row]:
     """One row per result, in order, which is that in which they finished."""
-    found = list(found)
+    found = kept_buffers.mended(found)
     rounds = rounds_of(found)
     rows = [
         Row(

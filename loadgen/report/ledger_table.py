@@ -19,7 +19,8 @@ NOTE = (
     "Of the GPU that needed most. Weights: the allocator after the load. KV: the cache that the engine itself counts "
     "as in use at its peak, against the prediction in the engine's whole blocks; held is what it took ahead or keeps. "
     "Needed: the allocator's peak less what is kept for other calls; at least, where a replayed graph hides what it "
-    "computes with, or only samples tell. Framework: the driver's count for the "
+    "computes with, or only samples tell; of an engine that keeps its buffers the process at a new maximum, else at "
+    "most that. Framework: the driver's count for the "
     "process, or the growth of the GPU's use, less what the allocator reserved at the same moment. KV at most: the "
     "sequences need never all be in the cache at once, and less is no miss. A dash was not measured."
 )
@@ -59,7 +60,7 @@ def _mended(summary: TelemetrySummary, ledger: MemoryLedger, rows: Rows | None) 
 
 def _cells(result: TrialResult, ledger: MemoryLedger) -> tuple[str, ...]:
     from loadgen.telemetry.ledger import kv_at_most
-    from loadgen.telemetry.needed import is_bound
+    from loadgen.telemetry.needed import bound_words
 
     predicted_kv = ledger.predicted_kv_bytes
     if predicted_kv is not None:
@@ -76,7 +77,7 @@ def _cells(result: TrialResult, ledger: MemoryLedger) -> tuple[str, ...]:
         f"{share} of the most" if at_most and ledger.kv_ratio is not None else share,
         show_bytes(ledger.predicted_activation_bytes),
         show_bytes(ledger.activation_bytes),
-        ("at least " if is_bound(ledger.needed_from) else "") + show_bytes(ledger.needed_bytes),
+        f"{bound_words(ledger.needed_from)} {show_bytes(ledger.needed_bytes)}".strip(),
         show_bytes(ledger.kv_reserved_bytes),
         show_bytes(ledger.reserved_bytes),
         show_bytes(ledger.process_bytes),

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loadgen.engine_facts import replays_graphs, takes_kv_ahead
+from loadgen.engine_facts import keeps_buffers, replays_graphs, takes_kv_ahead
 from loadgen.records import LoadSpec, ServerSpec, Trial, TrialResult
+from loadgen.telemetry import kept_buffers
 from loadgen.telemetry.needed import AT_LEAST, is_bound, need, need_again
 from loadgen.telemetry.overhead import overhead
 from loadgen.telemetry.prometheus_text import ENGINE
@@ -77,11 +78,13 @@ def make_ledger(
     after: Mapping[str, object],
     used_before: Mapping[str, float] | None = None,
     peaks_known: bool = True,
+    held_before: float | None = None,
 ) -> MemoryLedger | None:
     """The ledger of a trial on GPUs; ``before`` and ``after`` are the server's own page around it.
 
     ``gpus`` are the UUIDs of the server's GPUs in its order, ``used_before`` the bytes in use there before it came.
-    Without ``peaks_known`` the server's figures may be of earlier trials, and none is used.
+    Without ``peaks_known`` the server's figures may be of earlier trials, and none is used. ``held_before`` is the most
+    that its process held on a GPU in earlier trials.
     """
     server = trial.server
     if server is None or not server.gpus:
@@ -109,6 +112,10 @@ def make_ledger(
     if number is not None and number < len(gpus) == len(server.gpus):
         gpus = [gpus[number]]
     process, process_from = _process(readings, busy, gpus, used_before or {})
+    if needed is None and keeps_buffers(after):
+        first_held, _ = _process(readings, spans.idle, gpus, used_before or {})
+        held = max((each for each in (held_before, first_held) if each is not None), default=None)
+        needed, needed_from = kept_buffers.need_of(held, process)
     idle = peak(_series(readings, "engine_allocated_bytes", place), spans.idle)
     if idle is None and place is not None:
         idle = first.get(place, {}).get("allocated")

@@ -21,8 +21,14 @@ Need = tuple[float, str]  # bytes, and by what they are known
 
 
 def is_bound(how: str | None) -> bool:
-    """Whether a need is only known from below."""
-    return how is not None and how.endswith(": at least")
+    """Whether a need is only known from below, or from above."""
+    return bound_words(how) != ""
+
+
+def bound_words(how: str | None) -> str:
+    """``at least`` or ``at most``; empty for a need that is known."""
+    words = (how or "").rpartition(": ")[2]
+    return words if words in ("at least", "at most") else ""
 
 
 def need(before: Pool, after: Pool, *, ahead: bool, graphs: bool) -> Need | None:

@@ -103,6 +103,7 @@ class Recorder:
         self._host = None if gauge is None else HostWatch(gauge, whole=pid is not None)
         self._server_page: Mapping[str, object] = {}
         self._peaks_known = True
+        self._held_bytes: float | None = None
 
     def __enter__(self) -> Recorder:
         self._folder = tempfile.TemporaryDirectory(prefix="loadgen-telemetry-")
@@ -260,7 +261,10 @@ class Recorder:
             after=result.engine,
             used_before=self._used_before,
             peaks_known=self._peaks_known,
+            held_before=self._held_bytes,
         )
+        if ledger is not None and ledger.process_bytes is not None:
+            self._held_bytes = max(self._held_bytes or 0.0, ledger.process_bytes)
         telemetry = summarise(
             scrapes,
             readings,

@@ -85,6 +85,7 @@ def record(
     """Trials of which each holds one real sample of what ``during`` takes."""
     spec = TelemetrySpec(sources=urls, period_s=0.05, exporter=exporter)
     trial = build.trial()
+    tmp_path.mkdir(exist_ok=True)
     results = []
     with Recorder(
         spec,
@@ -106,6 +107,25 @@ def record(
             into = tmp_path / "telemetry" / f"{number}.parquet"
             results.append(recorder.finish(build.result(trial), tmp_path / f"{number}.parquet", into))
     return results
+
+
+def test_a_server_whose_first_page_is_zeros_is_not_blind(build: Any, tmp_path: Path) -> None:
+    """Triton's first pages, before its own look at the GPUs; the same page throughout is a source that is blind."""
+    text = (Path(__file__).parents[1] / "data" / "scrapes" / "triton-blind.txt").read_text()
+    seen = re.sub(r"(nv_gpu_memory_total_bytes\{.*\}) 0", r"\1 150754820096", text)
+    looked = threading.Event()
+
+    def during() -> None:
+        time.sleep(0.2)
+        looked.set()
+        time.sleep(0.3)
+
+    with endpoint(lambda handler, _number: page(handler, seen if looked.is_set() else text)) as url:
+        (result,) = record(build, tmp_path / "late", url, during=during)
+    assert "telemetry-blind" not in messages(result)
+    with endpoint(lambda handler, _number: page(handler, text)) as url:
+        (result,) = record(build, tmp_path / "never", url)
+    assert "telemetry-blind" in messages(result)
 
 
 def messages(result: TrialResult) -> dict[str, str]:
