@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,8 +32,32 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
+# With several workers, each takes a whole file at a time (servers are shared within one): the longest go first, so that
+# none is left alone at the end.
+LONGEST_FIRST = (
+    "reproduce/test_prebuild.py",
+    "reproduce/test_reproduce.py",
+    "reproduce/test_time_limit.py",
+    "reproduce/test_have.py",
+    "servers/test_ds_server.py",
+    "test_sweep.py",
+    "faults/test_fault_matrix.py",
+    "servers/test_hf_ranks.py",
+    "servers/test_triton.py",
+    "servers/test_tp8.py",
+    "test_cli.py",
+    "plan/test_bisection.py",
+    "servers/test_hf_checkpoint.py",
+    "report/test_html.py",
+    "report/test_kept_results.py",
+    "selfcheck/test_probe.py",
+)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what needs a GPU on a machine that has none."""
+    """The longest files first; deselect what needs a GPU on a machine that has none."""
+    place = {str(Path(__file__).parent / name): at for at, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(str(item.path), len(place)))
     if not any(item.get_closest_marker("gpu") for item in items) or visible_gpus():
         return
     without = [item for item in items if item.get_closest_marker("gpu")]
