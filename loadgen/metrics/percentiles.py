@@ -94,22 +94,26 @@ def tail_words(dist: Dist, name: str) -> str:
     return f"{label} {show_s(tail(dist, name))}"
 
 
-def percentile_words(dist: Dist | None, name: str, *, ends: bool = False) -> str:
+def percentile_words(dist: Dist | None, name: str) -> str:
     """A percentile in seconds as a table's cell: ``3 ms``, or ``4 ms (largest of 24)`` where there is none.
 
-    A high one of too few values says so: ``3 ms (no upper end from 40)``; of a median the trial's caveat does. With its
-    interval where ``ends`` is set: ``3 ms [2 ms, 5 ms]``, or ``3 ms (≥ 2 ms; no upper end from 40)``.
+    A high one of too few values says so: ``3 ms (no upper end from 40)``; of a median the trial's caveat does.
     """
     found = percentile(dist, name)
     if dist is None or found is None:
         return "–" if dist is None else f"{show_s(dist.max)} (largest of {dist.n})"
-    low, high = dist.intervals.get(name, (None, None))
-    if ends and low is not None and high is not None:
-        return f"{show_s(found)} [{show_s(low)}, {show_s(high)}]"
-    known = high is not None or (
+    _, high = dist.intervals.get(name, (None, None))
+    bounded = high is not None or (
         not dist.intervals and dist.n >= WITH_INTERVAL[name]
-    )  # older results hold none
-    if known or (name == "p50" and not ends):
+    )  # older ones hold none
+    return show_s(found) if bounded or name == "p50" else f"{show_s(found)} (no upper end from {dist.n})"
+
+
+def with_interval(dist: Dist, name: str) -> str:
+    """A percentile in seconds with its interval: ``3 ms [2 ms, 5 ms]``, ``3 ms [2 ms, –]`` where so few values have no
+    upper end; a dash where there is none."""
+    found = percentile(dist, name)
+    if found is None or name not in dist.intervals:
         return show_s(found)
-    least = f"≥ {show_s(low)}; " if ends and low is not None else ""
-    return f"{show_s(found)} ({least}no upper end from {dist.n})"
+    low, high = dist.intervals[name]
+    return f"{show_s(found)} [{show_s(low)}, {show_s(high)}]"

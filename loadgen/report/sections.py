@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from loadgen.engine_facts import weights_of
 from loadgen.labels import failed_label, of_the_served, server_label
-from loadgen.metrics.percentiles import PERCENTILES, percentile, percentile_words
+from loadgen.metrics.percentiles import PERCENTILES, with_interval
 from loadgen.records import Caveat, Environment, Trial, TrialResult
 from loadgen.report.tables import CLIENT_MARK, describe, varying
 from loadgen.text_table import Table, table_of
@@ -167,11 +167,8 @@ def result_tables(result: TrialResult) -> list[Table]:
             name,
             str(d.n),
             *map(show_s, (d.mean, d.stdev)),
-            *(
-                percentile_words(d, each, ends=True) if percentile(d, each) is not None else "–"
-                for each in PERCENTILES
-            ),
-            f"{show_s(d.max)} (largest of {d.n})",
+            *(with_interval(d, each) for each in PERCENTILES),
+            show_s(d.max),
         )
         if d
         else (name, "0", *["–"] * 7)
@@ -179,8 +176,8 @@ def result_tables(result: TrialResult) -> list[Table]:
     )
     head = ("latency", "n", "mean", "stdev", *PERCENTILES, "max")
     note = (
-        "Percentiles are nearest ranks, with the 95 % interval that this run's requests leave; – where the rank would "
-        "be the largest value."
+        "Percentiles are nearest ranks with the 95 % interval within this run: – at its upper end where n values have "
+        "none, and in place of a percentile that would be the largest of n."
     )
     in_flight = f"{show_number(summary.in_flight_mean)} mean, {show_number(summary.in_flight_max)} at most"
     rates = (

@@ -18,6 +18,7 @@ from loadgen.metrics.percentiles import (
     ranks,
     tail,
     tail_words,
+    with_interval,
 )
 from loadgen.records import Dist
 
@@ -122,12 +123,13 @@ def test_every_percentile_says_what_its_values_leave_of_it() -> None:
     assert of_200 is not None
     assert of_1000 is not None
     assert percentile_words(of_24, "p50") == "1.01 s"
-    assert percentile_words(of_24, "p50", ends=True) == "1.01 s [1.01 s, 1.02 s]"
+    assert with_interval(of_24, "p50") == "1.01 s [1.01 s, 1.02 s]"
+    assert with_interval(of_24, "p99") == "–"
     assert percentile_words(of_24, "p90") == "1.02 s (no upper end from 24)"
     assert percentile_words(of_24, "p99") == "1.02 s (largest of 24)"
     assert percentile_words(of_200, "p99") == "1.20 s (no upper end from 200)"
-    assert percentile_words(of_200, "p99", ends=True) == "1.20 s (≥ 1.19 s; no upper end from 200)"
-    assert percentile_words(of_1000, "p99", ends=True) == "1.99 s [1.98 s, 2.00 s]"
+    assert with_interval(of_200, "p99") == "1.20 s [1.19 s, –]"
+    assert with_interval(of_1000, "p99") == "1.99 s [1.98 s, 2.00 s]"
     assert percentile_words(of_1000, "p99") == "1.99 s"
     assert percentile_words(None, "p50") == "–"
     assert (tail_words(of_24, "p99"), tail_words(of_1000, "p99")) == ("largest of 24: 1.02 s", "p99 1.99 s")
@@ -136,4 +138,4 @@ def test_every_percentile_says_what_its_values_leave_of_it() -> None:
 def test_an_older_percentile_is_judged_by_the_number_of_its_values() -> None:
     older = Dist(n=200, mean=1.5, stdev=0.5, min=1.0, p50=1.5, p90=1.9, p95=1.95, p99=1.99, max=2.0)
     assert percentile_words(older, "p99") == "1.99 s (no upper end from 200)"
-    assert percentile_words(older, "p90") == percentile_words(older, "p90", ends=True) == "1.90 s"
+    assert percentile_words(older, "p90") == with_interval(older, "p90") == "1.90 s"

@@ -126,6 +126,12 @@ def test_one_trial_in_full(build: Any, capsys: pytest.CaptureFixture[str]) -> No
     assert re.search(r"E2E latency +20 +500.0 ms", out)
     assert re.search(r"TTFT +0 +– +–", out)
     assert "use --workers 4" in out
+    assert "of the served ones" not in out
+    lost = {"requests_ok": 18, "requests_failed": 2, "errors": {"TimedOut": 2}}
+    print_result(build.result(build.endpoint_trial(), 0.5, **lost))
+    out = capsys.readouterr().out
+    assert "Latency of the served ones" in out
+    assert "10.0 % (2 of 20)" in out
     print_result(build.result(build.endpoint_trial(), failure=build.out_of_memory))
     assert "ServerOutOfMemory" in capsys.readouterr().out
 
