@@ -329,18 +329,29 @@ def reproduce(**given: Any) -> None:
 @click.argument("a", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("b", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
-    "--gate", "gates", multiple=True, metavar="RULE", help="such as 'e2e_p50<=+3%'; exit 1 when it fails"
+    "--gate", "gates", multiple=True, metavar="RULE",
+    help="such as 'e2e_p50<=+3%' (B against A) or 'ttft_p99<=300ms' (B alone); exit 1 when it fails",
+)  # fmt: skip
+@click.option("--gate-strict", "strict", is_flag=True, help="a gate that is not shown to be kept fails, too")
+@click.option(
+    "--gate-cells", "every_cell", is_flag=True, help="a gate passes by every cell, not by their mean"
 )
 @WITH_FAILURES
-def compare(a: Path, b: Path, gates: tuple[str, ...], with_failures: bool) -> None:
-    """Say how results folder B differs from A: paired by trial, with intervals, equal work proven first.
+def compare(
+    a: Path, b: Path, gates: tuple[str, ...], strict: bool, every_cell: bool, with_failures: bool
+) -> None:
+    """Say how results folder B differs from A: paired by cell, with intervals, equal work proven first.
+
+    What differs between starts of one server is in every interval: give each side two starts or more (three are much
+    better). Ratios from one start a side are shown and not judged.
 
     \b
     loadgen compare results/before results/after --gate 'e2e_p50<=+3%'
     """
     from loadgen.commands import report as command
 
-    raise SystemExit(command.compare(a, b, gates, with_failures))
+    found = command.compare(a, b, gates, strict=strict, every_cell=every_cell, with_failures=with_failures)
+    raise SystemExit(found)
 
 
 for tool in TOOLS:

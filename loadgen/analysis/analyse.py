@@ -24,8 +24,9 @@ from loadgen.analysis.refine import RefineCell, refine
 from loadgen.analysis.roofline import Physics, examine
 from loadgen.analysis.same_data import other_data
 from loadgen.analysis.same_work import Proof, proofs
+from loadgen.analysis.starts import Cell
 from loadgen.analysis.statistics import Drift, Noise
-from loadgen.analysis.study import Cell, RequestErrors, Study
+from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, Row, Source, read, set_apart, work_of
 from loadgen.errors import StoreError
 from loadgen.records import DEFINITIONS
@@ -71,10 +72,14 @@ def analyse(folders: Sequence[str | Path], rules: Rules | None = None) -> Analys
     return analyse_rows(sources, rules or Rules())
 
 
-def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
-    """Physics and findings over the rows of several folders; what no hardware can do is flagged."""
+def checked(
+    sources: Sequence[Source], *, with_failures: bool = False
+) -> tuple[list[Row], Mapping[str, Physics], Mapping[str, Ceilings]]:
+    """The rows of several folders, flagged where no hardware can do it or where more work took less time; with the
+    physics by run, and the ceilings by machine.
+    """
     rows = set_apart([row for source in sources for row in source.rows])
-    if rules.with_failures:
+    if with_failures:
         rows = [replace(row, with_failures=True) for row in rows]
     ceilings = ceilings_of(sources)
     physics = examine(rows, ceilings)
@@ -84,13 +89,18 @@ def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
         else row
         for row in rows
     ]
-    errors: RequestErrors = {}
-    falling = monotone.violations(Study(rows, errors=errors))
+    falling = monotone.violations(Study(rows))
     rows = [
         replace(row, flags=(*row.flags, falling[row.key])) if row.key in falling and row.usable else row
         for row in rows
     ]
-    study = Study(rows, errors=errors)
+    return rows, physics, ceilings
+
+
+def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
+    """Physics and findings over the rows of several folders; what no hardware can do is flagged."""
+    rows, physics, ceilings = checked(sources, with_failures=rules.with_failures)
+    study = Study(rows)
     case = Case(study=study, rows=rows, physics=physics, ceilings=ceilings, rules=rules)
     partly = [row for row in rows if row.usable and row.failed_share]
     return Analysis(
@@ -180,7 +190,7 @@ def inside_noise(study: Study) -> list[str]:
             if other_data(one.rows, other.rows):
                 continue
             ratio = study.ratio(one, other, "e2e_s")
-            if ratio is not None and ratio.low is not None and not ratio.above(1) and not ratio.below(1):
+            if ratio is not None and ratio.told and not ratio.differs:
                 key = one.key
                 said.append(
                     f"{server_text(one.key)} and {server_text(other.key)} at batch {key.batch}, "
@@ -229,11 +239,11 @@ def _notes(study: Study, ceilings: Mapping[str, Ceilings], rows: Sequence[Row]) 
             )
         elif known.source == "datasheet":
             notes.append(f"{machine}: ceilings are the datasheet's, not measured: run `loadgen probe`.")
-    single = sum(len(cell.rows) == 1 for cell in study.cells.values())
+    single = [cell for cell in study.cells.values() if cell.starts("e2e_s") == 1]
     if single:
         notes.append(
-            f"{single} of {len(study.cells)} cells ran once: their intervals come from other cells' repeats, or "
-            "from their own requests where there are none."
+            f"{len(single)} of {len(study.cells)} cells ran on one server start. How starts differ is not known there: "
+            "no difference between servers is called, except by the spread of other servers of the same engine."
         )
     mixed = [cell for cell in study.cells.values() if len({row.result.environment for row in cell.rows}) > 1]
     if mixed:
@@ -242,11 +252,9 @@ def _notes(study: Study, ceilings: Mapping[str, Ceilings], rows: Sequence[Row]) 
     if noise is None:
         notes.append("The noise between runs was not measured (no repeats): small differences may be none.")
     else:
-        fewest = min(len(cell.rows) for cell in study.cells.values())
         notes.append(
-            f"Runs of one cell differ by {show_share(noise.relative)} (standard deviation); with {fewest} "
-            f"repeat{'s' if fewest != 1 else ''} a difference below {show_share(noise.detectable(fewest))} would be "
-            "missed more often than 1 time in 5."
+            f"Trials of one start differ by {show_share(noise.relative)} (standard deviation), and starts by more: a "
+            f"difference below {show_share(noise.detectable(1))} would be missed more often than 1 time in 5."
         )
         servers = sorted({server_text(key) for key in study.cells})
         own = [(name, study.noise("e2e_s", _of(study, name))) for name in servers]
@@ -254,10 +262,7 @@ def _notes(study: Study, ceilings: Mapping[str, Ceilings], rows: Sequence[Row]) 
             f"{name} {show_share(each.relative)}" if each else f"{name} not measured" for name, each in own
         ]
         if len(told) > 1:
-            notes.append(
-                f"That is of all servers together. By server: {', '.join(told)}. Intervals go by a server's own; with "
-                "fewer than 3 runs beyond the first of each cell by its engine's at any split, else by all."
-            )
+            notes.append(f"That is of all servers together. By server: {', '.join(told)}.")
     return notes
 
 

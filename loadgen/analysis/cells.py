@@ -29,16 +29,14 @@ def trigamma(x: float) -> float:
     """ψ′(x)."""
     from scipy import special
 
-    return float(special.polygamma(1, x))
+    return float(special.zeta(2.0, x))  # ψ′(x) = ζ(2, x), without polygamma's checks
 
 
 def trigamma_inverse(y: float) -> float:
     """The x with ψ′(x) = y > 0, by bisection on its logarithm."""
-    low, high = 1e-8, 1e8
-    for _ in range(100):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if trigamma(middle) > y else (low, middle)
-    return math.sqrt(low * high)
+    from scipy.optimize import brentq
+
+    return math.exp(brentq(lambda log_x: math.log(trigamma(math.exp(log_x)) / y), -20.0, 20.0))
 
 
 def prior(variances: Sequence[float], dfs: Sequence[float]) -> tuple[float, float]:

@@ -1,53 +1,45 @@
-"""Two results folders, trial by trial: was the work the same, what differs beyond the noise, what changed around it."""
+"""Two results folders, cell by cell: was the work the same, what differs beyond the noise, what changed around it."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from loadgen.analysis.analyse import analyse_rows
-from loadgen.analysis.finding import Rules, server_text
+from loadgen.analysis.analyse import checked
+from loadgen.analysis.cells import holm
+from loadgen.analysis.claims import cell_figure, cell_ratios, mean_ratio
+from loadgen.analysis.finding import server_text
+from loadgen.analysis.gates import Gate, Judgement, Outcome, judge, parse_gate
+from loadgen.analysis.pairing import cell_words, load_of, paired
+from loadgen.analysis.ratios import Ratio, ratio_of
 from loadgen.analysis.same_work import Work, same_work
-from loadgen.analysis.study import Cell, Ratio, Study, mean_quotient, quotient
-from loadgen.analysis.table import METRICS, Key, Source, read
+from loadgen.analysis.slow import share_differs
+from loadgen.analysis.starts import Cell, Server, log_of, server_of, start_of
+from loadgen.analysis.study import Study
+from loadgen.analysis.table import METRICS, Key, Row, Source, read
 from loadgen.engine_facts import weights_of
 from loadgen.errors import BadInput
 from loadgen.records import DEFINITIONS, TrialResult
 from loadgen.results.store import open_results
 
-Gated = Literal["passes", "fails", "inside the noise", "not measured"]
-GATE = re.compile(r"^\s*(?P<metric>\w+?)(?:_p50)?\s*(?P<sign><=|>=)\s*(?P<percent>[+-]?[0-9.]+)\s*%\s*$")
-SHORT = {name.removesuffix("_s"): name for name in METRICS} | {"tok_s": "output_tokens_per_s"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    """What a difference may be: ``e2e_p50 <= +3%`` reads "B at most 3 % above A"."""
-
-    text: str
-    metric: str
-    at_most: bool
-    percent: float
-
-    @property
-    def level(self) -> float:
-        """The ratio B / A that the gate allows: 1.03 for 3 %."""
-        return 1 + self.percent / 100
+CHANCE = 0.05  # below it a larger share of failed requests is no accident
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """One cell in both folders; ratios are B / A by metric."""
+    """One cell in both folders; ratios are B / A by metric, their p-values adjusted over all pairs.
+
+    ``failed_a`` and ``failed_b`` count (failed, all) requests of all trials of the cell.
+    """
 
     a: Cell
     b: Cell
     work: Work
     ratios: dict[str, Ratio]
-    gates: dict[str, Gated]
+    failed_a: tuple[int, int]
+    failed_b: tuple[int, int]
 
     @property
     def text(self) -> str:
@@ -64,7 +56,9 @@ class Pair:
 class Comparison:
     """``overall`` holds the geometric mean of B / A over the pairs of the same data, by metric.
 
-    ``changed`` maps what differs in the environments to (A, B). ``unpaired`` cells have no partner.
+    ``changed`` maps what differs in the environments to (A, B). ``unpaired`` cells have no partner; ``lost`` are those
+    of A that B has no usable trial of, with the reason. ``worse`` says where more requests of B failed beyond chance,
+    ``slow`` what was set apart as slow.
     """
 
     a: str
@@ -72,135 +66,200 @@ class Comparison:
     pairs: tuple[Pair, ...]
     overall: dict[str, Ratio]
     unpaired: tuple[str, ...]
+    lost: tuple[str, ...]
     excluded: tuple[str, ...]
     changed: dict[str, tuple[str, str]]
-    gates: tuple[Gate, ...]
+    gates: tuple[Outcome, ...]
+    worse: tuple[str, ...]
+    slow: str
+    strict: bool = False
 
     @property
     def failed(self) -> bool:
-        """A gate failed beyond the noise, in the mean or in a cell; or nothing could be gated at all."""
-        verdicts = [verdict for pair in self.pairs for verdict in pair.gates.values()]
-        measured = [verdict for verdict in verdicts if verdict != "not measured"]
-        return "fails" in verdicts or (bool(self.gates) and not measured)
+        """A gate failed, or was not shown to be kept where that is asked for; or B failed where A did not."""
+        if self.gates:
+            return any(
+                each.verdict == "fails" or (self.strict and each.verdict != "passes") for each in self.gates
+            )
+        return bool(self.worse) or any("failed" in text for text in self.lost)
 
     @property
     def exit_code(self) -> int:
-        """1 when a gate failed, else 0."""
+        """1 when it failed, else 0."""
         return 1 if self.failed else 0
 
 
-def parse_gate(text: str) -> Gate:
-    """Raises BadInput for a gate that cannot be read."""
-    match = GATE.match(text)
-    metric = SHORT.get(match["metric"], match["metric"]) if match else ""
-    if match is None or metric not in METRICS:
-        accepted = ", ".join(sorted(SHORT))
-        raise BadInput(
-            f"--gate {text!r}: cannot be read (accepted: METRIC <= +3%, METRIC >= -5%; METRIC: {accepted})"
-        )
-    return Gate(
-        text=text.strip(), metric=metric, at_most=match["sign"] == "<=", percent=float(match["percent"])
-    )
-
-
 def compare(
-    a: str | Path, b: str | Path, gates: Sequence[str] = (), *, with_failures: bool = False
+    a: str | Path,
+    b: str | Path,
+    gates: Sequence[str] = (),
+    *,
+    strict: bool = False,
+    every_cell: bool = False,
+    with_failures: bool = False,
 ) -> Comparison:
-    """A against B, paired by trial; ``with_failures`` lets trials speak that lost requests.
+    """A against B, paired by cell.
 
-    Raises StoreError for a folder that is none, BadInput when nothing pairs up.
+    ``strict``: a gate that is not shown to be kept fails; ``every_cell``: it passes by each cell alone;
+    ``with_failures`` lets trials speak that lost requests. Raises StoreError for a folder that is none, BadInput when
+    nothing pairs up or both hold the same server starts.
     """
-    parsed = tuple(parse_gate(text) for text in gates)
+    parsed = [parse_gate(text) for text in gates]
     left, right = (read(open_results(folder)) for folder in (a, b))
-    studies, excluded = [], []
-    for side in (left, right):
-        analysis = analyse_rows([side], Rules(with_failures=with_failures))
-        studies.append(analysis.study)
-        excluded += [f"{side.name}: {reason}" for reason in analysis.excluded.values()]
-    pairs, unpaired = _pair(studies[0], studies[1])
-    if not pairs:
+    if left.name == right.name:  # else starts whose identity rests on the folder's name would be the same
+        for side, folder in ((left, a), (right, b)):
+            side.name = str(Path(folder).resolve())
+            side.rows = [replace(row, source=side.name) for row in side.rows]
+    _refuse_same_starts(left, right)
+    rows = [checked([side], with_failures=with_failures)[0] for side in (left, right)]
+    studies = [Study(each) for each in rows]
+    silent = [{row.run: row.unusable for row in each if not row.usable} for each in rows]
+    reasons = {load_of(row.key): row.unusable for row in rows[1] if not row.usable}
+    cells, unpaired, lost = paired(studies[0], studies[1], reasons)
+    if not cells and not any(load_of(key) in reasons for key in studies[0].cells):
         raise BadInput(f"{a} and {b} have no cell of equal load in common: nothing can be compared")
-    metrics = [metric for metric in METRICS if any(cell.values(metric) for pair in pairs for cell in pair)]
-    found = []
-    for one, other in pairs:
-        ratios = {}
-        for metric in metrics:
-            ratio = quotient(studies[1].estimate(other, metric), studies[0].estimate(one, metric))
+    servers = [server for study in studies for server in study.servers]
+    metrics = [metric for metric in METRICS if any(cell.values(metric) for pair in cells for cell in pair)]
+    failed = [_failed_requests(each) for each in rows]
+    works = [same_work(*each) for each in cells]
+    over = [(other, one) for (one, other), work in zip(cells, works, strict=True) if work.comparable]
+    ratios: dict[Key, dict[str, Ratio]] = defaultdict(dict)
+    for metric in metrics:
+        for (other, _), ratio in zip(over, cell_ratios(over, metric, servers), strict=True):
             if ratio is not None:
-                ratios[metric] = ratio
-        work = same_work(one, other)
-        told = ratios if work.comparable else {}
-        judged = {gate.text: judge(gate, told.get(gate.metric)) for gate in parsed}
-        found.append(Pair(a=one, b=other, work=work, ratios=ratios, gates=judged))
-    comparable = [(pair.a, pair.b) for pair in found if pair.work.comparable]
+                ratios[other.key][metric] = ratio
+        for (one, other), work in zip(cells, works, strict=True):
+            if not work.comparable and one.starts(metric) and other.starts(metric):
+                ratios[other.key][metric] = ratio_of(log_of(other, metric) - log_of(one, metric), None)
+    pairs = [
+        Pair(
+            a=one,
+            b=other,
+            work=work,
+            ratios=ratios[other.key],
+            failed_a=failed[0][one.key],
+            failed_b=failed[1][other.key],
+        )
+        for (one, other), work in zip(cells, works, strict=True)
+    ]
+    worse = _fails_more(pairs)
+    means = {metric: mean_ratio(over, metric, servers) for metric in metrics}
     return Comparison(
         a=left.name,
-        b=right.name if right.name != left.name else str(b),
-        pairs=tuple(found),
-        overall=overall(studies[0], studies[1], comparable, metrics),
+        b=right.name,
+        pairs=tuple(pairs),
+        overall={metric: mean for metric, mean in means.items() if mean is not None},
         unpaired=tuple(unpaired),
-        excluded=tuple(dict.fromkeys(excluded)),
+        lost=tuple(lost),
+        excluded=tuple(
+            f"{source.name}: {reason}"
+            for source, reasons in zip((left, right), silent, strict=True)
+            for reason in dict.fromkeys(reasons.values())
+        ),
         changed=changes(left, right),
-        gates=parsed,
+        gates=tuple(
+            _outcome(gate, pairs, studies[1], [*lost, *worse], servers, every_cell) for gate in parsed
+        ),
+        worse=tuple(worse),
+        slow=_slow_words(cells),
+        strict=strict,
     )
 
 
-def overall(
-    left: Study, right: Study, pairs: Sequence[tuple[Cell, Cell]], metrics: Sequence[str]
-) -> dict[str, Ratio]:
-    """The geometric mean of B / A over all pairs that have the figure."""
-    found = {}
-    for metric in metrics:
-        both = [(right.estimate(b, metric), left.estimate(a, metric)) for a, b in pairs]
-        known = [(top, bottom) for top, bottom in both if top is not None and bottom is not None]
-        if known:
-            found[metric] = mean_quotient(known)
+def _refuse_same_starts(left: Source, right: Source) -> None:
+    starts = [{(server_of(row.key), start_of(row)) for row in side.rows} for side in (left, right)]
+    runs = [{(row.id, row.result.started, repr(row.summary)) for row in side.rows} for side in (left, right)]
+    if starts[0] & starts[1] or runs[0] & runs[1]:
+        raise BadInput(
+            f"{left.name} and {right.name} hold trials of the same server starts: what differs between them is no "
+            "difference of systems (accepted: two folders with starts of their own)"
+        )
+
+
+def _outcome(
+    gate: Gate,
+    pairs: Sequence[Pair],
+    right: Study,
+    broken: Sequence[str],
+    servers: Sequence[Server],
+    every_cell: bool,
+) -> Outcome:
+    """A gate's verdict, with the cells and reasons behind it: what is missing or failed in B cannot be kept."""
+    if gate.absolute:
+        cells = right.cells.values()
+        named = [(cell_words(cell), cell_figure(cell, gate.metric, servers)) for cell in cells]
+        mean = None
+    else:
+        alike = [pair for pair in pairs if pair.work.comparable]
+        over = [(pair.b, pair.a) for pair in alike]
+        mean = mean_ratio(over, gate.metric, servers)
+        found = cell_ratios(over, gate.metric, servers)
+        named = [(pair.text, ratio) for pair, ratio in zip(alike, found, strict=True)]
+    known = [(text, ratio) for text, ratio in named if ratio is not None]
+    judged = judge(gate, mean, [ratio for _, ratio in known], every_cell=every_cell or gate.absolute)
+    absent = [f"{text}: {_untold(gate)}" for text, ratio in named if ratio is None]
+    reasons = [*broken, *absent]
+    verdict: Judgement = "fails" if reasons else judged.verdict
+    other = [] if gate.absolute else [f"{p.text}: {p.work.verdict}" for p in pairs if not p.work.comparable]
+    if verdict == "passes" and other:
+        verdict = "not shown"
+    reasons += other
+    return Outcome(
+        gate=gate, judged=judged, verdict=verdict, mean=mean, cells=tuple(known), reasons=tuple(reasons)
+    )
+
+
+def _untold(gate: Gate) -> str:
+    return "too few requests for it, or not measured" if "@p" in gate.metric else "not measured"
+
+
+def _fails_more(pairs: Sequence[Pair]) -> list[str]:
+    """Where a larger share of B's requests failed than of A's, by Fisher's exact test: over all cells, or in some."""
+    all_a, all_b = (
+        (sum(failed for failed, _ in side), sum(every for _, every in side))
+        for side in ([pair.failed_a for pair in pairs], [pair.failed_b for pair in pairs])
+    )
+    every = [("all cells", all_a, all_b)]
+    cells = [(pair.text, pair.failed_a, pair.failed_b) for pair in pairs]
+    for group in (every, cells):
+        p_values = holm([share_differs(a, b) for _, a, b in group])
+        found = [
+            f"{text}: {b[0]} of {b[1]} requests failed in B, {a[0]} of {a[1]} in A"
+            for (text, a, b), p in zip(group, p_values, strict=True)
+            if p < CHANCE and b[0] * a[1] > a[0] * b[1]
+        ]
+        if found:
+            return found
+    return []
+
+
+def _failed_requests(rows: Sequence[Row]) -> dict[Key, tuple[int, int]]:
+    """(failed, all) requests by cell; a trial that failed counts with all that it would have sent."""
+    found: dict[Key, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for row in rows:
+        asked = row.trial.load.requests
+        failed, every = (asked, asked) if row.summary is None else (row.summary.requests_failed, 0)
+        if row.summary is not None:
+            every = row.summary.requests_ok + failed
+        found[row.key] = (found[row.key][0] + failed, found[row.key][1] + every)
     return found
 
 
-def _pair(left: Study, right: Study) -> tuple[list[tuple[Cell, Cell]], list[str]]:
-    """Cells of equal keys; where a side has none, cells of equal load on as many GPUs, when there is just one such."""
-    pairs = [(left.cells[key], right.cells[key]) for key in left.cells if key in right.cells]
-    paired = {key for one, other in pairs for key in (one.key, other.key)}
-    by_load: dict[tuple[Key, int], list[Cell]] = defaultdict(list)
-    for key, cell in right.cells.items():
-        if key not in paired:
-            by_load[_load(key)].append(cell)
-    unpaired = []
-    for key, cell in left.cells.items():
-        if key in paired:
-            continue
-        partners = by_load.get(_load(key), [])
-        if len(partners) == 1:
-            pairs.append((cell, partners.pop()))
-        else:
-            why = "no partner" if not partners else f"{len(partners)} possible partners"
-            unpaired.append(
-                f"A: {server_text(key)} batch {key.batch} {key.input_tokens}/{key.output_tokens}: {why}"
-            )
-    left_over = [cell for cells in by_load.values() for cell in cells]
-    unpaired += [
-        f"B: {server_text(key)} batch {key.batch} {key.input_tokens}/{key.output_tokens}: no partner"
-        for key in (cell.key for cell in left_over)
-    ]
-    return pairs, unpaired
-
-
-def _load(key: Key) -> tuple[Key, int]:
-    blank = replace(key, machine="", label="", dtype="", tp=-1, pp=-1, variant="", stream=False)
-    return blank, key.gpus
-
-
-def judge(gate: Gate, ratio: Ratio | None) -> Gated:
-    """A gate fails when the whole interval lies beyond it; without an interval, when the figure does."""
-    if ratio is None:
-        return "not measured"
-    low, high = (
-        (ratio.value, ratio.value) if ratio.low is None or ratio.high is None else (ratio.low, ratio.high)
+def _slow_words(cells: Sequence[tuple[Cell, Cell]]) -> str:
+    """What was set apart as slow, by side; empty for nothing."""
+    counts = []
+    for side in (0, 1):
+        told = [server.slow_trials("e2e_s") for server in dict.fromkeys(pair[side].server for pair in cells)]
+        counts.append((sum(slow for slow, _ in told), sum(every for _, every in told)))
+    (a, all_a), (b, all_b) = counts
+    if not a + b:
+        return ""
+    p = share_differs(*counts)
+    return (
+        f"Trials slower than their like by 30 % and 8 standard deviations are set apart: {a} of {all_a} in A, "
+        f"{b} of {all_b} in B ({'more than chance' if p < CHANCE else 'no more than chance'}, p {p:.2g}). "
+        "Ratios speak of undisturbed trials."
     )
-    if gate.at_most:
-        return "passes" if ratio.value <= gate.level else "fails" if low > gate.level else "inside the noise"
-    return "passes" if ratio.value >= gate.level else "fails" if high < gate.level else "inside the noise"
 
 
 def changes(left: Source, right: Source) -> dict[str, tuple[str, str]]:

@@ -16,7 +16,7 @@ NORMAL = 1.959964  # the normal quantile that draws would have
 
 def effect_draws(
     effects: Sequence[float],
-    se: float,
+    se: float | Array,
     df: float,
     rng: np.random.Generator,
     *,
@@ -25,8 +25,8 @@ def effect_draws(
 ) -> Array:
     """Draws of log effects along a grid, shape (draws, grid), for ``thresholds.crossing``.
 
-    ``se`` of one effect has ``df`` degrees of freedom: the normal is widened by Student's t. ``over_first``: every
-    effect is over the grid's first point, whose noise they share, and the first itself is 0.
+    ``se`` of one effect, or of each, has ``df`` degrees of freedom: the normal is widened by Student's t.
+    ``over_first``: every effect is over the grid's first point, whose noise they share, and the first itself is 0.
     """
     widened = t_quantile((1 + CONFIDENCE) / 2, df) / NORMAL
     noise = rng.standard_normal((draws, len(effects)))

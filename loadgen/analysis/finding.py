@@ -9,9 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from loadgen.analysis.ratios import Ratio
 from loadgen.analysis.roofline import Physics
-from loadgen.analysis.statistics import Array
-from loadgen.analysis.study import Cell, Ratio, Study
+from loadgen.analysis.starts import Pair
+from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, Row
 from loadgen.analysis.thresholds import Threshold, crossing
 from loadgen.theory.ceilings import Ceilings
@@ -105,11 +106,11 @@ class Case:
 
     def subjects(self) -> dict[Key, Study]:
         """One study per framework, model, machine and way of loading, closed and static batches only."""
-        groups: dict[Key, list[Row]] = defaultdict(list)
-        for cell in self.study.cells.values():
-            if cell.key.kind in ("static", "closed"):
-                groups[subject_of(cell.key)].extend(cell.rows)
-        return {key: self.study.narrowed(rows) for key, rows in sorted(groups.items())}
+        groups: dict[Key, list[Key]] = defaultdict(list)
+        for key in self.study.cells:
+            if key.kind in ("static", "closed"):
+                groups[subject_of(key)].append(key)
+        return {key: self.study.narrowed(keys) for key, keys in sorted(groups.items())}
 
 
 def subject_of(key: Key) -> Key:
@@ -185,32 +186,12 @@ def some(parts: Iterable[Verdict]) -> Verdict:
     return decide(verdict for verdict in parts if verdict != "not tested")
 
 
-def effects(
-    study: Study, pairs: Sequence[tuple[Cell, Cell]], metric: str
-) -> tuple[list[float], Array | None] | None:
-    """log(over/under) of each pair and its draws (D, K); ``None`` when a figure is missing."""
-    values, draws = [], []
-    for over, under in pairs:
-        top, bottom = study.estimate(over, metric), study.estimate(under, metric)
-        if top is None or bottom is None:
-            return None
-        values.append(float(np.log(top.value / bottom.value)))
-        if over is under:
-            draws.append(np.zeros_like(top.draws) if top.draws is not None else None)
-        elif top.draws is not None and bottom.draws is not None:
-            draws.append(top.draws - bottom.draws)
-        else:
-            draws.append(None)
-    known = [draw for draw in draws if draw is not None]
-    return values, np.stack(known, axis=1) if len(known) == len(draws) and known else None
-
-
 def rise(
-    study: Study, pairs: Sequence[tuple[Cell, Cell]], metric: str, grid: Sequence[int], margin: float
+    study: Study, pairs: Sequence[Pair], metric: str, grid: Sequence[int], margin: float
 ) -> Threshold | None:
     """Where over/under first exceeds 1 + margin for good; ``None`` for fewer than 2 points.
 
     The level is the same for every server, so that thresholds compare; noise widens the interval instead.
     """
-    found = effects(study, pairs, metric) if len(pairs) > 1 else None
-    return None if found is None else crossing(grid, *found, float(np.log1p(margin)))
+    found = study.effects(pairs, metric) if len(pairs) > 1 else None
+    return None if found is None else crossing(grid, found.values, found.draws, float(np.log1p(margin)))

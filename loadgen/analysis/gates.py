@@ -61,6 +61,25 @@ class Judged:
     p_cells: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A gate in one comparison. ``cells`` are all that it looked at; ``reasons`` override what the figures say."""
+
+    gate: Gate
+    judged: Judged
+    verdict: Judgement
+    mean: Ratio | None
+    cells: tuple[tuple[str, Ratio], ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def beyond(self) -> list[tuple[str, Ratio]]:
+        """The cells that are shown beyond the level, over all of them, the furthest first."""
+        told = [(text, ratio) for text, ratio in self.cells if ratio.told]
+        found = [(text, ratio) for text, ratio in told if len(told) * _beyond(self.gate, ratio) < SHARE]
+        return sorted(found, key=lambda each: each[1].value, reverse=self.gate.at_most)
+
+
 def parse_gate(text: str) -> Gate:
     """Raises BadInput for a gate that cannot be read."""
     match = GATE.match(text)

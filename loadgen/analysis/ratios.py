@@ -14,6 +14,8 @@ import numpy as np
 
 from loadgen.analysis.variance import (
     CONFIDENCE,
+    FEWEST_DF,
+    ROUNDING,
     Array,
     Spread,
     pooled,
@@ -23,7 +25,6 @@ from loadgen.analysis.variance import (
     t_quantile,
 )
 
-FEWEST_DF = 2.0  # below which an interval by one pooled variance would be fiction
 TRIMMED = 0.2  # of the cells, at each end, where one start a side cannot tell a slow trial from a slow cell
 ONE_START = "one start each: not told"
 
@@ -119,7 +120,8 @@ def ratio_of(
     """The ratio from its logarithm and (variance, df); without an interval where those are unknown, or df too few."""
     value = math.exp(log_ratio)
     if known is None or known[1] < fewest_df:
-        why = ONE_START if max(starts) <= 1 else "too few starts to tell their spread"
+        few = "one start: how starts differ is not known"
+        why = few if starts == (1, 0) else ONE_START if max(starts) <= 1 else "too few starts: not told"
         return Ratio(value=value, starts=starts, source=why)
     se, df = math.sqrt(known[0]), known[1]
     reach = t_quantile((1 + CONFIDENCE) / 2, df) * se
@@ -138,12 +140,14 @@ def ratio_of(
 class Part:
     """One server's part in a claim: its log figures (starts, cells), NaN for holes, and their weights, 0 at holes.
 
-    Weights are positive where it stands in the numerator. ``kind`` is equal for servers of one class.
+    Weights are positive where it stands in the numerator. ``kind`` is equal for servers of one class. ``spread``: of
+    more of its cells than the claim's, where those are too few.
     """
 
     grid: Array
     weights: Array
     kind: Hashable
+    spread: Spread | None = None
 
 
 def weighted(
@@ -163,13 +167,15 @@ def weighted(
         members = [part for part in parts if part.kind == kind]
         of_starts = sum(float((part.weights.sum(axis=1) ** 2).sum()) for part in members)
         of_cells = sum(float((part.weights**2).sum()) for part in members)
-        spread, source = pooled(
-            [spread_of(part.grid) for part in members],
-            others.get(kind, ()),
-            min(len(part.grid) for part in members),
-            within=of_starts <= 1e-9 * of_cells,
-        )
-        found.append(spread.variance(of_starts, of_cells))
+        own = [part.spread or spread_of(part.grid) for part in members]
+        within = of_starts <= ROUNDING * of_cells
+        fewest = min(len(part.grid) for part in members)
+        for starts_a_side in (fewest, 1):  # 1: its own starts share too few cells to tell, so all may lend
+            spread, source = pooled(own, others.get(kind, ()), starts_a_side, within=within)
+            known = spread.variance(of_starts, of_cells)
+            if known is not None and known[1] >= FEWEST_DF:
+                break
+        found.append(known)
         sources.append(source)
     return ratio_of(
         total if log_ratio is None else log_ratio,

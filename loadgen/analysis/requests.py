@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadgen.analysis.statistics import Array
+from loadgen.analysis.variance import Array
 from loadgen.errors import unserved
 from loadgen.records import TrialResult
 from loadgen.results.store import Results

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadgen.analysis.statistics import Array
 from loadgen.analysis.thresholds import Threshold, between, crossing
+from loadgen.analysis.variance import Array
 
 FLOOR = 0.95  # of the time that reading takes at the datasheet's bandwidth; a measured rate may be beaten
 RISEN = 1.25  # times the smallest size's time: time has begun to rise, whatever the law

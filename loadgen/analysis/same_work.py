@@ -10,7 +10,8 @@ from typing import Literal
 from loadgen.analysis.finding import server_text
 from loadgen.analysis.requests import first_tokens
 from loadgen.analysis.same_data import OTHER_DATA, other_data
-from loadgen.analysis.study import Cell, Study
+from loadgen.analysis.starts import Cell
+from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, Row, work_of
 from loadgen.records import LoadSpec, Timeouts
 from loadgen.units import show_share

@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from loadgen.analysis.statistics import Array, interval, isotonic
+from loadgen.analysis.statistics import interval, isotonic
+from loadgen.analysis.variance import Array
 
 State = Literal[
     "resolved",

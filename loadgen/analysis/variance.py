@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 CONFIDENCE = 0.95
 LENT = 0.5  # what a degree of freedom of another server counts: variances differ between servers
 ENOUGH_STARTS = 3  # from so many starts a side on, nothing is borrowed
+FEWEST_DF = 2.0  # below which an interval by one pooled variance would be fiction
 ROUNDING = 1e-9  # what a weight that cancels out may leave
 
 
@@ -93,23 +94,29 @@ class Spread:
         """M2: the variance of start × cell, trials included; NaN without a degree of freedom."""
         return self.rest / self.rest_df if self.rest_df else math.nan
 
+    @property
+    def between_starts(self) -> float:
+        """σ²_S: the variance of what a start's cells have in common; NaN without a degree of freedom."""
+        rest = self.of_rest if self.rest_df else 0.0
+        return max(self.of_starts - self.share / self.df * rest, 0.0) if self.df else math.nan
+
     def variance(self, of_starts: float, of_cells: float) -> tuple[float, float] | None:
         """W_S·σ²_S + W_C·σ²_C for the weights W_S and W_C, with its degrees of freedom; ``None`` when unknown.
 
-        On a full grid's own mean that is W_S·M1, with M1's degrees. Where holes, or a grid of another width, leave some
-        of M2 in it, it is never below W_C·M2: σ²_S is a difference of mean squares.
+        On a full grid's own mean that is W_S·M1, with M1's degrees. Holes, or a claim of fewer cells, leave some of M2
+        in it; nothing is taken off for a claim of more cells. Never below W_C·M2.
         """
         left = of_cells - of_starts * (self.share / self.df if self.df else 0.0)
+        left = max(left, 0.0) if of_starts > ROUNDING * of_cells else of_cells
         parts = []
         if of_starts > ROUNDING * of_cells:
             if not self.df:
                 return None
             parts.append((of_starts * self.of_starts, self.df))
-        if abs(left) > ROUNDING * of_cells:
-            if self.rest_df:
-                parts.append((left * self.of_rest, self.rest_df))
-            elif left > 0:
+        if left > ROUNDING * of_cells:
+            if not self.rest_df:
                 return None  # one cell alone: its start × cell cannot be told from its start
+            parts.append((left * self.of_rest, self.rest_df))
         found = _satterthwaite(sum(part for part, _ in parts), parts)
         if found is not None and len(parts) == 2 and of_cells < of_starts * (1 - ROUNDING):
             least = of_cells * self.of_rest
@@ -173,19 +180,58 @@ def spread_of(grid: Array) -> Spread:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fit:
+    """Cells' log figures at their starts' mean, by least squares on cell + start.
+
+    ``covariance`` is for a rest of variance 1. No start joins cells of two ``groups``: between those the starts' own
+    variance comes in, σ²_S over the group's number of ``starts``.
+    """
+
+    cells: Array
+    covariance: Array
+    groups: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+
+def fit(grid: Array) -> Fit:
+    """The additive fit of one server's log figures, shape (starts, cells), NaN where a start lacks a cell."""
+    seen = ~np.isnan(grid)
+    starts, cells = seen.shape
+    joined = seen.T.astype(int) @ seen.astype(int)  # cells that share a start, and what those share in turn
+    for _ in range(cells.bit_length()):
+        joined = np.minimum(joined @ joined, 1)
+    row, column = np.nonzero(seen)
+    design = np.zeros((len(row), starts + cells))
+    design[np.arange(len(row)), row] = 1
+    design[np.arange(len(row)), starts + column] = 1
+    inverse = np.linalg.pinv(design.T @ design, hermitian=True)
+    members = (joined @ seen.T > 0).astype(float)  # (cells, starts): those of the cell's group
+    counts = members.sum(axis=1)
+    at_mean = np.hstack([members / np.maximum(counts, 1)[:, None], np.eye(cells)])
+    return Fit(
+        cells=at_mean @ inverse @ design.T @ grid[row, column],
+        covariance=at_mean @ inverse @ at_mean.T,
+        groups=joined.argmax(axis=1),
+        starts=counts.astype(int),
+    )
+
+
 def pooled(
     own: Sequence[Spread], others: Sequence[Spread], fewest: int, *, within: bool = False
 ) -> tuple[Spread, str]:
     """The spread that a claim goes by, and where it came from, in words.
 
     ``own``: of the servers compared. ``others``: of further servers of the same class (engine, variant, load, machine),
-    which lend theirs at half their degrees of freedom where a side has fewer than 3 starts (``fewest``), unless its own
-    spread is larger than theirs beyond chance. ``within``: the claim compares cells of the same starts.
+    which lend theirs at half their degrees of freedom where a side has fewer than 3 starts (``fewest``) or these share
+    too few cells, unless its own spread is larger than theirs beyond chance. ``within``: the claim compares cells of
+    the same starts.
     """
     mine = sum(own, Spread())
     lenders = [each for each in others if each.df > 0]
     theirs = sum(lenders, Spread())
-    if fewest >= ENOUGH_STARTS or not lenders:
+    enough = fewest >= ENOUGH_STARTS and (mine.rest_df if within else mine.df) >= FEWEST_DF
+    if enough or not lenders:
         return mine, "spread between its own starts"
     over, over_df, under, under_df = (
         (mine.of_rest, mine.rest_df, theirs.of_rest, theirs.rest_df)

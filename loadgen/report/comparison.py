@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from loadgen.analysis.compare import Comparison
 from loadgen.analysis.finding import ratio_text
-from loadgen.analysis.study import Ratio
-from loadgen.text_table import Table, table_of
-from loadgen.units import show_share
+from loadgen.analysis.gates import Outcome
+from loadgen.analysis.ratios import Ratio
+from loadgen.text_table import Table
+from loadgen.units import show_number, show_share
 
 OTHER_DATA = " (not the same data)"
+SHOWN = 3  # cells that a gate's line names
 COLUMNS = {
     "e2e_s": "E2E p50",
     "ttft_s": "TTFT p50",
@@ -19,9 +21,10 @@ COLUMNS = {
 
 
 def tables_of(found: Comparison) -> list[Table]:
-    """Same work first, then the differences, the gates, and what changed around them."""
-    every = (_work(found), _differences(found), _gates(found), _changed(found), _left_out(found))
-    return list(filter(None, every))
+    """Same work first, then the differences, and what changed around them."""
+    return [
+        table for table in (_work(found), _differences(found), _changed(found), _left_out(found)) if table
+    ]
 
 
 def _work(found: Comparison) -> Table:
@@ -36,50 +39,96 @@ def _work(found: Comparison) -> Table:
 
 def _differences(found: Comparison) -> Table:
     metrics = [metric for metric in COLUMNS if any(metric in pair.ratios for pair in found.pairs)]
-    rows = [("all, mean", *(_cell(found.overall.get(metric)) for metric in metrics))]
+    failing = any(pair.failed_a[0] or pair.failed_b[0] for pair in found.pairs)
+    rows = [
+        ("all, mean", *(_cell(found.overall.get(metric)) for metric in metrics), *([""] if failing else []))
+    ]
     for pair in found.pairs:
-        cells = [_cell(pair.ratios.get(metric)) for metric in metrics]
-        if not pair.work.comparable:
-            cells = [
-                ratio_text(ratio) + OTHER_DATA if (ratio := pair.ratios.get(metric)) else "–"
-                for metric in metrics
-            ]
-        rows.append((pair.text, *cells))
+        other = "" if pair.work.comparable else OTHER_DATA
+        cells = [_cell(pair.ratios.get(metric), other) for metric in metrics]
+        rows.append(
+            (pair.text, *cells, *([f"{_share(pair.failed_a)} → {_share(pair.failed_b)}"] if failing else []))
+        )
     return Table(
         title=f"{found.b} / {found.a}",
-        head=("cell", *(COLUMNS[metric] for metric in metrics)),
+        head=("cell", *(COLUMNS[metric] for metric in metrics), *(["failed requests"] if failing else [])),
         rows=tuple(rows),
-        note="B / A with 95 % intervals; ≈ marks a difference inside the noise, ? one without repeats to tell.",
+        note="B / A with 95 % intervals. ≈: no difference shown (of cells, by Holm over all of them); ?: how starts "
+        f"differ is not known. {' '.join(filter(None, [_sure(found), found.slow, '; '.join(found.worse)]))}",
     )
 
 
-def _cell(ratio: Ratio | None) -> str:
+def _sure(found: Comparison) -> str:
+    """Starts, machines, degrees of freedom of the mean, and where its variance is from."""
+    ratio = found.overall.get("e2e_s") or next(iter(found.overall.values()), None)
+    if ratio is None:
+        return ""
+    (b, a), (on_b, on_a) = ratio.starts, ratio.machines
+    df = "" if ratio.df is None else f", {ratio.df:.3g} degrees of freedom"
+    return f"Server starts: A {a} on {_machines(on_a)}, B {b} on {_machines(on_b)}{df}; {ratio.source}."
+
+
+def _machines(count: int) -> str:
+    return f"{count} machine{'' if count == 1 else 's'}"
+
+
+def _share(failed: tuple[int, int]) -> str:
+    return f"{failed[0]}/{failed[1]}"
+
+
+def _cell(ratio: Ratio | None, other_data: str = "") -> str:
     if ratio is None:
         return "–"
-    if ratio.low is None:
-        return f"? {ratio_text(ratio)}"
-    return ratio_text(ratio) if ratio.above(1) or ratio.below(1) else f"≈ {ratio_text(ratio)}"
+    if other_data:
+        return f"×{ratio.value:.3g}{other_data}"
+    if not ratio.told:
+        return f"? ×{ratio.value:.3g}"
+    return ratio_text(ratio) if ratio.differs else f"≈ {ratio_text(ratio)}"
 
 
-def _gates(found: Comparison) -> Table | None:
-    rows = []
-    for gate in found.gates:
-        verdicts = [pair.gates[gate.text] for pair in found.pairs]
-        failing = [pair for pair in found.pairs if pair.gates[gate.text] == "fails"]
-        counts = ", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts))
-        worst = "; ".join(f"{pair.text}: {ratio_text(pair.ratios[gate.metric])}" for pair in failing[:5])
-        rows.append((gate.text, counts, worst or "–"))
-    return table_of("Gates", ("gate", "cells", "failing"), rows)
+def gate_lines(found: Comparison) -> list[str]:
+    """One line a gate: its verdict, the mean and the cells behind it, and what else decided."""
+    return [_gate_line(each) for each in found.gates]
+
+
+def _gate_line(outcome: Outcome) -> str:
+    parts = [*outcome.reasons[:SHOWN]]
+    if len(outcome.reasons) > SHOWN:
+        parts.append(f"and {len(outcome.reasons) - SHOWN} more cells")
+    beyond = outcome.beyond
+    if beyond:
+        count = f"{len(beyond)} of {len(outcome.cells)} cells beyond it"
+        show = _figure if outcome.gate.absolute else ratio_text
+        parts.append(f"{count}: " + "; ".join(f"{text} {show(ratio)}" for text, ratio in beyond[:SHOWN]))
+    if outcome.mean is not None:
+        told = ratio_text(outcome.mean) if outcome.mean.told else f"×{show_number(outcome.mean.value)}"
+        why = "" if outcome.mean.told else f" ({outcome.mean.source})"
+        parts.append(f"mean {told}{why}")
+    elif outcome.cells and not beyond:
+        text, worst = max(outcome.cells, key=lambda each: each[1].value * (1 if outcome.gate.at_most else -1))
+        why = "" if worst.told else f" ({worst.source})"
+        parts.append(f"of {len(outcome.cells)} cells the nearest to it is {text}, {_figure(worst)}{why}")
+    return f"{outcome.gate.text}: {outcome.verdict}: " + "; ".join(parts or ["not measured"])
+
+
+def _figure(ratio: Ratio) -> str:
+    """A figure of B alone, in the unit of the gate's metric."""
+    bounds = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.3g}, {ratio.high:.3g}]"
+    return f"{ratio.value:.3g}{bounds}"
 
 
 def _changed(found: Comparison) -> Table | None:
-    rows = [(name, one, other) for name, (one, other) in found.changed.items()]
-    nothing = [("nothing that was recorded", "", "")]
-    return table_of("What changed around it", ("", found.a, found.b), rows or nothing)
+    rows = tuple((name, one, other) for name, (one, other) in found.changed.items())
+    if not rows:
+        rows = (("nothing that was recorded", "", ""),)
+    return Table(title="What changed around it", head=("", found.a, found.b), rows=rows)
 
 
 def _left_out(found: Comparison) -> Table | None:
-    return table_of("Not compared", ("cell",), [(line,) for line in (*found.unpaired, *found.excluded)])
+    lines = [*found.unpaired, *found.excluded]
+    return (
+        Table(title="Not compared", head=("cell",), rows=tuple((line,) for line in lines)) if lines else None
+    )
 
 
 def headline(found: Comparison) -> str:
@@ -92,11 +141,5 @@ def headline(found: Comparison) -> str:
     if ratio is None:
         return words + "."
     change = f"{'+' if ratio.value >= 1 else '−'}{show_share(abs(ratio.value - 1))}"
-    sure = (
-        ""
-        if ratio.above(1) or ratio.below(1)
-        else ", inside the noise"
-        if ratio.low is not None
-        else ", no repeats"
-    )
+    sure = f" ({ratio.source})" if not ratio.told else "" if ratio.differs else ", inside the noise"
     return f"{words}; latency of {found.b} is {change} of {found.a}'s on average{sure}."

@@ -10,7 +10,8 @@ import numpy as np
 from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import server_text, split_text, subject_text
 from loadgen.analysis.same_data import other_data
-from loadgen.analysis.study import Cell, Study
+from loadgen.analysis.starts import Cell
+from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, work_of
 from loadgen.report.chart import NOT_NAMED, Chart, Figure, Trace, axis, colour, layout, said, scatter, symbol
 from loadgen.theory.ceilings import Ceilings

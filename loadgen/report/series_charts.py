@@ -11,8 +11,8 @@ import numpy as np
 from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import split_text, subject_text
 from loadgen.analysis.findings.ridge import MeasuredRidge, ridges
+from loadgen.analysis.starts import Cell
 from loadgen.analysis.statistics import Estimate
-from loadgen.analysis.study import Cell
 from loadgen.analysis.table import Key, Row
 from loadgen.report.chart import (
     Chart,
@@ -163,7 +163,8 @@ def hover_text(name: str, cell: Cell, estimate: Estimate, metric: str, x: str) -
     show = SHOW[metric]
     span = "no interval" if estimate.low is None else f"95 %: {show(estimate.low)} to {show(estimate.high)}"
     place = f"{name}, {x.replace('_', ' ')} {getattr(cell.key, x)}"
-    return said(place, bold(show(estimate.value)), span, f"{estimate.repeats} runs; {estimate.how}")
+    runs = f"{estimate.repeats} runs of {estimate.starts} server start{'s' if estimate.starts > 1 else ''}"
+    return said(place, bold(show(estimate.value)), span, f"{runs}; {estimate.how}")
 
 
 def _floor_line(

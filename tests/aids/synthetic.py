@@ -113,7 +113,13 @@ def trial_of(point: Point, repeat: int = 0) -> Trial:
 
 
 def result(
-    point: Point, world: World, *, repeat: int = 0, hours: float = 0.0, rng: np.random.Generator | None = None
+    point: Point,
+    world: World,
+    *,
+    repeat: int = 0,
+    hours: float = 0.0,
+    rng: np.random.Generator | None = None,
+    start: str | None = None,
 ) -> TrialResult:
     """One trial of the world: one factor of noise on all its times, as runs differ as a whole."""
     factor = float(np.exp(rng.normal(0, world.noise))) if rng is not None else 1.0
@@ -148,17 +154,33 @@ def result(
         wall_s=10 * e2e,
         summary=summary,
         client=ClientQuality(driver="openai-raw", stamps="kernel", cpu_share=0.05, loop_lag_s=dist(1e-4)),
+        start=start,
     )
 
 
 def sweep(
-    points: Iterable[Point], world: World, *, repeats: int = 3, seed: int = 1, minutes: float = 1.0
+    points: Iterable[Point],
+    world: World,
+    *,
+    repeats: int = 3,
+    seed: int = 1,
+    minutes: float = 1.0,
+    starts: int | None = None,
 ) -> list[TrialResult]:
-    """All points, pass after pass as the plan orders them, each trial ``minutes`` after the last."""
+    """All points, pass after pass, each trial ``minutes`` after the last; each pass on a fresh server, or on ``starts``
+    servers that take turns.
+    """
     rng = np.random.default_rng(seed)
     listed = list(points)
     return [
-        result(point, world, repeat=repeat, hours=(repeat * len(listed) + at) * minutes / 60, rng=rng)
+        result(
+            point,
+            world,
+            repeat=repeat,
+            hours=(repeat * len(listed) + at) * minutes / 60,
+            rng=rng,
+            start=f"{point.machine} {seed} {repeat % (starts or repeats)}",
+        )
         for repeat in range(repeats)
         for at, point in enumerate(listed)
     ]

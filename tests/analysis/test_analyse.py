@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 
 import orjson
@@ -27,7 +26,6 @@ from synthetic import (
 
 from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.findings.declared import parse
-from loadgen.analysis.requests import latencies
 from loadgen.analysis.roofline import examine
 from loadgen.errors import ProfileError, StoreError
 from loadgen.records import TrialResult
@@ -234,40 +232,18 @@ def test_a_machine_without_ceilings_is_said_to_be_unchecked(tmp_path: Path) -> N
     assert any("no ceilings are known" in note for note in found.notes)
 
 
-def test_one_run_per_cell_takes_its_interval_from_its_requests(tmp_path: Path) -> None:
-    folder = write(tmp_path / "once", sweep(GRID, slow_world(), repeats=1), requests=30)
+def test_cells_of_one_start_have_no_interval_and_say_so(tmp_path: Path) -> None:
+    folder = write(tmp_path / "once", sweep(GRID, slow_world(), repeats=2, starts=1), samples=False)
     found = analyse([folder])
-    cell = next(iter(found.study.cells.values()))
-    estimate = found.study.estimate(cell, "e2e_s")
-    assert estimate is not None
-    assert estimate.low is not None
-    assert "block bootstrap" in estimate.how
-    assert found.noise is None
-    assert any("not measured (no repeats)" in note for note in found.notes)
-    times = latencies(cell.rows[0].results, cell.rows[0].id)
-    assert times is not None
-    assert len(times) == 29  # the warm-up is left out
-
-
-def test_one_runs_figures_each_take_their_own_error(tmp_path: Path) -> None:
-    """Time to first token that varies twenty times as much as latency is not given latency's narrow interval."""
-    once = result(Point(), slow_world())
-    assert once.summary is not None
-    assert once.summary.ttft_s is not None
-    wide = dist(once.summary.ttft_s.mean, 0.2, n=30)
-    once = dataclasses.replace(once, summary=dataclasses.replace(once.summary, ttft_s=wide))
-    study = analyse([write(tmp_path / "once", [once], requests=31)]).study
-    (cell,) = study.cells.values()
-    widths = {}
-    for metric in ("e2e_s", "ttft_s"):
-        estimate = study.estimate(cell, metric)
+    for cell in found.study.cells.values():
+        estimate = found.study.estimate(cell, "e2e_s")
         assert estimate is not None
-        assert estimate.low is not None
-        assert estimate.high is not None
-        widths[metric] = math.log(estimate.high / estimate.low)
-    # Independent requests of 1 % and 20 %; the blocks' own correction of so few lies within a third.
-    assert widths["e2e_s"] == pytest.approx(2 * 1.96 * 0.01 / 30**0.5, rel=0.35)
-    assert widths["ttft_s"] == pytest.approx(2 * 1.96 * 0.2 / 30**0.5, rel=0.35)
+        assert (estimate.low, estimate.starts, estimate.repeats) == (None, 1, 2)
+        assert "how starts differ is not known" in estimate.how
+    assert any(f"{len(GRID)} of {len(GRID)} cells ran on one server start" in note for note in found.notes)
+    single = analyse([write(tmp_path / "single", sweep(GRID, slow_world(), repeats=1), samples=False)])
+    assert single.noise is None
+    assert any("not measured (no repeats)" in note for note in single.notes)
 
 
 def test_drift_is_seen_and_noise_is_measured(tmp_path: Path) -> None:
@@ -276,7 +252,8 @@ def test_drift_is_seen_and_noise_is_measured(tmp_path: Path) -> None:
     assert found.drift is not None
     assert found.drift.distinguishable
     assert found.drift.per_hour == pytest.approx(0.05, rel=0.25)
-    still = analyse([write(tmp_path / "still", sweep(GRID, slow_world(noise=0.02)), samples=False)])
+    results = sweep(GRID, slow_world(noise=0.02), repeats=4, starts=1)
+    still = analyse([write(tmp_path / "still", results, samples=False)])
     assert still.drift is not None
     assert not still.drift.distinguishable
     assert still.noise is not None

@@ -1,4 +1,4 @@
-"""Rounds: what ran side by side is read from what happened, and differences within rounds see through drift."""
+"""Rounds: what ran side by side is read from what happened, and pairs of starts see through drift."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from synthetic import Point, World, environment, result, trial_of, write
 
 from loadgen.analysis.analyse import analyse
 from loadgen.analysis.rounds import rounds_of
-from loadgen.analysis.study import Cell, Study, quotient
+from loadgen.analysis.starts import Cell
+from loadgen.analysis.study import Study
 from loadgen.analysis.table import rows_of
 from loadgen.records import TrialResult
 from loadgen.report.analysis_tables import statistics
@@ -30,7 +31,7 @@ def world(drift_per_hour: float) -> World:
 
 
 def trials(order: str, drift_per_hour: float = 0.5, seed: int = 1) -> list[TrialResult]:
-    """Two batches, three passes, two rivals: in turns or one after the other, a minute each."""
+    """Two batches, three passes on fresh servers, two rivals: in turns or one after the other, a minute each."""
     rivals, batches, passes = ("hf", "ds"), (1, 8), range(3)
     if order == "interleaved":
         steps = [
@@ -43,7 +44,14 @@ def trials(order: str, drift_per_hour: float = 0.5, seed: int = 1) -> list[Trial
         steps = [(name, batch, again) for name in rivals for again in passes for batch in batches]
     rng, made = np.random.default_rng(seed), world(drift_per_hour)
     return [
-        result(Point(framework=name, batch=batch), made, repeat=again, hours=at / 60, rng=rng)
+        result(
+            Point(framework=name, batch=batch),
+            made,
+            repeat=again,
+            hours=at / 60,
+            rng=rng,
+            start=f"{name} {again}",
+        )
         for at, (name, batch, again) in enumerate(steps)
     ]
 
@@ -69,50 +77,47 @@ def test_an_interleaved_sweep_is_all_rounds_and_a_grouped_one_has_none() -> None
     assert study(trials("grouped")).rounds() == 0
 
 
-def test_rounds_see_through_drift_that_hides_the_difference_otherwise() -> None:
+def both(found: Study) -> list[tuple[Cell, Cell]]:
+    """ds over hf at each batch."""
+    return [(ds, hf) for hf, ds in (pair(found, batch) for batch in (1, 8))]
+
+
+def test_pairs_of_starts_see_through_drift_that_hides_the_difference_otherwise() -> None:
     for seed in range(5):
         one = study(trials("interleaved", seed=seed))
-        for batch in (1, 8):
-            hf, ds = pair(one, batch)
-            paired = one.ratio(ds, hf, "e2e_s")
-            loose = quotient(one.estimate(ds, "e2e_s"), one.estimate(hf, "e2e_s"))
-            assert paired is not None
-            assert loose is not None
-            assert paired.low is not None
-            assert paired.high is not None
-            assert paired.low < FASTER < paired.high
-            assert paired.below(1)
-            assert not loose.below(1), "the drift would have hidden it"
-        both = [(ds, hf) for hf, ds in (pair(one, batch) for batch in (1, 8))]
-        mean = one.mean_ratio(both, "e2e_s")
-        assert mean is not None
-        assert mean.value == pytest.approx(FASTER, rel=0.01)
-        assert mean.below(0.98)
+        paired = one.mean_ratio(both(one), "e2e_s")
+        assert paired is not None
+        assert paired.low is not None
+        assert paired.high is not None
+        assert paired.low < FASTER < paired.high
+        assert paired.below(1)
+        assert paired.source == "3 pairs of starts side by side"
+        loose = Study([replace(row, round="") for cell in one.cells.values() for row in cell.rows])
+        unpaired = loose.mean_ratio(both(loose), "e2e_s")
+        assert unpaired is not None
+        assert not unpaired.below(1), "the drift would have hidden it"
 
 
 def test_one_after_the_other_the_same_drift_is_taken_for_a_difference_and_stays_unpaired() -> None:
     """Why it is worth it: on equally fast rivals the second one looks slower by the hour's drift."""
     found = study(trials("grouped"))
-    hf, ds = pair(found, 1)
-    assert found.paired(ds, hf, "e2e_s") is None
-    ratio = found.ratio(ds, hf, "e2e_s")
+    ratio = found.mean_ratio(both(found), "e2e_s")
     assert ratio is not None
+    assert "side by side" not in ratio.source
     assert ratio.value > FASTER * 1.03
 
 
-def test_repeats_of_one_server_are_no_round() -> None:
-    found = study(trials("interleaved"))
-    small, large = (cell for cell in found.cells.values() if cell.key.framework == "hf")
-    assert found.paired(large, small, "e2e_s") is None
-    assert found.ratio(large, small, "e2e_s") == quotient(
-        found.estimate(large, "e2e_s"), found.estimate(small, "e2e_s")
-    )
-
-
-def test_rounds_with_one_pass_have_no_interval_of_their_own() -> None:
-    found = study([each for each in trials("interleaved") if each.trial.repeat == 0])
-    hf, ds = pair(found, 1)
-    assert found.paired(ds, hf, "e2e_s") is None
+def test_two_pairs_are_not_enough_and_rounds_inside_one_pair_are_one() -> None:
+    found = study([each for each in trials("interleaved") if each.trial.repeat < 2])
+    ratio = found.mean_ratio(both(found), "e2e_s")
+    assert ratio is not None
+    assert "side by side" not in ratio.source
+    served = [replace(each, start=each.start and each.start[:2]) for each in trials("interleaved")]
+    one = study(served)
+    told = one.mean_ratio(both(one), "e2e_s")
+    assert told is not None
+    assert told.starts == (1, 1)
+    assert not told.told
 
 
 @pytest.mark.parametrize("what", ["a day later", "another machine", "other work", "other GPUs", "no time"])

@@ -92,8 +92,9 @@ def test_the_commands_take_the_option(tmp_path: Path) -> None:
 def test_a_comparison_leaves_them_out_unless_asked(tmp_path: Path) -> None:
     results = sweep(GRID, WORLD, repeats=2)
     a = write(tmp_path / "a", results, samples=False)
+    others = sweep(GRID, WORLD, repeats=2, seed=2)
     b = write(
-        tmp_path / "b", [lossy(each) if each.trial.load.batch_size == 64 else each for each in results],
+        tmp_path / "b", [lossy(each) if each.trial.load.batch_size == 64 else each for each in others],
         samples=False,
     )  # fmt: skip
     found = compare(a, b)
@@ -122,5 +123,6 @@ def test_trials_of_two_ways_of_taking_percentiles_are_told(tmp_path: Path) -> No
     assert any("Percentiles of 3 of 8 trials are interpolated" in note for note in analyse([mixed]).notes)
     older = write(tmp_path / "older", results, samples=False)
     assert not any("interpolated" in note for note in analyse([older]).notes)
-    found = compare(older, write(tmp_path / "now", now, samples=False))
+    others = [replace(each, start="another") for each in now]
+    found = compare(older, write(tmp_path / "now", others, samples=False))
     assert found.changed["percentiles"] == ("interpolated", "nearest ranks")

@@ -73,7 +73,9 @@ def test_a_loan_counts_half() -> None:
     found, source = pooled([], LENDERS, 1)
     assert (found.of_starts, found.df) == (pytest.approx(4.708e-5, rel=1e-4), 2)
     assert source == "spread between starts borrowed from 3 servers (4 df counted as 2)"
-    assert pooled([spread_of(A)], LENDERS, 3)[0] == spread_of(A)
+    own = [spread_of(A), spread_of(B)]
+    assert pooled(own, LENDERS, 3)[0] == own[0] + own[1]
+    assert pooled(own[:1], LENDERS, 3)[0].df == 3, "one degree of its own is not enough, however many starts"
 
 
 def test_a_loan_is_dropped_when_its_lenders_vary_less_beyond_chance() -> None:

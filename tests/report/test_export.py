@@ -19,7 +19,7 @@ from loadgen.report import export
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     points = grid(batch=(1, 8), input_tokens=(20, 128), stream=(False,))
-    results = sweep(points, roofline_world(plateau_s=60e-3))
+    results = sweep(points, roofline_world(plateau_s=60e-3), starts=1)
     return write(tmp_path / "results", [*results, failed(Point(batch=512))], samples=False)
 
 

@@ -13,18 +13,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numpy as np
-
 from loadgen.analysis.finding import Case, Finding, Number, Verdict, ratio_number, ratio_text
-from loadgen.analysis.statistics import interval
-from loadgen.analysis.study import Cell, Study
+from loadgen.analysis.starts import Cell
+from loadgen.analysis.study import Study
 from loadgen.analysis.table import METRICS, Key
 from loadgen.errors import ProfileError
 from loadgen.units import show_number
@@ -153,17 +150,15 @@ def _ratio(study: Study, over: Sequence[Cell], declared: Declared) -> Judged:
 
 
 def _value(study: Study, cells: Sequence[Cell], metric: str) -> Judged:
-    found = [(cell.key, estimate) for cell in cells if (estimate := study.estimate(cell, metric)) is not None]
-    if not found:
+    found = study.mean_figure(cells, metric)
+    if found is None:
         return None, None, None, ()
-    value = math.exp(float(np.mean([math.log(estimate.value) for _, estimate in found])))
-    known = [estimate.draws for _, estimate in found if estimate.draws is not None]
-    keys = tuple(key for key, _ in found)
-    if len(known) < len(found):
-        return Number(name=metric, text=show_number(value), value=value), None, None, keys
-    low, high = (math.exp(bound) for bound in interval(np.mean(known, axis=0)))
-    text = f"{show_number(value)} [{show_number(low)}, {show_number(high)}] {METRICS[metric]}"
-    return Number(name=metric, text=text, value=value, low=low, high=high), low, high, keys
+    keys = tuple(cell.key for cell in cells if cell.values(metric))
+    text = show_number(found.value)
+    if found.low is not None and found.high is not None:
+        text += f" [{show_number(found.low)}, {show_number(found.high)}] {METRICS[metric]}"
+    number = Number(name=metric, text=text, value=found.value, low=found.low, high=found.high)
+    return number, found.low, found.high, keys
 
 
 BLANK_KEY = Key(

@@ -8,7 +8,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 from loadgen.analysis.finding import Number, Verdict, Wanted, ratio_number, split_text, threshold_number
-from loadgen.analysis.study import Cell, Study
+from loadgen.analysis.starts import Cell
+from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key
 from loadgen.analysis.thresholds import Threshold, finer
 

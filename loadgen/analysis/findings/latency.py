@@ -23,7 +23,8 @@ from loadgen.analysis.finding import (
     threshold_number,
 )
 from loadgen.analysis.findings.gpu_order import all_tp_steps, by_gpus, growth, lengths_numbers, wanted_batches
-from loadgen.analysis.study import Cell, Study
+from loadgen.analysis.starts import Cell
+from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key
 from loadgen.analysis.thresholds import Threshold
 from loadgen.units import show_share

@@ -22,9 +22,10 @@ from loadgen.analysis.finding import (
     threshold_number,
 )
 from loadgen.analysis.ridge_fit import RISEN, Ridge, Scatter, fit
-from loadgen.analysis.statistics import Array
-from loadgen.analysis.study import Cell, Study
+from loadgen.analysis.starts import Cell
+from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key
+from loadgen.analysis.within import Effects
 from loadgen.records import ModelSpec
 from loadgen.theory import physics
 from loadgen.theory.ceilings import Ceilings, datasheet
@@ -59,18 +60,20 @@ def ridges(study: Study) -> dict[Key, MeasuredRidge]:
             groups[server].append((cell, metric))
     found = {}
     for key, cells in groups.items():
-        points = [
-            (cell.key.batch * cell.key.input_tokens, estimate, cell)
-            for cell, metric in cells
-            if (estimate := study.estimate(cell, metric)) is not None
-        ]
-        points.sort(key=lambda point: point[0])
-        known = [estimate.draws for _, estimate, _ in points if estimate.draws is not None]
-        scatter = _scatter(np.stack(known)) if points and len(known) == len(points) else None
+        points: list[tuple[int, float, Cell]] = []
+        told = []
+        for metric in dict.fromkeys(metric for _, metric in cells):
+            members = [cell for cell, measured in cells if measured == metric]
+            levels = study.levels(members, metric)
+            assert levels is not None
+            told.append(levels)
+            sizes = [cell.key.batch * cell.key.input_tokens for cell in members]
+            points += zip(sizes, map(float, np.exp(levels.values)), members, strict=True)
+        points.sort(key=lambda point: (point[0], point[2].key))
         tokens = [size for size, _, _ in points]
-        seconds = [estimate.value for _, estimate, _ in points]
-        model = points[0][2].rows[0].model if points else None
-        fitted = fit(tokens, seconds, scatter, _datasheet_read_s(key, model))
+        seconds = [time for _, time, _ in points]
+        model = points[0][2].rows[0].model
+        fitted = fit(tokens, seconds, _scatter(told), _datasheet_read_s(key, model))
         if fitted is not None:
             found[key] = MeasuredRidge(
                 ridge=fitted,
@@ -81,9 +84,13 @@ def ridges(study: Study) -> dict[Key, MeasuredRidge]:
     return found
 
 
-def _scatter(draws: Array) -> Scatter:
-    """Of draws (cells, D), which Student's t has widened already: their variance counts as known."""
-    return Scatter(variance=float(draws.var(axis=1).mean()), freedom=1000)
+def _scatter(told: Sequence[Effects]) -> Scatter | None:
+    """The variance of a size's log time between starts; ``None`` where start × cell is unknown."""
+    known = [(each.variances, each.df) for each in told if each.variances is not None and each.df is not None]
+    if len(known) < len(told):
+        return None
+    variances = np.concatenate([variances for variances, _ in known])
+    return Scatter(variance=float(variances.mean()), freedom=min(df for _, df in known))
 
 
 def _datasheet_read_s(key: Key, model: ModelSpec | None) -> float | None:

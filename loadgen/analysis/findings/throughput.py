@@ -17,7 +17,6 @@ from loadgen.analysis.finding import (
     Verdict,
     Wanted,
     decide,
-    effects,
     not_tested,
     ratio_number,
     ratio_text,
@@ -27,10 +26,13 @@ from loadgen.analysis.finding import (
     threshold_number,
 )
 from loadgen.analysis.findings.gpu_order import all_tp_steps, lengths_numbers
-from loadgen.analysis.statistics import Array, interval
-from loadgen.analysis.study import Cell, Ratio, Study
+from loadgen.analysis.ratios import Ratio
+from loadgen.analysis.starts import Cell
+from loadgen.analysis.statistics import interval
+from loadgen.analysis.study import Study
 from loadgen.analysis.table import POWER, Key
 from loadgen.analysis.thresholds import FINEST_STEP, Best, Threshold, best, between, crossing
+from loadgen.analysis.variance import Array
 from loadgen.units import show_number, show_rate
 
 RATE = "output_tokens_per_s"
@@ -61,7 +63,9 @@ def best_values(case: Case, study: Study) -> list[Value]:
         both = [cell for cell in cells if cell.values(POWER)]
         if len(both) < 3:
             continue
-        logs, draws = _log_power(study, both)
+        power = study.levels(both, POWER)
+        assert power is not None
+        logs, draws = power.values, power.draws
         grid = [cell.key.batch for cell in both]
         rates = [estimate.value for cell in both if (estimate := study.estimate(cell, RATE))]
         found.append(
@@ -77,29 +81,17 @@ def best_values(case: Case, study: Study) -> list[Value]:
     return found
 
 
-def _log_power(study: Study, cells: Sequence[Cell]) -> tuple[list[float], Array | None]:
-    """log(throughput / latency) of each cell with draws, run by run: a slow run is slow in both."""
-    values, draws = [], []
-    for cell in cells:
-        power = study.estimate(cell, POWER)
-        assert power is not None
-        values.append(float(np.log(power.value)))
-        if power.draws is not None:
-            draws.append(power.draws)
-    return values, np.stack(draws, axis=1) if len(draws) == len(cells) else None
-
-
 def knee(study: Study, cells: Sequence[Cell]) -> Threshold | None:
     """Where the elasticity of throughput (d log rate / d log batch) falls through ½; ``None`` for fewer than 3 cells.
 
     An elasticity belongs to a step of the grid; the knee lies between the steps' outer ends.
     """
-    found = effects(study, list(zip(cells[1:], cells[:-1], strict=True)), RATE)
-    if found is None or len(cells) < 3:
+    found = study.effects(list(zip(cells[1:], cells[:-1], strict=True)), RATE) if len(cells) > 2 else None
+    if found is None:
         return None
     batches = [cell.key.batch for cell in cells]
     steps = np.array([np.log(more / fewer) for fewer, more in pairwise(batches)])
-    values, draws = found
+    values, draws = found.values, found.draws
     falling = [-value / step for value, step in zip(values, steps, strict=True)]
     rough = crossing(batches[1:], falling, None if draws is None else -draws / steps, -HALF)
     if rough.state == "no interval":

@@ -19,7 +19,8 @@ from loadgen.analysis.finding import (
     ratio_text,
 )
 from loadgen.analysis.same_data import other_data
-from loadgen.analysis.study import Cell, Study
+from loadgen.analysis.starts import Cell
+from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, work_of
 
 

@@ -130,7 +130,7 @@ def test_f2_orders_the_thresholds_of_more_gpus() -> None:
 
 def test_f2_is_settled_by_the_cells_it_asks_for() -> None:
     """B*(tp 1) = 1.8 and B*(tp 2) = 3.6 are too close for a grid of 1, 2, 4; the batch between them tells."""
-    world = roofline_world()
+    world = roofline_world(noise=0.005)
     results = sweep(EXP1, world)
     open_ = finding(case(rows(results)), "F2")
     assert open_.verdict == "not tested"

@@ -49,8 +49,10 @@ def test_f4_takes_throughput_and_latency_of_a_run_as_one_figure() -> None:
     study = case(rows(sweep(grid(batch=BATCHES), world))).study
     spreads: dict[str, float] = {}
     for metric in ("e2e_s", "throughput_per_latency"):
-        draws = [study.estimate(cell, metric) for cell in study.cells.values()]
-        spreads[metric] = sum(each.with_draws().std() for each in draws if each is not None)
+        levels = study.levels(list(study.cells.values()), metric)
+        assert levels is not None
+        assert levels.draws is not None
+        spreads[metric] = levels.draws.std(axis=0).sum()
     assert spreads["throughput_per_latency"] / spreads["e2e_s"] == pytest.approx(2, rel=0.1)
 
 
