@@ -151,9 +151,9 @@ def _counted(ask: Ask, candidate: Words) -> dict[int, int] | None:
     return counted
 
 
-def from_tokenizer(folder: str) -> Words:
-    """The words that the fast tokenizer of a checkpoint folder takes for one token each, wherever they stand, and what
-    it adds to every text by itself (BOS).
+def from_tokenizer(folder: str, opening: str = "") -> Words:
+    """The words that the fast tokenizer of a checkpoint folder takes for one token each behind a blank, and what it
+    adds to every text by itself (BOS); without ``opening`` those that are one token at the beginning of a text, too.
 
     Raises BadInput where there are none, MissingDependency without the library ``tokenizers``.
     """
@@ -173,27 +173,27 @@ def from_tokenizer(folder: str) -> Words:
         tokenizer: Any = Tokenizer.from_file(path)
     except Exception as error:  # noqa: BLE001 the library raises nothing narrower
         raise BadInput(f"tokenizer {path}: {error} (accepted: a file of the tokenizers library)") from None
-    added = len(tokenizer.encode("").ids)
-    words = _single_words(tokenizer, added)
+    added = len(tokenizer.encode(opening).ids)
+    words = _single_words(tokenizer, added, f"{opening} " if opening else "")
     if len(words) < WORDS_NEEDED:
         raise BadInput(
             f"tokenizer {path}: {len(words)} words are one token each; {WORDS_NEEDED} are needed for prompts"
         )
-    found = Words(words=tuple(words[:: -(-len(words) // MOST)]), overhead=added)
+    found = Words(words=tuple(words[:: -(-len(words) // MOST)]), overhead=added, opening=opening)
     _check(found, tokenizer, path)
     return found
 
 
-def _single_words(tokenizer: Any, added: int) -> list[str]:
-    """Words of lower-case letters that are one token at the beginning of a text and after another word alike."""
+def _single_words(tokenizer: Any, added: int, opening: str) -> list[str]:
+    """Words of lower-case letters that are one token behind ``opening`` and after another word alike."""
     found = set()
     for id_ in range(tokenizer.get_vocab_size()):
         word = tokenizer.decode([id_]).strip()
         if word.isascii() and word.isalpha() and word.islower() and len(word) > 1:
             found.add(word)
     words = sorted(found)
-    alone = tokenizer.encode_batch(words)
-    pairs = tokenizer.encode_batch([f"{word} {word}" for word in words])
+    alone = tokenizer.encode_batch([f"{opening}{word}" for word in words])
+    pairs = tokenizer.encode_batch([f"{opening}{word} {word}" for word in words])
     return [
         word
         for word, one, two in zip(words, alone, pairs, strict=True)

@@ -112,6 +112,16 @@ def test_a_checkpoints_prompts_have_exactly_the_tokens_meant(tmp_path: Path, bos
         measure(lambda text: len(text), words)
 
 
+def test_words_that_are_whole_behind_a_blank_alone_need_an_opening(tmp_path: Path) -> None:
+    """As in many a tokenizer, where ``house`` and `` house`` are two entries, or one of them is in pieces."""
+    trained_tokenizer(tmp_path, [f" {word}" for word in SYLLABLES], bos=True, prefix=False)
+    with pytest.raises(BadInput, match="256 are needed"):
+        from_tokenizer(str(tmp_path))
+    words = from_tokenizer(str(tmp_path), "List")
+    assert set(SYLLABLES) <= set(words.words)
+    assert words.overhead > 1
+
+
 def test_a_tokenizer_without_whole_words_is_refused(tmp_path: Path) -> None:
     trained_tokenizer(tmp_path, ["abc", "abd"], bos=False)
     with pytest.raises(BadInput, match="256 are needed"):
