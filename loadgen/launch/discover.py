@@ -193,7 +193,7 @@ def _words(
         return reply.usage_prompt_tokens
 
     try:
-        found = measure(ask, own, opening=opening)
+        found = measure(ask, own, long_opening="" if forced else LONG_OPENING)
     except (BadInput, Refused) as error:
         if exact or (own is not None and isinstance(error, BadInput)):
             raise
