@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loadgen.drivers.find import driver_factory
-from loadgen.drivers.words import Words, from_tokenizer, measure
+from loadgen.drivers.words import OPENING, Words, from_tokenizer, measure
 from loadgen.errors import BadInput, DriverError, MissingDependency, Refused
 
 TRITON, MII = "triton-grpc", "mii-grpc"
@@ -204,7 +204,7 @@ def _mii(server: _Server, model: str | None, vocab: int | None, tokenizer: str |
         answered = first.response.split()
         as_ids = len(answered) == first.generated_tokens and all(word.isdecimal() for word in answered)
         if first.prompt_tokens != len(NUMBERS) or not as_ids:
-            own = from_tokenizer(tokenizer) if tokenizer else None
+            own = from_tokenizer(tokenizer, OPENING) if tokenizer else None
             words = measure(lambda text: int(reply(text).prompt_tokens) or None, own)
             if words is None:
                 raise BadInput(f"--url {server.url}: MII counts no prompt tokens (accepted: --tokenizer DIR)")

@@ -50,26 +50,32 @@ Ask = Callable[
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
     """Texts of exact length: ``opening``, then one of ``words`` for each id, with ``glue`` between them. Whatever is
-    added to the words (opening, template, BOS) is ``overhead`` tokens."""
+    added to the words (opening, template, BOS) is ``overhead`` tokens. Where they leave room for it, ``long_opening``
+    stands in place of ``opening``, with ``long_overhead``."""
 
     words: tuple[str, ...]
     overhead: int
     opening: str = ""
     glue: str = " "
+    long_opening: str = ""
+    long_overhead: int = 0
 
     def prompt(self, ids: Sequence[int]) -> str:
         """The text that the server reads as ``len(ids)`` tokens. Raises BadInput for a length that leaves no word."""
-        count = len(ids) - self.overhead
+        opening, overhead = self.opening, self.overhead
+        if self.long_opening and len(ids) > self.long_overhead:
+            opening, overhead = self.long_opening, self.long_overhead
+        count = len(ids) - overhead
         if count < 1:
             raise BadInput(
                 f"input_tokens = {len(ids)}: {self.overhead} of them are what tokenizer and template add "
                 f"(accepted: {self.overhead + 1} on)"
             )
-        return self._text([self.words[i % len(self.words)] for i in ids[:count]])
+        return self.text(opening, [self.words[i % len(self.words)] for i in ids[:count]])
 
-    def _text(self, words: Sequence[str]) -> str:
-        opening = [self.opening] if self.opening else []
-        return self.glue.join([*opening, *words])
+    def text(self, opening: str, words: Sequence[str]) -> str:
+        """A text of these words."""
+        return self.glue.join([opening, *words] if opening else words)
 
     def option(self) -> dict[str, Any]:
         """As a driver option, which worker processes get as JSON."""
@@ -79,10 +85,10 @@ class Words:
     def of_option(cls, found: Any) -> Words:
         """``option`` read back. Raises BadInput for anything else."""
         fields = dict(found) if isinstance(found, Mapping) else {}
-        words, overhead = fields.get("words"), fields.get("overhead")
-        texts = (fields.get("opening", ""), fields.get("glue", " "))
+        words, counts = fields.get("words"), (fields.get("overhead"), fields.get("long_overhead", 0))
+        texts = [fields.get(name, "") for name in ("opening", "glue", "long_opening")]
         listed = isinstance(words, list | tuple) and words and all(isinstance(word, str) for word in words)
-        counted = type(overhead) is int and overhead >= 0
+        counted = all(type(count) is int and count >= 0 for count in counts)
         if not listed or not counted or not all(isinstance(text, str) for text in texts):
             raise BadInput(
                 "driver option words: not what Words.option makes (accepted: words, overhead, opening, glue)"
@@ -90,16 +96,17 @@ class Words:
         return cls(words=tuple(fields.pop("words")), **fields)
 
 
-def measure(ask: Ask, own: Words | None = None, *, opening: str = OPENING) -> Words | None:
+def measure(ask: Ask, own: Words | None = None, *, long_opening: str = "") -> Words | None:
     """Words that the server counts as one token each, and what is added to them: texts of ``SIZES`` words are sent, and
     their counts must grow as the words do. ``own`` are those of the model's tokenizer; else COMMON is halved until a
-    part of it holds, and letters come last. Texts that the server refuses as too long are left out.
+    part of it holds, and letters come last. Texts that the server refuses as too long are left out. ``long_opening`` is
+    counted, too.
 
     None where the server counts no prompt tokens. Raises BadInput when nothing holds, and what ``ask`` raises.
     """
     seen = ""
     hopeless = False
-    for candidate in _candidates(opening) if own is None else [replace(own, opening=opening)]:
+    for candidate in _candidates() if own is None else [replace(own, opening=OPENING)]:
         if hopeless and candidate.words is not LETTERS:
             continue
         counted = _counted(ask, candidate)
@@ -108,7 +115,8 @@ def measure(ask: Ask, own: Words | None = None, *, opening: str = OPENING) -> Wo
         added = {count - size for size, count in counted.items()}
         if len(added) == 1 and len(counted) > 1 and (overhead := added.pop()) >= 0:
             proven = candidate.words if own is not None else candidate.words[: max(counted)]
-            return Words(words=proven, overhead=overhead, opening=candidate.opening, glue=candidate.glue)
+            found = replace(candidate, words=proven, overhead=overhead)
+            return found if not long_opening else _with_long_opening(ask, found, long_opening)
         seen = seen or ", ".join(f"{size} words as {count}" for size, count in counted.items())
         two = list(counted.values())[:2]
         hopeless = hopeless or two[-1] - two[0] > SLOPE * (SIZES[1] - SIZES[0])
@@ -123,11 +131,22 @@ def measure(ask: Ask, own: Words | None = None, *, opening: str = OPENING) -> Wo
     )
 
 
-def _candidates(opening: str) -> Iterator[Words]:
+def _with_long_opening(ask: Ask, words: Words, long_opening: str) -> Words:
+    few = words.words[: SIZES[0]]
+    try:
+        count = ask(words.text(long_opening, few))
+    except Refused:
+        return words  # too long for the context: the short one will do
+    if count is None or count < len(few):
+        return words
+    return replace(words, long_opening=long_opening, long_overhead=count - len(few))
+
+
+def _candidates() -> Iterator[Words]:
     parts = [COMMON]
     while len(parts[0]) >= FEWEST:
         for part in parts:
-            yield Words(words=part, overhead=0, opening=opening)
+            yield Words(words=part, overhead=0, opening=OPENING)
         parts = [half for part in parts for half in (part[: len(part) // 2], part[len(part) // 2 :])]
     yield Words(words=LETTERS, overhead=0, glue="")
 
@@ -138,7 +157,7 @@ def _counted(ask: Ask, candidate: Words) -> dict[int, int] | None:
     words = candidate.words
     for size in SIZES:
         try:
-            count = ask(candidate._text([words[i % len(words)] for i in range(size)]))
+            count = ask(candidate.text(candidate.opening, [words[i % len(words)] for i in range(size)]))
         except Refused:
             if len(counted) < 2:
                 raise
@@ -151,9 +170,9 @@ def _counted(ask: Ask, candidate: Words) -> dict[int, int] | None:
     return counted
 
 
-def from_tokenizer(folder: str) -> Words:
-    """The words that the fast tokenizer of a checkpoint folder takes for one token each, wherever they stand, and what
-    it adds to every text by itself (BOS).
+def from_tokenizer(folder: str, opening: str = "") -> Words:
+    """The words that the fast tokenizer of a checkpoint folder takes for one token each behind a blank, and what it
+    adds to every text by itself (BOS); without ``opening`` those that are one token at the beginning of a text, too.
 
     Raises BadInput where there are none, MissingDependency without the library ``tokenizers``.
     """
@@ -173,27 +192,27 @@ def from_tokenizer(folder: str) -> Words:
         tokenizer: Any = Tokenizer.from_file(path)
     except Exception as error:  # noqa: BLE001 the library raises nothing narrower
         raise BadInput(f"tokenizer {path}: {error} (accepted: a file of the tokenizers library)") from None
-    added = len(tokenizer.encode("").ids)
-    words = _single_words(tokenizer, added)
+    added = len(tokenizer.encode(opening).ids)
+    words = _single_words(tokenizer, added, f"{opening} " if opening else "")
     if len(words) < WORDS_NEEDED:
         raise BadInput(
             f"tokenizer {path}: {len(words)} words are one token each; {WORDS_NEEDED} are needed for prompts"
         )
-    found = Words(words=tuple(words[:: -(-len(words) // MOST)]), overhead=added)
+    found = Words(words=tuple(words[:: -(-len(words) // MOST)]), overhead=added, opening=opening)
     _check(found, tokenizer, path)
     return found
 
 
-def _single_words(tokenizer: Any, added: int) -> list[str]:
-    """Words of lower-case letters that are one token at the beginning of a text and after another word alike."""
+def _single_words(tokenizer: Any, added: int, opening: str) -> list[str]:
+    """Words of lower-case letters that are one token behind ``opening`` and after another word alike."""
     found = set()
     for id_ in range(tokenizer.get_vocab_size()):
         word = tokenizer.decode([id_]).strip()
         if word.isascii() and word.isalpha() and word.islower() and len(word) > 1:
             found.add(word)
     words = sorted(found)
-    alone = tokenizer.encode_batch(words)
-    pairs = tokenizer.encode_batch([f"{word} {word}" for word in words])
+    alone = tokenizer.encode_batch([f"{opening}{word}" for word in words])
+    pairs = tokenizer.encode_batch([f"{opening}{word} {word}" for word in words])
     return [
         word
         for word, one, two in zip(words, alone, pairs, strict=True)

@@ -109,7 +109,7 @@ def discover(url: str, asked: Asked, limit_s: float = LIMIT_S) -> Found:
     endpoint = Endpoint(url, asked.model or "", asked.options)
     pages = read_pages(endpoint, min(PAGES_S, limit_s))
     model = pages.model(asked.model, url)
-    own = from_tokenizer(asked.tokenizer) if asked.tokenizer is not None else None
+    own = from_tokenizer(asked.tokenizer, OPENING) if asked.tokenizer is not None else None
     if pages.ours() and not (asked.options.keys() & {"endpoint", "prompt", "extras"} or named_route_of(url)):
         return _ours(pages, model, asked)
     left_s = limit_s - (time.monotonic() - began_s)
@@ -193,7 +193,7 @@ def _words(
         return reply.usage_prompt_tokens
 
     try:
-        found = measure(ask, own, opening=opening)
+        found = measure(ask, own, long_opening="" if forced else LONG_OPENING)
     except (BadInput, Refused) as error:
         if exact or (own is not None and isinstance(error, BadInput)):
             raise

@@ -28,6 +28,7 @@ class FanOut:
     async def open(self, connections: int) -> None:
         """Open ``batch_size`` connections for each call in flight."""
         await self._driver.open(connections * self._batch_size)
+        self.stamps = self._driver.stamps  # which it knows from now on
 
     async def close(self) -> None:
         """Close the inner driver."""

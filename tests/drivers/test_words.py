@@ -10,7 +10,7 @@ import orjson
 import pytest
 from tokenizer_files import SYLLABLES, trained_tokenizer
 
-from loadgen.drivers.words import COMMON, LETTERS, SIZES, Words, from_tokenizer, measure
+from loadgen.drivers.words import COMMON, LETTERS, LONG_OPENING, SIZES, Words, from_tokenizer, measure
 from loadgen.errors import BadInput, Refused
 from loadgen.load.prompts import FIRST_ID, PromptSource
 
@@ -30,6 +30,26 @@ def test_a_prompt_has_the_tokens_meant_once_its_server_was_asked(ids: Any) -> No
     assert split(words.prompt(ids)) == len(ids)
     with pytest.raises(BadInput, match=r"input_tokens = 12: 12 of them .*accepted: 13 on"):
         words.prompt(range(12))
+
+
+@pytest.mark.parametrize(("length", "long"), [(13, False), (27, False), (28, True), (300, True)])
+def test_a_long_opening_is_there_where_it_leaves_room_for_a_word(length: int, long: bool) -> None:
+    words = measure(split, long_opening=LONG_OPENING)
+    assert words is not None
+    assert words.long_overhead == TEMPLATE + len(LONG_OPENING.split()) == 27
+    text = words.prompt(range(length))
+    assert (split(text), text.startswith(LONG_OPENING)) == (length, long)
+
+
+def test_a_long_opening_that_the_context_does_not_take_is_left_out() -> None:
+    def ask(text: str) -> int:
+        if text.startswith(LONG_OPENING):
+            raise Refused("maximum context length")
+        return split(text)
+
+    words = measure(ask, long_opening=LONG_OPENING)
+    assert words is not None
+    assert words.long_opening == ""
 
 
 def test_words_that_are_no_single_token_here_are_left_out() -> None:
@@ -112,6 +132,16 @@ def test_a_checkpoints_prompts_have_exactly_the_tokens_meant(tmp_path: Path, bos
         measure(lambda text: len(text), words)
 
 
+def test_words_that_are_whole_behind_a_blank_alone_need_an_opening(tmp_path: Path) -> None:
+    """As in many a tokenizer, where ``house`` and `` house`` are two entries, or one of them is in pieces."""
+    trained_tokenizer(tmp_path, [f" {word}" for word in SYLLABLES], bos=True, prefix=False)
+    with pytest.raises(BadInput, match="256 are needed"):
+        from_tokenizer(str(tmp_path))
+    words = from_tokenizer(str(tmp_path), "List")
+    assert set(SYLLABLES) <= set(words.words)
+    assert words.overhead > 1
+
+
 def test_a_tokenizer_without_whole_words_is_refused(tmp_path: Path) -> None:
     trained_tokenizer(tmp_path, ["abc", "abd"], bos=False)
     with pytest.raises(BadInput, match="256 are needed"):
@@ -124,14 +154,15 @@ def test_a_tokenizer_without_whole_words_is_refused(tmp_path: Path) -> None:
 
 
 def test_words_go_to_worker_processes_as_json() -> None:
-    words = Words(words=("a", "b"), overhead=4, opening="List")
+    words = Words(words=("a", "b"), overhead=4, opening="List", long_opening="Go on", long_overhead=6)
     assert Words.of_option(orjson.loads(orjson.dumps(words.option()))) == words
 
 
 @pytest.mark.parametrize(
     "found",
     [None, {}, {"words": [], "overhead": 1}, {"words": ["a"]}, {"words": [1], "overhead": 1},
-     {"words": ["a"], "overhead": -1}, {"words": ["a"], "overhead": 1, "glue": 3}],
+     {"words": ["a"], "overhead": -1}, {"words": ["a"], "overhead": 1, "glue": 3},
+     {"words": ["a"], "overhead": 1, "long_overhead": "2"}],
 )  # fmt: skip
 def test_an_option_that_is_none_of_ours_is_refused(found: Any) -> None:
     with pytest.raises(BadInput, match="driver option words"):

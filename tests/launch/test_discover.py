@@ -84,7 +84,7 @@ def test_text_where_no_ids_are_taken_in_words_that_the_server_counted(stream: bo
     chosen = found(manner, stream=stream)
     assert chosen.choice == {"prompt": "text"}
     words = chosen.options["words"]
-    assert words["overhead"] == 5 + len(LONG_OPENING.split())
+    assert (words["overhead"], words["long_overhead"]) == (6, 5 + len(LONG_OPENING.split()))
     assert chosen.vocab == 3 + len(words["words"])
     assert (
         "completions by token ids refused: 400 Bad Request: prompt: Input should be a valid string"
@@ -101,7 +101,7 @@ def test_chat_where_there_is_nothing_else() -> None:
         "extra_body": {"temperature": None},
         "extras": [],
     }
-    assert chosen.options["words"]["overhead"] == 9 + len(LONG_OPENING.split())
+    assert chosen.options["words"]["long_overhead"] == 9 + len(LONG_OPENING.split())
     assert chosen.facts["route"] == "chat by text"
 
 

@@ -233,6 +233,18 @@ def test_a_batch_without_batch_calls_is_a_barrier_with_its_skew_told() -> None:
     assert len({seq for seq, _ in driver.started}) == len(driver.started)
 
 
+def test_a_barrier_batch_has_the_stamps_that_its_driver_found_when_it_opened() -> None:
+    class Opening(SingleCalls):
+        async def open(self, connections: int) -> None:
+            await super().open(connections)
+            self.stamps = "kernel"
+
+    driver = Opening(World())
+    driver.stamps = "user"
+    outcome, _ = play(load("static", batch_size=4, requests=3), driver)
+    assert outcome.quality.stamps == "kernel"
+
+
 def test_one_bad_call_spoils_its_barrier_batch() -> None:
     driver = SingleCalls(World(), spoil=lambda request: {"error": "Refused: 503"} if request.seq == 6 else {})
     _, samples = play(load("static", batch_size=4, requests=3, warmup=0), driver)

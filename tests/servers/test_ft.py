@@ -25,6 +25,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from loadgen.cli import main
+from loadgen.drivers.grpc_discover import _told
 from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import BadInput, MissingDependency, ServerDied
 from loadgen.launch import frameworks
@@ -172,6 +173,8 @@ def test_the_model_repository_says_what_the_spec_says(backend: Path) -> None:
     told = parameters(found)
     info = json.loads(told.pop("loadgen_info"))
     assert (info["vocab"], info["variant"], info["tp"]) == (512, "a", 2)
+    by_url = _told({"loadgen_info": json.dumps(info)})
+    assert (by_url["vocab"], by_url["variant"], by_url["engine"]["framework"]) == (512, "a", "ft")
     assert told == {
         "tensor_para_size": "2",
         "pipeline_para_size": "1",
