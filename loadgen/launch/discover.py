@@ -24,7 +24,7 @@ from loadgen.launch.probes import PROBE_TOKENS, Late, Prober, Settled, form_of, 
 from loadgen.load.prompts import FIRST_ID, SAFE_VOCAB
 from loadgen.records import Trial
 
-LIMIT_S = 10.0  # for all of it
+LIMIT_S = 15.0  # for all of it
 PAGES_S = 5.0
 FORMS = (("completions", "ids"), ("completions", "text"), ("chat", "text"))
 
@@ -128,6 +128,10 @@ def discover(url: str, asked: Asked, limit_s: float = LIMIT_S) -> Found:
     except DriverError as error:
         refusals.setdefault("connection", f"{type(error).__name__}: {error}")
     if settled is None:
+        if late and form_of({"endpoint": form[0], "prompt": form[1]}) in refusals:
+            form = next(
+                (each for each in forms[forms.index(form) + 1 :]), form
+            )  # it is another one that may be slow
         return _unsettled(pages, model, asked, refusals, form if late else forms[0], late)
     forced = _forced(settled, pages, model)
     words, told = _words(prober, settled.options, own, forced, asked.exact)
@@ -202,7 +206,7 @@ def _words(
         raise BadInput("--exact: the server counts no prompt tokens, and prompts go out as text")
     if found is None:
         return plain, "input lengths are counted by nobody"
-    return found, f"{found.overhead} tokens of each input are the template's"
+    return found, f"input lengths exact ({found.overhead} tokens of each are not words of ours)"
 
 
 def _found(

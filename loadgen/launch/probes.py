@@ -18,7 +18,9 @@ from loadgen.records import Reply, Request, Timeouts
 PROBE_TOKENS = 8
 PROBE_IDS = tuple(range(FIRST_ID + 1, FIRST_ID + 9))
 MOST_TRIES = 6  # of one route
-UNREADABLE = frozenset({400, 413, 415, 422, 500, 501})  # statuses that may be about a field
+UNREADABLE = frozenset(
+    {400, 415, 422}
+)  # statuses that may be about a field; a proxy repeats a 500 for seconds
 _NO_MAX_TOKENS = re.compile(
     r"max_completion_tokens|(unknown|unsupported|unexpected|unrecognized|extra)\b.*\bmax_tokens"
 )
@@ -95,9 +97,9 @@ def settle(prober: Prober, options: dict[str, Any], refusals: dict[str, str]) ->
             )
         refusals[form_of(options)] = reply.error
         status = _STATUS.match(reply.error)
-        if status is None or int(status[1]) not in UNREADABLE:
-            return None
         named = [name for name in extras if name in reply.error]
+        if status is None or not (int(status[1]) in UNREADABLE or named):
+            return None
         leaner = _leaner(options, reply.error)
         if leaner is not None:
             options = leaner

@@ -258,8 +258,9 @@ class Dispatcher:
         reply = sound(self._driver.decode(self._raws.popleft()))
         due_ns, arrival = self._pending.pop(reply.seq)
         batch = self._load.batch_size
-        if reply.error is None and (wrong := self._length_error(reply, arrival)) is not None:
-            reply = replace(reply, error=wrong)
+        if reply.error is None:
+            wrong = self._length_error(reply, arrival)
+            reply = reply if wrong is None else replace(reply, error=wrong)
         self.last_error = reply.error
         if reply.error is not None:
             self.failed += 1
@@ -306,18 +307,14 @@ def length_error(reply: Reply, batch_size: int, asked: int, *, at_most: bool = F
     Where tokens are known of the batch as a whole only, that must be right; a reply nobody counted passes.
     """
     name, received = WrongLength.__name__, reply.output_tokens
-
-    def wrong(count: int, most: int) -> bool:
-        return not 0 < count <= most if at_most else count != most
-
     if received is None:
-        total = reply.usage_output_tokens
-        if total is not None and wrong(total, batch_size * asked):
+        total, most = reply.usage_output_tokens, batch_size * asked
+        if total is not None and total != most and not (at_most and 0 < total < most):
             return f"{name}: asked {batch_size} × {asked} tokens, usage says {total} in all"
         return None
     if len(received) != batch_size:
         return f"{name}: asked {batch_size} sequences, got {len(received)}"
     for place, count in enumerate(received):
-        if wrong(count, asked):
+        if count != asked and not (at_most and 0 < count < asked):
             return f"{name}: asked {asked}, got {count} (sequence {place})"
     return None

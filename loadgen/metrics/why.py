@@ -24,7 +24,7 @@ REMEDIES = tuple(
             "leave the fields out that it does not know with -o extras=false, or add its own with --extra-body",
         ),
         (
-            r"must be a string|string_type|valid string|expected.*string",
+            r"must be a string|string_type|valid string|expected.*string|nor a string",
             "it takes no token ids: send text with --prompt text, or --endpoint chat",
         ),
         (r"^Refused: 5\d\d\b", "read the server's log"),

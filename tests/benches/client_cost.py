@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.drivers.openai import make_driver
+from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.launch import null_log
 from loadgen.load.run import run_trial_load
 from loadgen.records import LoadSpec, Reply, Request, Sample, Timeouts, Trial
@@ -274,6 +275,43 @@ def start_up(url: str, log: Callable[[], dict[str, null_log.Sent]]) -> list[Figu
     ]
 
 
+def chat_and_text(url: str) -> list[Figure]:
+    """What reading a chat and writing a prompt of words cost more; no server speaks here."""
+    chunk = {"index": 0, "delta": {"content": " sun"}, "finish_reason": None}
+    events = [[json.dumps({"id": "c", "model": "m", "choices": [chunk]}).encode()]] * 1000
+    ids = ((7, *range(3, 514)),)
+    chat, text = (Endpoint(url, "m", {"endpoint": "chat"}), Endpoint(url, "m", {"prompt": "text"}))
+    request = Request(seq=0, phase="measured", prompts=ids, output_tokens=1000)
+
+    def read() -> None:
+        answer = chat.answer(request, 200, "OK", "text/event-stream")
+        for at, event in enumerate(events):
+            answer.take(event, at)
+
+    def cost(work: Callable[[], object], times: int) -> float:
+        spent = []
+        for _ in range(times):
+            began = time.process_time()
+            work()
+            spent.append(time.process_time() - began)
+        return statistics.median(spent) * 1e6
+
+    plain = Endpoint(url, "m", {})
+    return [
+        Figure(name="chat: every event decoded", value=cost(read, 50) / len(events), unit="µs/token"),
+        Figure(
+            name="a prompt of 512 words, serialised",
+            value=cost(lambda: text.body(request), 500),
+            unit="µs/request",
+        ),
+        Figure(
+            name="a prompt of 512 ids, serialised",
+            value=cost(lambda: plain.body(request), 500),
+            unit="µs/request",
+        ),
+    ]
+
+
 def million(url: str) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         _, small, _ = command_line(url, 50_000, "--out", f"{folder}/small")
@@ -296,6 +334,7 @@ FIGURES: dict[str, tuple[Callable[..., list[Figure]], tuple[float, float, bool],
     "one": (one_token, (0, 0, False), False),
     "open": (open_loop, (0, 0, False), False),
     "start": (start_up, (0, 0, False), True),
+    "chat": (chat_and_text, (0, 0, True), False),
     "million": (million, (0, 0, False), False),
 }
 
