@@ -1,6 +1,7 @@
 """``loadgen convert``: write a checkpoint in a framework's own layout ahead of time, or check one.
 
-Runs on any machine with numpy: no GPU, no engine. The writer of framework NAME is ``servers/_NAME_checkpoint.py``.
+Runs on any machine with numpy: no GPU, no engine. Framework NAME writes in ``servers/_NAME/checkpoint.py`` and
+reads in ``servers/_NAME/found.py``.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ def convert(
 ) -> Converted:
     """Write ``out/<tp>-gpu`` from a checkpoint folder, or from seeded random numbers for a preset.
 
-    ``progress`` gets a file's name, the bytes done and the bytes in all. Raises BadInput for a model that the
-    layout cannot hold, too little disk, and a folder that was made otherwise (unless ``replace``).
+    ``progress`` gets a layer's or a file's name, the bytes done and the bytes in all. Raises BadInput for a model that
+    the layout cannot hold, too little disk, and a folder that was made otherwise (unless ``replace``).
     """
-    writer = _writer(to)
+    writer = _part(to, "checkpoint")
     spec = models.resolve(model)
     layout = writer.layout_of(spec, tp, variant, dtype)
     written = writer.convert(spec, layout, out, seed=seed, replace=replace, progress=progress)
@@ -58,13 +59,13 @@ def check(
 
     Raises BadInput when ``folder`` is none or holds no checkpoint.
     """
-    writer = _writer(to)
+    reader = _part(to, "found")
     if not folder.is_dir():
         raise BadInput(f"--check {folder}: no such folder")
-    return {found: writer.check(found, progress=progress) for found in writer.checkpoints(folder)}
+    return {found: reader.check(found, progress=progress) for found in reader.checkpoints(folder)}
 
 
-def _writer(to: str) -> Any:
+def _part(to: str, module: str) -> Any:
     if to not in TARGETS:
         raise BadInput(f"--to {to!r} (accepted: {', '.join(TARGETS)})")
-    return importlib.import_module(f"loadgen.servers._{to}.checkpoint")
+    return importlib.import_module(f"loadgen.servers._{to}.{module}")

@@ -13,7 +13,9 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,18 @@ from numpy.typing import NDArray
 from loadgen.errors import BadInput
 from loadgen.records import ModelSpec
 from loadgen.servers._ft import layout as ft
+from loadgen.servers._ft.found import MANIFEST, Progress, check, silent
 from loadgen.servers._ft.tensors import Folder, Random, Tensors
+from loadgen.system import cpus
 from loadgen.theory import models
+from loadgen.units import show_bytes, show_s
 
-MANIFEST = "loadgen-manifest.json"
 FORMAT = 1
 CHUNK_ELEMENTS = 1 << 24  # of an unsplit matrix, at a time
 TILE = 256
+MOST_WORKERS = 8
+LAYER = re.compile(r"model\.layers\.\d+")
 NUMPY_DTYPE: dict[str, np.dtype[Any]] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +47,6 @@ class Written:
     folder: Path
     bytes: int
     reused: bool
-
-
-def _silent(_name: str, _done: int, _total: int) -> None:
-    """Progress that nobody watches."""
 
 
 def layout_of(spec: ModelSpec, tp: int, variant: str, dtype: str) -> ft.Layout:
@@ -65,12 +66,13 @@ def convert(
     *,
     seed: int = 0,
     replace: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Written:
     """Write ``out/<T>-gpu`` from the spec's checkpoint, or from seeded random numbers for a preset.
 
-    Memory: one matrix of one rank. An existing folder made of the same source for the same layout is taken as it
-    is; one made otherwise raises BadInput unless ``replace``. ``progress`` gets file name, bytes done, bytes in all.
+    Memory: one matrix of one rank for each core at work. An existing folder made of the same source for the same layout
+    is taken as it is; one made otherwise raises BadInput unless ``replace``. ``progress`` gets a layer's name, bytes
+    done, bytes in all.
     """
     source = _source(spec, layout, seed)
     target = out / layout.folder
@@ -137,9 +139,34 @@ def _check_shapes(source: Tensors, layout: ft.Layout) -> None:
 def _write_files(
     source: Tensors, layout: ft.Layout, folder: Path, total: int, progress: Progress
 ) -> dict[str, dict[str, object]]:
-    written: dict[str, dict[str, object]] = {}
-    done = 0
+    """Layers side by side, on as many cores as there are up to MOST_WORKERS: numpy leaves Python's lock meanwhile."""
+    layers: dict[str, list[ft.File]] = {}
     for file in ft.files(layout):
+        layer = LAYER.match(file.name)
+        layers.setdefault(layer[0] if layer else file.name, []).append(file)
+    written: dict[str, dict[str, object]] = {}
+    sizes, done = ft.sizes(layout), 0
+    with ThreadPoolExecutor(min(MOST_WORKERS, len(cpus.usable()))) as pool:
+        work = {
+            pool.submit(_write_layer, source, layout, folder, files): name for name, files in layers.items()
+        }
+        try:
+            for ended in as_completed(work):
+                written |= ended.result()
+                done += sum(sizes[file.name] for file in layers[work[ended]])
+                progress(work[ended], done, total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {file.name: written[file.name] for file in ft.files(layout)}
+
+
+def _write_layer(
+    source: Tensors, layout: ft.Layout, folder: Path, files: Sequence[ft.File]
+) -> dict[str, dict[str, object]]:
+    """File name → its size and SHA-256."""
+    written: dict[str, dict[str, object]] = {}
+    for file in files:
         digest = hashlib.sha256()
         size = 0
         with (folder / file.name).open("wb") as out:
@@ -151,8 +178,6 @@ def _write_files(
             out.flush()
             os.fsync(out.fileno())
         written[file.name] = {"bytes": size, "sha256": digest.hexdigest()}
-        done += size
-        progress(file.name, done, total)
     return written
 
 
@@ -210,64 +235,6 @@ def _made_of(folder: Path, want: dict[str, object]) -> bool:
     )
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The ``<T>-gpu`` folders at or directly in ``folder``. Raises BadInput where there is none."""
-    if re.fullmatch(ft.FOLDER, folder.name):
-        return [folder]
-    found = [folder / f"{size}-gpu" for size in ft.sizes_in(folder)]
-    if not found:
-        raise BadInput(
-            f"{folder}: neither a <T>-gpu folder nor one that holds any (accepted: what convert wrote)"
-        )
-    return found
-
-
-def check(folder: Path, *, contents: bool = True, progress: Progress = _silent) -> list[str]:
-    """Every problem of a ``<T>-gpu`` folder, in words; empty when it is whole.
-
-    Sizes are those that ``config.ini`` implies, whoever wrote the folder. SHA-256 is compared where there is a
-    manifest and ``contents`` is set.
-    """
-    try:
-        text = (folder / "config.ini").read_text()
-    except OSError as error:
-        return [f"config.ini: {error.strerror or error}"]
-    try:
-        layout = ft.read_config_ini(text, int(folder.name.partition("-")[0]), "config.ini")
-    except BadInput as error:
-        return [str(error)]
-    hashes = _hashes(folder) if contents else {}
-    problems: list[str] = []
-    sizes = ft.sizes(layout)
-    done, total = 0, sum(sizes.values())
-    for name, size in sizes.items():
-        path = folder / name
-        if not path.is_file():
-            problems.append(f"{name}: missing; the backend would put random numbers in its place")
-        elif path.stat().st_size != size:
-            problems.append(f"{name}: {path.stat().st_size} bytes, expected {size}")
-        elif name in hashes and _sha256(path) != hashes[name]:
-            problems.append(f"{name}: its content is not what was written (SHA-256 differs)")
-        done += size
-        progress(name, done, total)
-    return problems
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    path = folder / MANIFEST
-    if not path.exists():
-        return {}
-    try:
-        return {name: str(entry["sha256"]) for name, entry in json.loads(path.read_text())["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path}: not a manifest that can be read: {error}") from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def main(argv: list[str]) -> int:
     """The set-up step of a server: convert, or check, and say so in its log."""
     parser = argparse.ArgumentParser(prog="checkpoint")
@@ -281,11 +248,10 @@ def main(argv: list[str]) -> int:
         if options.spec is not None:
             spec = models.from_json(options.spec)
             layout = layout_of(spec, options.tp, options.variant, options.dtype)
+            began_s = time.monotonic()
             written = convert(spec, layout, options.out, replace=True, progress=_print_progress)
-            print(
-                f"{written.folder}: {'re-used' if written.reused else 'written'}, {written.bytes} bytes",
-                flush=True,
-            )
+            how = "re-used" if written.reused else f"written in {show_s(time.monotonic() - began_s)}"
+            print(f"{written.folder}: {show_bytes(written.bytes)} {how}", flush=True)
         folder = options.out / f"{options.tp}-gpu"
         problems = check(folder, contents=False)
     except BadInput as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -100,12 +101,12 @@ class Folder:
 class Random:
     """Uniform numbers (four times as fast as normal ones) of each tensor's own seed, the norms all one.
 
-    The matrix in hand is kept from one rank's file to the next.
+    The matrix in hand is kept from one rank's file to the next, by each thread its own.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> None:
         self._shapes, self._seed = shapes, seed
-        self._held: dict[str, NDArray[np.float32]] = {}
+        self._own = threading.local()
         self.identity: Mapping[str, object] = {"kind": "random", "seed": seed, "std": RANDOM_STD}
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -114,11 +115,13 @@ class Random:
 
     def part(self, name: str, rows: slice, columns: slice) -> NDArray[np.floating[Any]]:
         """See Tensors; the same numbers however they are cut."""
-        if name not in self._held:
+        held: dict[str, NDArray[np.float32]] = getattr(self._own, "held", {})
+        if name not in held:
             layer = name.rsplit(".", 2)[0]  # …self_attn: q, k and v are needed together
-            self._held = {key: value for key, value in self._held.items() if key.startswith(layer)}
-            self._held[name] = self._make(name)
-        whole = self._held[name]
+            held = {key: value for key, value in held.items() if key.startswith(layer)}
+            held[name] = self._make(name)
+            self._own.held = held
+        whole = held[name]
         return np.array(whole[rows] if whole.ndim == 1 else whole[rows, columns])
 
     def _make(self, name: str) -> NDArray[np.float32]:
