@@ -38,7 +38,7 @@ class Endpoint:
     """
 
     __slots__ = (
-        "_extra_body", "_headers", "_lists", "_query", "_words", "answer", "extras", "limit", "model", "prefix",
+        "_fields", "_headers", "_lengths", "_lists", "_query", "_words", "answer", "extras", "model", "prefix",
         "prompt", "request_ids", "route", "scheme", "socket", "target", "url",
     )  # fmt: skip
 
@@ -64,12 +64,14 @@ class Endpoint:
         )
         self.answer = Answer if self.route == "completions" else ChatAnswer
         self.extras = extras_of(options.get("extras", True))
-        self.limit: str = options.get("limit", "max_tokens")
+        limit: str = options.get("limit", "max_tokens")
+        self._lengths = (limit, "min_tokens") if "min_tokens" in self.extras else (limit,)
         self._lists = bool(options.get("batches", True))
         self.request_ids = bool(options.get("request_ids", False))
         words = options.get("words")
         self._words = Words.of_option(words) if words else Words(words=COMMON, overhead=0, opening=OPENING)
-        self._extra_body: Mapping[str, Any] = options.get("extra_body", {})
+        more: Mapping[str, Any] = options.get("extra_body", {})
+        self._fields = {stream: self._constant(more, stream=stream) for stream in (False, True)}
         self._headers: Mapping[str, str] = options.get("headers", {})
 
     def _path(self, path: str) -> str:
@@ -113,24 +115,25 @@ class Endpoint:
 
     def body(self, request: Request) -> bytes:
         """One wire call: one prompt or, where the route takes it, a list of them for a static batch."""
-        fields: dict[str, Any] = {"model": self.model}
         prompts: Any = request.prompts
         if self.prompt == "text":
             prompts = [self._words.prompt(ids) for ids in prompts]
+        fields = self._fields[request.stream].copy()
         if self.route == "completions":
             fields["prompt"] = prompts[0] if len(prompts) == 1 else prompts
         else:
             fields["messages"] = [{"role": "user", "content": prompts[0]}]
-        fields |= {self.limit: request.output_tokens, "temperature": 0, "stream": request.stream}
-        if request.stream and self.route != "messages":
-            fields["stream_options"] = {"include_usage": True}
-        if "min_tokens" in self.extras:
-            fields["min_tokens"] = request.output_tokens
-        fields |= {name: True for name in ("ignore_eos", "return_token_ids") if name in self.extras}
-        if self._extra_body:
-            fields |= self._extra_body
-            fields = {name: value for name, value in fields.items() if value is not None}
+        for name in self._lengths:
+            fields[name] = request.output_tokens
         return orjson.dumps(fields)
+
+    def _constant(self, extra_body: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
+        """The fields that all requests share."""
+        fields: dict[str, Any] = {"model": self.model, "temperature": 0, "stream": stream}
+        if stream and self.route != "messages":
+            fields["stream_options"] = {"include_usage": True}
+        fields |= {name: True for name in ("ignore_eos", "return_token_ids") if name in self.extras}
+        return {name: value for name, value in {**fields, **extra_body}.items() if value is not None}
 
 
 def named_route(path: str) -> str | None:

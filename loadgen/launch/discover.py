@@ -206,7 +206,7 @@ def _words(
         raise BadInput("--exact: the server counts no prompt tokens, and prompts go out as text")
     if found is None:
         return plain, "input lengths are counted by nobody"
-    return found, f"input lengths exact ({found.overhead} tokens of each are not words of ours)"
+    return found, f"{found.overhead} tokens of each input stand beside the words"
 
 
 def _found(

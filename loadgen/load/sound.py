@@ -17,6 +17,8 @@ def sound(reply: Reply) -> Reply:
     Text becomes valid UTF-8: JSON may hold halves of surrogate pairs, which can be neither stored nor printed. A key
     that a server repeats in its refusal is taken out.
     """
+    if _usual(reply):
+        return reply
     if reply.error is not None and (told := urls.shown(reply.error)) != reply.error:
         reply = replace(reply, error=told)
     for name in ("finish", "error"):
@@ -52,10 +54,27 @@ def sound(reply: Reply) -> Reply:
     return replace(reply, error=reply.error or words, **left)  # type: ignore[arg-type]
 
 
+def _usual(reply: Reply) -> bool:
+    """Whether a reply is sound at a glance, as nearly all are."""
+    return (
+        reply.error is None
+        and (reply.finish is None or reply.finish.isascii())
+        and _fits(reply.tokens_per_arrival, MOST_32)
+        and _fits(reply.output_tokens, MOST_32)
+        and _fits(reply.first_tokens, MOST_32)
+        and _fits(_one(reply.usage_prompt_tokens), MOST_64)
+        and _fits(_one(reply.usage_output_tokens), MOST_64)
+    )
+
+
 def _one(value: int | None) -> tuple[int, ...]:
     return () if value is None else (value,)
 
 
-def _fits(values: tuple[int, ...], most: int) -> bool:
+def _fits(values: tuple[int, ...] | None, most: int) -> bool:
+    if not values:
+        return True
+    if len(values) == 1:
+        return values[0].__class__ is int and 0 <= values[0] <= most
     kinds = set(map(type, values))
     return kinds <= {int} and min(values) >= 0 and max(values) <= most

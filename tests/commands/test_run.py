@@ -15,7 +15,7 @@ from endpoints import STANDARD, Manner, endpoint
 from tokenizer_files import trained_tokenizer
 
 from loadgen.commands import sweep
-from loadgen.commands.run import driver_options, run
+from loadgen.commands.run import driver_options, load_spec, run
 from loadgen.drivers.words import COMMON, LONG_OPENING
 from loadgen.errors import BadInput
 from loadgen.launch.page import fetch
@@ -290,3 +290,22 @@ def test_the_command_line_as_options_of_the_driver() -> None:
 def test_options_that_cannot_be_are_named(given: Any, said: str) -> None:
     with pytest.raises(BadInput, match=said):
         driver_options(*given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rate": float("inf"), "mode": "poisson"}, "--rate inf"),
+        ({"rate": float("nan"), "mode": "poisson"}, "--rate nan"),
+        ({"timeout": float("inf")}, "--timeout inf"),
+        ({"timeout": 1e300}, "--timeout 1e\\+300"),
+        ({"max_rate": float("inf")}, "--max-rate inf"),
+        ({"burstiness": float("nan")}, "--burstiness nan"),
+        ({"warmup": -1}, "--warmup -1"),
+        ({"requests": 0}, "--requests 0"),
+        ({"input_tokens": 10**13}, "--input-tokens"),
+    ],
+)
+def test_a_number_that_cannot_be_is_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        load_spec(**{**SHAPE, **given})

@@ -203,4 +203,4 @@ def test_two_texts_that_were_counted_in_time_are_a_measure(monkeypatch: pytest.M
 
     monkeypatch.setattr(probes.Prober, "send", slow)
     chosen = found(Manner(forms=("chat text",), overhead=7, pages=VLLM))
-    assert "8 tokens of each input are the template's" in chosen.line
+    assert "8 tokens of each input stand beside the words" in chosen.line

@@ -140,3 +140,17 @@ def test_time_left_follows_what_trials_of_the_same_server_took(build: Any) -> No
 def test_an_open_loop_lasts_as_long_as_its_schedule(build: Any) -> None:
     trial = build.trial(kind="constant", rate=2.0, requests=18, warmup=2)
     assert time_left_s([trial_row(trial)], []) == pytest.approx(9), "its warm-up is a burst"
+
+
+def test_the_first_error_of_each_class_is_told_in_its_own_words(build: Any) -> None:
+    tally = Tally()
+    for words in (
+        "Refused: 400 Bad Request: no\x1b[2J",
+        "Refused: 400 Bad Request: later",
+        "TimedOut: total",
+    ):
+        tally.fold(build.sample(error=words), 0)
+    assert (
+        tally.figures().told
+        == "2 × Refused: 400 Bad Request: no\N{REPLACEMENT CHARACTER}[2J, 1 × TimedOut: total"
+    )
