@@ -57,7 +57,7 @@ def meanings(variant: str) -> tuple[tuple[str, str], ...]:
             f"{OTHER[variant]}",
         ),
         (
-            "unable to find backend library|cannot open shared object file",
+            "unable to find backend library|unable to load shared library",
             "the library, or one that it needs, is not where it is looked for: option backend_dir, LD_LIBRARY_PATH",
         ),
     )

@@ -25,6 +25,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from loadgen.cli import main
+from loadgen.commands.serve import ready_line
 from loadgen.drivers.grpc_discover import _told
 from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import BadInput, MissingDependency, ServerDied
@@ -344,6 +345,8 @@ def test_a_large_preset_s_weights_are_an_explicit_choice(backend: Path) -> None:
     assert "head_num = 40\nsize_per_head = 128\ninter_size = 13824\nnum_layer = 40\n" in ini
     backends = json.loads(found.files["info.json"])["weights"]
     assert backends == {"maker": "FasterTransformer", "distribution": "its own"}
+    said = ready_line(own, found.base_url, json.loads(found.files["info.json"]), None)
+    assert said.endswith("weights FasterTransformer's (random, made by the backend itself)")
     assert "random (made by the backend itself" in found.files["checkpoint-plan.txt"]
     written = dataclasses.replace(large, options={**where, "weights": "written"})
     FRAMEWORK.check(written)
@@ -475,7 +478,9 @@ def test_a_library_that_cannot_be_loaded_ends_the_start_with_its_words(backend: 
     found = FRAMEWORK.command(wanted, str(tmp_path), free_ports(3))
     with (
         pytest.raises(
-            ServerDied, match=r"libtriton_fastertransformer\.so.*(invalid ELF header|file too short)"
+            ServerDied,
+            match=r"while it loaded \(exit status 1\): the library, or one that it needs, is not where .*\n"
+            r"(.*\n)*.*libtriton_fastertransformer\.so.*(invalid ELF header|file too short)",
         ),
         serving(found, tmp_path, tmp_path / "log", ready_timeout_s=60),
     ):
