@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: env demo reproduce reproduction tools test faults fuzz lint bench clean
+.PHONY: env demo reproduce reproduction tools test faults fuzz lint bench verdicts clean
 
 env: $(STAMP)
 
@@ -65,6 +65,10 @@ lint: env
 # What the client costs and how exact it is, against goals; a quiet machine with two cores, and a C compiler.
 bench: env
 	.venv/bin/python tests/benches/client_cost.py
+
+# How often verdicts are wrong, in worlds whose truth is known; an hour on two cores.
+verdicts: env
+	.venv/bin/python tests/benches/findings_truth.py
 
 clean:
 	rm -rf .venv build *.egg-info

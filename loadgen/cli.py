@@ -104,6 +104,13 @@ have_option = click.option(
 @click.option(
     "--dry-run", is_flag=True, help="print trials, server starts, predicted memory and time; start nothing"
 )
+@click.option(
+    "--noise-from",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="with --dry-run: results that say how noisy these engines are",
+)
 @click.option("--live/--no-live", default=None, help="live view (default: when this is a terminal)")
 @click.option("--strict", is_flag=True, help="count a trial that the load generator limited as failed")
 @click.option(
@@ -120,7 +127,14 @@ have_option = click.option(
 )
 @click.option("--cpus", metavar="CORES", help="run all of it on these cores, such as 0-15,32")
 @click.option("--report/--no-report", "report_after", default=True, help="tables and pages at the end")
-def sweep(profile: str, sets: tuple[str, ...], dry_run: bool, cpus: str | None, **given: Any) -> None:
+def sweep(
+    profile: str,
+    sets: tuple[str, ...],
+    dry_run: bool,
+    noise_from: tuple[Path, ...],
+    cpus: str | None,
+    **given: Any,
+) -> None:
     """Run all trials of a PROFILE (a TOML file, or a shipped one by name: quick, exp1 to exp5).
 
     Servers are started and stopped as the profile asks; every finished trial is on disk at once.
@@ -137,9 +151,11 @@ def sweep(profile: str, sets: tuple[str, ...], dry_run: bool, cpus: str | None, 
     from loadgen.commands import plan_tables
     from loadgen.commands import sweep as command
 
+    if noise_from and not dry_run:
+        raise BadInput("--noise-from: only says what a plan can tell (accepted: together with --dry-run)")
     checked, plan = command.make(profile, sets, dry_run=dry_run)
     if dry_run:
-        plan_tables.print_plan(plan)
+        plan_tables.print_plan(plan, noise_from)
         return
     raise SystemExit(command.run(checked, plan, command.SweepOptions(argv=tuple(sys.argv), **given)))
 

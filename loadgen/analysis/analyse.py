@@ -11,15 +11,18 @@ from pathlib import Path
 import orjson
 
 from loadgen.analysis import monotone
-from loadgen.analysis.finding import Case, Finding, Rules, ratio_text, server_text
+from loadgen.analysis.finding import CLAIMS, LONGEST, Case, Finding, Rules, ratio_text, server_text
 from loadgen.analysis.findings import declared
-from loadgen.analysis.findings.latency import f1, f2, f3
+from loadgen.analysis.findings.gpu_order import f3a, f4a
+from loadgen.analysis.findings.latency import f1, f2
 from loadgen.analysis.findings.memory import f6, f7
 from loadgen.analysis.findings.output_length import f5
 from loadgen.analysis.findings.pipeline import f9
+from loadgen.analysis.findings.plateau import f3b
 from loadgen.analysis.findings.ridge import f8
-from loadgen.analysis.findings.throughput import f4
+from loadgen.analysis.findings.throughput import f4b, f4c
 from loadgen.analysis.findings.versus import f10, f11
+from loadgen.analysis.headline import Headline, headlines, with_behind
 from loadgen.analysis.refine import RefineCell, refine
 from loadgen.analysis.roofline import Physics, examine
 from loadgen.analysis.same_data import other_data
@@ -34,7 +37,8 @@ from loadgen.results.store import open_results
 from loadgen.theory.ceilings import CEILINGS_FILE, Ceilings, datasheet, from_dict
 from loadgen.units import show_share
 
-PER_SUBJECT = (f1, f2, f3, f4, f5, f6, f7)
+IDS = list(CLAIMS)
+PER_SUBJECT = (f1, f2, f3a, f3b, f4a, f4b, f4c, f5, f6, f7, f8, f9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,11 @@ class Analysis:
     inside_noise: tuple[str, ...]
     notes: tuple[str, ...]
     rules: Rules
+
+    @property
+    def headlines(self) -> list[Headline]:
+        """One row a claim."""
+        return headlines(self.findings)
 
     def refine(self) -> list[RefineCell]:
         """The cells that would resolve what is open."""
@@ -103,13 +112,14 @@ def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
     study = Study(rows)
     case = Case(study=study, rows=rows, physics=physics, ceilings=ceilings, rules=rules)
     partly = [row for row in rows if row.usable and row.failed_share]
+    findings = findings_of(case, sources)
     return Analysis(
         sources=tuple(sources),
         rows=tuple(rows),
         study=study,
         physics=physics,
         ceilings=ceilings,
-        findings=tuple(of_the_served(finding, partly) for finding in findings_of(case, sources)),
+        findings=tuple(of_the_served(finding, partly) for finding in with_behind(findings, study)),
         excluded={row.run: row.unusable for row in rows if not row.usable},
         noise=study.noise("e2e_s"),
         drift=study.drift("e2e_s"),
@@ -128,9 +138,13 @@ def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
 def findings_of(case: Case, sources: Sequence[Source] = ()) -> list[Finding]:
     """F1 to F11 for every subject, in that order, then what the profiles declare."""
     subjects = case.subjects()
-    found = [decider(case, subject, study) for decider in PER_SUBJECT for subject, study in subjects.items()]
-    found += [each for subject, study in subjects.items() for each in f8(case, subject, study)]
-    found += [f9(case, subject, study) for subject, study in subjects.items()]
+    found = [
+        finding
+        for decider in PER_SUBJECT
+        for subject, study in subjects.items()
+        for finding in decider(case, subject, study)
+    ]
+    found.sort(key=lambda finding: IDS.index(finding.id))
     found += f10(case)
     found += f11(case)
     for source in sources:
@@ -147,7 +161,9 @@ def of_the_served(finding: Finding, partly: Sequence[Row]) -> Finding:
         return finding
     share = show_share(max(row.failed_share for row in lost))
     words = f"Of the served ones: {len(lost)} of its trials lost up to {share} of their requests."
-    return replace(finding, sentence=f"{finding.sentence} {words}")
+    room = LONGEST - len(words) - 1
+    kept = finding.sentence if len(finding.sentence) <= room else f"{finding.sentence[: room - 1]}…"
+    return replace(finding, sentence=f"{kept} {words}")
 
 
 def ceilings_of(sources: Sequence[Source]) -> dict[str, Ceilings]:

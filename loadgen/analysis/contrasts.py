@@ -1,4 +1,4 @@
-"""Thresholds and peaks from effects within starts: what a start has in common with itself cancels out."""
+"""Thresholds from effects within starts: what a start has in common with itself cancels out."""
 
 from __future__ import annotations
 
@@ -34,16 +34,6 @@ def effect_draws(
         noise = (noise - noise[:, :1]) / math.sqrt(2)
     found: Array = np.asarray(effects, dtype=float) + widened * se * noise
     return found
-
-
-def best_set(values: Sequence[float], variance: float, df: float) -> list[int]:
-    """The places that may hold the highest true value: all that are not shown to lie below the highest measured.
-
-    ``variance`` of each log value, with ``df`` degrees of freedom; one-sided t at 5 % (Hsu 1996).
-    """
-    most = max(values)
-    reach = t_quantile(CONFIDENCE, df) * math.sqrt(2 * variance)
-    return [at for at, value in enumerate(values) if most - value <= reach]
 
 
 def effects_ratio(

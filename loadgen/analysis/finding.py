@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-
 from loadgen.analysis.ratios import Ratio
 from loadgen.analysis.roofline import Physics
-from loadgen.analysis.starts import Pair
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, Row
-from loadgen.analysis.thresholds import Threshold, crossing
+from loadgen.analysis.thresholds import Threshold
 from loadgen.theory.ceilings import Ceilings
 from loadgen.units import show_number
 
 Verdict = Literal["holds", "refuted", "not tested"]
 
+LONGEST = 200  # characters of a sentence
+SHOWN = 0.05  # a claim holds, or is refuted, where its contrary has less than this
+
 CLAIMS = {
     "F1": "At small batch the input length does not change latency; past a threshold batch B* it does.",
     "F2": "B* grows with the number of GPUs.",
-    "F3": "More TP gives lower latency; below a threshold batch, latency does not rise with the batch.",
-    "F4": "Throughput rises with TP and with batch; a batch in [32, 256] is the best value.",
+    "F3a": "More TP gives lower latency.",
+    "F3b": "Below a threshold batch, latency does not rise with the batch.",
+    "F4a": "Throughput rises with TP.",
+    "F4b": "Throughput rises with the batch.",
+    "F4c": "A batch in [32, 256] is the best value.",
     "F5": "With the input fixed, the output length does not change latency (for FT: longer is lower).",
-    "F6": "GPU memory is flat at small batch and climbs past a threshold, which grows with the number of GPUs.",
+    "F6a": "GPU memory is flat at small batch and climbs past a threshold.",
+    "F6b": "That threshold of memory grows with the number of GPUs.",
     "F7": "Doubling the GPUs leaves slightly more than half the memory per GPU.",
     "F8": "A threshold of total input tokens, given by bandwidth and compute, parts bandwidth-bound from "
     "compute-bound latency.",
-    "F9": "Layers spread over GPUs (PP): more GPUs lower throughput and raise latency; they only allow larger "
-    "batches.",
-    "F10": "On 1 GPU transformers is a little slower than DeepSpeed; on more GPUs DeepSpeed is far faster.",
+    "F9a": "Layers spread over GPUs (PP): more GPUs lower throughput and raise latency.",
+    "F9b": "More GPUs by layers (PP) allow larger batches.",
+    "F10a": "On 1 GPU transformers is a little slower than DeepSpeed.",
+    "F10b": "On more GPUs DeepSpeed is far faster than transformers.",
     "F11": "GPUs of different generations match in latency while the bandwidth suffices (batch < 32).",
 }
 
@@ -81,14 +86,32 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """How much lies behind a finding: trials, starts of servers, and machines."""
+
+    trials: int = 0
+    starts: int = 0
+    machines: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A claim decided for one subject (a framework and model on a machine), with the cells behind it."""
+    """A claim decided for one subject (a framework and model on a machine), with the cells behind it.
+
+    ``sentence`` is plain and has at most ``LONGEST`` characters; ``effect`` is the one figure that decides, at the
+    lengths ``at``. ``p`` is the p-value of the verdict's contrary, ``None`` where nothing random is in it; a headline
+    over several servers goes by it.
+    """
 
     id: str
     claim: str
     subject: str
     verdict: Verdict
     sentence: str
+    effect: Number | None = None
+    at: str = ""
+    p: float | None = None
+    behind: Behind = Behind()
     numbers: tuple[Number, ...] = ()
     cells: tuple[Key, ...] = ()
     wanted: tuple[Wanted, ...] = ()
@@ -169,29 +192,3 @@ def not_tested(id: str, subject: str, why: str, wanted: Sequence[Wanted] = ()) -
     return Finding(
         id=id, claim=CLAIMS[id], subject=subject, verdict="not tested", sentence=why, wanted=tuple(wanted)
     )
-
-
-def decide(parts: Iterable[Verdict]) -> Verdict:
-    """One counter-example refutes; a claim of several parts holds only when none was left out."""
-    verdicts = list(parts)
-    if "refuted" in verdicts:
-        return "refuted"
-    if verdicts and all(verdict == "holds" for verdict in verdicts):
-        return "holds"
-    return "not tested"
-
-
-def some(parts: Iterable[Verdict]) -> Verdict:
-    """For one claim seen in several places: places that could not tell do not count."""
-    return decide(verdict for verdict in parts if verdict != "not tested")
-
-
-def rise(
-    study: Study, pairs: Sequence[Pair], metric: str, grid: Sequence[int], margin: float
-) -> Threshold | None:
-    """Where over/under first exceeds 1 + margin for good; ``None`` for fewer than 2 points.
-
-    The level is the same for every server, so that thresholds compare; noise widens the interval instead.
-    """
-    found = study.effects(pairs, metric) if len(pairs) > 1 else None
-    return None if found is None else crossing(grid, found.values, found.draws, float(np.log1p(margin)))

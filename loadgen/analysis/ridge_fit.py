@@ -36,13 +36,53 @@ class Scatter:
     freedom: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Laws:
+    """The candidate T* (C,), and for each of them and each κ, (C, K): relative squared error, best h and best a.
+
+    ``moments``: the sums over the sizes of 1/t², s/t² and s²/t², which say how fast the error grows away from h and a.
+    """
+
+    places: Array
+    misfit: Array
+    host: Array
+    read: Array
+    moments: tuple[float, Array, Array]
+
+    def misfit_with(self, host: float, read: float, least: float) -> float:
+        """The least error of any law with ``host``·h + ``read``·a ≥ ``least``."""
+        aa, ab, bb = self.moments
+        short = np.maximum(least - host * self.host - read * self.read, 0.0)
+        spread = np.maximum(host * host * bb + read * read * aa - 2 * host * read * ab, 1e-300)
+        return float((self.misfit + short**2 * np.maximum(aa * bb - ab * ab, 0.0) / spread).min())
+
+    def bounds(self, allowed: float, floor: float, fastest: float) -> tuple[float, float, float, float]:
+        """The most h, least a, least h + a and most a/(h + a) whose error is at most ``allowed``, over all laws."""
+        if math.isinf(allowed):
+            return fastest, floor, floor, 1.0
+        inside = self.misfit <= allowed
+        host, read = self.host[inside], self.read[inside]
+        aa, ab, bb = self.moments[0], self.moments[1][inside], self.moments[2][inside]
+        spare = (allowed - self.misfit[inside]) / np.maximum(aa * bb - ab * ab, 1e-14 * aa * bb)
+        off_host, off_read = np.sqrt(spare * bb), np.sqrt(spare * aa)
+        off_both = np.sqrt(spare * np.maximum(aa + bb - 2 * ab, 0.0))
+        most_read, least_host = read + off_read, np.maximum(host - off_host, 0.0)
+        return (
+            float(np.minimum(host + off_host, fastest).max()),
+            float(np.maximum(read - off_read, floor).min()),
+            float(np.maximum(host + read - off_both, floor).min()),
+            float((most_read / (least_host + most_read)).max()),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ridge:
     """The fitted law: T* in ``tokens`` with its 95 % interval, h and a in seconds.
 
     ``host_most_s``, ``read_least_s``, ``plateau_least_s`` (h + a) and ``read_share_most`` (a over h + a) are those of
     all laws inside the interval. ``misses``: the law misses by more than the noise, and its own misfit sets the
-    interval. ``turn`` is where time passes 1.25 × the smallest size's, free of any law.
+    interval. ``turn`` is where time passes 1.25 × the smallest size's, free of any law. ``variance`` of a log time,
+    ``None`` unknown, and its ``freedom`` are what the interval goes by.
     """
 
     tokens: float
@@ -58,7 +98,10 @@ class Ridge:
     misses: bool
     turn: Threshold
     why: str
-    add: tuple[int, ...] = ()
+    add: tuple[int, ...]
+    laws: Laws
+    variance: float | None
+    freedom: float
 
     @property
     def resolved(self) -> bool:
@@ -69,6 +112,28 @@ class Ridge:
     def plateau_s(self) -> float:
         """What a forward of few tokens takes: h + a."""
         return self.host_s + self.read_s
+
+    def p_elsewhere(self, low: float, high: float) -> float:
+        """p-value of T* in [``low``, ``high``]: small where it is shown to lie elsewhere. 1 without noise known."""
+        inside = (self.laws.places >= low) & (self.laws.places <= high)
+        return self._p(float(self.laws.misfit[inside].min())) if inside.any() else 0.0
+
+    def p_plateau_short(self, seconds: float) -> float:
+        """p-value of a plateau (h + a) of at most ``seconds``: small where it is shown to be longer."""
+        return self._p(self.laws.misfit_with(-1.0, -1.0, -seconds))
+
+    def p_read_most(self) -> float:
+        """p-value of reading being at least as long as the host: small where the host is shown to set the most."""
+        return self._p(self.laws.misfit_with(-1.0, 1.0, 0.0))
+
+    def _p(self, misfit: float) -> float:
+        """Of the least error under a restriction, by the t that the interval goes by."""
+        from scipy import stats
+
+        if self.variance is None:
+            return 1.0
+        excess = max(misfit - float(self.laws.misfit.min()), 0.0) / self.variance
+        return 2 * float(stats.t.sf(math.sqrt(excess), self.freedom))
 
     def seconds(self, tokens: Array) -> Array:
         """The law at ``tokens``, any shape."""
@@ -102,6 +167,7 @@ def fit(
     at, sharp = np.unravel_index(misfit.argmin(), misfit.shape)
     least = max(float(misfit[at, sharp]), 0.0)
     low, high, misses, allowed = 0.0, math.inf, False, math.inf
+    variance, freedom = None, 1.0
     if scatter is not None:
         left = max(len(tokens) - PARAMETERS + (not in_series), 1)
         misses = least / left > scatter.variance * stats.f.ppf(0.95, left, scatter.freedom)
@@ -117,7 +183,7 @@ def fit(
     found = float(places[at])
     why, add = _doubt(tokens, seconds, found)
     if scatter is None:
-        why, add = "no repeats: nothing says how large the noise is", ()
+        why, add = "one start: nothing says how large the noise is", ()
     elif datasheet_s is None:
         why, add = "no datasheet bounds the time to read the weights", ()
     elif not why and (low < places[0] or high > places[-1] or high / low > WIDEST):
@@ -137,6 +203,9 @@ def fit(
         turn=_turn(sizes, tokens, seconds, scatter),
         why=why,
         add=add,
+        laws=scan,
+        variance=variance,
+        freedom=freedom,
     )
 
 
@@ -145,39 +214,7 @@ def _shape(log_tokens: Array, log_ridge: Array, sharpness: Array) -> Array:
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Scan:
-    """The candidate T* (C,), and for each of them and each κ, (C, K): relative squared error, best h and best a.
-
-    ``moments``: the sums over the sizes of 1/t², s/t² and s²/t², which say how fast the error grows away from h and a.
-    """
-
-    places: Array
-    misfit: Array
-    host: Array
-    read: Array
-    moments: tuple[float, Array, Array]
-
-    def bounds(self, allowed: float, floor: float, fastest: float) -> tuple[float, float, float, float]:
-        """The most h, least a, least h + a and most a/(h + a) whose error is at most ``allowed``, over all laws."""
-        if math.isinf(allowed):
-            return fastest, floor, floor, 1.0
-        inside = self.misfit <= allowed
-        host, read = self.host[inside], self.read[inside]
-        aa, ab, bb = self.moments[0], self.moments[1][inside], self.moments[2][inside]
-        spare = (allowed - self.misfit[inside]) / np.maximum(aa * bb - ab * ab, 1e-14 * aa * bb)
-        off_host, off_read = np.sqrt(spare * bb), np.sqrt(spare * aa)
-        off_both = np.sqrt(spare * np.maximum(aa + bb - 2 * ab, 0.0))
-        most_read, least_host = read + off_read, np.maximum(host - off_host, 0.0)
-        return (
-            float(np.minimum(host + off_host, fastest).max()),
-            float(np.maximum(read - off_read, floor).min()),
-            float(np.maximum(host + read - off_both, floor).min()),
-            float((most_read / (least_host + most_read)).max()),
-        )
-
-
-def _scan(tokens: Array, seconds: Array, floor: float, in_series: bool) -> _Scan:
+def _scan(tokens: Array, seconds: Array, floor: float, in_series: bool) -> Laws:
     """Every law with its best h and a.
 
     Three candidates for (h, a): inside the bounds, h = 0, and a = floor; the best that the bounds allow is taken.
@@ -200,7 +237,7 @@ def _scan(tokens: Array, seconds: Array, floor: float, in_series: bool) -> _Scan
     best, host = squares(none, read), none
     moments = (aa, ab, bb)
     if not in_series:
-        return _Scan(places=places, misfit=best, host=host, read=read, moments=moments)
+        return Laws(places=places, misfit=best, host=host, read=read, moments=moments)
     solvable = aa * bb - ab * ab
     safe = np.where(solvable > 1e-14 * aa * bb, solvable, np.inf)  # one direction alone: then h and a are 0
     free_host, free_read = (a1 * bb - b1 * ab) / safe, (aa * b1 - ab * a1) / safe
@@ -213,7 +250,7 @@ def _scan(tokens: Array, seconds: Array, floor: float, in_series: bool) -> _Scan
         better = possible & (squares(also_host, also_read) < best)
         best = np.where(better, squares(also_host, also_read), best)
         host, read = np.where(better, also_host, host), np.where(better, also_read, read)
-    return _Scan(places=places, misfit=best, host=host, read=read, moments=moments)
+    return Laws(places=places, misfit=best, host=host, read=read, moments=moments)
 
 
 def _doubt(tokens: Sequence[int], seconds: Sequence[float], found: float) -> tuple[str, tuple[int, ...]]:

@@ -136,24 +136,3 @@ def _interpolate(grid: Sequence[int], point: Array, first: int, level: float) ->
     below, above = float(point[first - 1]), float(point[first])
     part = (level - below) / (above - below) if above > below else 1.0
     return grid[first - 1] + (grid[first] - grid[first - 1]) * part
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Best:
-    """The grid point of the highest value, and those that the noise cannot tell from it (95 % of the draws)."""
-
-    at: int
-    tied: tuple[int, ...]
-    at_edge: bool
-
-
-def best(grid: Sequence[int], values: Sequence[float], draws: Array | None) -> Best:
-    """Where ``values`` peak; with no draws every point may be the best."""
-    at = int(np.argmax(values))
-    if draws is None:
-        return Best(at=grid[at], tied=tuple(grid), at_edge=at == len(grid) - 1)
-    counts = np.bincount(np.argmax(draws, axis=1), minlength=len(grid))
-    order = np.argsort(-counts)
-    share = np.cumsum(counts[order]) / len(draws)
-    kept = order[: int(np.searchsorted(share, 0.95)) + 1]
-    return Best(at=grid[at], tied=tuple(sorted(grid[each] for each in kept)), at_edge=at == len(grid) - 1)

@@ -147,9 +147,9 @@ def spread_of(grid: Array) -> Spread:
 
     With holes the starts' offsets are those of the additive fit by least squares.
     """
-    if len(grid) < 2 or grid.shape[1] == 0:
-        return Spread(servers=1)
     seen = ~np.isnan(grid)
+    if len(grid) < 2 or not seen.any():
+        return Spread(servers=1)
     cells = seen.sum(axis=0)
     kept = cells > 0
     grid, seen, cells = grid[:, kept], seen[:, kept], cells[kept]

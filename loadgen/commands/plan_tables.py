@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from loadgen.identity import server_key
 from loadgen.labels import again_label, server_label
 from loadgen.live.progress import trial_row
-from loadgen.plan.detectable import of_plan
+from loadgen.plan.detectable import Noise, assumed, of_plan
 from loadgen.plan.plan import Plan
 from loadgen.records import ServerSpec
 from loadgen.system.environment import read_gpus
@@ -21,8 +22,11 @@ LETTERS = string.ascii_uppercase
 HEAD = ("trial", "load", "in", "out", "requests", "weights/GPU", "KV/GPU", "floor/call", "about")
 
 
-def print_plan(plan: Plan) -> None:
-    """Every trial by server, its predicted memory and time, sums, and what is predicted not to fit."""
+def print_plan(plan: Plan, noise_from: Sequence[Path] = ()) -> None:
+    """Every trial by server, its predicted memory and time, sums, what is predicted not to fit, and what it can tell.
+
+    ``noise_from``: results folders whose noise is taken for that of the same engines. Raises StoreError for another.
+    """
     from loadgen.live import terminal
 
     gpus, _, _ = read_gpus()
@@ -37,7 +41,14 @@ def print_plan(plan: Plan) -> None:
     warnings = check_fit(plan.trials, min(memory)) if memory else []
     terminal.print_lines([f"warning: {warning}" for warning in warnings])
     terminal.print_lines(together(plan))
-    terminal.print_lines(of_plan(plan, {each.trial_id: each.estimate_s for each in ahead.predictions}))
+    noise: Callable[[ServerSpec], Noise] = assumed
+    if noise_from:
+        from loadgen.analysis.plan_noise import (
+            measured,
+        )  # it imports the analysis, which other plans do not need
+
+        noise = measured(noise_from)
+    terminal.print_lines(of_plan(plan, {each.trial_id: each.estimate_s for each in ahead.predictions}, noise))
     terminal.print_lines([headline(plan, ahead)])
 
 

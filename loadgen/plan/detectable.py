@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from loadgen.identity import server_key
@@ -40,13 +40,18 @@ class Noise:
 QUIET = Noise(start=0.0054, cell=0.0065, trial=0.0035, source="engines that replay CUDA graphs", assumed=True)
 BATCHING = Noise(start=0.01, cell=0.01, trial=0.03, source="engines that batch continuously", assumed=True)
 EAGER = Noise(start=0.15, cell=0.10, trial=0.25, source="engines that launch every kernel", assumed=True)
+DEFAULT_ENGINES = {"hf": "generate", "triton": "generate", "ds": "mii-fastgen"}
 ASSUMED = {"compiled": QUIET, "generate": EAGER, "ds-inference-autotp": EAGER, "ds-inference-kernel": EAGER}
 
 
 def assumed(server: ServerSpec) -> Noise:
     """The noise of a server of which no results are known, by the kind of its engine."""
-    engine = server.options.get("engine", "generate" if server.framework in ("hf", "triton") else "")
-    return ASSUMED.get(str(engine), BATCHING)
+    return ASSUMED.get(engine_of(server), BATCHING)
+
+
+def engine_of(server: ServerSpec) -> str:
+    """The engine that a server is asked for, its framework's own where it is not named."""
+    return str(server.options.get("engine", DEFAULT_ENGINES.get(server.framework, "")))
 
 
 def detectable(noise: Noise, starts: int, cells: int, repeats: int, df: float | None = None) -> float | None:
@@ -110,7 +115,11 @@ def _cells(count: int) -> str:
     return f"{count} cells" if count > 1 else "one cell"
 
 
-def of_plan(plan: Plan, estimates: Mapping[str, float | None] | None = None) -> list[str]:
+def of_plan(
+    plan: Plan,
+    estimates: Mapping[str, float | None] | None = None,
+    noise_of: Callable[[ServerSpec], Noise] = assumed,
+) -> list[str]:
     """What the plan can tell, a line for each kind of server in it; servers that are planned alike share one.
 
     ``estimates``: expected seconds of the trials by id, where they are known: they say which repeats do not pay.
@@ -124,7 +133,7 @@ def of_plan(plan: Plan, estimates: Mapping[str, float | None] | None = None) -> 
             continue
         at_start = Counter((replace(trial.load, seed=0), trial.start) for trial in trials)
         starts, repeats = len({start for _, start in at_start}), min(at_start.values())
-        cells, noise = len({load for load, _ in at_start}), assumed(server)
+        cells, noise = len({load for load, _ in at_start}), noise_of(server)
         line = told(noise, starts, repeats, cells)
         seconds = [(estimates or {}).get(trial.id) for trial in trials]
         known = [each for each in seconds if each]

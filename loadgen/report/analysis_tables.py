@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 
 from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import cell_text, split_text, subject_text
+from loadgen.analysis.starts import machines
 from loadgen.analysis.table import Key
 from loadgen.metrics.percentiles import tail
 from loadgen.records import ClientQuality, Dist
+from loadgen.report.claim_tables import claim_table, open_table, server_table
 from loadgen.telemetry.ledger import kv_at_most
 from loadgen.text_table import Table, table_of
 from loadgen.theory.models import kv_bytes_per_token, weight_bytes
@@ -17,10 +19,15 @@ from loadgen.units import show_bytes, show_duration, show_number, show_rate, sho
 
 
 def tables_of(analysis: Analysis) -> list[Table]:
-    """Every claim's verdict for every subject, and what to know before believing them."""
-    findings = [(each.id, each.verdict, each.subject, each.sentence) for each in analysis.findings]
+    """One row a claim, the servers that decide, what is not tested; and what to know before believing any of it."""
+    findings = analysis.findings
+    found = (claim_table(findings), server_table(findings), open_table(findings))
+    return [*filter(None, found), *doubt_tables(analysis)]
+
+
+def doubt_tables(analysis: Analysis) -> list[Table]:
+    """What to know before believing, and the differences that the noise hides."""
     found = (
-        table_of("Findings", ("claim", "verdict", "of", "why"), findings),
         table_of("To know", ("note",), [(note,) for note in analysis.notes]),
         table_of(
             "Differences inside the noise", ("at equal work",), [(line,) for line in analysis.inside_noise]
@@ -49,8 +56,10 @@ def statistics(analysis: Analysis) -> list[str]:
     if analysis.drift is not None:
         told = "is told from the noise" if analysis.drift.distinguishable else "is not told from none"
         value, low, high = (f"{each * 100:+.2f}" for each in analysis.drift.over_sweep)
+        count = machines(analysis.rows)
+        several = f", over {count} machines, whose differences are in it" if count > 1 else ""
         lines.append(
-            f"Drift over the sweep ({show_duration(analysis.drift.hours * 3600)}): {value} % [{low}, {high}], "
+            f"Drift over the sweep ({show_duration(analysis.drift.hours * 3600)}{several}): {value} % [{low}, {high}], "
             f"which {told}."
         )
     else:

@@ -13,12 +13,11 @@ from loadgen.analysis.analyse import analyse
 from loadgen.analysis.finding import Finding, Rules
 from loadgen.errors import BadInput
 from loadgen.report import write_whole
-from loadgen.report.analysis_tables import tables_of
-from loadgen.report.markdown import gather, markdown_table, to_markdown
-from loadgen.text_table import Table
+from loadgen.report.analysis_tables import doubt_tables
+from loadgen.report.claim_tables import claim_table, open_table, server_table
+from loadgen.report.markdown import escape, gather, markdown_table, to_markdown
 
 BEGIN, END = "<!-- findings: begin -->", "<!-- findings: end -->"
-BETWEEN = " · "  # the parts of a subject
 
 
 def write_document(folders: Sequence[str | Path], out: Path, rules: Rules | None = None) -> Path:
@@ -27,36 +26,24 @@ def write_document(folders: Sequence[str | Path], out: Path, rules: Rules | None
     Raises StoreError for a folder that is none, BadInput for a file with half a block.
     """
     analysis = analyse(folders, rules)
-    block = findings_table(analysis.findings)
+    block = findings_block(analysis.findings)
     text = with_block(out, block) if out.exists() else None
     if text is None:
-        others = [table for table in tables_of(analysis) if table.title != "Findings"]
+        others = doubt_tables(analysis)
         parts = ["# Findings", block]
         parts += [part for table in others for part in (f"## {table.title}", markdown_table(table))]
         text = "\n\n".join([*parts, *(to_markdown(gather(folder)).rstrip() for folder in folders)]) + "\n"
     return write_whole(out, text)
 
 
-def findings_table(findings: Sequence[Finding]) -> str:
-    """A row per claim and subject; what all subjects share (model, dtype, machine) stands in the head, once."""
-    shared = shared_parts([finding.subject for finding in findings])
-    head = "server" + (f", all {BETWEEN.join(shared)}" if shared else "")
-    rows = tuple(
-        (finding.id, _short(finding.subject, shared), finding.verdict, finding.sentence)
-        for finding in findings
-    )
-    return markdown_table(Table(title="Findings", head=("claim", head, "verdict", "why"), rows=rows))
-
-
-def shared_parts(subjects: Sequence[str]) -> list[str]:
-    """What every subject has beside its first part, the server; those of one part (two machines) do not count."""
-    parted = [subject.split(BETWEEN)[1:] for subject in subjects if BETWEEN in subject]
-    return [part for part in parted[0] if all(part in parts for parts in parted)] if parted else []
-
-
-def _short(subject: str, shared: Sequence[str]) -> str:
-    first, *rest = subject.split(BETWEEN)
-    return BETWEEN.join([first, *(part for part in rest if part not in shared)])
+def findings_block(findings: Sequence[Finding]) -> str:
+    """One row a claim; below it a row for each server that decides, and what is not tested with what would tell."""
+    tables = [claim_table(findings), server_table(findings), open_table(findings)]
+    parts: list[str] = []
+    for table in filter(None, tables):
+        parts += [f"**{table.title}**"] if parts else []
+        parts += filter(None, [markdown_table(table), escape(table.note)])
+    return "\n\n".join(parts)
 
 
 def with_block(path: Path, block: str) -> str | None:

@@ -89,8 +89,22 @@ def write_parquet(analysis: Analysis, out: Path) -> Path:
 
 
 def write_json(analysis: Analysis, out: Path) -> Path:
-    """Findings with their numbers and cells, ceilings, noise, drift, and every trial flat."""
+    """One row a claim, findings with their numbers and cells, ceilings, noise, drift, and every trial flat."""
     data = {
+        "claims": [
+            {
+                "id": row.id,
+                "claim": row.claim,
+                "verdict": row.verdict,
+                "said": row.said,
+                "sentence": row.sentence,
+                "server": row.speaker.subject,
+                "at": row.speaker.at,
+                "effect": asdict(row.effect) if row.effect else None,
+                "behind": asdict(row.behind),
+            }
+            for row in analysis.headlines
+        ],
         "findings": [asdict(finding) for finding in analysis.findings],
         "noise": asdict(analysis.noise) if analysis.noise else None,
         "drift": asdict(analysis.drift) if analysis.drift else None,

@@ -8,16 +8,19 @@ from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from loadgen import __version__
 from loadgen.analysis.analyse import Analysis, analyse
-from loadgen.analysis.finding import CLAIMS, Finding, Rules, Verdict, cell_text
+from loadgen.analysis.finding import Finding, Rules, cell_text
+from loadgen.analysis.headline import headlines
 from loadgen.report import analysis_tables, plotlyjs, sections, tables, write_whole
 from loadgen.report.chart import Chart, Figure, said
+from loadgen.report.claim_chart import claim_chart
+from loadgen.report.claim_tables import behind_text, effect_text
 from loadgen.report.ledger_table import ledger_table
 from loadgen.report.max_batch_table import max_batch_table
 from loadgen.report.overview_charts import pareto_chart, roofline_chart, winners_chart
@@ -99,7 +102,7 @@ def render(analysis: Analysis) -> str:
             listed_folders=folders if many else [],
             description=" ".join(dict.fromkeys(text for _, text in folders if text)),
             headline=_headline(analysis),
-            **_findings(analysis.findings),
+            claims=_claims(analysis.findings),
             inside_noise=analysis.inside_noise,
             charts=drawn,
             statistics=analysis_tables.statistics(analysis),
@@ -155,35 +158,30 @@ def _inlined() -> dict[str, str]:
 
 
 def _headline(analysis: Analysis) -> str:
-    verdicts = [finding.verdict for finding in analysis.findings]
-    told = ", ".join(f"{each} {verdicts.count(each)}" for each in get_args(Verdict))
+    verdicts = [row.verdict for row in analysis.headlines]
+    told = ", ".join(f"{each} {verdicts.count(each)}" for each in dict.fromkeys(verdicts))
     failed = sum(row.result.failure is not None for row in analysis.rows)
     return (
         f"{len(analysis.rows)} trials in {len(analysis.study.cells)} cells, {failed} failed, "
-        f"{len(analysis.excluded) - failed} kept out. Findings: {told}."
+        f"{len(analysis.excluded) - failed} kept out. Claims: {told or 'none'}."
     )
 
 
-def _findings(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Findings by their claims, the verdicts of the claims that are decided per subject, and what is open."""
-    claims: dict[str, list[Finding]] = {}
-    for each in findings:
-        claims.setdefault(each.id, []).append(each)
-    verdicts = {(each.id, each.subject): each.verdict for each in findings}
-    subjects = dict.fromkeys(
-        each.subject for each in findings if each.id in CLAIMS and each.id not in ("F10", "F11")
-    )
-    return {
-        "findings": claims,
-        "subjects": list(subjects),
-        "matrix": [
-            (id, claim, [verdicts.get((id, subject)) for subject in subjects])
-            for id, claim in CLAIMS.items()
-            if any((id, subject) in verdicts for subject in subjects)
-        ],
-        "not_tested": [
-            f"{each.id} ({each.subject}): {each.sentence}"
-            for each in findings
-            if each.verdict == "not tested"
-        ],
-    }
+def _claims(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """One row a claim, as the page shows it."""
+    return [
+        {
+            "id": row.id,
+            "claim": row.claim,
+            "verdict": row.verdict,
+            "said": row.said,
+            "sentence": row.sentence,
+            "subject": row.speaker.subject,
+            "effect": effect_text(row.speaker),
+            "behind": behind_text(row.behind),
+            "chart": claim_chart(row.told),
+            "told": row.told,
+            "untold": row.untold,
+        }
+        for row in headlines(findings)
+    ]

@@ -45,10 +45,15 @@ def case(found: Sequence[Row], **rules: object) -> Case:
     )
 
 
-def finding(found: Case, id: str) -> Finding:
-    matching = [each for each in findings_of(found) if each.id == id]
-    assert len(matching) == 1, [each.subject for each in matching]
-    return matching[0]
+def findings(found: Case, id: str) -> list[Finding]:
+    """All findings of one claim."""
+    return [each for each in findings_of(found) if each.id == id]
+
+
+def one(found: Case, id: str) -> Finding:
+    """The only finding of a claim."""
+    (only,) = findings(found, id)
+    return only
 
 
 def truth_b_star(world: World, tp: int, short: int, long: int, margin: float = 0.10) -> float:

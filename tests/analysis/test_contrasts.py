@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loadgen.analysis.contrasts import best_set, effect_draws, effects_ratio
+from loadgen.analysis.contrasts import effect_draws, effects_ratio
 from loadgen.analysis.variance import t_quantile
 
 
@@ -20,11 +20,6 @@ def test_effects_over_the_first_point_share_its_noise() -> None:
     assert not draws[:, 0].any()
     assert np.corrcoef(draws[:, 1], draws[:, 2])[0, 1] == pytest.approx(0.5, abs=0.02)
     assert draws[:, 1].std() == pytest.approx(0.02 * t_quantile(0.975, 40) / 1.96, rel=0.03)
-
-
-def test_the_set_that_holds_the_best() -> None:
-    reach = t_quantile(0.95, 6) * 0.02
-    assert best_set([0.0, 1.0 - 0.99 * reach, 1.0, 1.0 - 1.01 * reach], 2e-4, 6) == [1, 2]
 
 
 def test_thresholds_are_put_in_order_by_effects_where_they_tell() -> None:

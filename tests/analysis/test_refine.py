@@ -43,7 +43,7 @@ def test_refine_names_trials_that_can_be_run() -> None:
     )
     again = case(rows([*sweep(coarse, world), *more]))
     (study,) = again.subjects().values()
-    ((found_again,),) = input_thresholds(again, study).values()
+    ((found_again,),) = input_thresholds(study, 0.1).values()
     threshold = found_again.threshold
     assert threshold.resolved
     assert threshold.low <= truth_b_star(world, 1, 20, 512) <= threshold.high

@@ -112,7 +112,7 @@ def test_where_time_passes_a_quarter_more_needs_no_law() -> None:
 def test_a_ridge_needs_sizes_repeats_and_a_datasheet() -> None:
     assert fit([20, 40, 80], [1.0, 1.0, 2.0], None, READ_S) is None
     times = law(TOKENS, 300.0, 3.0, 0.0)
-    assert "no repeats" in found(TOKENS, times, None).why
+    assert "nothing says how large the noise is" in found(TOKENS, times, None).why
     unknown = fit(TOKENS, times, Scatter(variance=1e-4, freedom=12), None)
     assert unknown is not None
     assert "no datasheet" in unknown.why

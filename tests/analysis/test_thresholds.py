@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from loadgen.analysis.thresholds import best, between, crossing, finer
+from loadgen.analysis.thresholds import between, crossing, finer
 
 GRID = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -69,14 +69,3 @@ def test_points_between_and_finer() -> None:
     assert finer(4, 8) == (5, 6, 7)
     assert finer(4, 5) == ()
     assert finer(4, math.inf) == ()
-
-
-def test_the_best_point_and_those_that_noise_cannot_tell_from_it() -> None:
-    values = [-((math.log2(batch) - 4.4) ** 2) for batch in GRID]
-    clear = best(GRID, *noisy(values, 0.01))
-    assert clear.at == 16
-    assert clear.tied == (16,)
-    assert not clear.at_edge
-    vague = best(GRID, *noisy(values, 0.5))
-    assert {16, 32} <= set(vague.tied)
-    assert best(GRID, list(map(float, GRID)), None).at_edge

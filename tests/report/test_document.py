@@ -8,9 +8,10 @@ import pytest
 from synthetic import grid, roofline_world, sweep, write
 
 from loadgen.analysis.analyse import analyse
+from loadgen.analysis.finding import CLAIMS
 from loadgen.errors import BadInput
 from loadgen.report import export
-from loadgen.report.document import BEGIN, END, findings_table, shared_parts
+from loadgen.report.document import BEGIN, END, findings_block
 from loadgen.report.markdown import escape, gather, to_markdown
 
 
@@ -28,9 +29,9 @@ def test_one_file_has_all_folders_and_what_only_all_of_them_tell(folders: list[P
     assert not any((folder / "report.md").exists() for folder in folders)
     text = (tmp_path / "study.md").read_text()
     both = analyse(folders)
-    assert text.startswith(f"# Findings\n\n{findings_table(both.findings)}\n\n## To know\n")
+    assert text.startswith(f"# Findings\n\n{findings_block(both.findings)}\n\n## To know\n")
     assert all(text.count(to_markdown(gather(folder)).rstrip()) for folder in folders)
-    assert "tp 1 → 2" in next(line for line in text.splitlines() if line.startswith("| F3 |"))
+    assert "tp 1 → 2" in next(line for line in text.splitlines() if line.startswith("| F3a. "))
     assert all("tp 1 → 2" not in finding.sentence for finding in analyse(folders[:1]).findings)
 
 
@@ -41,29 +42,27 @@ def test_without_out_each_folder_has_its_own_file(folders: list[Path]) -> None:
         path.unlink()
 
 
-def test_a_row_is_a_finding_and_the_head_has_what_all_share(folders: list[Path]) -> None:
-    findings = analyse(folders).findings
-    head, _ruler, *rows = findings_table(findings).splitlines()
-    assert head == "| claim | server, all llama-13b · bfloat16 · NVIDIA H200 | verdict | why |"
-    assert len(rows) == len(findings)
-    for row, finding in zip(rows, findings, strict=True):
-        assert row.startswith(f"| {finding.id} | ")
-        assert row.endswith(f" | {finding.verdict} | {escape(finding.sentence)} |")
-    assert rows[0].split(" | ")[1] == "hf/generate"
-
-
-def test_only_what_every_subject_has_is_shared() -> None:
-    both = ["hf/generate · 13b · H200", "ds · 13b · A100 · closed", "two machines"]
-    assert shared_parts(both) == ["13b"]
-    assert shared_parts(["two machines"]) == []
-    assert shared_parts([]) == []
+def test_a_claim_is_one_row_with_its_servers_below(folders: list[Path]) -> None:
+    found = analyse(folders)
+    claims, _note, *parts = findings_block(found.findings).split("\n\n")
+    below = dict(zip(parts[::2], parts[1::2], strict=True))
+    head, _ruler, *rows = claims.splitlines()
+    assert head == "| claim | verdict | one server | effect | behind it |"
+    assert [row.split(". ")[0].removeprefix("| ") for row in rows] == list(CLAIMS)
+    for row, headline in zip(rows, found.headlines, strict=True):
+        assert escape(headline.sentence) in row
+        assert f" | {escape(headline.said)} | " in row
+    told = [each for each in found.findings if each.verdict != "not tested"]
+    head, _ruler, *rows = below["**Servers that decide**"].splitlines()
+    assert head == "| claim | server, all llama-13b · bfloat16 · NVIDIA H200 | verdict | why | behind it |"
+    assert [row.split(" | ")[2] for row in rows] == [each.verdict for each in told]
 
 
 def test_a_text_keeps_its_words_and_gets_the_findings(folders: list[Path], tmp_path: Path) -> None:
     text = tmp_path / "text.md"
     text.write_text(f"# Mine\n\nbefore\n{BEGIN}\nold | claims\n{END}\nafter, with {BEGIN} in a line\n")
     export.write(folders, "md", text)
-    table = findings_table(analyse(folders).findings)
+    table = findings_block(analyse(folders).findings)
     wanted = f"# Mine\n\nbefore\n{BEGIN}\n\n{table}\n\n{END}\nafter, with {BEGIN} in a line\n"
     assert text.read_text() == wanted
     export.write(folders, "md", text)

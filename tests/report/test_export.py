@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import Point, failed, grid, roofline_world, sweep, write
 
+from loadgen.analysis.finding import CLAIMS, LONGEST
 from loadgen.errors import MissingDependency
 from loadgen.report import export
 
@@ -51,7 +52,9 @@ def test_parquet_is_typed_and_null_where_not_measured(folder: Path) -> None:
 def test_json_holds_findings_with_numbers_and_cells(folder: Path) -> None:
     (path,) = export.write([folder], "json")
     data = json.loads(path.read_bytes())
-    assert {finding["id"] for finding in data["findings"]} == {f"F{number}" for number in range(1, 12)}
+    assert [row["id"] for row in data["claims"]] == list(CLAIMS)
+    assert all(len(row["sentence"]) <= LONGEST and row["said"] for row in data["claims"])
+    assert {finding["id"] for finding in data["findings"]} == set(CLAIMS)
     assert {finding["verdict"] for finding in data["findings"]} <= {"holds", "refuted", "not tested"}
     first = next(finding for finding in data["findings"] if finding["id"] == "F1")
     assert first["cells"][0]["machine"] == "NVIDIA H200"

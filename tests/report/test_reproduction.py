@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from loadgen.analysis.analyse import Analysis, analyse
-from loadgen.analysis.finding import CLAIMS
+from loadgen.analysis.finding import CLAIMS, LONGEST
 from loadgen.cli import main
-from loadgen.report.document import BEGIN, END, findings_table
+from loadgen.report.document import BEGIN, END, findings_block
 
 ROOT = Path(__file__).resolve().parents[2]
 STORED = [part for gpu in ("h200", "h100") for part in sorted((ROOT / "docs/results" / gpu).glob("[0-9]*"))]
@@ -34,14 +34,17 @@ def block() -> str:
 
 
 def test_the_table_of_the_document_is_what_the_results_give(study: Analysis) -> None:
-    assert block() == findings_table(study.findings), "run `make reproduction`, then read the text against it"
+    assert block() == findings_block(study.findings), "run `make reproduction`, then read the text against it"
 
 
-def test_every_claim_is_decided_or_said_to_be_open(study: Analysis) -> None:
-    rows = [line.split(" | ") for line in block().splitlines()[2:]]
-    assert {row[0].removeprefix("| ") for row in rows} == set(CLAIMS)
-    assert {row[2] for row in rows} <= {"holds", "refuted", "not tested"}
-    assert len(rows) == len(study.findings)
+def test_every_claim_has_one_row(study: Analysis) -> None:
+    rows = block().split("\n\n")[0].splitlines()[2:]
+    assert [row.split(". ")[0].removeprefix("| ") for row in rows] == list(CLAIMS)
+    assert {each.verdict for each in study.findings} <= {"holds", "refuted", "not tested"}
+
+
+def test_no_sentence_is_longer_than_a_reader_bears(study: Analysis) -> None:
+    assert max(len(each.sentence) for each in study.findings) <= LONGEST
 
 
 def test_the_text_counts_the_trials_that_are_stored(study: Analysis) -> None:
@@ -64,14 +67,17 @@ def test_the_page_regenerates_from_the_stored_results_alone(
     assert list(tmp_path.iterdir()) == [out]
     said = verdicts(out.read_text())
     assert said == [
-        (finding.id, finding.subject, finding.verdict, finding.sentence) for finding in study.findings
+        (finding.id, finding.subject, finding.verdict, finding.sentence)
+        for row in study.headlines
+        for finding in (*row.told, *row.untold)
     ]
 
 
 def verdicts(page: str) -> list[tuple[str, str, str, str]]:
     """Id, subject, verdict and sentence of each finding of the page, in its order."""
     found = []
-    for id_, body in re.findall(r'<section class="finding" id="(\w+)">(.*?)</section>', page, flags=re.S):
+    for row in page.split('<tr class="finding" id="')[1:]:
+        id_, _, body = row.partition('"')
         for verdict, subject, sentence in re.findall(SUBJECT, body, flags=re.S):
             found.append((id_, *map(unescape, (subject, verdict, re.sub("</?code>", "`", sentence)))))
     return found

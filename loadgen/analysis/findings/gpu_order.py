@@ -1,4 +1,4 @@
-"""Thresholds in order of GPUs, neighbouring degrees of TP, and the cells that would tell two thresholds apart."""
+"""What more GPUs do: F3 and F4 over TP, F9 over pipeline stages; and thresholds in order of GPUs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from loadgen.analysis.finding import Number, Verdict, Wanted, ratio_number, split_text, threshold_number
+from loadgen.analysis.finding import (
+    CLAIMS,
+    Case,
+    Finding,
+    Number,
+    Verdict,
+    Wanted,
+    not_tested,
+    ratio_number,
+    ratio_text,
+    split_text,
+    subject_text,
+    threshold_number,
+)
+from loadgen.analysis.findings.decisions import listed, ordered, sentence, untold
+from loadgen.analysis.findings.places import Step, gpu_steps
+from loadgen.analysis.ratios import Ratio
 from loadgen.analysis.starts import Cell
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key
 from loadgen.analysis.thresholds import Threshold, finer
+
+LATENCY, RATE = "e2e_s", "output_tokens_per_s"
 
 
 def wanted_batches(cells: Sequence[Cell], threshold: Threshold, why: str) -> list[Wanted]:
@@ -19,8 +37,23 @@ def wanted_batches(cells: Sequence[Cell], threshold: Threshold, why: str) -> lis
     keys = [replace(cell.key, batch=batch) for cell in cells for batch in threshold.add]
     again = [replace(cell.key, batch=batch) for cell in cells for batch in threshold.repeat]
     return [Wanted(key=key, why=why) for key in dict.fromkeys(keys)] + [
-        Wanted(key=key, why=f"{why}: more repeats", again=True) for key in dict.fromkeys(again)
+        Wanted(key=key, why=f"{why}: more starts", again=True) for key in dict.fromkeys(again)
     ]
+
+
+def by_gpus(keys: Sequence[Key]) -> dict[Key, list[Key]]:
+    """Keys that differ only in the degree of tensor parallelism (or only in pipeline stages), in its order."""
+    groups: dict[Key, list[Key]] = defaultdict(list)
+    for key in keys:
+        if key.pp == 1:
+            groups[replace(key, tp=-1)].append(key)
+        if key.tp == 1:
+            groups[replace(key, pp=-1)].append(key)
+    return {
+        group: sorted(members, key=lambda key: key.gpus)
+        for group, members in groups.items()
+        if len(members) > 1
+    }
 
 
 def order(lower: Threshold, upper: Threshold) -> Verdict:
@@ -60,43 +93,73 @@ def growth(
     return verdicts, numbers, wanted
 
 
-def by_gpus(keys: Sequence[Key]) -> dict[Key, list[Key]]:
-    """Keys that differ only in the degree of tensor parallelism (or only in pipeline stages), in its order."""
-    groups: dict[Key, list[Key]] = defaultdict(list)
-    for key in keys:
-        if key.pp == 1:
-            groups[replace(key, tp=-1)].append(key)
-        if key.tp == 1:
-            groups[replace(key, pp=-1)].append(key)
-    return {
-        group: sorted(members, key=lambda key: key.gpus)
-        for group, members in groups.items()
-        if len(members) > 1
-    }
+def f3a(case: Case, subject: Key, study: Study) -> list[Finding]:
+    """F3 over TP: the mean latency over the batches of each step, at the report's own lengths or the nearest."""
+    return [_over_tp("F3a", subject, study, LATENCY, "of the latency", below=True)]
 
 
-Pairs = list[tuple[Cell, Cell]]
+def f4a(case: Case, subject: Key, study: Study) -> list[Finding]:
+    """F4 over TP: the mean throughput over the batches of each step, at the report's own lengths or the nearest."""
+    return [_over_tp("F4a", subject, study, RATE, "of the tok/s", below=False)]
 
 
-def all_tp_steps(study: Study) -> dict[tuple[int, int], Pairs]:
-    """(fewer, more) → (more, fewer) pairs of cells at equal batch and lengths, for neighbouring degrees of TP."""
-    steps: dict[tuple[int, int], Pairs] = defaultdict(list)
-    for cells in study.series("tp", where=lambda key: key.pp == 1).values():
-        for fewer, more in pairwise(cells):
-            steps[fewer.key.tp, more.key.tp].append((more, fewer))
-    return dict(sorted(steps.items()))
-
-
-def lengths_numbers(study: Study, pairs: Pairs, metric: str, name: str) -> list[Number]:
-    """The mean ratio at each pair of lengths, where there are several."""
-    groups: dict[tuple[int, int], Pairs] = defaultdict(list)
-    for pair in pairs:
-        groups[pair[0].key.input_tokens, pair[0].key.output_tokens].append(pair)
-    if len(groups) < 2:
-        return []
-    means = {lengths: study.mean_ratio(group, metric) for lengths, group in sorted(groups.items())}
-    return [
-        ratio_number(f"{name} ({lengths[0]}/{lengths[1]})", mean)
-        for lengths, mean in means.items()
-        if mean is not None
+def _over_tp(id: str, subject: Key, study: Study, metric: str, unit: str, below: bool) -> Finding:
+    name = subject_text(subject)
+    by_lengths = gpu_steps(study, "tp")
+    told = {lengths: step_ratios(study, steps, metric) for lengths, steps in by_lengths.items()}
+    told = {lengths: found for lengths, found in told.items() if found}
+    if not told:
+        return not_tested(id, name, "Needs the same batches on at least two degrees of TP.")
+    (lengths, here), *_ = told.items()
+    verdict, p = ordered([ratio for _, ratio in here], below)
+    at = f"{lengths[0]}/{lengths[1]}"
+    steps = ", ".join(f"{step.fewer} → {step.more} {ratio_text(ratio)}" for step, ratio in here[:3])
+    contrary = [cell for step, _ in here for cell in contrary_cells(study, step, metric, below)]
+    but = f"but the other way at {listed(contrary)}" if contrary and verdict != "refuted" else ""
+    weakest = max(
+        (ratio for _, ratio in here), key=lambda ratio: ratio.p_below(1) if below else ratio.p_above(1)
+    )
+    why = untold(weakest) if verdict == "not tested" else ""
+    first_step, first = here[0]
+    numbers = [
+        ratio_number(
+            f"tp {step.more} over tp {step.fewer} at {each[0]}/{each[1]} ({len(step.pairs)} batches)", ratio
+        )
+        for each, found in told.items()
+        for step, ratio in found
     ]
+    return Finding(
+        id=id,
+        claim=CLAIMS[id],
+        subject=name,
+        verdict=verdict,
+        sentence=sentence(f"At {at}, tp {steps} {unit}", why, but),
+        effect=ratio_number(f"tp {first_step.more} over tp {first_step.fewer}", first),
+        at=at,
+        p=p,
+        numbers=tuple(numbers),
+        cells=tuple(dict.fromkeys(cell.key for step, _ in here for pair in step.pairs for cell in pair)),
+        wanted=more_starts([step for step, _ in here], f"latency over tp at {at}") if why else (),
+    )
+
+
+def step_ratios(study: Study, steps: Sequence[Step], metric: str) -> list[tuple[Step, Ratio]]:
+    """The mean ratio, more over fewer GPUs, of each step that has the figure."""
+    found = [(step, study.mean_ratio(step.pairs, metric)) for step in steps]
+    return [(step, ratio) for step, ratio in found if ratio is not None]
+
+
+def contrary_cells(study: Study, step: Step, metric: str, below: bool) -> list[str]:
+    """Batches at which a step is shown (Holm over its batches) to go the other way than claimed."""
+    found = study.cell_ratios(step.pairs, metric)
+    return [
+        f"tp {step.more}, batch {over.key.batch}"
+        for (over, _), ratio in zip(step.pairs, found, strict=True)
+        if ratio is not None and ratio.differs and (ratio.value > 1) == below
+    ]
+
+
+def more_starts(steps: Sequence[Step], why: str) -> tuple[Wanted, ...]:
+    """The cells of some steps, to be run on more starts."""
+    keys = dict.fromkeys(cell.key for step in steps for pair in step.pairs for cell in pair)
+    return tuple(Wanted(key=key, why=f"{why}: more starts", again=True) for key in keys)

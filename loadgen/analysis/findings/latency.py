@@ -1,260 +1,303 @@
-"""F1, F2 and F3: what input length, batch and GPUs do to latency."""
+"""F1 and F2: from which batch on the input length tells in latency, and whether that batch grows with the GPUs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
+import numpy as np
+
+from loadgen.analysis.contrasts import effects_ratio
 from loadgen.analysis.finding import (
     CLAIMS,
     Case,
     Finding,
-    Verdict,
-    decide,
     not_tested,
     ratio_number,
-    ratio_text,
-    rise,
-    some,
     split_text,
     subject_text,
     threshold_number,
 )
-from loadgen.analysis.findings.gpu_order import all_tp_steps, by_gpus, growth, lengths_numbers, wanted_batches
+from loadgen.analysis.findings.along import ONE_START, Along, along
+from loadgen.analysis.findings.decisions import bracket, decision, every_step, sentence, untold
+from loadgen.analysis.findings.gpu_order import by_gpus, wanted_batches
+from loadgen.analysis.findings.places import REPORT_INPUTS, REPORT_OUTPUT, nearest
+from loadgen.analysis.ratios import Ratio
 from loadgen.analysis.starts import Cell
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key
 from loadgen.analysis.thresholds import Threshold
-from loadgen.units import show_share
 
 Lengths = tuple[int, int]  # the shorter and the longer input
-Pairs = dict[int, tuple[Cell, Cell]]  # batch → the cells of the longer and of the shorter input
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class InputThreshold:
     """B* of one server and output length: the batch from which the longer of two inputs is slower than the shorter.
 
-    Method: ratio of median end-to-end latencies at the two inputs, per batch, made to rise with the batch; B* is the
-    first batch where it exceeds 1 + margin.
+    Method: median end-to-end latency at the longer over that at the shorter input, per batch and within a start, made
+    to rise with the batch; B* is the first batch where it exceeds 1 + margin.
     """
 
     lengths: Lengths
+    effects: Along
     threshold: Threshold
     cells: tuple[Cell, ...]
-    batches: tuple[int, ...]
+
+    @property
+    def extra(self) -> int:
+        """How many tokens the longer input has more."""
+        return self.lengths[1] - self.lengths[0]
 
 
-def input_pairs(study: Study) -> dict[Key, dict[Lengths, Pairs]]:
-    """By server and output length: pairs of inputs that were measured at two batches or more in common."""
-    found: dict[Key, dict[Lengths, Pairs]] = {}
-    for key, cells in study.series("batch", "input_tokens").items():
-        by_length: dict[int, dict[int, Cell]] = {}
-        for cell in cells:
-            by_length.setdefault(cell.key.input_tokens, {})[cell.key.batch] = cell
-        for short, long in combinations(sorted(by_length), 2):
-            shared = sorted(by_length[short].keys() & by_length[long].keys())
-            if len(shared) > 1:
-                pairs = {batch: (by_length[long][batch], by_length[short][batch]) for batch in shared}
-                found.setdefault(key, {})[short, long] = pairs
-    return found
+def input_thresholds(study: Study, margin: float) -> dict[Key, list[InputThreshold]]:
+    """By server, at the output length nearest the report's: B* of the shortest input against every longer one.
 
-
-def widest(lengths: Iterable[Lengths]) -> Lengths:
-    """The pair whose inputs differ by the largest factor."""
-    return max(lengths, key=lambda pair: (pair[1] / pair[0], pair))
-
-
-def input_threshold(case: Case, study: Study, lengths: Lengths, pairs: Pairs) -> InputThreshold | None:
-    """The batch at which the longer input raises E2E latency by the rules' margin; ``None`` where there is none
-    to tell.
+    That nearest the report's 20 against 128 comes first; a pair needs two batches in common.
     """
-    threshold = rise(study, list(pairs.values()), "e2e_s", list(pairs), case.rules.margin)
-    if threshold is None:
+    found: dict[Key, dict[int, list[InputThreshold]]] = defaultdict(dict)
+    for key, cells in study.series("batch", "input_tokens").items():
+        by_input: dict[int, dict[int, Cell]] = defaultdict(dict)
+        for cell in cells:
+            by_input[cell.key.input_tokens][cell.key.batch] = cell
+        every = [
+            threshold
+            for short, long in _pairs(by_input)
+            if (threshold := _threshold(study, (short, long), by_input, margin)) is not None
+        ]
+        if every:
+            found[replace(key, output_tokens=-1)][key.output_tokens] = every
+    return {
+        replace(key, output_tokens=output): by_output[output]
+        for key, by_output in found.items()
+        for (output,) in [nearest([(each,) for each in by_output], (REPORT_OUTPUT,))]
+    }
+
+
+def _pairs(by_input: Mapping[int, Mapping[int, Cell]]) -> list[Lengths]:
+    """From the shortest input that has a partner with two batches in common, nearest the report's first."""
+    inputs = sorted(by_input)
+    for at, short in enumerate(inputs):
+        able = [
+            (short, long)
+            for long in inputs[at + 1 :]
+            if len(by_input[short].keys() & by_input[long].keys()) > 1
+        ]
+        if able:
+            first = nearest(able, REPORT_INPUTS)
+            return [first, *(pair for pair in able if pair != first)]  # type: ignore[list-item]
+    return []
+
+
+def _threshold(
+    study: Study, lengths: Lengths, by_input: Mapping[int, Mapping[int, Cell]], margin: float
+) -> InputThreshold | None:
+    short, long = (by_input[length] for length in lengths)
+    shared = sorted(short.keys() & long.keys())
+    over, under = [long[batch] for batch in shared], [short[batch] for batch in shared]
+    found = along(study, over, under, "e2e_s")
+    if found is None:
         return None
-    used = tuple(cell for pair in pairs.values() for cell in pair)
-    return InputThreshold(lengths=lengths, threshold=threshold, cells=used, batches=tuple(pairs))
+    threshold = found.crossing(math.log1p(margin))
+    return InputThreshold(lengths=lengths, effects=found, threshold=threshold, cells=(*over, *under))
 
 
-def input_thresholds(case: Case, study: Study) -> dict[Key, list[InputThreshold]]:
-    """Every B* by server and output length, that of the widest pair of inputs first."""
-    found = {}
-    for key, by_lengths in input_pairs(study).items():
-        first = widest(by_lengths)
-        order = [first, *(lengths for lengths in by_lengths if lengths != first)]
-        known = [input_threshold(case, study, lengths, by_lengths[lengths]) for lengths in order]
-        found[key] = [each for each in known if each is not None]
-    return {key: every for key, every in found.items() if every}
-
-
-def f1(case: Case, subject: Key, study: Study) -> Finding:
-    """Decided by the widest pair of inputs; narrower ones are told beside, for B* is higher there."""
-    thresholds = input_thresholds(case, study)
-    name, margin = subject_text(subject), case.rules.margin
-    if not thresholds:
-        return not_tested(
-            "F1",
-            name,
-            "Needs one server with at least two input lengths at two or more batch sizes in common.",
+def f1(case: Case, subject: Key, study: Study) -> list[Finding]:
+    """F1, of each server: decided by the report's 20 against 128 tokens (or the nearest); the rest is told beside."""
+    name, level = subject_text(subject), math.log1p(case.rules.margin)
+    found = []
+    for key, every in input_thresholds(study, case.rules.margin).items():
+        first = every[0]
+        holds, refuted = _bounds(first, level)
+        verdict, p = decision(holds, refuted)
+        product = _product(every)
+        told = f"Over {first.lengths[0]} tokens in, {key.output_tokens} out"
+        parts = _free(every)
+        budget = "" if product is None else f"B* × extra tokens is about {product:.0f}"
+        if verdict == "not tested":
+            why = first.threshold.text("sequences") if first.effects.told else ONE_START
+            said = sentence(f"{told}, B* of {first.lengths[1]} is open: {why}", budget)
+        else:
+            said = sentence(f"{told}, {parts or first.threshold.text('sequences')}", budget)
+        ends = [cell for cell in first.cells if cell.key.batch == first.effects.grid[0]]
+        found.append(
+            Finding(
+                id="F1",
+                claim=CLAIMS["F1"],
+                subject=f"{name} · {split_text(key)}",
+                verdict=verdict,
+                sentence=said,
+                effect=replace(
+                    threshold_number(_named(first, key), first.threshold),
+                    text=f"B* in {bracket(first.threshold)}",
+                ),
+                at=f"{first.lengths[0]} against {first.lengths[1]}/{key.output_tokens}",
+                p=p,
+                numbers=tuple(
+                    threshold_number(_named(each, key), each.threshold, "sequences") for each in every
+                ),
+                cells=tuple(dict.fromkeys(cell.key for each in every for cell in each.cells)),
+                wanted=tuple(wanted_batches(ends, first.threshold, "B*")),
+            )
         )
-    verdicts, numbers, wanted, cells, said = [], [], [], [], []
-    for key, every in thresholds.items():
-        for found in every:
-            threshold, (short, long) = found.threshold, found.lengths
-            place = f"{split_text(key)}, {short} against {long} in, {key.output_tokens} out"
-            numbers.append(threshold_number(f"B* ({place})", threshold, "sequences"))
-            cells += [cell.key for cell in found.cells]
-            if found is not every[0]:
-                continue
-            verdict: Verdict = "not tested"
-            if threshold.state == "below the grid" and threshold.high == 1:
-                verdict = "refuted"
-            elif threshold.low > 0 and math.isfinite(threshold.high):
-                verdict = "holds"
-            verdicts.append(verdict)
-            said.append(f"B* {threshold.text()}, at {place}")
-            ends = [cell for cell in found.cells if cell.key.batch == found.batches[0]]
-            wanted += wanted_batches(ends, threshold, f"B* at {place}")
-    return Finding(
-        id="F1",
-        claim=CLAIMS["F1"],
-        subject=name,
-        verdict=some(verdicts),
-        sentence=f"By end-to-end p50 and a margin of {show_share(margin)}: {'; '.join(said)}.",
-        numbers=tuple(numbers),
-        cells=tuple(dict.fromkeys(cells)),
-        wanted=tuple(wanted),
+    why = "Needs one server with at least two input lengths at two or more batch sizes in common."
+    return found or [not_tested("F1", name, why)]
+
+
+def _named(found: InputThreshold, key: Key) -> str:
+    return (
+        f"B* ({split_text(key)}, {found.lengths[0]} against {found.lengths[1]} in, {key.output_tokens} out)"
     )
 
 
-def _telling(
-    case: Case, study: Study, common: Iterable[Lengths], members: Sequence[dict[Lengths, Pairs]]
-) -> Lengths:
-    """The widest pair whose B* lies above the smallest batch for some member, else the widest.
+def _bounds(found: InputThreshold, level: float) -> tuple[float, float]:
+    """Two-sided p-values: of "not flat at first and risen at last", and of "not risen at batch 1"."""
+    last = len(found.effects.grid) - 1
+    early, late = found.effects.p_risen(0, level), found.effects.p_flat(last, level)
+    holds = 2 * max(early, late)
+    return holds, 2 * found.effects.p_flat(0, level) if found.effects.grid[0] == 1 else 1.0
 
-    Where even the smallest batch is past B* on every number of GPUs, nothing can be seen to grow.
-    """
-    able = [
-        lengths
-        for lengths in common
-        for pairs in members
-        if (found := input_threshold(case, study, lengths, pairs[lengths])) is not None
-        and found.threshold.state != "below the grid"
+
+def _free(every: Sequence[InputThreshold]) -> str:
+    """``128 are free up to batch 3, 512 never``, as far as it is known; shorter inputs first."""
+    parts, never = [], []
+    for found in sorted(every, key=lambda each: each.lengths[1]):
+        threshold, long = found.threshold, found.lengths[1]
+        if threshold.low > 0:
+            end = " (the largest measured)" if math.isinf(threshold.high) else ""
+            parts.append(f"{long} are free up to batch {threshold.low:g}{end}")
+        elif threshold.high == 1:
+            never.append(str(long))
+    return ", ".join([*parts[:2], *([f"{' and '.join(never[:3])} never"] if never else [])])
+
+
+def _product(every: Sequence[InputThreshold]) -> float | None:
+    """B* times the extra tokens, the geometric mean over the pairs that place it; ``None`` where none does."""
+    known = [math.log(each.threshold.estimate * each.extra) for each in every if each.threshold.estimate]
+    return math.exp(sum(known) / len(known)) if known else None
+
+
+def f2(case: Case, subject: Key, study: Study) -> list[Finding]:
+    """F2: the longer input adds less at equal batch on more GPUs, so that B* lies higher (curves rise)."""
+    name, margin = subject_text(subject), case.rules.margin
+    by_server = input_thresholds(study, margin)
+    found = []
+    for members in by_gpus(list(by_server)).values():
+        common = [{each.lengths: each for each in by_server[key]} for key in members]
+        shared = [lengths for lengths in common[0] if all(lengths in each for each in common)]
+        order = sorted(shared, key=lambda lengths: (lengths != nearest(shared, REPORT_INPUTS), lengths))
+        for lengths in order:
+            chain = [each[lengths] for each in common]
+            steps = [_growth(one, other, margin) for one, other in pairwise(chain)]
+            known = [step for step in steps if step is not None]
+            if len(known) == len(steps):
+                found.append(_f2(name, members, chain, known, margin))
+                break
+        else:
+            if order:
+                chain = [each[order[0]] for each in common]
+                found.append(_f2(name, members, chain, [], margin))
+    return found or [
+        not_tested("F2", name, "Needs B* (F1) of one pair of inputs for at least two numbers of GPUs.")
     ]
-    return widest(able or common)
 
 
-def f2(case: Case, subject: Key, study: Study) -> Finding:
-    """B* of one and the same pair of inputs on each number of GPUs: the widest of all that can tell."""
-    name = subject_text(subject)
-    pairs = input_pairs(study)
-    verdicts, numbers, wanted, cells = [], [], [], []
-    for members in by_gpus(list(pairs)).values():
-        common = set.intersection(*({*pairs[key]} for key in members))
-        if not common:
-            continue
-        lengths = _telling(case, study, common, [pairs[key] for key in members])
-        found = {key: input_threshold(case, study, lengths, pairs[key][lengths]) for key in members}
-        known = [(key, each.threshold, each.cells) for key, each in found.items() if each is not None]
-        place = f"B*, {lengths[0]} against {lengths[1]} in, {members[0].output_tokens} out"
-        grown, told, missing = growth(known, place)
-        verdicts += grown
-        numbers += told
-        wanted += missing
-        cells += [cell.key for _, _, used in known for cell in used]
-    if not verdicts:
-        return not_tested("F2", name, "Needs B* (F1) of one pair of inputs for at least two numbers of GPUs.")
-    verdict = decide(verdicts)
-    said = "; ".join(f"{number.name}: {number.text}" for number in numbers)
-    tail = {
-        "holds": "Every interval lies above that of fewer GPUs",
-        "refuted": "Not every interval lies above that of fewer GPUs",
-        "not tested": "Intervals overlap on this grid, so the order is not resolvable",
-    }[verdict]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Growth:
+    """The longer input's cost on more over that on fewer GPUs, and p of "B* differs by more than the margin"."""
+
+    ratio: Ratio
+    p_alike: float
+
+
+def _growth(one: InputThreshold, other: InputThreshold, margin: float) -> _Growth | None:
+    """``None`` where no batch lies near enough to B* to tell."""
+    shared = [batch for batch in one.effects.grid if batch in other.effects.grid]
+    lower, upper = (
+        [each.effects.values[each.effects.grid.index(batch)] for batch in shared] for each in (one, other)
+    )
+    starts = (other.effects.starts, one.effects.starts)
+    known = [each.effects.effects for each in (one, other)]
+    variances = [float(np.mean(each.variances)) for each in known if each.variances is not None]
+    dfs = [each.df for each in known if each.df is not None]
+    if len(variances) < 2 or len(dfs) < 2:
+        seen = effects_ratio(lower, upper, (0.0, 0.0), 1.0, margin)
+        untold_ = None if seen is None else Ratio(value=seen.value, starts=starts, source=ONE_START)
+        return None if untold_ is None else _Growth(ratio=untold_, p_alike=1.0)
+    # Servers of one class: one variance for both, so that their mean effect, which chooses the batches, and their
+    # difference are independent. With one start each both borrow from the same servers, whose df count once.
+    variance = sum(v * df for v, df in zip(variances, dfs, strict=True)) / sum(dfs)
+    found = effects_ratio(
+        lower, upper, (variance, variance), sum(dfs) if min(starts) > 1 else min(dfs), margin
+    )
+    if found is None:
+        return None
+    slope = _slope(shared, lower, upper, math.log1p(margin))
+    alike = found.p_within(math.expm1(slope * math.log1p(margin))) if slope > 0 else 1.0
+    return _Growth(ratio=replace(found, starts=starts), p_alike=alike)
+
+
+def _slope(batches: Sequence[int], lower: Sequence[float], upper: Sequence[float], level: float) -> float:
+    """How fast the mean effect rises with the logarithm of the batch about ``level``; 0 where that is not seen."""
+    means = (np.array(lower) + np.array(upper)) / 2
+    near = np.flatnonzero((means > level / 4) & (means < 4 * level))
+    if len(near) < 2:
+        return 0.0
+    return float(np.polyfit(np.log(np.array(batches)[near]), means[near], 1)[0])
+
+
+def _f2(
+    name: str,
+    members: Sequence[Key],
+    chain: Sequence[InputThreshold],
+    steps: Sequence[_Growth],
+    margin: float,
+) -> Finding:
+    lengths, output = chain[0].lengths, members[0].output_tokens
+    at = f"{lengths[0]} against {lengths[1]}/{output}"
+    places = ", ".join(
+        f"{bracket(each.threshold)} at {split_text(key)}" for key, each in zip(members, chain, strict=True)
+    )
+    numbers = [
+        threshold_number(f"B* ({split_text(key)}, {at})", each.threshold, "sequences")
+        for key, each in zip(members, chain, strict=True)
+    ]
+    effect, verdict, p, tail = None, "not tested", None, "no batch measured lies near B* on all of them"
+    if steps:
+        less = [step.ratio.p_below(1) for step in steps]
+        more = [step.ratio.p_above(1) for step in steps]
+        alike = max(step.p_alike for step in steps)
+        verdict, p = every_step(less, [*more, alike])
+        for (fewer, many), step in zip(pairwise(members), steps, strict=True):
+            numbers.append(
+                ratio_number(f"longer input's cost, {split_text(many)} over {split_text(fewer)}", step.ratio)
+            )
+        weakest = max(steps, key=lambda step: step.ratio.p_below(1)).ratio
+        effect = ratio_number("longer input's cost at equal batch, on more over fewer GPUs", weakest)
+        tail = {
+            "holds": f"the longer input costs less on more GPUs at equal batch, ×{weakest.value:.3g} at most a step",
+            "refuted": f"B* does not grow visibly (by more than {100 * margin:g} %)"
+            if alike < min(more)
+            else "B* shrinks",
+            "not tested": untold(weakest),
+        }[verdict]
+    wanted = []
+    if verdict == "not tested":
+        for each in chain:
+            wanted += wanted_batches(each.cells[:1] + each.cells[-1:], each.threshold, "B*, to compare GPUs")
     return Finding(
         id="F2",
         claim=CLAIMS["F2"],
         subject=name,
-        verdict=verdict,
-        sentence=f"{tail}. {said}.",
+        verdict=verdict,  # type: ignore[arg-type]
+        sentence=sentence(f"{lengths[1]} over {lengths[0]} tokens in, {output} out: B* {places}", tail),
+        effect=effect,
+        at=at,
+        p=p,
         numbers=tuple(numbers),
-        cells=tuple(cells),
-        wanted=tuple(wanted),
+        cells=tuple(dict.fromkeys(cell.key for each in chain for cell in each.cells)),
+        wanted=tuple(dict.fromkeys(wanted)),
     )
-
-
-def plateau_ends(case: Case, study: Study) -> dict[Key, tuple[Threshold, list[Cell]]]:
-    """By server and lengths: the batch from which latency exceeds that of the smallest batch by the margin."""
-    found = {}
-    for key, cells in study.series("batch").items():
-        pairs = [(cell, cells[0]) for cell in cells]
-        risen = rise(study, pairs, "e2e_s", [cell.key.batch for cell in cells], case.rules.margin)
-        if risen is not None:
-            found[key] = (risen, cells)
-    return found
-
-
-def f3(case: Case, subject: Key, study: Study) -> Finding:
-    """F3: latency by TP, and by batch below a threshold."""
-    name = subject_text(subject)
-    verdicts, numbers, wanted, cells, said = [], [], [], [], []
-    for (fewer, more), pairs in all_tp_steps(study).items():
-        mean = study.mean_ratio(pairs, "e2e_s")
-        if mean is None:
-            continue
-        slower = [pair for pair in pairs if (ratio := study.ratio(*pair, "e2e_s")) and ratio.above(1)]
-        verdict: Verdict = "not tested"
-        if mean.below(1) and not slower:
-            verdict = "holds"
-        elif mean.above(1) or slower:
-            verdict = "refuted"
-        verdicts.append(verdict)
-        numbers.append(ratio_number(f"latency, tp {more} over tp {fewer} ({len(pairs)} pairs)", mean))
-        numbers += lengths_numbers(study, pairs, "e2e_s", f"latency, tp {more} over tp {fewer}")
-        at = ", ".join(
-            f"batch {cell.key.batch} {cell.key.input_tokens}/{cell.key.output_tokens}"
-            for cell, _ in slower[:4]
-        )
-        but = f", but higher in {len(slower)} of {len(pairs)} cells ({at}{', …' if len(slower) > 4 else ''})"
-        said.append(
-            f"tp {fewer} → {more}: latency {ratio_text(mean)}{but if slower and mean.below(1) else ''}"
-        )
-        cells += [cell.key for pair in pairs for cell in pair]
-    flat: list[Verdict] = []
-    for key, (threshold, used) in plateau_ends(case, study).items():
-        flat.append(plateau_verdict(threshold, [cell.key.batch for cell in used]))
-        place = f"{split_text(key)}, {key.input_tokens}/{key.output_tokens}"
-        numbers.append(threshold_number(f"plateau ends ({place})", threshold, "sequences"))
-        wanted += wanted_batches(used[:1], threshold, "end of the latency plateau")
-        cells += [cell.key for cell in used]
-    if not verdicts and not flat:
-        return not_tested("F3", name, "Needs at least two batch sizes, and at least two degrees of TP.")
-    if not verdicts:
-        said.append("TP was not varied")
-    verdict_tp, verdict_flat = decide(verdicts), some(flat)
-    said.append(
-        f"over the batch, latency stays flat beyond the smallest in {flat.count('holds')} of {len(flat)} series, "
-        f"rises from it on in {flat.count('refuted')}, and {flat.count('not tested')} cannot tell"
-    )
-    return Finding(
-        id="F3",
-        claim=CLAIMS["F3"],
-        subject=name,
-        verdict=decide([verdict_tp, verdict_flat]),
-        sentence="; ".join(said) + f" (margin {show_share(case.rules.margin)}).",
-        numbers=tuple(numbers),
-        cells=tuple(dict.fromkeys(cells)),
-        wanted=tuple(wanted),
-    )
-
-
-def plateau_verdict(threshold: Threshold, batches: Sequence[int]) -> Verdict:
-    """Flat from the smallest batch to at least the next one; risen there already refutes, if the grid is fine there."""
-    if threshold.state == "no interval":
-        return "not tested"
-    if threshold.low > batches[0]:
-        return "holds"
-    fine = batches[0] == 1 and batches[1] <= 2
-    return "refuted" if fine and threshold.high <= batches[1] else "not tested"

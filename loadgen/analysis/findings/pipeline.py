@@ -11,65 +11,83 @@ from loadgen.analysis.finding import (
     Case,
     Finding,
     Number,
-    Verdict,
-    decide,
     not_tested,
     ratio_number,
     ratio_text,
     subject_of,
     subject_text,
 )
+from loadgen.analysis.findings.decisions import every_step, sentence, untold
+from loadgen.analysis.findings.gpu_order import LATENCY, RATE, more_starts, step_ratios
+from loadgen.analysis.findings.places import gpu_steps
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, Row
 
-RATE = "output_tokens_per_s"
+
+def f9(case: Case, subject: Key, study: Study) -> list[Finding]:
+    """F9: latency and throughput by pipeline stages, and the largest batch by them."""
+    return [_slower(subject, study), _larger(case, subject)]
 
 
-def f9(case: Case, subject: Key, study: Study) -> Finding:
-    """F9: latency and throughput by pipeline stages."""
+def _slower(subject: Key, study: Study) -> Finding:
     name = subject_text(subject)
-    numbers: list[Number] = []
-    cells: list[Key] = []
-    said: list[str] = []
-    verdicts: list[Verdict] = []
-    for _key, row in study.series("pp", "batch", where=lambda key: key.tp == 1).items():
-        stages = sorted({cell.key.pp for cell in row})
-        by_point = {(cell.key.pp, cell.key.batch): cell for cell in row}
-        for fewer, more in pairwise(stages):
-            batches = sorted({cell.key.batch for cell in row})
-            pairs = [
-                (by_point[more, batch], by_point[fewer, batch])
-                for batch in batches
-                if (more, batch) in by_point and (fewer, batch) in by_point
+    by_lengths = gpu_steps(study, "pp")
+    if not by_lengths:
+        return not_tested("F9a", name, "Needs one server at two or more numbers of pipeline stages (pp).")
+    numbers = []
+    for lengths, steps in by_lengths.items():
+        for metric, what in ((RATE, "tok/s"), (LATENCY, "latency")):
+            numbers += [
+                ratio_number(
+                    f"{what}, pp {step.more} over pp {step.fewer} at {lengths[0]}/{lengths[1]}", ratio
+                )
+                for step, ratio in step_ratios(study, steps, metric)
             ]
-            rate, latency = study.mean_ratio(pairs, RATE), study.mean_ratio(pairs, "e2e_s")
-            if rate is None or latency is None:
-                continue
-            verdicts.append("holds" if rate.below(1) else "refuted" if rate.above(1) else "not tested")
-            verdicts.append("holds" if latency.above(1) else "refuted" if latency.below(1) else "not tested")
-            numbers.append(ratio_number(f"tok/s, pp {more} over pp {fewer}", rate))
-            numbers.append(ratio_number(f"latency, pp {more} over pp {fewer}", latency))
-            said.append(f"pp {fewer} → {more}: tok/s {ratio_text(rate)}, latency {ratio_text(latency)}")
-            cells += [cell.key for pair in pairs for cell in pair]
-    if not verdicts:
-        return not_tested("F9", name, "Needs one server at two or more numbers of pipeline stages (pp).")
-    largest = largest_batches([row for row in case.rows if subject_of(row.key) == subject])
-    if len(largest) > 1:
-        grows = all(low < high for (_, low), (_, high) in pairwise(sorted(largest.items())))
-        verdicts.append("holds" if grows else "refuted")
-        told = ", ".join(f"pp {stages}: {batch}" for stages, batch in sorted(largest.items()))
-        numbers.append(Number(name="largest batch before running out of memory", text=told))
-        said.append(f"largest batch {told}")
-    else:
-        said.append("the largest batch was not tested (no trial ran out of memory at two degrees)")
+    (lengths, steps), *_ = by_lengths.items()
+    at = f"{lengths[0]}/{lengths[1]}"
+    rates, times = (step_ratios(study, steps, metric) for metric in (RATE, LATENCY))
+    holds = [ratio.p_below(1) for _, ratio in rates] + [ratio.p_above(1) for _, ratio in times]
+    refuted = [ratio.p_above(1) for _, ratio in rates] + [ratio.p_below(1) for _, ratio in times]
+    verdict, p = every_step(holds, refuted)
+    first, *rest = [
+        f"{step.fewer} → {step.more} {ratio_text(rate)} of the tok/s, {ratio_text(time)} of the latency"
+        for (step, rate), (_, time) in zip(rates, times, strict=True)
+    ]
+    why = untold(
+        max([*(ratio for _, ratio in rates), *(ratio for _, ratio in times)], key=lambda ratio: ratio.p)
+    )
     return Finding(
-        id="F9",
-        claim=CLAIMS["F9"],
+        id="F9a",
+        claim=CLAIMS["F9a"],
         subject=name,
-        verdict=decide(verdicts),
-        sentence="; ".join(said) + ".",
+        verdict=verdict,
+        sentence=sentence(f"At {at}, pp {first}", why if verdict == "not tested" else "", *rest),
+        effect=ratio_number(f"latency, pp {times[0][0].more} over pp {times[0][0].fewer}", times[0][1]),
+        at=at,
+        p=p,
         numbers=tuple(numbers),
-        cells=tuple(dict.fromkeys(cells)),
+        cells=tuple(dict.fromkeys(cell.key for step in steps for pair in step.pairs for cell in pair)),
+        wanted=more_starts(steps, f"pipeline stages at {at}") if verdict == "not tested" else (),
+    )
+
+
+def _larger(case: Case, subject: Key) -> Finding:
+    name = subject_text(subject)
+    largest = largest_batches([row for row in case.rows if subject_of(row.key) == subject])
+    if len(largest) < 2:
+        return not_tested(
+            "F9b", name, "Needs trials that ran out of memory at two numbers of pipeline stages."
+        )
+    grows = all(low < high for (_, low), (_, high) in pairwise(sorted(largest.items())))
+    told = ", ".join(f"pp {stages}: {batch}" for stages, batch in sorted(largest.items()))
+    return Finding(
+        id="F9b",
+        claim=CLAIMS["F9b"],
+        subject=name,
+        verdict="holds" if grows else "refuted",
+        sentence=f"The largest batch before memory runs out is {told}.",
+        effect=Number(name="largest batch", text=told),
+        numbers=(Number(name="largest batch before running out of memory", text=told),),
     )
 
 

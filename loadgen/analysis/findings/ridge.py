@@ -7,10 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from loadgen.analysis.finding import (
     CLAIMS,
+    SHOWN,
     Case,
     Finding,
     Number,
@@ -21,11 +20,11 @@ from loadgen.analysis.finding import (
     subject_text,
     threshold_number,
 )
+from loadgen.analysis.findings.decisions import sentence
 from loadgen.analysis.ridge_fit import RISEN, Ridge, Scatter, fit
 from loadgen.analysis.starts import Cell
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key
-from loadgen.analysis.within import Effects
 from loadgen.records import ModelSpec
 from loadgen.theory import physics
 from loadgen.theory.ceilings import Ceilings, datasheet
@@ -61,19 +60,31 @@ def ridges(study: Study) -> dict[Key, MeasuredRidge]:
     found = {}
     for key, cells in groups.items():
         points: list[tuple[int, float, Cell]] = []
-        told = []
-        for metric in dict.fromkeys(metric for _, metric in cells):
-            members = [cell for cell, measured in cells if measured == metric]
-            levels = study.levels(members, metric)
-            assert levels is not None
-            told.append(levels)
-            sizes = [cell.key.batch * cell.key.input_tokens for cell in members]
-            points += zip(sizes, map(float, np.exp(levels.values)), members, strict=True)
+        scatters: list[Scatter | None] = []
+        for metric in sorted({metric for _, metric in cells}):
+            members = _joined([cell for cell, measured in cells if measured == metric], metric)
+            levels = study.levels(members, metric) if members else None
+            if levels is None:
+                continue
+            points += [
+                (cell.key.batch * cell.key.input_tokens, math.exp(value), cell)
+                for cell, value in zip(members, levels.values, strict=True)
+            ]
+            scatters.append(
+                None
+                if levels.variances is None or levels.df is None
+                else Scatter(variance=float(levels.variances.mean()), freedom=levels.df)
+            )
         points.sort(key=lambda point: (point[0], point[2].key))
+        known = [scatter for scatter in scatters if scatter is not None]
+        # Where a server has prefill times of two kinds, the larger noise serves both.
+        scatter = (
+            max(known, key=lambda each: each.variance) if known and len(known) == len(scatters) else None
+        )
         tokens = [size for size, _, _ in points]
         seconds = [time for _, time, _ in points]
-        model = points[0][2].rows[0].model
-        fitted = fit(tokens, seconds, _scatter(told), _datasheet_read_s(key, model))
+        model = points[0][2].rows[0].model if points else None
+        fitted = fit(tokens, seconds, scatter, _datasheet_read_s(key, model))
         if fitted is not None:
             found[key] = MeasuredRidge(
                 ridge=fitted,
@@ -84,13 +95,14 @@ def ridges(study: Study) -> dict[Key, MeasuredRidge]:
     return found
 
 
-def _scatter(told: Sequence[Effects]) -> Scatter | None:
-    """The variance of a size's log time between starts; ``None`` where start × cell is unknown."""
-    known = [(each.variances, each.df) for each in told if each.variances is not None and each.df is not None]
-    if len(known) < len(told):
-        return None
-    variances = np.concatenate([variances for variances, _ in known])
-    return Scatter(variance=float(variances.mean()), freedom=min(df for _, df in known))
+def _joined(cells: Sequence[Cell], metric: str) -> list[Cell]:
+    """The most cells of one server that a chain of starts joins: the level of others is another start's."""
+    groups: dict[int, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        if cell.starts(metric):
+            server = cell.server
+            groups[int(server.fit(metric).groups[server.cells[cell.key]])].append(cell)
+    return max(groups.values(), key=len, default=[])
 
 
 def _datasheet_read_s(key: Key, model: ModelSpec | None) -> float | None:
@@ -128,54 +140,61 @@ def _of_split(case: Case, key: Key, found: MeasuredRidge, name: str, ceilings: C
     if model is None or predicted is None:
         return None
     fitted = found.ridge
-    explained = _read_s(model, key, ceilings) / fitted.plateau_least_s
+    read_s = _read_s(model, key, ceilings)
+    explained = read_s / fitted.plateau_least_s
     span = f"{fitted.tokens:.0f} [{fitted.low:.0f}, {fitted.high:.0f}] tokens"
     place = span if fitted.resolved else f"not resolvable: {fitted.why}"
-    verdict = _verdict(case, fitted, predicted, explained)
-    parts = f"host at most {show_s(fitted.host_most_s)}, reading at least {show_s(fitted.read_least_s)}"
-    cause = (
-        parts if fitted.resolved else f"time passes {RISEN:g} × the smallest's {fitted.turn.text('tokens')}"
-    )
+    verdict, p = _verdict(case, fitted, predicted, read_s)
+    parts = f"host ≤ {show_s(fitted.host_most_s)}, reading ≥ {show_s(fitted.read_least_s)}"
+    turn = threshold_number(f"time passes {RISEN:g} × the smallest size's", fitted.turn, "tokens")
+    cause = parts if fitted.resolved else f"{turn.name} {turn.text}"
     if verdict == "refuted" and explained < MOST:
         cause = f"reading at the ceiling explains at most {show_share(explained)} of the plateau"
     known = fitted.resolved
+    ridge = Number(
+        name="measured ridge",
+        text=place,
+        value=fitted.tokens if known else None,
+        low=fitted.low if known else None,
+        high=fitted.high if known else None,
+    )
     numbers = (
+        ridge,
         Number(name="predicted ridge", text=f"{predicted:.0f} tokens", value=predicted),
-        Number(
-            name="measured ridge",
-            text=place,
-            value=fitted.tokens if known else None,
-            low=fitted.low if known else None,
-            high=fitted.high if known else None,
-        ),
         Number(name="host and reading", text=parts),
         Number(name="weight read over plateau, at most", text=show_share(explained), value=explained),
-        threshold_number(f"time passes {RISEN:g} × that of the smallest size", fitted.turn, "tokens"),
+        turn,
     )
     return Finding(
         id="F8",
         claim=CLAIMS["F8"],
         subject=f"{name} · {split_text(key)}",
         verdict=verdict,
-        sentence=f"Predicted {predicted:.0f} tokens ({ceilings.source}), measured {place}; {cause}.",
+        sentence=sentence(f"Predicted {predicted:.0f} tokens a forward, measured {place}", cause),
+        effect=ridge,
+        at="prefill",
+        p=p,
         numbers=numbers,
         cells=tuple(cell.key for cell in found.cells),
         wanted=() if known else tuple(_wanted(found)),
     )
 
 
-def _verdict(case: Case, fitted: Ridge, predicted: float, explained: float) -> Verdict:
-    """Refuted, too, where the plateau is the host's: wherever it turns, what lies below is not bandwidth's."""
+def _verdict(case: Case, fitted: Ridge, predicted: float, read_s: float) -> tuple[Verdict, float | None]:
+    """With the p-value of a refutation; that it holds is agreement within a factor, and no test.
+
+    Refuted, too, where the plateau is the host's: wherever it turns, what lies below is not bandwidth's.
+    """
     factor = case.rules.ridge_factor
-    agrees = fitted.low <= predicted * factor and fitted.high >= predicted / factor
-    if fitted.turn.state == "no interval":
-        return "not tested"
-    if fitted.read_share_most <= MOST:
-        return "refuted"
+    elsewhere = fitted.p_elsewhere(predicted / factor, predicted * factor)
+    host = fitted.p_read_most()
+    if host < SHOWN:
+        return "refuted", host
     if fitted.resolved:
-        return "holds" if agrees else "refuted"
+        return ("refuted", elsewhere) if elsewhere < SHOWN else ("holds", None)
+    slow = fitted.p_plateau_short(read_s / MOST)
     rises = math.isfinite(fitted.turn.high)
-    return "refuted" if rises and explained < MOST else "not tested"
+    return ("refuted", slow) if rises and slow < SHOWN else ("not tested", None)
 
 
 def _read_s(model: ModelSpec, key: Key, ceilings: Ceilings) -> float:

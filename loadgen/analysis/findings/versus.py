@@ -12,146 +12,169 @@ from loadgen.analysis.finding import (
     Case,
     Finding,
     Number,
-    Verdict,
-    decide,
     not_tested,
     ratio_number,
     ratio_text,
+    split_text,
 )
+from loadgen.analysis.findings.decisions import decision, listed, sentence, untold, within
+from loadgen.analysis.findings.gpu_order import LATENCY
+from loadgen.analysis.findings.places import REPORT, lengths_of, nearest
 from loadgen.analysis.same_data import other_data
-from loadgen.analysis.starts import Cell
+from loadgen.analysis.starts import Cell, Pair
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, work_of
 
+ONE, MORE = "F10a", "F10b"
+OTHER = "Not the same data: both ran at the power cap on weights of other makers."
+
 
 def f10(case: Case) -> list[Finding]:
-    """One finding per pair of an hf engine and a ds engine on one machine with one model."""
-    study = case.study
-    sides: dict[str, dict[tuple[str, str, str, str, str], list[Cell]]] = {"hf": {}, "ds": {}}
-    for key, cell in study.cells.items():
+    """Each pair of an hf and a ds engine on one machine with one model: the half on 1 GPU, and that on each more."""
+    sides: dict[str, dict[tuple[str, ...], list[Cell]]] = {"hf": {}, "ds": {}}
+    for key, cell in case.study.cells.items():
         if key.framework in sides:
-            group = (key.machine, key.model, key.dtype, key.label, key.variant)
-            sides[key.framework].setdefault(group, []).append(cell)
-    findings = []
-    for (machine, model, dtype, hf, hf_variant), ours in sides["hf"].items():
-        for (other, other_model, other_dtype, ds, ds_variant), theirs in sides["ds"].items():
-            if (machine, model, dtype) == (other, other_model, other_dtype):
-                pair = " against ".join(
-                    part for part in (f"{hf} {hf_variant}".strip(), f"{ds} {ds_variant}".strip())
-                )
-                findings.append(_f10(case, study, f"{pair} · {model} · {dtype} · {machine}", ours, theirs))
-    return findings or [not_tested("F10", "hf against ds", "Needs results of both hf and ds on one machine.")]
+            server = (key.machine, key.model, key.dtype, key.label, key.variant)
+            sides[key.framework].setdefault(server, []).append(cell)
+    found = []
+    for ours, cells in sides["hf"].items():
+        for theirs, others in sides["ds"].items():
+            if ours[:3] == theirs[:3]:
+                pair = " against ".join(" ".join(filter(None, side[3:])) for side in (ours, theirs))
+                found += _f10(case, f"{pair} · {ours[1]} · {ours[2]} · {ours[0]}", cells, others)
+    for id, gpus in ((ONE, "1 GPU"), (MORE, "more than 1 GPU")):
+        if not any(each.id == id for each in found):
+            why = f"Needs equal work of hf and ds on one machine, on {gpus}."
+            found.append(not_tested(id, "hf against ds", why))
+    return sorted(found, key=lambda each: each.id)
 
 
-def _f10(case: Case, study: Study, name: str, ours: Sequence[Cell], theirs: Sequence[Cell]) -> Finding:
+def _f10(case: Case, name: str, ours: Sequence[Cell], theirs: Sequence[Cell]) -> list[Finding]:
     by_work: dict[Key, list[Cell]] = defaultdict(list)
     for cell in theirs:
         by_work[work_of(cell.key)].append(cell)
-    pairs: dict[tuple[int, str], list[tuple[Cell, Cell]]] = defaultdict(list)
+    groups: dict[tuple[int, str], list[Pair]] = defaultdict(list)
     for cell in ours:
         for other in by_work[work_of(cell.key)]:
             if other.key.gpus == cell.key.gpus:
                 split = "pp against tp" if cell.key.pp > 1 and other.key.tp > 1 else "tp against tp"
-                pairs[cell.key.gpus, split if cell.key.gpus > 1 else "1 GPU"].append((cell, other))
-    if not pairs:
-        return not_tested("F10", name, "No pair of equal work on an equal number of GPUs.")
-    same = {group: [pair for pair in members if same_data(*pair)] for group, members in pairs.items()}
-    pairs = {group: members for group, members in same.items() if members}
-    if not pairs:
-        return not_tested(
-            "F10", name, "Not the same data: both ran at the power cap on weights of other makers."
-        )
-    rules = case.rules
-    verdicts: list[Verdict] = []
-    numbers: list[Number] = []
-    cells: list[Key] = []
-    said: list[str] = []
-    for (gpus, split), group in sorted(pairs.items()):
-        mean = study.mean_ratio(group, "e2e_s")
+                groups[cell.key.gpus, split if cell.key.gpus > 1 else ""].append((cell, other))
+    found = []
+    for (gpus, split), every in sorted(groups.items()):
+        place = f"{gpus} GPU{'s' if gpus > 1 else ''}" + (f", {split}" if split else "")
+        id = ONE if gpus == 1 else MORE
+        pairs = same_data(every)
+        if not pairs:
+            found.append(not_tested(id, f"{name} · {place}", OTHER))
+            continue
+        at, here, numbers = at_report(case.study, pairs)
+        mean = case.study.mean_ratio(here, LATENCY)
         if mean is None:
             continue
+        rules = case.rules
         if gpus == 1:
-            holds = mean.above(1) and mean.below(rules.little_slower)
-            refuted = mean.below(1) or mean.above(rules.little_slower)
-            words = f"a little slower means up to {rules.little_slower:g} times"
+            holds = max(mean.p_above(1), mean.p_below(rules.little_slower))
+            verdict, p = decision(holds, min(mean.p_below(1), mean.p_above(rules.little_slower)))
+            words = f"a little slower is up to ×{rules.little_slower:g}"
         else:
-            holds, refuted = mean.above(rules.far_faster), mean.below(rules.far_faster)
-            words = f"far faster means {rules.far_faster:g} times or more"
-        verdicts.append("holds" if holds else "refuted" if refuted else "not tested")
-        place = f"{gpus} GPU{'s' if gpus > 1 else ''}" + (f", {split}" if gpus > 1 else "")
-        numbers.append(ratio_number(f"latency hf / ds ({place}, {len(group)} pairs)", mean))
-        batches = sorted({cell.key.batch for cell, _ in group})
-        for batch in batches:
-            one = study.mean_ratio([pair for pair in group if pair[0].key.batch == batch], "e2e_s")
-            if one is not None and len(batches) > 1:
-                numbers.append(ratio_number(f"latency hf / ds ({place}, batch {batch})", one))
-        said.append(f"{place}: hf takes {ratio_text(mean)} of ds's time ({words})")
-        cells += [cell.key for pair in group for cell in pair]
-    counts = {gpus for gpus, _ in pairs}
-    if 1 not in counts or len(counts) == 1:
-        verdicts.append("not tested")
-        said.append("the claim needs both 1 GPU and more than 1")
-    return Finding(
-        id="F10",
-        claim=CLAIMS["F10"],
-        subject=name,
-        verdict=decide(verdicts),
-        sentence="; ".join(said) + ".",
-        numbers=tuple(numbers),
-        cells=tuple(dict.fromkeys(cells)),
-    )
+            verdict, p = decision(mean.p_above(rules.far_faster), mean.p_below(rules.far_faster))
+            words = f"far faster is from ×{rules.far_faster:g} on"
+        found.append(
+            Finding(
+                id=id,
+                claim=CLAIMS[id],
+                subject=f"{name} · {place}",
+                verdict=verdict,
+                sentence=sentence(
+                    f"At {at}, transformers take {ratio_text(mean)} of DeepSpeed's time",
+                    untold(mean, rules.far_faster if gpus > 1 else 1.0) if verdict == "not tested" else "",
+                    words,
+                ),
+                effect=ratio_number("latency, hf over ds", mean),
+                at=at,
+                p=p,
+                numbers=tuple(numbers),
+                cells=tuple(dict.fromkeys(cell.key for pair in here for cell in pair)),
+            )
+        )
+    return found
 
 
-def same_data(one: Cell, other: Cell) -> bool:
-    """Whether two cells' times may be compared: not where other numbers decided the clock."""
-    return not other_data(one.rows, other.rows)
+def same_data(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs whose times may be compared: not where other numbers decided the clock."""
+    return [(one, other) for one, other in pairs if not other_data(one.rows, other.rows)]
+
+
+def at_report(study: Study, pairs: Sequence[Pair]) -> tuple[str, list[Pair], list[Number]]:
+    """The pairs at the report's own lengths, or the nearest; and the mean ratio of latency at each pair of lengths."""
+    by_lengths: dict[tuple[int, int], list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        by_lengths[lengths_of(pair[0].key)].append(pair)
+    chosen = nearest(by_lengths, REPORT)
+    numbers = []
+    for lengths, here in sorted(by_lengths.items(), key=lambda item: (item[0] != chosen, item[0])):
+        mean = study.mean_ratio(here, LATENCY)
+        name = f"latency ratio at {lengths[0]}/{lengths[1]} ({len(here)} batches)"
+        numbers += [] if mean is None else [ratio_number(name, mean)]
+    return f"{chosen[0]}/{chosen[1]}", by_lengths[chosen], numbers  # type: ignore[index]
 
 
 def f11(case: Case) -> list[Finding]:
-    """One finding per pair of machines that did the same work with the same framework."""
+    """One finding per pair of machines that did the same work with the same server."""
     study, rules = case.study, case.rules
     by_work: dict[Key, dict[str, Cell]] = defaultdict(dict)
     for key, cell in study.cells.items():
         if key.kind in ("static", "closed") and key.batch < rules.alike_below:
             by_work[replace(key, machine="")][key.machine] = cell
-    pairs: dict[tuple[str, str, str, str], list[tuple[Cell, Cell]]] = defaultdict(list)
+    groups: dict[tuple[str, str, Key], list[Pair]] = defaultdict(list)
     for work, machines in by_work.items():
+        server = replace(work, kind="", batch=-1, rate=-1.0, input_tokens=-1, output_tokens=-1, stream=False)
         for one, other in combinations(sorted(machines), 2):
-            if not same_data(machines[one], machines[other]):
-                continue
-            pairs[one, other, work.label, work.model].append((machines[one], machines[other]))
-    findings = []
-    for (one, other, label, model), group in pairs.items():
-        ratios = [(pair, study.ratio(*pair, "e2e_s")) for pair in group]
-        known = [(pair, ratio) for pair, ratio in ratios if ratio is not None]
-        margin = 1 + rules.margin
-        alike = [ratio.above(1 / margin) and ratio.below(margin) for _, ratio in known]
-        apart = [ratio.below(1 / margin) or ratio.above(margin) for _, ratio in known]
-        mean = study.mean_ratio(group, "e2e_s")
+            groups[one, other, server].append((machines[one], machines[other]))
+    found = []
+    for (one, other, server), every in groups.items():
+        name = f"{' '.join(filter(None, (server.label, server.variant)))} · {server.model}"
+        subject = f"{name} · {one} against {other} · {split_text(server)}"
+        pairs = same_data(every)
+        if not pairs:
+            found.append(not_tested("F11", subject, OTHER))
+            continue
+        at, here, numbers = at_report(study, pairs)
+        mean = study.mean_ratio(here, LATENCY)
         if mean is None:
             continue
-        verdict: Verdict = "holds" if all(alike) else "refuted" if any(apart) else "not tested"
-        findings.append(
+        cells = study.cell_ratios(here, LATENCY)
+        verdict, p = within(mean, [each for each in cells if each is not None], rules.margin)
+        apart = [
+            f"batch {pair[0].key.batch}"
+            for pair, each in zip(here, cells, strict=True)
+            if each is not None and each.p_outside(rules.margin) * len(cells) < 0.05
+        ]
+        beyond = f"beyond {100 * rules.margin:g} % at {listed(apart)}" if apart else ""
+        level = 1 + rules.margin if mean.value > 1 else 1 / (1 + rules.margin)
+        found.append(
             Finding(
                 id="F11",
                 claim=CLAIMS["F11"],
-                subject=f"{label} · {model} · {one} against {other}",
+                subject=subject,
                 verdict=verdict,
-                sentence=f"Latency on {one} is {ratio_text(mean)} of that on {other}; {sum(alike)} of {len(known)} "
-                f"cells below batch {rules.alike_below} match within {rules.margin:.0%}, {sum(apart)} do not.",
-                numbers=(
-                    ratio_number("mean latency ratio", mean),
-                    *(
-                        ratio_number(
-                            f"batch {pair[0].key.batch}, {pair[0].key.input_tokens}/{pair[0].key.output_tokens}",
-                            ratio,
-                        )
-                        for pair, ratio in known
-                    ),
+                sentence=sentence(
+                    f"At {at}, below batch {rules.alike_below}, {_short(one)} takes {ratio_text(mean)} of the time",
+                    untold(mean, level) if verdict == "not tested" else "",
+                    beyond,
                 ),
-                cells=tuple(cell.key for pair in group for cell in pair),
+                effect=ratio_number("latency ratio", mean),
+                at=at,
+                p=p,
+                numbers=tuple(numbers),
+                cells=tuple(cell.key for pair in here for cell in pair),
             )
         )
-    return findings or [
+    return found or [
         not_tested("F11", "two machines", "Needs the same trials on two machines: give two results folders.")
     ]
+
+
+def _short(machine: str) -> str:
+    """A GPU without its vendor."""
+    return machine.removeprefix("NVIDIA ")

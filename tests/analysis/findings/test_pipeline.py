@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cases import case, finding, rows
+from cases import case, one, rows
 from synthetic import (
     Point,
     World,
@@ -11,24 +11,44 @@ from synthetic import (
     sweep,
 )
 
+POINTS = grid(pp=(1, 2, 4), batch=(1, 8, 64), output_tokens=(100,))
 
-def test_f9_pipeline_stages() -> None:
-    points = grid(pp=(1, 2, 4), batch=(1, 8, 64), output_tokens=(100,))
-    slower = World(
-        prefill=lambda p: 10e-3 * (1 + 0.1 * p.pp), step=lambda p: 10e-3 * (1 + 0.1 * p.pp), noise=0.01
+
+def staged(factor: float) -> World:
+    """Every doubling of the stages takes ``factor`` of the time."""
+    steps = {1: 0, 2: 1, 4: 2}
+    return World(
+        prefill=lambda p: 10e-3 * factor ** steps[p.pp],
+        step=lambda p: 10e-3 * factor ** steps[p.pp],
+        noise=0.01,
     )
-    results = sweep(points, slower)
-    f9 = finding(case(rows(results)), "F9")
+
+
+def test_more_stages_that_slow_down_hold_and_quicker_ones_refute() -> None:
+    f9 = one(case(rows(sweep(POINTS, staged(1.1)))), "F9a")
     assert f9.verdict == "holds"
-    assert "largest batch was not tested" in f9.sentence
+    assert f9.at == "20/100"
+    assert f9.sentence.count("1 → 2") == 1
+    assert one(case(rows(sweep(POINTS, staged(0.6)))), "F9a").verdict == "refuted"
+
+
+def test_each_step_is_printed_once_with_its_lengths() -> None:
+    points = [*POINTS, *grid(pp=(1, 2), batch=(1, 8), output_tokens=(20,))]
+    f9 = one(case(rows(sweep(points, staged(1.1)))), "F9a")
+    names = [number.name for number in f9.numbers]
+    assert len(names) == len(set(names)) == 6
+    assert "latency, pp 2 over pp 1 at 20/20" in names
+
+
+def test_the_largest_batch_is_a_claim_of_its_own() -> None:
+    results = sweep(POINTS, staged(1.1))
+    assert one(case(rows(results)), "F9b").verdict == "not tested"
     full = [
         *results,
         failed(Point(pp=1, batch=128, output_tokens=100)),
         failed(Point(pp=2, batch=256, output_tokens=100)),
+        *sweep([Point(pp=2, batch=128, output_tokens=100)], staged(1.1)),
     ]
-    full += sweep([Point(pp=2, batch=128, output_tokens=100)], slower)
-    f9 = finding(case(rows(full)), "F9")
+    f9 = one(case(rows(full)), "F9b")
     assert f9.verdict == "holds"
     assert "pp 1: 64, pp 2: 128" in f9.sentence
-    quicker = World(prefill=lambda p: 10e-3 / p.pp, step=lambda p: 10e-3 / p.pp, noise=0.01)
-    assert finding(case(rows(sweep(points, quicker))), "F9").verdict == "refuted"

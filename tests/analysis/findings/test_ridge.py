@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 
-from cases import case, finding, rows
+from cases import case, findings, one, rows
 from synthetic import (
     Point,
     World,
     grid,
     sweep,
 )
-
-from loadgen.analysis.analyse import findings_of
 
 PREFILLS = grid(batch=(1, 2, 4, 8, 16, 32, 64), input_tokens=(20, 128, 512), output_tokens=(20,))
 
@@ -25,7 +23,7 @@ def bound_by(ridge: float, plateau_s: float) -> World:
 
 
 def test_f8_holds_where_bandwidth_and_compute_set_the_ridge() -> None:
-    f8 = finding(case(rows(sweep(PREFILLS, bound_by(206.0, 7e-3)))), "F8")
+    f8 = one(case(rows(sweep(PREFILLS, bound_by(206.0, 7e-3)))), "F8")
     assert f8.verdict == "holds", f8.sentence
     measured = next(number for number in f8.numbers if number.name.startswith("measured"))
     assert measured.low is not None
@@ -34,7 +32,7 @@ def test_f8_holds_where_bandwidth_and_compute_set_the_ridge() -> None:
 
 
 def test_f8_is_refuted_by_a_plateau_that_the_host_sets() -> None:
-    f8 = finding(case(rows(sweep(PREFILLS, bound_by(2000.0, 60e-3)))), "F8")
+    f8 = one(case(rows(sweep(PREFILLS, bound_by(2000.0, 60e-3)))), "F8")
     assert f8.verdict == "refuted"
     assert "reading at the ceiling explains at most" in f8.sentence
 
@@ -42,7 +40,7 @@ def test_f8_is_refuted_by_a_plateau_that_the_host_sets() -> None:
 def test_f8_tells_a_host_bound_plateau_where_the_ridge_itself_is_not_resolved() -> None:
     """One size beyond the ridge does not place it, but a plateau of 48 ms is no reading of weights."""
     points = grid(input_tokens=(20, 64, 256, 1024), output_tokens=(20, 100))
-    f8 = finding(case(rows(sweep(points, bound_by(600.0, 48e-3)))), "F8")
+    f8 = one(case(rows(sweep(points, bound_by(600.0, 48e-3)))), "F8")
     assert f8.verdict == "refuted"
     assert "time rises at the largest sizes" in f8.sentence
     assert "reading at the ceiling explains at most" in f8.sentence
@@ -52,19 +50,19 @@ def test_f8_tells_a_host_bound_plateau_where_the_ridge_itself_is_not_resolved() 
 def test_f8_refuses_without_the_compute_side_or_ceilings() -> None:
     small = grid(batch=(1, 2, 4), input_tokens=(8, 16, 20), output_tokens=(20,))
     found = case(rows(sweep(small, bound_by(2000.0, 60e-3))))
-    f8 = finding(found, "F8")
+    f8 = one(found, "F8")
     assert f8.verdict == "not tested"
     assert "not resolvable" in f8.sentence
     assert f8.wanted
     blind = dataclasses.replace(found, ceilings={})
-    assert "loadgen probe" in finding(blind, "F8").sentence
+    assert "loadgen probe" in one(blind, "F8").sentence
     mute = [replace(point, stream=False) for point in PREFILLS]
-    assert finding(case(rows(sweep(mute, bound_by(206.0, 7e-3)))), "F8").verdict == "not tested"
+    assert one(case(rows(sweep(mute, bound_by(206.0, 7e-3)))), "F8").verdict == "not tested"
 
 
 def test_f8_takes_unstreamed_trials_of_one_output_token() -> None:
     points = [replace(point, stream=False, output_tokens=1) for point in PREFILLS]
-    assert finding(case(rows(sweep(points, bound_by(206.0, 7e-3)))), "F8").verdict == "holds"
+    assert one(case(rows(sweep(points, bound_by(206.0, 7e-3)))), "F8").verdict == "holds"
 
 
 def test_f8_is_decided_for_each_split_apart() -> None:
@@ -75,7 +73,7 @@ def test_f8_is_decided_for_each_split_apart() -> None:
 
     points = [replace(point, tp=tp) for tp in (1, 4) for point in PREFILLS]
     world = World(prefill=prefill, step=lambda _p: 8e-3, noise=0.01)
-    found = [each for each in findings_of(case(rows(sweep(points, world)))) if each.id == "F8"]
+    found = findings(case(rows(sweep(points, world))), "F8")
     assert [(each.subject.split(" · ")[-1], each.verdict) for each in found] == [
         ("tp 1", "holds"),
         ("tp 4", "refuted"),
@@ -87,7 +85,7 @@ def test_f8_finds_the_turn_behind_a_host_that_the_device_waits_for() -> None:
     world = World(
         prefill=lambda point: 3e-3 + 5.6e-3 * max(1.0, point.tokens / 206), step=lambda _p: 8e-3, noise=0.01
     )
-    f8 = finding(case(rows(sweep(PREFILLS, world))), "F8")
+    f8 = one(case(rows(sweep(PREFILLS, world))), "F8")
     assert f8.verdict == "holds", f8.sentence
     measured = next(number for number in f8.numbers if number.name == "measured ridge")
     assert measured.low is not None
