@@ -3,7 +3,7 @@
 Each worker is a fresh interpreter with its own connections, event loop and share of the schedule; nothing is said
 per request. Talk with the parent is one line of JSON each: job → worker, ``ready`` → parent (connections open,
 warm-up drained), start instant → worker (the monotonic clock is one for all processes of a host), outcome → parent.
-Samples go to a part file per worker, and are merged by the time they ended.
+Samples go to a part file per worker, and are merged by the time they ended, as exactly as each worker's own order is.
 
 A worker dies with its parent: its standard input closes, and the kernel kills it besides. A worker that dies early
 fails the trial: a load that silently got lower would look like a faster server.
