@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadgen.analysis.analyse import checked
 from loadgen.analysis.cells import holm
+from loadgen.analysis.changes import changes
 from loadgen.analysis.claims import cell_figure, cell_ratios, mean_ratio
 from loadgen.analysis.finding import server_text
 from loadgen.analysis.gates import Gate, Judgement, Outcome, judge, parse_gate
@@ -19,9 +20,7 @@ from loadgen.analysis.slow import share_differs
 from loadgen.analysis.starts import Cell, Server, log_of, server_of, start_of
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import METRICS, Key, Row, Source, read
-from loadgen.engine_facts import weights_of
 from loadgen.errors import BadInput
-from loadgen.records import DEFINITIONS, TrialResult
 from loadgen.results.store import open_results
 
 CHANCE = 0.05  # below it a larger share of failed requests is no accident
@@ -104,7 +103,8 @@ def compare(
     ``with_failures`` lets trials speak that lost requests. Raises StoreError for a folder that is none, BadInput when
     nothing pairs up or both hold the same server starts.
     """
-    parsed = [parse_gate(text) for text in gates]
+    for text in gates:
+        parse_gate(text)  # before anything is read
     left, right = (read(open_results(folder)) for folder in (a, b))
     if left.name == right.name:  # else starts whose identity rests on the folder's name would be the same
         for side, folder in ((left, a), (right, b)):
@@ -112,12 +112,38 @@ def compare(
             side.rows = [replace(row, source=side.name) for row in side.rows]
     _refuse_same_starts(left, right)
     rows = [checked([side], with_failures=with_failures)[0] for side in (left, right)]
+    found = compare_rows(
+        rows[0],
+        rows[1],
+        gates,
+        names=(left.name, right.name),
+        strict=strict,
+        every_cell=every_cell,
+    )
+    return replace(found, changed=changes(left, right))
+
+
+def compare_rows(
+    left: Sequence[Row],
+    right: Sequence[Row],
+    gates: Sequence[str] = (),
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    strict: bool = False,
+    every_cell: bool = False,
+) -> Comparison:
+    """A against B as rows; as ``compare``, but for what changed around them."""
+    rows = (left, right)
+    parsed = [parse_gate(text) for text in gates]
     studies = [Study(each) for each in rows]
     silent = [{row.run: row.unusable for row in each if not row.usable} for each in rows]
     reasons = {load_of(row.key): row.unusable for row in rows[1] if not row.usable}
     cells, unpaired, lost = paired(studies[0], studies[1], reasons)
     if not cells and not any(load_of(key) in reasons for key in studies[0].cells):
-        raise BadInput(f"{a} and {b} have no cell of equal load in common: nothing can be compared")
+        for name, study, found in zip(names, studies, silent, strict=True):
+            if found and not study.cells:
+                raise BadInput(f"{name} has no trial that may speak: {next(iter(found.values()))}")
+        raise BadInput(f"{' and '.join(names)} have no cell of equal load in common: nothing can be compared")
     servers = [server for study in studies for server in study.servers]
     metrics = [metric for metric in METRICS if any(cell.values(metric) for pair in cells for cell in pair)]
     failed = [_failed_requests(each) for each in rows]
@@ -145,18 +171,18 @@ def compare(
     worse = _fails_more(pairs)
     means = {metric: mean_ratio(over, metric, servers) for metric in metrics}
     return Comparison(
-        a=left.name,
-        b=right.name,
+        a=names[0],
+        b=names[1],
         pairs=tuple(pairs),
         overall={metric: mean for metric, mean in means.items() if mean is not None},
         unpaired=tuple(unpaired),
         lost=tuple(lost),
         excluded=tuple(
-            f"{source.name}: {reason}"
-            for source, reasons in zip((left, right), silent, strict=True)
-            for reason in dict.fromkeys(reasons.values())
+            f"{name}: {reason}"
+            for name, found in zip(names, silent, strict=True)
+            for reason in dict.fromkeys(found.values())
         ),
-        changed=changes(left, right),
+        changed={},
         gates=tuple(
             _outcome(gate, pairs, studies[1], [*lost, *worse], servers, every_cell) for gate in parsed
         ),
@@ -260,48 +286,3 @@ def _slow_words(cells: Sequence[tuple[Cell, Cell]]) -> str:
         f"{b} of {all_b} in B ({'more than chance' if p < CHANCE else 'no more than chance'}, p {p:.2g}). "
         "Ratios speak of undisturbed trials."
     )
-
-
-def changes(left: Source, right: Source) -> dict[str, tuple[str, str]]:
-    """What differs between where the two ran, engines' own versions included."""
-    facts = [_facts(side) for side in (left, right)]
-    names = dict.fromkeys([*facts[0], *facts[1]])
-    found = {name: (facts[0].get(name, "–"), facts[1].get(name, "–")) for name in names}
-    return {name: (one, other) for name, (one, other) in found.items() if one != other}
-
-
-def _facts(source: Source) -> dict[str, str]:
-    values: dict[str, set[str]] = defaultdict(set)
-    for row in source.rows:
-        environment = row.environment
-        if environment is not None:
-            for name in ("host", "os", "cpu", "cpus", "driver", "cuda", "commit"):
-                values[name].add(str(getattr(environment, name)))
-            values["gpus"].add(", ".join(str(gpu.get("name")) for gpu in environment.gpus) or "none")
-            for name, version in environment.packages.items():
-                values[f"version of {name}"].add(version)
-        if row.summary is not None:
-            older = row.summary.definitions < DEFINITIONS
-            values["percentiles"].add("interpolated" if older else "nearest ranks")
-        versions = row.result.engine.get("versions")
-        for name, version in versions.items() if isinstance(versions, dict) else ():
-            values[f"{row.key.framework}'s {name}"].add(str(version))
-        for name, told in _engine_facts(row.result):
-            values[f"{row.key.framework}'s {name}"].add(told)
-    return {name: " / ".join(sorted(found)) for name, found in values.items()}
-
-
-def _engine_facts(result: TrialResult) -> Iterator[tuple[str, str]]:
-    """What decides an engine's figures beside its versions: its library, how it was started, on which cores."""
-    engine, cores = result.engine, result.cores
-    if (weights := weights_of(engine, result.trial.server)) is not None:
-        yield "weights", weights.text
-    for name in ("server", "variant", "stream_step", "launcher"):
-        if name in engine:
-            yield name, str(engine[name])
-    library = engine.get("library")
-    for file, hashed in library.items() if isinstance(library, dict) else ():
-        yield f"{file}, SHA-256", str(hashed)
-    if cores is not None:
-        quota = "" if cores.limit_cores is None else f", at most {cores.limit_cores:g} at a time"
-        yield "cores", cores.affinity + quota

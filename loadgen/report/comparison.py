@@ -138,6 +138,8 @@ def headline(found: Comparison) -> str:
     other = sum(not pair.work.comparable for pair in found.pairs)
     words = f"{len(found.pairs)} cells compared, the same work proven in {proven}"
     words += f", not the same data in {other}, which have no part in the mean" if other else ""
+    if found.lost:
+        words += f", of {len(found.lost)} more B has no usable trial ({found.lost[0]})"
     if ratio is None:
         return words + "."
     change = f"{'+' if ratio.value >= 1 else '−'}{show_share(abs(ratio.value - 1))}"

@@ -340,3 +340,9 @@ def test_folders_with_nothing_in_common_and_no_folders_are_refused(tmp_path: Pat
         compare(one, other)
     with pytest.raises(StoreError):
         compare(one, tmp_path / "none")
+
+
+def test_a_side_that_may_not_speak_at_all_says_why(tmp_path: Path) -> None:
+    one = write(tmp_path / "a", [failed(point, "ServerDied") for point in GRID], samples=False)
+    with pytest.raises(BadInput, match="a has no trial that may speak: failed in measured: ServerDied"):
+        compare(one, write(tmp_path / "b", sweep(GRID, world()), samples=False))
