@@ -74,7 +74,7 @@ def listed(items: Iterable[str], most: int = 3) -> str:
 
 
 def bracket(threshold: Threshold) -> str:
-    """``(3, 4]``, as far as it is known."""
+    """``in (3, 4]``, as far as it is known."""
     if threshold.state == "no interval":
         return "unknown"
-    return f"({threshold.low:g}, {'∞' if math.isinf(threshold.high) else f'{threshold.high:g}'}]"
+    return f"in ({threshold.low:g}, {'∞' if math.isinf(threshold.high) else f'{threshold.high:g}'}]"

@@ -132,7 +132,7 @@ def f1(case: Case, subject: Key, study: Study) -> list[Finding]:
                 sentence=said,
                 effect=replace(
                     threshold_number(_named(first, key), first.threshold),
-                    text=f"B* in {bracket(first.threshold)}",
+                    text=f"B* {bracket(first.threshold)}",
                 ),
                 at=f"{first.lengths[0]} against {first.lengths[1]}/{key.output_tokens}",
                 p=p,

@@ -69,7 +69,7 @@ def f3b(case: Case, subject: Key, study: Study) -> list[Finding]:
                 subject=f"{name} · {split_text(key)}",
                 verdict=verdict,
                 sentence=sentence(said, more),
-                effect=replace(numbers[0], text=f"plateau ends in {bracket(threshold)}"),
+                effect=replace(numbers[0], text=f"plateau's end {bracket(threshold)}"),
                 at=at,
                 p=p,
                 numbers=tuple(numbers),
