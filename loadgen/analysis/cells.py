@@ -93,7 +93,8 @@ def cell_variances(sides: Sequence[Array], spread: Spread) -> list[tuple[float, 
 
 
 def cell_ratios(a: Array, b: Array, *, alike: bool = True) -> list[Ratio]:
-    """B over A in each cell; ``a`` and ``b`` as in ``ratios.overall``. Without intervals where a side has one start.
+    """B over A in each cell; ``a`` and ``b`` are log figures of shape (starts, cells), NaN for holes. Without intervals
+    where a side has one start.
 
     ``alike``: both sides are of one class and share a variance. Their p-values are not yet adjusted.
     """

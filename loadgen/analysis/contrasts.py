@@ -20,18 +20,14 @@ def effect_draws(
     df: float,
     rng: np.random.Generator,
     *,
-    over_first: bool = False,
     draws: int = DRAWS,
 ) -> Array:
     """Draws of log effects along a grid, shape (draws, grid), for ``thresholds.crossing``.
 
     ``se`` of one effect, or of each, has ``df`` degrees of freedom: the normal is widened by Student's t.
-    ``over_first``: every effect is over the grid's first point, whose noise they share, and the first itself is 0.
     """
     widened = t_quantile((1 + CONFIDENCE) / 2, df) / NORMAL
     noise = rng.standard_normal((draws, len(effects)))
-    if over_first:
-        noise = (noise - noise[:, :1]) / math.sqrt(2)
     found: Array = np.asarray(effects, dtype=float) + widened * se * noise
     return found
 

@@ -193,28 +193,11 @@ def evenly(grid: Array, share: float = 1.0) -> Array:
     return weights
 
 
-def overall(a: Array, b: Array, others: Sequence[Spread] = ()) -> Ratio:
-    """B over A, servers of one class: log figures of shape (starts, cells), the same cells, NaN for holes.
-
-    t on start means with one variance, 2(k − 1) degrees of freedom for k starts a side; ``others`` of the class lend
-    theirs where k ≤ 2. With one start a side the cells' mean is trimmed by 20 %.
-    """
-    parts = [Part(grid=b, weights=evenly(b), kind=""), Part(grid=a, weights=evenly(a, -1.0), kind="")]
-    middle = trimmed(b[0] - a[0]) if len(a) == len(b) == 1 and others else None
-    return weighted(parts, {"": others}, (len(b), len(a)), middle)
-
-
 def trimmed(differences: Array) -> float:
     """The mean over cells without the lowest and highest fifth."""
     ordered = np.sort(differences)
     cut = int(TRIMMED * len(ordered))
     return float(ordered[cut : len(ordered) - cut].mean())
-
-
-def unlike(a: Array, b: Array, a_others: Sequence[Spread] = (), b_others: Sequence[Spread] = ()) -> Ratio:
-    """B over A, servers of two classes, each with its own variance: Welch's t."""
-    parts = [Part(grid=b, weights=evenly(b), kind="b"), Part(grid=a, weights=evenly(a, -1.0), kind="a")]
-    return weighted(parts, {"a": a_others, "b": b_others}, (len(b), len(a)))
 
 
 def paired(a: Array, b: Array) -> Ratio:

@@ -1,27 +1,12 @@
-"""What only a trial's stored requests tell: their times, their first tokens, and whether the warm-up was served."""
+"""What only a trial's stored requests tell: their first tokens, and whether the warm-up was served."""
 
 from __future__ import annotations
 
-from loadgen.analysis.variance import Array
 from loadgen.errors import unserved
 from loadgen.records import TrialResult
 from loadgen.results.store import Results
 
 REQUESTS_READ = 2000  # whose first tokens are compared
-
-
-def latencies(results: Results | None, trial_id: str) -> Array | None:
-    """End-to-end seconds of the valid measured requests in sending order; ``None`` without samples."""
-    import pyarrow.compute as pc
-
-    stored = None if results is None else results.samples(trial_id)
-    if stored is None:
-        return None
-    columns = stored.table(["phase", "error", "due_ns", "sent_ns", "end_ns"])
-    kept = columns.filter(pc.and_(pc.equal(columns["phase"], "measured"), pc.is_null(columns["error"])))
-    start = pc.coalesce(kept["due_ns"], kept["sent_ns"])
-    seconds: Array = pc.subtract(kept["end_ns"], start).to_numpy() / 1e9
-    return seconds
 
 
 def first_tokens(results: Results | None, trial_id: str) -> dict[int, tuple[int, ...]]:

@@ -15,13 +15,6 @@ def test_draws_have_the_spread_of_students_t() -> None:
     assert np.quantile(draws[:, 1] - 0.1, 0.975) == pytest.approx(t_quantile(0.975, 4) * 0.02, rel=0.03)
 
 
-def test_effects_over_the_first_point_share_its_noise() -> None:
-    draws = effect_draws([0.0, 0.1, 0.3], 0.02, 40, np.random.default_rng(1), over_first=True, draws=20_000)
-    assert not draws[:, 0].any()
-    assert np.corrcoef(draws[:, 1], draws[:, 2])[0, 1] == pytest.approx(0.5, abs=0.02)
-    assert draws[:, 1].std() == pytest.approx(0.02 * t_quantile(0.975, 40) / 1.96, rel=0.03)
-
-
 def test_thresholds_are_put_in_order_by_effects_where_they_tell() -> None:
     lower, upper = [0.0, 0.08, 0.12, 0.9], [0.0, 0.05, 0.09, 0.8]
     found = effects_ratio(lower, upper, (1e-4, 3e-4), 8, 0.10)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from reference import A, B
+from reference import A, B, overall
 
 from loadgen.analysis.cells import cell_ratios
 from loadgen.analysis.gates import judge, parse_gate
-from loadgen.analysis.ratios import Ratio, overall, ratio_of
+from loadgen.analysis.ratios import Ratio, ratio_of
 from loadgen.errors import BadInput
 
 

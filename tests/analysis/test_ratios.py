@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reference import LENDERS, A, B
+from reference import LENDERS, A, B, overall, unlike
 
-from loadgen.analysis.ratios import Ratio, overall, paired, ratio_of, trimmed, unlike
+from loadgen.analysis.ratios import Ratio, paired, ratio_of, trimmed
 
 
 def bounds(ratio: Ratio) -> list[float | None]:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from synthetic import Point, environment, failed, grid, roofline_world, samples_of, sweep, write
 
 from loadgen.analysis.analyse import analyse
-from loadgen.analysis.requests import first_tokens, latencies
+from loadgen.analysis.requests import first_tokens
 from loadgen.cli import main
 from loadgen.errors import BadInput, StoreError
 from loadgen.records import Failure, TrialResult
@@ -81,7 +81,6 @@ def test_findings_charts_and_proofs_do_not_depend_on_the_limit(tmp_path: Path, l
         }
     for row, kept in zip(before.rows, after.rows, strict=True):
         assert first_tokens(kept.results, kept.id) == first_tokens(row.results, row.id)
-        assert (latencies(kept.results, kept.id) == latencies(row.results, row.id)).all()  # type: ignore[union-attr]
 
 
 def test_a_kept_copy_gives_the_same_intervals(tmp_path: Path) -> None:
