@@ -40,7 +40,7 @@ def trial(build: Any, batch: int = 2, **more: Any) -> Trial:
 
 def test_a_server_that_never_answers_costs_one_request_and_a_smallest_one(build: Any) -> None:
     asked: list[int] = []
-    with fake_engine(0, asked=asked) as url:
+    with fake_engine(None, asked=asked) as url:
         endpoint = Endpoint(base_url=url, if_silent="another number of ranks")
         result = run_trial(trial(build), endpoint, Quiet(), environment="e")  # type: ignore[arg-type]
     assert asked[-1] == 1
@@ -54,7 +54,7 @@ def test_a_server_that_never_answers_costs_one_request_and_a_smallest_one(build:
 
 def test_an_endpoint_that_never_answers_is_left_after_its_first_request(build: Any) -> None:
     asked: list[int] = []
-    with fake_engine(0, asked=asked) as url:
+    with fake_engine(None, asked=asked) as url:
         sent = build.endpoint_trial(
             batch=2, input_tokens=4, output_tokens=3, requests=50, warmup=3, stream=False, timeouts=LIMITS
         )

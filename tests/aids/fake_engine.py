@@ -13,11 +13,11 @@ WORDS = "out of device memory: CUDA out of memory. Tried to allocate 2.00 GiB. G
 
 
 class FakeEngine(http.server.BaseHTTPRequestHandler):
-    """Answers a batch of up to ``fits`` sequences, once it has made room at the cost of ``full`` refused calls. Without
-    ``fits`` it takes them and is silent, as ranks are that wait for each other."""
+    """Answers a batch of up to ``fits`` sequences, once it has made room at the cost of ``full`` refused calls. Where
+    ``fits`` is ``None`` it takes them and is silent, as ranks are that wait for each other."""
 
     protocol_version = "HTTP/1.1"
-    fits = 0
+    fits: ClassVar[int | None] = 0
     full = 0
     over = threading.Event()
     asked: ClassVar[list[int]] = []
@@ -26,7 +26,7 @@ class FakeEngine(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
         self.asked.append(len(prompts))
-        if not self.fits:
+        if self.fits is None:
             self.over.wait()
             self.close_connection = True
             return
@@ -54,7 +54,7 @@ class FakeEngine(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def fake_engine(fits: int, full: int = 0, asked: list[int] | None = None) -> Iterator[str]:
+def fake_engine(fits: int | None, full: int = 0, asked: list[int] | None = None) -> Iterator[str]:
     """The URL of one whose device holds ``fits`` sequences, and is full for the first ``full`` calls.
 
     ``asked`` gets the batch of every call.
