@@ -24,7 +24,7 @@ reproduce: env
 		.venv/bin/loadgen report $$(dirname $(OUT)/*/sweep.json) --format html --out $(OUT)/report.html && exit $$code
 
 # The study that is kept here, from its stored results alone: its page, and the findings in docs/REPRODUCTION.md.
-KEPT := docs/results/h200/[0-9]* docs/results/h100/[0-9]*
+KEPT := docs/results/h200/[0-9]* docs/results/h100/[0-9]* docs/results/h200-ft/[127]*-tp[12]
 PAGE := docs/results/h200/report.html
 
 reproduction: env

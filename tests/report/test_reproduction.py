@@ -1,4 +1,4 @@
-"""The kept study of H200s and an H100: what docs/REPRODUCTION.md claims is what its stored results give."""
+"""The kept study of H200s and an H100, FasterTransformer in it: what docs/REPRODUCTION.md claims is what its stored results give."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from loadgen.cli import main
 from loadgen.report.document import BEGIN, END, findings_block
 
 ROOT = Path(__file__).resolve().parents[2]
-STORED = [part for gpu in ("h200", "h100") for part in sorted((ROOT / "docs/results" / gpu).glob("[0-9]*"))]
+KEPT = ("h200/[0-9]*", "h100/[0-9]*", "h200-ft/[127]*-tp[12]")
+STORED = [part for parts in KEPT for part in sorted((ROOT / "docs/results").glob(parts))]
 SUBJECT = r'<div class="subject"><span class="verdict \w+">\S (.*?)</span> <b>(.*?)</b>\s*<p>(.*?)</p>'
 DOCUMENT = (ROOT / "docs/REPRODUCTION.md").read_text()
 
