@@ -1,4 +1,4 @@
-"""The kept study of H200s and an H100, FasterTransformer in it: what docs/REPRODUCTION.md claims is what its stored results give."""
+"""The kept study of H200s and an H100, FasterTransformer in it: docs/REPRODUCTION.md claims what its results give."""
 
 from __future__ import annotations
 
