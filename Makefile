@@ -66,10 +66,11 @@ lint: env
 bench: env
 	.venv/bin/python tests/benches/client_cost.py
 
-# How often comparisons, gates and findings are wrong, in worlds whose truth is known, against goals; over an hour on two
-# cores, a quarter of it the first.
+# How often comparisons, gates, thresholds and findings are wrong, in worlds whose truth is known, against goals; over an
+# hour on two cores, a quarter of it the first, minutes the second.
 verdicts: env
 	.venv/bin/python tests/benches/verdicts.py
+	.venv/bin/python tests/benches/thresholds_cover.py
 	.venv/bin/python tests/benches/findings_truth.py
 
 clean:
