@@ -6,7 +6,8 @@ Usage: python tests/benches/thresholds_cover.py [--repeats 200] [--seed N] [--jo
 *power*: B* is 4 on one GPU and 6 on two; F2 has to say so.
 *cover*: B* (F1), the plateau's end (F3b) and the memory knee (F6a) of known curves. A place is covered when it lies in
 (low, high]; the worst of five places is judged. Beside it: how many intervals are no wider than two doublings, since
-one over the whole grid covers, too. Memory scatters as times do, and, last, not at all.
+one over the whole grid covers, too. Memory scatters as times do, and, last, not at all: F6a takes it as exact, so that
+its knee covers there, and misses on curves from 0.35 % of scatter on, on lines from 1 % on. Seven minutes on two cores.
 
 Exit code 1 when a rate misses its goal by more than chance (the rule of verdicts.py).
 """
