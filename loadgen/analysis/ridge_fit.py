@@ -67,11 +67,12 @@ class Laws:
         off_host, off_read = np.sqrt(spare * bb), np.sqrt(spare * aa)
         off_both = np.sqrt(spare * np.maximum(aa + bb - 2 * ab, 0.0))
         most_read, least_host = read + off_read, np.maximum(host - off_host, 0.0)
+        whole = np.maximum(least_host + most_read, np.finfo(np.float64).tiny)
         return (
             float(np.minimum(host + off_host, fastest).max()),
             float(np.maximum(read - off_read, floor).min()),
             float(np.maximum(host + read - off_both, floor).min()),
-            float((most_read / (least_host + most_read)).max()),
+            float((most_read / whole).max()),
         )
 
 

@@ -141,7 +141,8 @@ def _of_split(case: Case, key: Key, found: MeasuredRidge, name: str, ceilings: C
         return None
     fitted = found.ridge
     read_s = _read_s(model, key, ceilings)
-    explained = read_s / fitted.plateau_least_s
+    # The plateau may be as low as nothing where sizes are few and scatter: then no share is bounded.
+    explained = read_s / fitted.plateau_least_s if fitted.plateau_least_s > 0 else math.inf
     span = f"{fitted.tokens:.0f} [{fitted.low:.0f}, {fitted.high:.0f}] tokens"
     place = span if fitted.resolved else f"not resolvable: {fitted.why}"
     verdict, p = _verdict(case, fitted, predicted, read_s)
@@ -162,9 +163,11 @@ def _of_split(case: Case, key: Key, found: MeasuredRidge, name: str, ceilings: C
         ridge,
         Number(name="predicted ridge", text=f"{predicted:.0f} tokens", value=predicted),
         Number(name="host and reading", text=parts),
-        Number(name="weight read over plateau, at most", text=show_share(explained), value=explained),
         turn,
     )
+    if explained < math.inf:
+        share = Number(name="weight read over plateau, at most", text=show_share(explained), value=explained)
+        numbers = (*numbers[:-1], share, turn)
     return Finding(
         id="F8",
         claim=CLAIMS["F8"],

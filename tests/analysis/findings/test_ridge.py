@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 
+import pytest
 from cases import case, findings, one, rows
 from synthetic import (
     Point,
@@ -12,6 +13,8 @@ from synthetic import (
     grid,
     sweep,
 )
+
+from loadgen.analysis.findings import ridge
 
 PREFILLS = grid(batch=(1, 2, 4, 8, 16, 32, 64), input_tokens=(20, 128, 512), output_tokens=(20,))
 
@@ -91,3 +94,14 @@ def test_f8_finds_the_turn_behind_a_host_that_the_device_waits_for() -> None:
     assert measured.low is not None
     assert measured.high is not None
     assert measured.low <= 206 <= measured.high < 280
+
+
+def test_f8_of_one_start_on_a_machine_without_a_datasheet_bounds_no_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `make demo` runs on a CPU: neither noise nor floor is known, so the plateau may be as low as nothing."""
+    monkeypatch.setattr(ridge, "datasheet", lambda _machine: None)
+    f8 = one(case(rows(sweep(PREFILLS, bound_by(206.0, 7e-3), repeats=1))), "F8")
+    assert f8.verdict == "not tested"
+    assert "not resolvable" in f8.sentence
+    assert not [number for number in f8.numbers if "at most" in number.name]
