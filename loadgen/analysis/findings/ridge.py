@@ -159,7 +159,7 @@ def _of_split(case: Case, key: Key, found: MeasuredRidge, name: str, ceilings: C
         low=fitted.low if known else None,
         high=fitted.high if known else None,
     )
-    numbers = (
+    numbers: tuple[Number, ...] = (
         ridge,
         Number(name="predicted ridge", text=f"{predicted:.0f} tokens", value=predicted),
         Number(name="host and reading", text=parts),
