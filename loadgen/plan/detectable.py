@@ -76,15 +76,6 @@ def best_repeats(noise: Noise, cells: int, start_s: float, trial_s: float) -> fl
     return math.sqrt(noise.trial**2 / cells * start_s / (shared * cells * trial_s))
 
 
-def starts_for(noise: Noise, difference: float, cells: int, repeats: int = 1, most: int = 100) -> int | None:
-    """The fewest starts a side that tell a relative ``difference``; ``None`` where ``most`` do not."""
-    for starts in range(2, most + 1):
-        found = detectable(noise, starts, cells, repeats)
-        if found is not None and found <= abs(difference):
-            return starts
-    return None
-
-
 def told(noise: Noise, starts: int, repeats: int, cells: int) -> str:
     """In a sentence, with where the noise is from."""
     sizes = [noise.start, noise.cell, noise.trial]

@@ -14,7 +14,6 @@ from loadgen.plan.detectable import (
     best_repeats,
     detectable,
     of_plan,
-    starts_for,
     told,
 )
 from loadgen.plan.plan import Plan, make_plan
@@ -47,13 +46,6 @@ def test_more_starts_and_repeats_never_tell_less_and_one_start_tells_nothing() -
     assert (detectable(EAGER, 3, 1, 4) or 0) < (detectable(EAGER, 3, 1, 1) or 0)
     assert detectable(QUIET, 1, 16, 5) is None
     assert detectable(QUIET, 1, 16, 1, df=4) is not None  # with a spread that other servers lend
-
-
-def test_the_starts_that_would_tell_a_difference() -> None:
-    wanted = starts_for(COMPILED, 0.0167, 16, 2)
-    assert wanted == 3
-    assert starts_for(COMPILED, -0.0167, 16, 2) == wanted
-    assert starts_for(EAGER, 0.0001, 16) is None
 
 
 def test_a_sentence_names_its_noise_and_whether_it_is_assumed() -> None:
