@@ -18,6 +18,7 @@ from typing import Any
 
 from loadgen.errors import MissingDependency
 from loadgen.launch.child import child_argv, url_host
+from loadgen.launch.interpreter import interpreter_of
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
 from loadgen.servers._ds import options
@@ -65,7 +66,7 @@ class DeepSpeed:
         read = options.read(spec)
         if spec.gpus:
             _check_gpus(spec, read)
-        if spec.python is None:  # another interpreter looks at itself when the server is prepared
+        if not _foreign(spec):  # another interpreter looks at itself when the server is prepared
             _check_libraries(read)
             _check_compilers(spec, read)
 
@@ -76,7 +77,7 @@ class DeepSpeed:
         fields = dataclasses.asdict(dataclasses.replace(spec, port=grpc_port))
         fields["options"] = dict(spec.options)
         child = child_argv(
-            spec.python,
+            interpreter_of(self.name, spec.python),
             "loadgen.servers._ds.main",
             "--spec",
             json.dumps(fields),
@@ -132,7 +133,12 @@ class DeepSpeed:
 
 def _prepared(spec: ServerSpec) -> bool:
     """Whether there is anything to look at or to compile before the start."""
-    return bool(spec.gpus) or spec.tp > 1 or spec.python is not None
+    return bool(spec.gpus) or spec.tp > 1 or _foreign(spec)
+
+
+def _foreign(spec: ServerSpec) -> bool:
+    """Whether it runs in another interpreter than loadgen's own."""
+    return interpreter_of(spec.framework, spec.python) != sys.executable
 
 
 def _check_libraries(read: options.Options) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch.child import child_argv, url_host
+from loadgen.launch.interpreter import interpreter_of, look_into
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
 
@@ -72,9 +71,10 @@ class HuggingFace:
                 f"hf: model {spec.model.name!r} is a preset without weights (accepted: a checkpoint folder)"
             )
         _check_parallel(spec, engine)
-        missing = [need.name for need in self.needs() if not need.ok] if spec.python is None else []
-        if missing:
-            raise MissingDependency(f"hf: {sys.executable} has no {', '.join(missing)}", REMEDY)
+        python = interpreter_of(self.name, spec.python)
+        there = look_into(python, distributions=LIBRARIES).versions
+        if missing := [library for library in LIBRARIES if library not in there]:
+            raise MissingDependency(f"hf: {python} has no {', '.join(missing)}", REMEDY)
 
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it; tensor-parallel ranks are started by rank 0."""
@@ -84,7 +84,7 @@ class HuggingFace:
         fields["options"] = dict(spec.options)
         return Command(
             argv=child_argv(
-                spec.python,
+                interpreter_of(self.name, spec.python),
                 "loadgen.servers._hf.main",
                 "--spec",
                 json.dumps(fields),
@@ -109,19 +109,13 @@ class HuggingFace:
 
     def needs(self) -> Sequence[Need]:
         """The libraries of loadgen's own interpreter; a server with its own ``python`` may have others."""
+        there = look_into(interpreter_of(self.name, None), distributions=LIBRARIES).versions
         found = []
         for library in LIBRARIES:
-            version = _version(library)
+            version = there.get(library)
             shown, remedy = (f"installed {version}", "") if version else ("missing", REMEDY)
             found.append(Need(name=library, ok=version is not None, found=shown, remedy=remedy))
         return found
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _choice(spec: ServerSpec, name: str, accepted: tuple[str, ...]) -> str:

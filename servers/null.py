@@ -14,6 +14,7 @@ from typing import Any
 
 from loadgen.errors import BadInput
 from loadgen.launch.child import child_argv, url_host
+from loadgen.launch.interpreter import interpreter_of
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
 
@@ -78,7 +79,7 @@ class Null:
         if log:
             arguments += ["--log", os.path.join(run_dir, log)]
         return Command(
-            argv=child_argv(spec.python, "loadgen.servers._null.main", *arguments),
+            argv=child_argv(interpreter_of(self.name, spec.python), "loadgen.servers._null.main", *arguments),
             ready_url=f"{base}/health",
             base_url=base,
             info_url=f"{base}/info",

@@ -13,6 +13,7 @@ from typing import Any
 
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch.child import CHILD, child_argv, servers_folder
+from loadgen.launch.interpreter import interpreter_of
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
 from loadgen.servers._triton import find, launch
@@ -98,7 +99,7 @@ class TritonPython:
         )
         return Command(
             argv=child_argv(
-                spec.python,
+                interpreter_of(self.name, spec.python),
                 "loadgen.servers._triton.exec",
                 *exec_args,
                 "--assemble",

@@ -17,6 +17,7 @@ from loadgen.labels import server_label
 from loadgen.launch import frameworks
 from loadgen.launch.discover import asked_of
 from loadgen.launch.endpoint import Endpoint, server_info
+from loadgen.launch.interpreter import interpreter_of, look_into
 from loadgen.launch.process import Server, free_ports, port_is_free
 from loadgen.launch.target import find_out
 from loadgen.protocols import Framework, Watcher
@@ -37,6 +38,7 @@ def start_server(
     Raises BadInput when it cannot run here, ServerError when it does not come up; nothing is left then.
     """
     framework = frameworks.find(spec.framework)
+    look_into(interpreter_of(spec.framework, spec.python))
     framework.check(spec)
     if spec.port and not port_is_free(spec.port, spec.host):
         raise BadInput(
