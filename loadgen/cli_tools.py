@@ -100,4 +100,19 @@ def doctor() -> None:
     console.print_doctor(command.examine())
 
 
-TOOLS = (calibrate, convert, probe, exporter, doctor)
+@click.command("check-framework")
+@click.argument("name")
+def check_framework(name: str) -> None:
+    """Check that the framework NAME keeps the contract of protocols.Framework; no server is started.
+
+    For authors of a servers/NAME.py, or of a package with an entry point in the group loadgen.servers.
+
+    \b
+    loadgen check-framework hf
+    """
+    from loadgen.commands import check_framework as command
+
+    raise SystemExit(command.run(name))
+
+
+TOOLS = (calibrate, convert, probe, exporter, doctor, check_framework)

@@ -5,17 +5,26 @@ from __future__ import annotations
 import importlib
 from typing import cast
 
-from loadgen.errors import MissingDependency
+from loadgen.errors import BadInput, MissingDependency
 from loadgen.protocols import DriverFactory
+from loadgen.system import plugins
 
 EXTRAS = {"triton-grpc": "triton", "mii-grpc": "ds"}
+BUILT_IN = ("mii-grpc", "openai", "triton-grpc")
 
 
 def driver_factory(protocol: str) -> DriverFactory:
-    """The driver of a protocol: ``triton-grpc`` is ``make_driver`` of ``loadgen/drivers/triton_grpc.py``.
+    """The driver of a protocol: ``triton-grpc`` is ``make_driver`` of ``loadgen/drivers/triton_grpc.py``; one that
+    loadgen has not is another package's entry point.
 
-    Raises MissingDependency when a library of its cannot be imported.
+    Raises MissingDependency when a library of its cannot be imported, BadInput for a protocol that nobody speaks.
     """
+    if protocol not in BUILT_IN:
+        others = plugins.offered(plugins.DRIVERS)
+        if protocol in others:
+            return cast(DriverFactory, plugins.load(plugins.DRIVERS, protocol))
+        known = sorted({*BUILT_IN, *others})
+        raise BadInput(f"protocol {protocol!r}: no driver speaks it (accepted: {', '.join(known)})")
     try:
         module = importlib.import_module(f"loadgen.drivers.{protocol.replace('-', '_')}")
     except (ImportError, RuntimeError, TypeError) as error:  # what a half-installed library raises

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from loadgen.errors import LoadgenError
+from loadgen.drivers.find import driver_factory
+from loadgen.errors import LoadgenError, MissingDependency
 from loadgen.launch import frameworks
 from loadgen.launch.process import free_ports
 from loadgen.plan.detectable import BATCHING, EAGER, QUIET, USUAL_CELLS, USUAL_STARTS, told
 from loadgen.protocols import Need
+from loadgen.system import plugins
 from loadgen.system.environment import gpu_memory_used, package_versions, read_gpus, source_commit
+from loadgen.telemetry.known_series import known_series
 from loadgen.units import show_bytes
 
 GIB = 1 << 30
@@ -52,6 +55,7 @@ def examine(results: Path = Path("results")) -> list[Section]:
         Section(title="Python and libraries", needs=(python(), *libraries())),
         Section(title="GPUs", needs=tuple(gpus())),
         *(framework(name) for name in frameworks.names()),
+        *plugged_in(),
         comparisons(),
         Section(title="Machine", needs=(ports(), shared_memory(), open_files(), disk(results), git())),
     ]
@@ -145,8 +149,33 @@ def framework(name: str) -> Section:
     try:
         return Section(title=title, needs=tuple(frameworks.find(name).needs()))
     except (LoadgenError, ImportError) as error:
-        broken = Need(name=f"servers/{name}.py", ok=False, found=str(error), remedy="mend the module")
+        what, remedy = (
+            (error.what, error.remedy) if isinstance(error, MissingDependency) else (str(error), "mend it")
+        )
+        broken = Need(name=name, ok=False, found=what, remedy=remedy)
         return Section(title=title, needs=(broken,))
+
+
+def plugged_in() -> list[Section]:
+    """The drivers and names of telemetry that other packages bring; none where there are none."""
+    needs = []
+    _, faults = known_series()
+    for name, entry in plugins.offered(plugins.TELEMETRY).items():
+        fault = next((each for each in faults if f"plug-in {name!r} " in each), None)
+        needs.append(_plugin(f"telemetry {name}", plugins.package_of(entry), fault))
+    for name, entry in plugins.offered(plugins.DRIVERS).items():
+        try:
+            driver_factory(name)
+        except MissingDependency as error:
+            needs.append(_plugin(f"driver {name}", plugins.package_of(entry), error.what))
+        else:
+            needs.append(_plugin(f"driver {name}", plugins.package_of(entry), None))
+    return [Section(title="Plug-ins", needs=tuple(needs))] if needs else []
+
+
+def _plugin(name: str, package: str, fault: str | None) -> Need:
+    remedy = "" if fault is None else f"mend it, or pip uninstall {package.partition(' ')[0]}"
+    return Need(name=name, ok=fault is None, found=fault or package, remedy=remedy)
 
 
 def comparisons() -> Section:

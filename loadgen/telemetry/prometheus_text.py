@@ -105,7 +105,6 @@ RULES: Mapping[str, Rule] = {
 }
 PROCESS_MEMORY = "loadgen_gpu_process_memory_bytes"  # by owner, summed over the processes of a GPU
 KV_CONFIG = "vllm:cache_config_info"
-NAMES = (*RULES, PROCESS_MEMORY, KV_CONFIG)
 Reading = tuple[str, str, float]  # metric, subject (GPU UUID, rank, process, …), value
 Series = tuple[str, Mapping[str, str], float]
 
@@ -119,9 +118,14 @@ class Page:
     blind: tuple[str, ...]
 
 
-def read_page(text: str) -> Page:
+def names_of(rules: Mapping[str, Rule] = RULES) -> frozenset[str]:
+    """The series that ``normalise`` makes readings of."""
+    return frozenset((*rules, PROCESS_MEMORY, KV_CONFIG))
+
+
+def read_page(text: str, rules: Mapping[str, Rule] = RULES) -> Page:
     """The readings of one page in Prometheus' text format; lines of no interest, or torn, are passed over."""
-    return normalise(series_of(text, NAMES))
+    return normalise(series_of(text, names_of(rules)), rules)
 
 
 def series_of(text: str, names: Container[str] | None = None) -> Iterator[Series]:
@@ -139,7 +143,7 @@ def series_of(text: str, names: Container[str] | None = None) -> Iterator[Series
         yield match[1], dict(LABEL.findall(match[2] or "")), value
 
 
-def normalise(series: Iterable[Series]) -> Page:
+def normalise(series: Iterable[Series], rules: Mapping[str, Rule] = RULES) -> Page:
     """Series under our names and units, doubtful ones refused.
 
     A page of several engines has one series for each: they are summed, a share of a cache is averaged.
@@ -157,7 +161,7 @@ def normalise(series: Iterable[Series]) -> Page:
         if labels.get("GPU_I_ID"):
             slices = True
             continue  # a MIG slice under its parent's UUID
-        for metric, subject, converted, adds in _readings(name, labels, value):
+        for metric, subject, converted, adds in _readings(name, labels, value, rules):
             if converted > LIMITS.get(metric, math.inf):
                 refused.append(f"{name} = {value}")
                 continue
@@ -178,7 +182,9 @@ def normalise(series: Iterable[Series]) -> Page:
     )
 
 
-def _readings(name: str, labels: Mapping[str, str], value: float) -> Iterator[tuple[str, str, float, bool]]:
+def _readings(
+    name: str, labels: Mapping[str, str], value: float, rules: Mapping[str, Rule]
+) -> Iterator[tuple[str, str, float, bool]]:
     if name == PROCESS_MEMORY:
         owner = labels.get("owner", "unseen")
         yield f"gpu_{owner}_memory_bytes", labels.get("UUID", ""), value, True
@@ -191,7 +197,7 @@ def _readings(name: str, labels: Mapping[str, str], value: float) -> Iterator[tu
             return
         yield "kv_capacity_tokens", ENGINE, float(tokens), False
         return
-    rule = RULES[name]
+    rule = rules[name]
     subject = rule.subject if rule.label is None else labels.get(rule.label) or labels.get(rule.label.lower())
     if subject:
         yield rule.metric, subject, value * rule.factor, False

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
 
 from loadgen.errors import BadInput
-from loadgen.telemetry.prometheus_text import NAMES, Series, normalise
+from loadgen.telemetry.prometheus_text import RULES, Rule, Series, names_of, normalise
 from loadgen.telemetry.scrapes import Scrape
 from loadgen.units import NS_PER_S
 
@@ -27,10 +27,11 @@ class PrometheusFault(Exception):
 
 
 class Prometheus:
-    """One Prometheus server. ``selector`` are further label matchers, such as ``job="dcgm",cluster="a"``."""
+    """One Prometheus server. ``selector`` are further label matchers, such as ``job="dcgm",cluster="a"``; ``rules`` are
+    the series that are asked for."""
 
-    def __init__(self, url: str, selector: str = "") -> None:
-        self.url, self._selector = url.rstrip("/"), selector.strip().strip("{}")
+    def __init__(self, url: str, selector: str = "", rules: Mapping[str, Rule] = RULES) -> None:
+        self.url, self._selector, self._rules = url.rstrip("/"), selector.strip().strip("{}"), rules
 
     def check(self) -> None:
         """Raises BadInput when nothing at the URL answers as Prometheus, or it refuses the selector."""
@@ -53,13 +54,13 @@ class Prometheus:
             offset_s = self._offset_s()
             width_s = math.ceil((time.monotonic_ns() - start_ns) / NS_PER_S) + 1
             found = self._query(f"{self._matchers()}[{width_s}s]")
-            return _scrapes(self.url, found, offset_s, start_ns, end_ns)
+            return _scrapes(self.url, found, offset_s, start_ns, end_ns, self._rules)
         except PrometheusFault as fault:
             took_ns = time.monotonic_ns() - began_ns
             return [Scrape(source=self.url, at_ns=began_ns, took_ns=took_ns, error=str(fault))]
 
     def _matchers(self) -> str:
-        names = "|".join(NAMES)
+        names = "|".join(sorted(names_of(self._rules)))
         more = f",{self._selector}" if self._selector else ""
         return f'{{__name__=~"{names}"{more}}}'
 
@@ -90,7 +91,9 @@ class Prometheus:
         return result
 
 
-def _scrapes(url: str, result: Sequence[Any], offset_s: float, start_ns: int, end_ns: int) -> list[Scrape]:
+def _scrapes(
+    url: str, result: Sequence[Any], offset_s: float, start_ns: int, end_ns: int, rules: Mapping[str, Rule]
+) -> list[Scrape]:
     """A matrix as scrapes: the series of one target at one time belong together."""
     by_scrape: dict[tuple[str, float], list[Series]] = {}
     try:
@@ -105,7 +108,7 @@ def _scrapes(url: str, result: Sequence[Any], offset_s: float, start_ns: int, en
     for (_, at_s), every in sorted(by_scrape.items(), key=lambda item: item[0][1]):
         at_ns = round((at_s - offset_s) * NS_PER_S)
         if start_ns <= at_ns <= end_ns:
-            page = normalise(every)
+            page = normalise(every, rules)
             found.append(
                 Scrape(
                     source=url,

@@ -24,6 +24,7 @@ from loadgen.errors import StoreError
 from loadgen.records import Caveat, Environment, ServerSpec, TrialResult
 from loadgen.telemetry.caveats import before_start, holds, of_devices, of_host, of_sources, works
 from loadgen.telemetry.host import Gauge, HostWatch
+from loadgen.telemetry.known_series import known_series
 from loadgen.telemetry.ledger import make_ledger
 from loadgen.telemetry.nvml import Gpu, Nvml
 from loadgen.telemetry.processes import TreeReader
@@ -90,10 +91,11 @@ class Recorder:
             gpu.uuid: float(gpu.memory_used_bytes) for gpu in before if gpu.memory_used_bytes is not None
         }
         self._caveats_before = tuple(before_start(before, indices))
-        self._prometheus = Prometheus(spec.prometheus, spec.selector) if spec.prometheus else None
+        rules, skipped = known_series()
+        self._prometheus = Prometheus(spec.prometheus, spec.selector, rules) if spec.prometheus else None
         self._children: list[subprocess.Popen[bytes]] = []
         self._logs: dict[int, Path] = {}
-        self._faults: list[str] = []
+        self._faults: list[str] = list(skipped)
         self._urls: list[str] = []
         self._scrapes: list[Scrape] = []
         self._failing: set[str] = set()

@@ -12,14 +12,15 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 import httpx
 import orjson
 
-from loadgen.telemetry.prometheus_text import Page, read_page
+from loadgen.telemetry.known_series import known_series
+from loadgen.telemetry.prometheus_text import Page, Rule, read_page
 
 PAGE_LIMIT = 16 << 20  # bytes; a page that never ends must not fill the memory
 SCRAPE_LIMIT_S = 2.0
@@ -33,8 +34,16 @@ class BadPage(Exception):
 class Source:
     """One endpoint and its ticks. ``wake`` asks for a scrape before the next one."""
 
-    def __init__(self, number: int, url: str, client: httpx.AsyncClient, scrape_log: IO[bytes]) -> None:
+    def __init__(
+        self,
+        number: int,
+        url: str,
+        client: httpx.AsyncClient,
+        scrape_log: IO[bytes],
+        rules: Mapping[str, Rule],
+    ) -> None:
         self._number, self._url, self._client, self._scrape_log = number, url, client, scrape_log
+        self._rules = rules
         self.wake = asyncio.Event()
 
     async def run(self, period_s: float) -> None:
@@ -55,7 +64,7 @@ class Source:
         began_ns, error, page = time.monotonic_ns(), None, None
         try:
             async with asyncio.timeout(SCRAPE_LIMIT_S):
-                page = read_page(await self._fetch())
+                page = read_page(await self._fetch(), self._rules)
             if not (page.readings or page.blind or page.refused):
                 raise BadPage("answers, but with no metric that loadgen knows")
         except TimeoutError:
@@ -90,7 +99,8 @@ async def sample(urls: Sequence[str], period_s: float, scrape_log: IO[bytes]) ->
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin.buffer)
     limits = httpx.Limits(keepalive_expiry=IDLE_CONNECTION_S)
     async with httpx.AsyncClient(timeout=SCRAPE_LIMIT_S, trust_env=False, limits=limits) as client:
-        sources = [Source(number, url, client, scrape_log) for number, url in enumerate(urls)]
+        rules, _ = known_series()  # the recorder tells what is skipped
+        sources = [Source(number, url, client, scrape_log, rules) for number, url in enumerate(urls)]
         tasks = [asyncio.create_task(source.run(period_s)) for source in sources]
         while await orders.readline():
             for source in sources:
