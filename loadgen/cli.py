@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from loadgen import __version__, urls
 from loadgen.cli_tools import TOOLS
-from loadgen.commands.options import load_options, server_options
+from loadgen.commands.options import duration_options, load_options, server_options
 from loadgen.errors import BadInput, LoadgenError
 from loadgen.report import FORMATS
 
@@ -211,12 +212,14 @@ def sweep(
     "limit, request_ids; over gRPC variant (a, b), merged",
 )
 @load_options(requests=64, concurrency=1)
+@duration_options
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="keep results and samples there"
 )
 @click.option("--live/--no-live", default=None, help="live view (default: when this is a terminal)")
 @click.option("--strict", is_flag=True, help="exit 1 when the load generator limited the trial")
-def run(**given: Any) -> None:
+@click.pass_context
+def run(context: click.Context, /, **given: Any) -> None:
     """Load an endpoint that already runs, once, and print its figures.
 
     It is asked first: a few pages and requests of a few tokens tell which route and which fields it takes, its
@@ -226,11 +229,13 @@ def run(**given: Any) -> None:
 
     \b
     loadgen run --url http://127.0.0.1:8000 --concurrency 8 --input-tokens 128 --output-tokens 64
-    loadgen run --url http://127.0.0.1:8000 --mode poisson --rate 20 --requests 1000
+    loadgen run --url http://127.0.0.1:8000 --mode poisson --rate 20 --duration 120s
     loadgen run --url https://example.com/v1 --endpoint chat --header 'api-key: ${MY_KEY}'
     """
     from loadgen.commands import run as command
 
+    if given["duration"] is not None and context.get_parameter_source("requests") == ParameterSource.DEFAULT:
+        given["requests"] = 0
     raise SystemExit(command.run(argv=tuple(sys.argv), **given))
 
 

@@ -53,4 +53,6 @@ def rivals_key(spec: ServerSpec) -> tuple[Any, ...]:
 
 def point_of(load: LoadSpec) -> LoadSpec:
     """What loads have in common that are probes of one point: all but the batch and how often it is sent."""
-    return dataclasses.replace(load, batch_size=1, requests=1, warmup=0, seed=0)
+    return dataclasses.replace(
+        load, batch_size=1, requests=1, warmup=0, duration_s=None, lead_in_s=0.0, seed=0
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadgen.records import ServerSpec, Summary, Trial, TrialResult
+from loadgen.records import LoadSpec, ServerSpec, Summary, Trial, TrialResult
 from loadgen.units import show_number, show_share
 
 
@@ -24,6 +24,14 @@ def load_label(trial: Trial) -> str:
     if load.kind == "ramp":
         return f"ramp {show_number(load.rate)}–{show_number(load.rate_end)}/s{each}"
     return f"{load.kind} {show_number(load.rate)}/s{each}" if load.rate else f"{load.kind}{each}"
+
+
+def bound_text(load: LoadSpec) -> str:
+    """What bounds a load: ``64`` requests, ``120s``, ``30s+120s`` with a lead-in."""
+    if load.duration_s is None:
+        return str(load.requests)
+    lead_in = f"{show_number(load.lead_in_s)}s+" if load.lead_in_s else ""
+    return f"{lead_in}{show_number(load.duration_s)}s"
 
 
 def again_label(start: int, repeat: int) -> str:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from loadgen.telemetry_records import ServerCores, TelemetrySummary
+from loadgen.units import nanoseconds
 
 SCHEMA_VERSION = 1
 DEFINITIONS = 2  # of a summary's figures
 
 LoadKind = Literal["static", "closed", "constant", "poisson", "gamma", "ramp", "trace"]
-Phase = Literal["warmup", "measured"]
+Phase = Literal["warmup", "lead_in", "measured", "drain"]
 Order = Literal["grouped", "interleaved"]
 OptionValue = str | int | float | bool
 OPEN_LOOP: frozenset[str] = frozenset({"constant", "poisson", "gamma", "ramp", "trace"})
@@ -82,6 +83,18 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What of a duration-bound load counts: from ``start_ns`` on and before ``end_ns``, on the samples' clock."""
+
+    start_ns: int
+    end_ns: int
+
+    def holds(self, at_ns: int) -> bool:
+        """Whether an instant belongs to it."""
+        return self.start_ns <= at_ns < self.end_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSpec:
     """What to send.
 
@@ -90,6 +103,11 @@ class LoadSpec:
     requests per second: ``constant``, ``poisson``, ``gamma`` (``burstiness`` 1 is Poisson, smaller is burstier),
     ``ramp`` (linear from ``rate`` to ``rate_end``), ``trace`` (a JSONL file of offset_s, input_tokens, output_tokens).
     ``warmup`` requests of the same shape are drained before ``requests`` are measured.
+    ``duration_s`` bounds a load by time in place of ``requests``, which is 0 then: the load runs for ``lead_in_s``,
+    uncounted (phase ``lead_in``), and on through a counted window of ``duration_s``. A request belongs to the phase in
+    which it was due, or sent where it had no due time. Sending goes on behind the window (``drain``) until every
+    counted request has ended, for one median E2E latency at most, so that the last ones meet the load that those before
+    them met. A static load and a ramp, whose length this is, stop sending at the window's end and have no lead-in.
     ``max_rate`` caps the request rate of a closed loop. ``workers`` is the number of load generator processes.
     ``at_most``: an output may end before ``output_tokens``, as where a server cannot be made to go on; it counts with
     the length that it has.
@@ -106,6 +124,8 @@ class LoadSpec:
     trace: str | None = None
     requests: int = 1
     warmup: int = 1
+    duration_s: float | None = None
+    lead_in_s: float = 0.0
     max_rate: float | None = None
     stream: bool = True
     seed: int = 0
@@ -117,6 +137,14 @@ class LoadSpec:
     def open_loop(self) -> bool:
         """Whether requests are sent by due times, whatever the server does."""
         return self.kind in OPEN_LOOP
+
+    def window(self, start_ns: int) -> Window | None:
+        """The counted window of a load that began at ``start_ns``; ``None`` of one that is bound by its requests, and
+        of a static one, whose calls count whole."""
+        if self.duration_s is None or self.kind == "static":
+            return None
+        first_ns = start_ns + nanoseconds(self.lead_in_s)
+        return Window(start_ns=first_ns, end_ns=first_ns + nanoseconds(self.duration_s))
 
     @property
     def in_flight(self) -> int | None:
@@ -257,9 +285,12 @@ class Summary:
     """The figures of one trial over its valid measured samples. Times in seconds, rates per second.
 
     Rates run over ``duration_s`` = first send → last end of all requests, failed ones too; what these were given counts
-    for nothing. ``output_tokens`` is ``None`` when a reply's were counted by nobody. ``first_answer_s`` is start →
-    first token of a chat's answer itself, behind any reasoning. ``definitions`` is 1 in results of earlier versions,
-    whose window left failed requests out and whose percentiles are interpolated.
+    for nothing. Of a load with a window, ``duration_s`` is that window's length. Rates and tokens are of what came
+    within it, whichever phase asked for it: output tokens by their arrival, input tokens with the first of these,
+    requests by their end. Latencies and counts are of the requests that were due (or sent) in it, wherever they ended.
+    ``output_tokens`` is ``None`` when a reply's were counted by nobody. ``first_answer_s`` is start → first token of a
+    chat's answer itself, behind any reasoning. ``definitions`` is 1 in results of earlier versions, whose window left
+    failed requests out and whose percentiles are interpolated.
     """
 
     requests_ok: int
@@ -363,7 +394,7 @@ class TrialResult:
 
     ``start`` is equal for trials that one start of a server served, and for no others; ``None`` where that is not known
     (an endpoint that already ran, results of earlier versions, a server that did not come up). ``cores`` is what CPU
-    the server may use, where its processes can be seen.
+    the server may use, where its processes can be seen. ``window`` is what counted of a duration-bound load.
     """
 
     trial: Trial
@@ -378,6 +409,7 @@ class TrialResult:
     telemetry: TelemetrySummary | None = None
     start: str | None = None
     cores: ServerCores | None = None
+    window: Window | None = None
     schema_version: int = SCHEMA_VERSION
 
 

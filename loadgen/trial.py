@@ -27,7 +27,7 @@ from loadgen.metrics.engine_caveats import of_engine
 from loadgen.metrics.summary import Accumulator
 from loadgen.metrics.why import explained, remedy
 from loadgen.protocols import Watcher
-from loadgen.records import Failure, Sample, Trial, TrialResult
+from loadgen.records import Failure, Sample, Trial, TrialResult, Window
 from loadgen.results.store import SampleWriter
 from loadgen.system import interrupt
 from loadgen.telemetry.caveats import of_cores
@@ -59,6 +59,14 @@ def run_trial(
     before = endpoint.family()
     watch = HangWatch(endpoint.hung)
 
+    window: Window | None = None
+
+    def on_start(start_ns: int) -> None:
+        nonlocal window
+        window = trial.load.window(start_ns)
+        if window is not None:
+            accumulator.count_within(window)
+
     def on_sample(sample: Sample, in_flight: int) -> None:
         nonlocal warmup_error, lost, served, silent
         accumulator.add(sample)
@@ -71,7 +79,7 @@ def run_trial(
             silent = sample.error
         watch.heard(timed_out=timed_out)
         if sample.error is not None and not no_memory and NO_MEMORY.search(sample.error):
-            phase = "load" if sample.phase == "measured" else sample.phase
+            phase = "load" if sample.phase != "warmup" else sample.phase
             no_memory.append(Failure(error=OUT_OF_MEMORY, message=sample.error, phase=phase))
         if writer is not None:
             writer.add(sample)
@@ -86,6 +94,7 @@ def run_trial(
             driver_factory(endpoint.protocol),
             endpoint.driver_options,
             on_sample,
+            on_start=on_start,
             # Without one answer the others need not all be waited for.
             stop=lambda: interrupt.asked() or watch.hung or bool(silent) or endpoint.fault() is not None,
         )
@@ -137,6 +146,7 @@ def run_trial(
         caveats=(*doubts, *of_server) if failure is None else (),
         failure=failure,
         cores=cores,
+        window=window,
     )
 
 
@@ -207,6 +217,8 @@ def smallest(trial: Trial) -> Trial:
         trace=None,
         requests=1,
         warmup=0,
+        duration_s=None,
+        lead_in_s=0.0,
         max_rate=None,
         workers=1,
         timeouts=replace(limits, first_byte_s=min(limit_s, limits.first_byte_s), total_s=limit_s),

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 NS_PER_S = 1_000_000_000
+SPAN = "seconds, or a span such as '500ms', '120s', '1h30m'"  # what parse_span takes, in words
+_PARTS = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNIT_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def seconds(ns: int | float) -> float:
@@ -13,6 +18,17 @@ def seconds(ns: int | float) -> float:
 def nanoseconds(s: float) -> int:
     """Seconds to whole nanoseconds."""
     return round(s * NS_PER_S)
+
+
+def parse_span(text: str) -> float | None:
+    """A span of time as people write it (``120``, ``90s``, ``1m30s``, ``500ms``) in seconds; None of anything else."""
+    whole = text.strip()
+    if re.fullmatch(r"\d+(\.\d+)?", whole):
+        return float(whole)
+    parts = _PARTS.findall(whole)
+    if not parts or "".join(map("".join, parts)) != whole:
+        return None
+    return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
 
 
 def show_s(value: float | None) -> str:

@@ -2,6 +2,11 @@
 
 It answers like an engine over the same protocol, with a made-up token at every step of an absolute schedule, and logs
 when each was really sent. Whatever differs in the client's figures is the client's error (``loadgen calibrate``).
+
+With ``slots`` it has a queue (``_null/queue.py``), whose capacity is known: what a search for capacity is checked by. A
+step of c sequences lasts ``step_ms + c · sequence_us`` and ``prompt_us`` for each prompt token of those that begin in
+it; with every slot taken by requests of p tokens in and n out, it serves slots / (n · (step_ms + slots · sequence_us) +
+slots · p · prompt_us) requests per second.
 """
 
 from __future__ import annotations
@@ -20,6 +25,8 @@ from loadgen.records import ServerSpec
 
 ENGINE = "null (no model)"
 NUMBERS = ("ttft_ms", "itl_ms")
+COSTS = ("step_ms", "sequence_us", "prompt_us")
+MOST_SLOTS = 100_000
 LONGEST_MS = 3_600_000.0
 
 
@@ -35,6 +42,11 @@ class Null:
         "ttft_ms": "milliseconds from a request to its first token, from 0. Default 0",
         "itl_ms": "milliseconds from token to token, from 0 (0: as fast as possible). Default 0",
         "coalesce": "true: tokens that are due together leave in one write; false: one write each. Default false",
+        "slots": "sequences at work at once: further requests wait, and steps take the place of ttft_ms and itl_ms. "
+        "Default 0: none wait",
+        "step_ms": "with slots: milliseconds of a step, a token for each sequence at work, above 0. Default 10",
+        "sequence_us": "with slots: microseconds that each sequence at work adds to a step, from 0. Default 0",
+        "prompt_us": "with slots: microseconds that each prompt token adds to the first step, from 0. Default 0",
         "log": "file for the true send times, relative to the server's run folder. Default none",
     }
 
@@ -53,12 +65,24 @@ class Null:
                 raise BadInput(f"null: unknown option {key!r} (accepted: {', '.join(self.options)})")
             if key in NUMBERS and not _is_duration(value):
                 raise BadInput(f"null: option {key} = {value!r} (accepted: 0 to {LONGEST_MS:.0f})")
+            if key in COSTS and not (_is_duration(value) and (value or key != "step_ms")):
+                least = "above 0 and up" if key == "step_ms" else "0"
+                raise BadInput(f"null: option {key} = {value!r} (accepted: {least} to {LONGEST_MS:.0f})")
+            if key == "slots" and not (type(value) is int and 0 <= value <= MOST_SLOTS):
+                raise BadInput(f"null: option slots = {value!r} (accepted: 0 to {MOST_SLOTS})")
             if key == "coalesce" and not isinstance(value, bool):
                 raise BadInput(f"null: option coalesce = {value!r} (accepted: true, false)")
             if key == "log" and not _is_name(value):
                 raise BadInput(
                     f"null: option log = {value!r} (accepted: a plain file name in the run folder)"
                 )
+        slots = spec.options.get("slots", 0)
+        lost = [key for key in (NUMBERS if slots else COSTS) if key in spec.options]
+        if slots and spec.options.get("coalesce"):
+            lost.append("coalesce")
+        if lost:
+            without = "with slots, whose steps are the pace" if slots else "without slots"
+            raise BadInput(f"null: option {lost[0]} has no effect {without} (accepted: one or the other)")
         if spec.tp != 1 or spec.pp != 1:
             raise BadInput(f"null: tp = {spec.tp}, pp = {spec.pp}: there is no model to split (accepted: 1)")
         if spec.gpus:
@@ -74,6 +98,10 @@ class Null:
             *("--host", spec.host, "--port", str(port), "--model", spec.model.name),
             *("--ttft-ms", str(options.get("ttft_ms", 0)), "--itl-ms", str(options.get("itl_ms", 0))),
         ]
+        if options.get("slots", 0):
+            arguments += ["--slots", str(options["slots"]), "--step-ms", str(options.get("step_ms", 10))]
+            arguments += ["--sequence-us", str(options.get("sequence_us", 0))]
+            arguments += ["--prompt-us", str(options.get("prompt_us", 0))]
         if options.get("coalesce", False):
             arguments.append("--coalesce")
         if log:

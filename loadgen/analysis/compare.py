@@ -260,10 +260,11 @@ def _fails_more(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _failed_requests(rows: Sequence[Row]) -> dict[Key, tuple[int, int]]:
-    """(failed, all) requests by cell; a trial that failed counts with all that it would have sent."""
+    """(failed, all) requests by cell; a trial that failed counts with all that it would have sent, as one where a
+    duration bounds that."""
     found: dict[Key, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for row in rows:
-        asked = row.trial.load.requests
+        asked = row.trial.load.requests or 1
         failed, every = (asked, asked) if row.summary is None else (row.summary.requests_failed, 0)
         if row.summary is not None:
             every = row.summary.requests_ok + failed

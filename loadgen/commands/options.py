@@ -47,6 +47,18 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def duration_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a load that is bound by time."""
+    for option in (
+        click.option(
+            "--lead-in", help="load at the same rate before that, uncounted [a quarter, 30s at most]"
+        ),
+        click.option("--duration", help="a counted window of so long, such as 120s, in place of --requests"),
+    ):
+        command = option(command)
+    return command
+
+
 def load_options(*, requests: int, concurrency: int) -> Decorator:
     """The options that describe one load."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from loadgen.identity import server_key
-from loadgen.labels import again_label, server_label
+from loadgen.labels import again_label, bound_text, server_label
 from loadgen.live.progress import trial_row
 from loadgen.plan.detectable import Noise, assumed, of_plan
 from loadgen.plan.plan import Plan
@@ -63,7 +63,7 @@ def server_tables(plan: Plan, ahead: Outlook) -> list[Table]:
             row, need = trial_row(trial), by_id[trial.id]
             load = row.load + again_label(0, trial.repeat)
             lengths = (str(trial.load.input_tokens), str(trial.load.output_tokens))
-            calls = f"{trial.load.warmup}+{trial.load.requests}"
+            calls = f"{trial.load.warmup}+{bound_text(trial.load)}"
             memory = (show_bytes(need.weight_bytes), show_bytes(need.kv_bytes))
             times = (show_s(need.floor_s), show_duration(need.estimate_s))
             rows.append((trial.id, load, *lengths, calls, *memory, *times))

@@ -17,10 +17,12 @@ from loadgen.launch.discover import Asked
 from loadgen.launch.endpoint import fitted
 from loadgen.launch.target import TRITON_OPTIONS, find_out
 from loadgen.plan.plan import endpoint_trial
+from loadgen.profile.bounds import default_lead_in_s, duration_problem
 from loadgen.records import LoadSpec, Timeouts, Trial, TrialResult
 from loadgen.report import sections
 from loadgen.traces.files import measure_trace
 from loadgen.trial import run_trial
+from loadgen.units import SPAN, parse_span
 
 MOST = 10**12  # of whatever is counted
 
@@ -171,14 +173,16 @@ def load_spec(
     seed: int,
     workers: int,
     timeout: float,
+    duration: str | None = None,
+    lead_in: str | None = None,
 ) -> LoadSpec:
     """The command line as a LoadSpec. Raises BadInput that names the option, its value and what is accepted."""
     for option, value in (
         ("--concurrency", concurrency), ("--batch-size", batch_size), ("--input-tokens", input_tokens),
         ("--output-tokens", output_tokens), ("--requests", requests), ("--workers", workers),
     ):  # fmt: skip
-        whole_trace = option == "--requests" and mode == "trace" and value == 0
-        if not (1 <= value <= MOST or whole_trace):
+        unbound = option == "--requests" and value == 0  # a whole trace, or as many as a duration holds
+        if not (1 <= value <= MOST or unbound):
             raise BadInput(f"{option} {value}: not a count (accepted: 1 to {MOST})")
     for option, number in (
         ("--rate", rate),
@@ -191,6 +195,12 @@ def load_spec(
             raise BadInput(f"{option} {number:g}: must be above 0 and finite (accepted: up to {MOST:g})")
     if warmup is not None and not 0 <= warmup <= MOST:
         raise BadInput(f"--warmup {warmup}: not a count (accepted: 0 to {MOST})")
+    duration_s, lead_in_s = _span("--duration", duration), _span("--lead-in", lead_in)
+    problem = duration_problem(mode, requests, duration_s, lead_in_s)
+    if problem is not None:
+        key, why, accepted = problem
+        told = {"requests": requests, "duration": duration, "lead_in": lead_in}[key]
+        raise BadInput(f"--{key.replace('_', '-')} {told}: {why} (accepted: {accepted})")
     if mode in ("constant", "poisson", "gamma", "ramp") and rate is None:
         raise BadInput(f"--mode {mode} needs --rate (requests per second)")
     if mode == "ramp" and rate_end is None:
@@ -217,12 +227,24 @@ def load_spec(
         trace=trace,
         requests=requests,
         warmup=in_flight if warmup is None else warmup,
+        duration_s=duration_s,
+        lead_in_s=default_lead_in_s(mode, duration_s) if lead_in_s is None else lead_in_s,
         max_rate=max_rate,
         stream=stream,
         seed=seed,
         workers=workers,
         timeouts=Timeouts(total_s=timeout, first_byte_s=timeout),
     )
+
+
+def _span(option: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    seconds = parse_span(text)
+    least = "" if option == "--lead-in" else " above 0"
+    if seconds is None or seconds > MOST or (least and seconds == 0):
+        raise BadInput(f"{option} {text}: no span of time{least} (accepted: {SPAN})")
+    return seconds
 
 
 def print_result(result: TrialResult) -> None:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from loadgen.labels import clean
-from loadgen.live.progress import Tally, result_row, to_plain, trial_row
+from loadgen.live.progress import Tally, TrialRow, result_row, to_plain, trial_row
 from loadgen.protocols import Watcher
 from loadgen.records import Sample, Trial, TrialResult
 from loadgen.units import show_duration, show_rate, show_s
@@ -58,7 +58,7 @@ class PlainConsole:
         self.tally = Tally()
         self._beat_s = clock()
         self._total = self._done = 0
-        self._requests = 0
+        self._row: TrialRow | None = None
         self._held: deque[str] | None = None
 
     def mute(self) -> None:
@@ -97,8 +97,8 @@ class PlainConsole:
     def trial(self, trial: Trial) -> None:
         """Tell that a trial starts; its tally begins anew."""
         self.tally, self._beat_s = Tally(), self._clock()
-        self._requests = trial.load.requests
-        self._say(f"[{self._done + 1}/{self._total}] {trial_row(trial).title}: started")
+        self._row = trial_row(trial)
+        self._say(f"[{self._done + 1}/{self._total}] {self._row.title}: started")
 
     def sample(self, sample: Sample, in_flight: int) -> None:
         """Count a reply; tells the figures so far every ``HEARTBEAT_S``."""
@@ -107,8 +107,9 @@ class PlainConsole:
         if now_s - self._beat_s >= HEARTBEAT_S:
             self._beat_s = now_s
             live = self.tally.figures()
+            done = self._row.done_text(live.ok) if self._row else f"{live.ok} requests"
             self._say(
-                f"    {live.ok}/{self._requests} requests, {live.failed} failed, {in_flight} in flight, "
+                f"    {done}, {live.failed} failed, {in_flight} in flight, "
                 f"E2E p50 {show_s(live.e2e_p50_s)}, TTFT {show_s(live.ttft_p50_s)}, "
                 f"{show_rate(live.tokens_per_s, 'tok/s out')}" + (f"; {live.told}" if live.errors else "")
             )

@@ -16,14 +16,15 @@ from loadgen.labels import again_label, caveat_marks, clean, load_label, server_
 from loadgen.metrics.percentiles import percentile
 from loadgen.records import Dist, Sample, Trial, TrialResult
 from loadgen.theory.duration import Durations, Work, work_of
-from loadgen.units import seconds, show_rate, show_s
+from loadgen.units import seconds, show_number, show_rate, show_s
 
 RECENT = 64  # samples behind the live percentiles and bars
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRow:
-    """What is shown of a trial. ``work`` feeds the estimate of the time left."""
+    """What is shown of a trial. ``work`` feeds the estimate of the time left. ``lasts_s``: how long it goes on, where
+    that bounds it and not ``requests``."""
 
     id: str
     framework: str
@@ -40,12 +41,19 @@ class TrialRow:
     warmup: int
     server: str
     work: Work
+    lasts_s: float | None = None
 
     @property
     def title(self) -> str:
         """One line that tells this trial from the others."""
         again = again_label(self.start, self.repeat)
         return f"{self.server}, {self.load}, {self.input_tokens} in, {self.output_tokens} out{again}"
+
+    def done_text(self, requests: int) -> str:
+        """How far it is: ``12/64 requests``, or ``12 requests in 120s`` of a load that a duration bounds."""
+        if self.lasts_s is not None:
+            return f"{requests} requests in {show_number(self.lasts_s)}s"
+        return f"{requests}/{self.requests} requests"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +111,7 @@ def trial_row(trial: Trial) -> TrialRow:
         warmup=load.warmup,
         server=clean(server_label(server) if server else f"{trial.model_name} at {trial.url}"),
         work=work_of(trial),
+        lasts_s=None if load.duration_s is None else load.lead_in_s + load.duration_s,
     )
 
 
@@ -166,8 +175,8 @@ class Tally:
             self.errors[name] += 1
             self.words.setdefault(name, words.partition("\n")[0][:200])
             return
-        if sample.phase == "warmup":
-            self.warmup += 1
+        if sample.phase != "measured":
+            self.warmup += sample.phase == "warmup"
             return
         self.ok += 1
         counted = reply.output_tokens

@@ -126,9 +126,7 @@ def _trial_lines(shown: LiveState, width: int, now_s: float) -> list[RenderableT
     shape = f"{trial.load}, {trial.input_tokens} in, {trial.output_tokens} out"
     again = again_label(trial.start, trial.repeat)
     warm = f"warm-up {live.warmup}/{trial.warmup}, " if live.ok == 0 and trial.warmup else ""
-    head = _line(
-        (" trial  ", "dim"), (shape + again, "bold"), f"  {warm}{live.ok}/{trial.requests} requests  {spent}"
-    )
+    head = _line((" trial  ", "dim"), (shape + again, "bold"), f"  {warm}{trial.done_text(live.ok)}  {spent}")
     in_flight = "–" if live.in_flight is None else str(live.in_flight)
     figures = _line(
         ("        E2E p50 ", "dim"), (show_s(live.e2e_p50_s), "cyan"),

@@ -6,8 +6,9 @@ merged schedule of N workers is the schedule of one, to the nanosecond.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -37,15 +38,17 @@ class Arrival(NamedTuple):
 def schedule(load: LoadSpec, trace: Iterable[str | bytes] = ()) -> Iterator[Arrival]:
     """The measured requests of a load, in order. ``trace`` are the lines of the trace file, where there is one.
 
-    Closed loops have no due times. Raises BadInput for a rate that is missing or not positive, and for a trace that
-    is malformed or shorter than ``requests`` (0 takes the whole trace).
+    Closed loops have no due times. A load that is bound by its duration never ends here, but for a ramp.
+
+    Raises BadInput for a rate that is missing or not positive, and for a trace that is malformed or shorter than
+    ``requests`` (0 takes the whole trace).
     """
     if load.kind == "trace":
         yield from _trace_arrivals(load, trace)
         return
     shape = (load.input_tokens, load.output_tokens)
     if not load.open_loop:
-        for index in range(load.requests):
+        for index in count() if load.duration_s is not None else range(load.requests):
             yield Arrival(index, None, *shape)
         return
     offsets = chain.from_iterable(chunk.tolist() for chunk in offset_chunks(load))
@@ -59,56 +62,64 @@ def share(items: Iterable[T], worker: int, workers: int) -> Iterator[T]:
 
 
 def offset_chunks(load: LoadSpec) -> Iterator[Offsets]:
-    """Due times in ns from the start, never falling, a chunk at a time: ``load.requests`` in all.
+    """Due times in ns from the start, never falling, a chunk at a time: ``load.requests`` in all, or without an end
+    where a duration bounds the load.
 
     Raises BadInput for a kind without a schedule and for a rate that is not above 0.
     """
     rate = _positive("rate", load.rate)
+    requests = None if load.duration_s is not None else load.requests
     if load.kind == "constant":
-        return _constant(load.requests, rate)
+        return _constant(requests, rate)
     if load.kind == "ramp":
-        return _ramp(load.requests, rate, _positive("rate_end", load.rate_end))
+        last = _positive("rate_end", load.rate_end)
+        if load.duration_s is not None:
+            return _ramp(math.ceil(load.duration_s * (rate + last) / 2), load.duration_s, rate, last)
+        return _ramp(load.requests, 2 * load.requests / (rate + last), rate, last)
     if load.kind == "poisson":
-        return _renewal(load, shape=1.0, rate=rate)
+        return _renewal(requests, load.seed, shape=1.0, rate=rate)
     if load.kind == "gamma":
-        return _renewal(load, shape=_positive("burstiness", load.burstiness), rate=rate)
+        return _renewal(requests, load.seed, shape=_positive("burstiness", load.burstiness), rate=rate)
     raise BadInput(f"load kind {load.kind!r} has no schedule (accepted: constant, poisson, gamma, ramp)")
 
 
-def _constant(requests: int, rate: float) -> Iterator[Offsets]:
+def _constant(requests: int | None, rate: float) -> Iterator[Offsets]:
     """The i-th request is due at i/rate exactly: gaps are never added up, so no error does."""
     for index in _indices(requests):
         yield np.rint(index * (NS_PER_S / rate)).astype(np.int64)
 
 
-def _ramp(requests: int, first: float, last: float) -> Iterator[Offsets]:
-    """A rate that grows (or falls) linearly from ``first`` to ``last`` over the time that ``requests`` take.
+def _ramp(requests: int, duration_s: float, first: float, last: float) -> Iterator[Offsets]:
+    """A rate that grows (or falls) linearly from ``first`` to ``last`` over ``duration_s``.
 
     The i-th request is due when the cumulative rate r₀t + kt²/2 reaches i; solved for t in the form that does not
     cancel when k is small: t = 2i/(r₀ + √(r₀² + 2ki)).
     """
-    duration_s = 2 * requests / (first + last)
     slope = (last - first) / duration_s
     for index in _indices(requests):
         root = np.sqrt(first * first + 2 * slope * index)
         yield np.rint(2 * index / (first + root) * NS_PER_S).astype(np.int64)
 
 
-def _renewal(load: LoadSpec, *, shape: float, rate: float) -> Iterator[Offsets]:
+def _renewal(requests: int | None, seed: int, *, shape: float, rate: float) -> Iterator[Offsets]:
     """Independent gamma-distributed gaps of mean 1/rate and coefficient of variation 1/√shape.
 
     Shape 1 is the exponential distribution, so a Poisson process; smaller is burstier.
     """
-    random = np.random.default_rng([_ARRIVALS_SEED, load.seed])
+    random = np.random.default_rng([_ARRIVALS_SEED, seed])
     reached_s = 0.0
-    for index in _indices(load.requests):
+    for index in _indices(requests):
         gaps = random.standard_gamma(shape, len(index)) / (shape * rate)
         due_s = reached_s + np.cumsum(gaps)
         reached_s = float(due_s[-1])
         yield np.rint(due_s * NS_PER_S).astype(np.int64)
 
 
-def _indices(requests: int) -> Iterator[NDArray[np.float64]]:
+def _indices(requests: int | None) -> Iterator[NDArray[np.float64]]:
+    if requests is None:
+        for first in count(0, CHUNK):
+            yield np.arange(first, first + CHUNK, dtype=np.float64)
+        return
     for first in range(0, requests, CHUNK):
         yield np.arange(first, min(first + CHUNK, requests), dtype=np.float64)
 
@@ -121,10 +132,10 @@ def _positive(name: str, value: float | None) -> float:
 
 def _trace_arrivals(load: LoadSpec, lines: Iterable[str | bytes]) -> Iterator[Arrival]:
     wanted = load.requests or None
-    count = 0
-    for count, row in enumerate(islice(parse_trace(lines, load.trace or "trace"), wanted), 1):
-        yield Arrival(count - 1, *row)
-    if wanted is not None and count < wanted:
+    have = 0
+    for have, row in enumerate(islice(parse_trace(lines, load.trace or "trace"), wanted), 1):
+        yield Arrival(have - 1, *row)
+    if wanted is not None and have < wanted:
         raise BadInput(
-            f"{load.trace}: requests = {wanted}: the trace has {count} (accepted: up to {count}; 0 takes all)"
+            f"{load.trace}: requests = {wanted}: the trace has {have} (accepted: up to {have}; 0 takes all)"
         )

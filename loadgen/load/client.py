@@ -18,6 +18,7 @@ from loadgen.load.arrivals import share as stride
 from loadgen.load.dispatch import GUARD_S, Dispatcher, OnSample, PromptMaker
 from loadgen.load.fan_out import FanOut
 from loadgen.load.quality import Figures, ReplyFigures, SelfWatch, client_quality
+from loadgen.load.sending import Sending
 from loadgen.protocols import Clock, Driver, DriverFactory
 from loadgen.records import ClientQuality, LoadSpec, Reply, Trial
 from loadgen.system.timer import TimerFactory, make_timer
@@ -30,12 +31,13 @@ OPEN_AHEAD = 256  # connections opened before an open loop starts; a driver open
 STOP_PERIOD_S = 0.25
 Agree = Callable[[], Awaitable[int]]
 Stop = Callable[[], bool]
+OnStart = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOutcome:
-    """What a load did, besides its samples. All but ``warmup_*`` is of the measured phase; those are of the last
-    warm-up, of which there are two where the first one's last request was not served.
+    """What a load did, besides its samples. All but ``warmup_*`` is of the measured phase, with its lead-in and drain;
+    those are of the last warm-up, of which there are two where the first one's last request was not served.
 
     ``in_flight_mean`` runs from the first send to the last, by the stamps of each request; ``in_flight_target`` is
     None in open loop. ``start_ns`` is the instant that due times count from.
@@ -63,14 +65,15 @@ async def run_load(
     clock: Clock = time.monotonic_ns,
     timers: TimerFactory = make_timer,
     agree_start: Agree | None = None,
+    on_start: OnStart = lambda start_ns: None,
     exact: bool = False,
 ) -> LoadOutcome:
     """Send ``load`` through ``driver`` and hand every sample to ``on_sample(sample, in_flight)`` as it comes.
 
     ``prompts(seq, input_tokens)`` makes a request's prompts: warm-up requests are numbered from 0, measured ones on
     from there. ``share`` is (worker, workers): this process sends every workers-th request. ``agree_start`` is
-    awaited between warm-up and measurement and gives the start instant. ``exact``: a prompt that the server counts
-    otherwise is an error.
+    awaited between warm-up and measurement and gives the start instant, which ``on_start`` is told before the first
+    sample behind the warm-up. ``exact``: a prompt that the server counts otherwise is an error.
 
     Raises BadInput for a load that cannot be sent, WarmupRefused where the server refused all of the warm-up,
     LoadgenError for a driver that hangs. When cancelled it stops
@@ -82,6 +85,8 @@ async def run_load(
     wire: Driver = driver if batch_calls else FanOut(driver, load.batch_size)
     connections = places or _open_ahead(load, workers)
     replies = ReplyFigures()
+    # A load that is bound by its duration has no last number: a second warm-up's come before its first.
+    first_measured = load.warmup if load.duration_s is None else 2 * load.warmup
 
     def dispatcher(phase: Any, arrivals: Iterator[Arrival], **more: Any) -> Dispatcher:
         return Dispatcher(
@@ -118,15 +123,17 @@ async def run_load(
         measured = dispatcher(
             "measured",
             _schedule(load),
-            first_seq=load.warmup,
+            first_seq=first_measured,
             places=places,
             on_reply=replies.add,
             max_rate=load.max_rate and load.max_rate / workers,
+            sending=None if load.duration_s is None else Sending(load),
         )
         measured.prepare()
         measured.start_ns = (
             clock() + nanoseconds(START_LEAD_S) if agree_start is None else await agree_start()
         )
+        on_start(measured.start_ns)
         await _until(measured.start_ns, clock, timers)
         watch = SelfWatch(timers, clock)
         figures = Figures(driver=wire.name, stamps=wire.stamps, loop=_loop_name(timers))
@@ -161,6 +168,7 @@ def run_here(
     *,
     share: tuple[int, int] = (0, 1),
     agree_start: Agree | None = None,
+    on_start: OnStart = lambda start_ns: None,
     stop: Stop = lambda: False,
 ) -> LoadOutcome | None:
     """Send one share of a trial's load from this process."""
@@ -176,7 +184,14 @@ def run_here(
     async def main() -> LoadOutcome | None:
         driver = make_driver(base_url, model, load.timeouts, driver_options)
         work = run_load(
-            load, driver, source.prompts, on_sample, share=share, agree_start=agree_start, exact=trial.exact
+            load,
+            driver,
+            source.prompts,
+            on_sample,
+            share=share,
+            agree_start=agree_start,
+            on_start=on_start,
+            exact=trial.exact,
         )
         return await _unless_stopped(work, stop)
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from loadgen.errors import LoadgenError, Refused, WrongLength
 from loadgen.load.arrivals import Arrival
-from loadgen.load.sound import sound
+from loadgen.load.sending import Sending
+from loadgen.load.sound import length_error, sound
 from loadgen.metrics.in_flight import FlightTime
 from loadgen.protocols import Clock, Driver
 from loadgen.records import LoadSpec, Phase, Reply, Request, Sample
@@ -42,7 +43,8 @@ class Dispatcher:
 
     ``exact``: a prompt of which the server counts another number of tokens is an error, too.
     ``first_seq`` numbers the phase's requests on from the phase before it. ``start_ns`` must be set before ``run``
-    when there are due times.
+    when there are due times or a duration. ``sending`` ends a load that is bound by its duration, and tells the phase
+    of each of its requests.
     """
 
     def __init__(
@@ -60,16 +62,17 @@ class Dispatcher:
         places: int | None,
         max_rate: float | None = None,
         exact: bool = False,
+        sending: Sending | None = None,
     ) -> None:
         self._phase, self._load, self._driver, self._clock = phase, load, driver, clock
         self._arrivals, self._first_seq, self._prompts = arrivals, first_seq, prompts
         self._on_sample, self._on_reply = on_sample, on_reply
-        self._places, self._max_rate, self._exact = places, max_rate, exact
+        self._places, self._max_rate, self._exact, self._sending = places, max_rate, exact, sending
         self._lookahead = LOOKAHEAD + (places or 0)
         self._ready: deque[tuple[int, Arrival, Any]] = deque()
         self._ready_tokens = 0
         self._more = True  # arrivals not yet prepared
-        self._pending: dict[int, tuple[int | None, Arrival]] = {}
+        self._pending: dict[int, tuple[int | None, Arrival, Phase]] = {}
         self._raws: deque[Any] = deque()
         self._launching = self._starved = self._closed = False
         self._wake: asyncio.Event = asyncio.Event()
@@ -131,7 +134,7 @@ class Dispatcher:
             return
         assert self._places is not None
         self._launching = True
-        while self.in_flight < self._places and self._ready:
+        while self.in_flight < self._places and self._ready and self._goes_on(None):
             self._start(None)
         self._launching = False
         self._note_starved()
@@ -143,7 +146,7 @@ class Dispatcher:
         self._launching = True
         for _ in range(SENDS_AT_ONCE):
             self._due_ns = self._next_due()
-            if self._due_ns is None or self._due_ns > self._clock():
+            if self._due_ns is None or self._due_ns > self._clock() or not self._goes_on(self._due_ns):
                 break
             self._start(self._due_ns)
         self._due_ns = self._next_due()
@@ -159,10 +162,27 @@ class Dispatcher:
         assert offset_ns is not None
         return self.start_ns + offset_ns
 
+    def _goes_on(self, due_ns: int | None) -> bool:
+        """Whether the next request may be sent; where its time is over, so is that of all behind it."""
+        if self._sending is None:
+            return True
+        if self._sending.goes_on((self._clock() if due_ns is None else due_ns) - self.start_ns):
+            return True
+        self._ready.clear()
+        self._ready_tokens = 0
+        self._more = False
+        self._room.set()
+        self._wake.set()
+        return False
+
     def _start(self, due_ns: int | None) -> None:
         seq, arrival, prepared = self._ready.popleft()
         self._ready_tokens -= arrival.input_tokens
-        self._pending[seq] = (due_ns, arrival)
+        phase = self._phase
+        if self._sending is not None:
+            phase = self._sending.phase((self._clock() if due_ns is None else due_ns) - self.start_ns)
+            self._sending.began(phase)
+        self._pending[seq] = (due_ns, arrival, phase)
         self.sent += 1
         self.in_flight += 1
         if self.in_flight > self.in_flight_max:
@@ -197,7 +217,8 @@ class Dispatcher:
                 await self._room.wait()
                 continue
             async with throttle:
-                self._start(None)
+                if self._goes_on(None):
+                    self._start(None)
 
     # Background: slices between the hot moments.
 
@@ -256,7 +277,9 @@ class Dispatcher:
 
     def _decode_one(self) -> None:
         reply = sound(self._driver.decode(self._raws.popleft()))
-        due_ns, arrival = self._pending.pop(reply.seq)
+        due_ns, arrival, phase = self._pending.pop(reply.seq)
+        if self._sending is not None:
+            self._sending.ended(phase, reply.end_ns - (reply.sent_ns if due_ns is None else due_ns))
         batch = self._load.batch_size
         if reply.error is None:
             wrong = self._length_error(reply, arrival)
@@ -268,7 +291,7 @@ class Dispatcher:
         self.time.add(reply.sent_ns, reply.end_ns, more=self._more or bool(self._ready))
         self._on_reply(reply, due_ns)
         sample = Sample(
-            phase=self._phase,
+            phase=phase,
             batch_size=batch,
             input_tokens=arrival.input_tokens,
             output_tokens_asked=arrival.output_tokens,
@@ -298,23 +321,3 @@ class Dispatcher:
                     f"the {self._driver.name} driver left {self.in_flight} requests unanswered for "
                     f"{seconds(limit_ns):.0f} s, beyond every time-out of theirs"
                 )
-
-
-def length_error(reply: Reply, batch_size: int, asked: int, *, at_most: bool = False) -> str | None:
-    """What ``Sample.error`` says of a reply with another number of sequences or tokens than asked for; with
-    ``at_most``: with more, or with none.
-
-    Where tokens are known of the batch as a whole only, that must be right; a reply nobody counted passes.
-    """
-    name, received = WrongLength.__name__, reply.output_tokens
-    if received is None:
-        total, most = reply.usage_output_tokens, batch_size * asked
-        if total is not None and total != most and not (at_most and 0 < total < most):
-            return f"{name}: asked {batch_size} × {asked} tokens, usage says {total} in all"
-        return None
-    if len(received) != batch_size:
-        return f"{name}: asked {batch_size} sequences, got {len(received)}"
-    for place, count in enumerate(received):
-        if count != asked and not (at_most and 0 < count < asked):
-            return f"{name}: asked {asked}, got {count} (sequence {place})"
-    return None

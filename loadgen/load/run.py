@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loadgen.load.client import LoadOutcome, Stop, run_here
+from loadgen.load.client import LoadOutcome, OnStart, Stop, run_here
 from loadgen.load.dispatch import OnSample
 from loadgen.protocols import DriverFactory
 from loadgen.records import Trial
@@ -19,11 +19,13 @@ def run_trial_load(
     on_sample: OnSample,
     *,
     workers: int | None = None,
+    on_start: OnStart = lambda start_ns: None,
     stop: Stop = lambda: False,
 ) -> LoadOutcome | None:
     """Send a trial's load to ``base_url`` from this process, or from ``workers`` of its own (the trial's number).
 
-    ``stop`` is asked a few times a second; once it says true, sending ends and the result is None (a server that
+    ``on_start`` is told the instant that due times count from, before the first sample behind the warm-up. ``stop`` is
+    asked a few times a second; once it says true, sending ends and the result is None (a server that
     died needs no million failed requests).
 
     Owns the event loop. Workers hand their samples over at the end, in the order the requests ended; they import
@@ -33,5 +35,14 @@ def run_trial_load(
     if count > 1:
         from loadgen.load.workers import run_workers
 
-        return run_workers(trial, base_url, make_driver, driver_options, on_sample, workers=count, stop=stop)
-    return run_here(trial, base_url, make_driver, driver_options, on_sample, stop=stop)
+        return run_workers(
+            trial,
+            base_url,
+            make_driver,
+            driver_options,
+            on_sample,
+            workers=count,
+            on_start=on_start,
+            stop=stop,
+        )
+    return run_here(trial, base_url, make_driver, driver_options, on_sample, on_start=on_start, stop=stop)

@@ -1,11 +1,11 @@
-"""The edge where a server's reply becomes a sample: what no column of a samples file holds is no reply."""
+"""The edge where a server's reply becomes a sample: its values, which columns must hold, and its lengths."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from loadgen import urls
-from loadgen.errors import BadReply
+from loadgen.errors import BadReply, WrongLength
 from loadgen.records import Reply
 
 MOST_32, MOST_64 = 2**31 - 1, 2**63 - 1
@@ -52,6 +52,26 @@ def sound(reply: Reply) -> Reply:
     if "tokens_per_arrival" in wrong:  # it runs beside the times
         left["token_ns"] = ()
     return replace(reply, error=reply.error or words, **left)  # type: ignore[arg-type]
+
+
+def length_error(reply: Reply, batch_size: int, asked: int, *, at_most: bool = False) -> str | None:
+    """What ``Sample.error`` says of a reply with another number of sequences or tokens than asked for; with
+    ``at_most``: with more, or with none.
+
+    Where tokens are known of the batch as a whole only, that must be right; a reply nobody counted passes.
+    """
+    name, received = WrongLength.__name__, reply.output_tokens
+    if received is None:
+        total, most = reply.usage_output_tokens, batch_size * asked
+        if total is not None and total != most and not (at_most and 0 < total < most):
+            return f"{name}: asked {batch_size} × {asked} tokens, usage says {total} in all"
+        return None
+    if len(received) != batch_size:
+        return f"{name}: asked {batch_size} sequences, got {len(received)}"
+    for place, count in enumerate(received):
+        if count != asked and not (at_most and 0 < count < asked):
+            return f"{name}: asked {asked}, got {count} (sequence {place})"
+    return None
 
 
 def _usual(reply: Reply) -> bool:

@@ -29,7 +29,7 @@ from typing import Any, cast
 import orjson
 
 from loadgen.errors import BadInput, LoadgenError, WarmupRefused, WorkerDied
-from loadgen.load.client import STOP_PERIOD_S, LoadOutcome, Stop, places_of
+from loadgen.load.client import STOP_PERIOD_S, LoadOutcome, OnStart, Stop, places_of
 from loadgen.load.dispatch import OnSample
 from loadgen.load.quality import Figures, ReplyFigures, client_quality
 from loadgen.load.worker import import_name
@@ -54,6 +54,7 @@ def run_workers(
     on_sample: OnSample,
     *,
     workers: int,
+    on_start: OnStart = lambda start_ns: None,
     stop: Stop = lambda: False,
 ) -> LoadOutcome | None:
     """Send a trial's load from ``workers`` processes; raises WorkerDied when one fails, as soon as it does.
@@ -75,6 +76,7 @@ def run_workers(
         try:
             _wait_for_all(members, "ready", stop)
             start_ns = time.monotonic_ns() + nanoseconds(START_IN_S)
+            on_start(start_ns)
             for worker in members:
                 worker.tell({"start_ns": start_ns})
             outcomes = [answer["outcome"] for answer in _wait_for_all(members, "outcome", stop)]
@@ -211,7 +213,7 @@ def _merge(parts: list[Path], on_sample: OnSample) -> _Merged:
     merged = _Merged()
     samples: Iterator[Sample] = heapq.merge(*map(read_samples, parts), key=lambda sample: sample.reply.end_ns)
     for sample in samples:
-        if sample.phase == "measured":
+        if sample.phase != "warmup":
             merged.replies.add(sample.reply, sample.due_ns)
             merged.sent_ns.append(sample.reply.sent_ns)
             merged.end_ns.append(sample.reply.end_ns)

@@ -15,7 +15,8 @@ from itertools import pairwise
 from loadgen.metrics.distribution import Values
 from loadgen.metrics.distribution import dist as dist  # a figure of its own, for callers of this module
 from loadgen.metrics.observations import Observations
-from loadgen.records import DEFINITIONS, Sample, Summary
+from loadgen.metrics.within import Within
+from loadgen.records import DEFINITIONS, Sample, Summary, Window
 from loadgen.units import NS_PER_S, seconds
 
 
@@ -64,13 +65,15 @@ class Accumulator:
     """Takes samples one by one and forgets them; ``summary`` may be asked for at any time.
 
     ``observations`` are what ``caveats`` needs besides; ``firsts`` the first error of each class, of the warm-up, too.
-    ``text``: prompts went out as text, so that the server's count of their tokens is the better one.
+    ``text``: prompts went out as text, so that the server's count of their tokens is the better one. ``count_within``
+    must be told a load's window before its first sample behind the warm-up.
     """
 
     def __init__(self, *, at_most: bool = False, text: bool = False) -> None:
         self.observations = Observations(at_most=at_most, text=text)
         self.firsts: dict[str, str] = {}
         self._text = text
+        self._within: Within | None = None
         self._ok = 0
         self._errors: Counter[str] = Counter()
         self._first_sent_ns: int | None = None
@@ -80,11 +83,21 @@ class Accumulator:
         self._e2e, self._ttft, self._tpot, self._itl = Values(), Values(), Values(), Values()
         self._per_token, self._send_lag, self._answer = Values(), Values(), Values()
 
+    def count_within(self, window: Window) -> None:
+        """Have rates and tokens be those of a window."""
+        self._within = Within(window)
+
     def add(self, sample: Sample) -> None:
-        """Take a sample; warm-up is left out."""
+        """Take a sample; warm-up is left out, and so are lead-in and drain but for what they gave to the window."""
         reply = sample.reply
         if reply.error is not None:
             self.firsts.setdefault(error_class(reply.error), reply.error)
+        if sample.phase == "warmup":
+            return
+        used = reply.usage_prompt_tokens if self._text else None
+        input_tokens = sample.input_tokens * sample.batch_size if used is None else used
+        if self._within is not None:
+            self._within.add(sample, input_tokens)
         if sample.phase != "measured":
             return
         if self._first_sent_ns is None or reply.sent_ns < self._first_sent_ns:
@@ -94,8 +107,7 @@ class Accumulator:
             self._errors[error_class(reply.error)] += 1
             return
         self._ok += 1
-        used = reply.usage_prompt_tokens if self._text else None
-        self._input_tokens += sample.input_tokens * sample.batch_size if used is None else used
+        self._input_tokens += input_tokens
         start, e2e = start_ns(sample), e2e_ns(sample)
         self._e2e.add(e2e)
         self.observations.add(sample, start, e2e)
@@ -120,14 +132,23 @@ class Accumulator:
 
     def summary(self, in_flight_mean: float | None = None, in_flight_max: int | None = None) -> Summary:
         """The figures so far. Tokens and their rates are None when a sample's were counted by nobody."""
+        within = self._within
         duration_s = None
-        if self._ok and self._first_sent_ns is not None and self._last_end_ns > self._first_sent_ns:
-            duration_s = seconds(self._last_end_ns - self._first_sent_ns)
+        if within is not None:
+            in_flight_mean = within.in_flight_mean
+            duration_s = seconds(within.window.end_ns - within.window.start_ns) if self._ok else None
+            served, uncounted = within.served, within.uncounted
+            output_tokens, input_tokens = within.output_tokens, within.input_tokens
+        else:
+            if self._ok and self._first_sent_ns is not None and self._last_end_ns > self._first_sent_ns:
+                duration_s = seconds(self._last_end_ns - self._first_sent_ns)
+            served, uncounted = self._ok, self._uncounted
+            output_tokens, input_tokens = self._output_tokens, self._input_tokens
 
         def rate(count: int, known: bool = True) -> float | None:
             return count / duration_s if duration_s is not None and known else None
 
-        counted = self._uncounted == 0
+        counted = uncounted == 0
         to_s = 1 / NS_PER_S
         return Summary(
             requests_ok=self._ok,
@@ -140,11 +161,11 @@ class Accumulator:
             itl_s=self._itl.dist(to_s),
             latency_per_output_token_s=self._per_token.dist(to_s),
             send_lag_s=self._send_lag.dist(to_s),
-            output_tokens=self._output_tokens if counted else None,
-            input_tokens=self._input_tokens,
-            output_tokens_per_s=rate(self._output_tokens, counted),
-            total_tokens_per_s=rate(self._output_tokens + self._input_tokens, counted),
-            requests_per_s=rate(self._ok),
+            output_tokens=output_tokens if counted else None,
+            input_tokens=input_tokens,
+            output_tokens_per_s=rate(output_tokens, counted),
+            total_tokens_per_s=rate(output_tokens + input_tokens, counted),
+            requests_per_s=rate(served),
             in_flight_mean=in_flight_mean,
             in_flight_max=in_flight_max,
             definitions=DEFINITIONS,
@@ -153,10 +174,15 @@ class Accumulator:
 
 
 def summarise(
-    samples: Iterable[Sample], in_flight_mean: float | None = None, in_flight_max: int | None = None
+    samples: Iterable[Sample],
+    in_flight_mean: float | None = None,
+    in_flight_max: int | None = None,
+    window: Window | None = None,
 ) -> Summary:
-    """The figures of one trial's samples."""
+    """The figures of one trial's samples; of what came within the ``window`` where the load has one."""
     accumulator = Accumulator()
+    if window is not None:
+        accumulator.count_within(window)
     for sample in samples:
         accumulator.add(sample)
     return accumulator.summary(in_flight_mean, in_flight_max)

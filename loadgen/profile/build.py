@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadgen.errors import BadInput, ProfileError
+from loadgen.profile.bounds import default_lead_in_s, duration_problem
 from loadgen.profile.profile import Cell, Target
 from loadgen.profile.schema import FrameworkTable, Origins, Path, ServerTable, Tables, together
 from loadgen.profile.values import AUTO, did_you_mean
@@ -88,6 +89,8 @@ class Builder:
         trace = self._trace(point)
         if isinstance(trace, BadInput):
             return []
+        if not self._is_bounded(point):
+            return []
         load = _load(point, trace, self._tables.load.timeouts.model_dump())
         if server is not None:
             self._check_lengths(point, server, load)
@@ -97,6 +100,15 @@ class Builder:
             for start in starts
             for repeat in repeats
         ]
+
+    def _is_bounded(self, point: Point) -> bool:
+        """Whether either requests or a duration bound the load; a problem is noted of any other."""
+        values, paths = point.values, point.paths
+        problem = duration_problem(*(values[key] for key in ("mode", "requests", "duration", "lead_in")))
+        if problem is not None:
+            key, why, accepted = problem
+            self._problems.add(paths[key], values[key], why, accepted)
+        return problem is None
 
     def _server(self, point: Point) -> ServerSpec | None:
         values = point.values
@@ -232,12 +244,16 @@ def _load(point: Point, trace: TraceExtent | None, timeouts: Mapping[str, float]
     keys = {"batch_size", "concurrency", "max_rate", "rate", "rate_end", "burstiness", "trace"}
     used = {key: values[key] for key in keys & USED_BY[mode]}
     requests, warmup = _default_counts(mode, values)
+    duration_s = values["duration"]
+    lead_in_s = default_lead_in_s(mode, duration_s) if values["lead_in"] is None else values["lead_in"]
     return LoadSpec(
         kind=mode,
         input_tokens=values["input_tokens"],
         output_tokens=values["output_tokens"],
         requests=requests if values["requests"] is None else values["requests"],
         warmup=warmup if values["warmup"] is None else values["warmup"],
+        duration_s=duration_s,
+        lead_in_s=lead_in_s,
         stream=values["stream"],
         seed=values["seed"],
         workers=values["workers"],
@@ -248,6 +264,8 @@ def _load(point: Point, trace: TraceExtent | None, timeouts: Mapping[str, float]
 
 def _default_counts(mode: str, values: Mapping[str, Any]) -> tuple[int, int]:
     """Measured and warm-up requests when the profile gives none: in open loop, about 30 s of arrivals."""
+    if values["duration"] is not None:
+        return 0, values["concurrency"] if mode == "closed" else 1
     if mode == "static":
         return 5, 1
     if mode == "closed":

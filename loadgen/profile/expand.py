@@ -11,7 +11,8 @@ from loadgen.profile.profile import Cell
 from loadgen.profile.schema import Axes, LoadTable, Origins, Path, ServerTable, SweepTable, Tables
 from loadgen.protocols import Framework
 
-LENGTHS = frozenset({"input_tokens", "output_tokens", "requests"})  # a trace brings its own
+# What a trace brings itself.
+LENGTHS = frozenset({"input_tokens", "output_tokens", "requests", "duration", "lead_in"})
 SERVER_AXES = ("framework", "model", "dtype", "tp", "pp")
 
 
@@ -125,7 +126,7 @@ def _points(tables: Tables, number: int, block: SweepTable, problems: Problems) 
         for key in type(table).model_fields:
             base[key] = getattr(table, key)
             paths[key] = (section, key)
-    for key in ("mode", "requests", "warmup"):
+    for key in ("mode", "requests", "duration", "lead_in", "warmup"):
         if getattr(block, key) is not None:
             base[key] = getattr(block, key)
             paths[key] = ("sweep", number, key)

@@ -17,6 +17,7 @@ from loadgen.profile.values import (
     Count,
     Devices,
     Dtype,
+    Duration,
     Flag,
     Index,
     Mode,
@@ -26,6 +27,7 @@ from loadgen.profile.values import (
     Several,
     Share,
     Slug,
+    Span,
     Text,
     Url,
     did_you_mean,
@@ -121,7 +123,9 @@ class LoadTable(Table):
     trace: Text | None = None
     input_tokens: Count | None = None
     output_tokens: Count | None = None
-    requests: Count | None = None
+    requests: Index | None = None
+    duration: Duration | None = None
+    lead_in: Span | None = None
     warmup: Index | None = None
     repeat: Repeats = [0]
     stream: Flag = True
@@ -151,7 +155,9 @@ class SweepTable(Axes):
     """[sweep] or one of several: axes, how they combine, what is left out, and what [load] has otherwise here."""
 
     mode: Mode | None = None
-    requests: Count | None = None
+    requests: Index | None = None
+    duration: Duration | None = None
+    lead_in: Span | None = None
     warmup: Index | None = None
     repeat: Repeats | None = None
     starts: Repeats | None = None

@@ -15,6 +15,7 @@ from loadgen import urls
 from loadgen.errors import BadInput
 from loadgen.records import LoadKind, OptionValue, Order
 from loadgen.theory.models import DTYPE_ALIASES, DTYPE_BYTES, dtype_name
+from loadgen.units import SPAN, parse_span
 
 AUTO = "auto"
 MOST = 10**12  # of whatever is counted: beyond it a number is a slip, and overflows what stores it
@@ -48,6 +49,21 @@ def _positive(value: Any) -> float:
     if not 0 < value < math.inf or (isinstance(value, int) and value > MOST):
         raise _bad("must be above 0 and finite", "numbers above 0")
     return float(value)
+
+
+def _span(value: Any) -> float:
+    seconds = parse_span(value) if isinstance(value, str) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise _bad("is no span of time", SPAN)
+    if not 0 <= seconds <= MOST:
+        raise _bad("is out of range", SPAN)
+    return float(seconds)
+
+
+def _duration(value: Any) -> float:
+    if (seconds := _span(value)) == 0:
+        raise _bad("must be above 0", SPAN)
+    return seconds
 
 
 def _text(value: Any) -> str:
@@ -143,6 +159,8 @@ Share = Annotated[float, BeforeValidator(_share)]
 Count = Annotated[int, BeforeValidator(whole_number(1))]
 Index = Annotated[int, BeforeValidator(whole_number(0))]
 Amount = Annotated[float, BeforeValidator(_positive)]
+Span = Annotated[float, BeforeValidator(_span)]
+Duration = Annotated[float, BeforeValidator(_duration)]
 Text = Annotated[str, BeforeValidator(_text)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Dtype = Annotated[str, BeforeValidator(_dtype)]

@@ -121,6 +121,7 @@ def conditions(trial: Trial) -> dict[str, Value]:
             "trace": load.trace,
         }
     named |= {"input tokens": load.input_tokens, "output tokens": load.output_tokens}
+    named |= {"duration (s)": load.duration_s, "lead-in (s)": load.lead_in_s or None}
     named |= {"streamed": load.stream, "workers": load.workers}
     return named  # fmt: skip
 

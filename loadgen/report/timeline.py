@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +33,8 @@ def timeline_chart(analysis: Analysis) -> Chart:
     return Chart(
         id="timeline",
         title="A trial over time",
-        note=f"Output tokens per interval and requests in flight, the first {MOST_REQUESTS} requests, warm-up shaded. "
-        "Replies that were not streamed show their tokens at their end.",
+        note=f"Output tokens per interval and requests in flight, the first {MOST_REQUESTS} requests; shaded is what "
+        "does not count. Replies that were not streamed show their tokens at their end.",
         choices=choices,
         absent="No samples are stored with these results.",
     )
@@ -72,17 +72,14 @@ def _timeline(first: pa.RecordBatch) -> Figure:
     end = first["end_ns"].to_numpy()
     start = sent.min()
     traces: list[Trace] = [_tokens(first, start), _in_flight((sent - start) / 1e9, (end - start) / 1e9)]
-    warm = np.array(first["phase"].to_pylist()) == "warmup"
-    shapes = []
-    if warm.any():
-        shapes.append(
-            {
-                "type": "rect", "yref": "paper", "y0": 0, "y1": 1,
-                "x0": 0, "x1": float((end[warm].max() - start) / 1e9),
-                "fillcolor": "#888888", "opacity": 0.15, "line": {"width": 0},
-                "label": {"text": "warm-up", "textposition": "top left"},
-            }
-        )  # fmt: skip
+    shapes = [
+        {
+            "type": "rect", "yref": "paper", "y0": 0, "y1": 1, "x0": from_s, "x1": to_s,
+            "fillcolor": "#888888", "opacity": 0.15, "line": {"width": 0},
+            "label": {"text": text, "textposition": "top left"},
+        }
+        for text, from_s, to_s in _uncounted(np.array(first["phase"].to_pylist()), sent - start, end - start)
+    ]  # fmt: skip
     return Figure(
         traces=tuple(traces),
         layout=layout(
@@ -95,6 +92,18 @@ def _timeline(first: pa.RecordBatch) -> Figure:
             shapes=shapes,
         ),
     )  # fmt: skip
+
+
+def _uncounted(phases: np.ndarray, sent: np.ndarray, end: np.ndarray) -> Iterator[tuple[str, float, float]]:  # type: ignore[type-arg]
+    """What is shaded: a name, and from when to when in seconds. Lead-in and drain are told by when requests were sent:
+    they end late, and the window is full of those that do."""
+    warm, lead_in, drain = (phases == name for name in ("warmup", "lead_in", "drain"))
+    if warm.any():
+        yield "warm-up", 0.0, float(end[warm].max() / 1e9)
+    if lead_in.any():
+        yield "lead-in", float(sent[lead_in].min() / 1e9), float(sent[lead_in].max() / 1e9)
+    if drain.any():
+        yield "drain", float(sent[drain].min() / 1e9), float(end.max() / 1e9)
 
 
 def _tokens(batch: pa.RecordBatch, start: int) -> Trace:

@@ -22,6 +22,7 @@ from loadgen.system import interrupt
 from loadgen.theory import models
 
 READY_S = 15.0
+REQUESTS = 1000  # of a load that a duration bounds, before it is shortened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +152,8 @@ class Seen:
 def shorten(load: LoadSpec, answer_s: float, limit_s: float) -> LoadSpec:
     """The same shape with as many requests as ``limit_s`` seconds hold: whole rounds of a closed loop, two at least."""
     places = load.in_flight
+    if load.duration_s is not None:
+        load = dataclasses.replace(load, duration_s=None, lead_in_s=0.0, requests=REQUESTS)
     if places is None:
         rate = max(load.rate or 1.0, load.rate_end or 0.0)
         return dataclasses.replace(load, requests=min(load.requests, max(2, math.ceil(rate * limit_s))))

@@ -245,7 +245,7 @@ class Recorder:
         pss_bytes: float | None,
     ) -> TrialResult:
         readings = readings_of(scrapes, preferred)
-        spans = spans_of_file(samples, self._began_ns)
+        spans = spans_of_file(samples, self._began_ns, result.window)
         gpus = self._gpus
         # A request that was given up may still keep the server busy.
         idle = result.summary is not None and not result.summary.requests_failed

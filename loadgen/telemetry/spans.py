@@ -8,8 +8,10 @@ what a client can tell of them, since an engine prefills one request while it de
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from loadgen.records import Window
 
 Span = tuple[int, int]
 Times = tuple[str, int, int, int | None]  # phase, sent, end, first token
@@ -58,9 +60,12 @@ def without(spans: Sequence[Span], holes: Sequence[Span]) -> list[Span]:
     return left
 
 
-def spans_of(times: Sequence[Times], began_ns: int) -> Spans:
-    """The phases of a trial that began, with nothing in flight, at ``began_ns``."""
-    measured = [one for one in times if one[0] == "measured"]
+def spans_of(times: Sequence[Times], began_ns: int, window: Window | None = None) -> Spans:
+    """The phases of a trial that began, with nothing in flight, at ``began_ns``.
+
+    The load of one that has a ``window`` is what lies in that, whichever requests were in flight.
+    """
+    measured = [one for one in times if one[0] != "warmup"]
     warmup = [one for one in times if one[0] == "warmup"]
     if not times:
         return Spans()
@@ -68,13 +73,22 @@ def spans_of(times: Sequence[Times], began_ns: int) -> Spans:
     streamed = bool(measured) and all(first is not None for *_, first in measured)
     busy = merged((sent, end) for _, sent, end, _ in measured)
     prefill = merged((sent, first) for _, sent, _, first in measured if first is not None) if streamed else []
-    return Spans(
+    spans = Spans(
         idle=((began_ns, first_ns),) if first_ns > began_ns else (),
         warmup=_whole(warmup),
         load=_whole(measured),
         prefill=tuple(prefill),
         decode=tuple(without(busy, prefill)) if streamed else (),
     )
+    if window is None:
+        return spans
+    clipped = {name: _inside(getattr(spans, name), window) for name in ("load", "prefill", "decode")}
+    return replace(spans, **clipped)
+
+
+def _inside(spans: Sequence[Span], window: Window) -> tuple[Span, ...]:
+    ends = ((max(start, window.start_ns), min(end, window.end_ns)) for start, end in spans)
+    return tuple((start, end) for start, end in ends if end > start)
 
 
 def _whole(times: Sequence[Times]) -> tuple[Span, ...]:
@@ -83,7 +97,7 @@ def _whole(times: Sequence[Times]) -> tuple[Span, ...]:
     return ((min(sent for _, sent, _, _ in times), max(end for _, _, end, _ in times)),)
 
 
-def spans_of_file(path: Path, began_ns: int) -> Spans:
+def spans_of_file(path: Path, began_ns: int, window: Window | None = None) -> Spans:
     """The phases by the samples that a trial stored; none when it stored none.
 
     Failed requests are left out where they had no token: they neither prefilled nor decoded to an end.
@@ -100,7 +114,7 @@ def spans_of_file(path: Path, began_ns: int) -> Spans:
     first = pc.if_else(some, pc.list_element(_padded(tokens), 0), None)
     last = table["end_ns"]
     columns = (table["phase"], table["sent_ns"], last, first)
-    return spans_of(list(zip(*(column.to_pylist() for column in columns), strict=True)), began_ns)
+    return spans_of(list(zip(*(column.to_pylist() for column in columns), strict=True)), began_ns, window)
 
 
 def _padded(tokens: object) -> object:

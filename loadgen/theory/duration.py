@@ -32,8 +32,8 @@ class Work:
     """What decides how long a trial takes, in plain values: trials of equal work are expected to take equally long.
 
     ``server`` is its label, ``at_once`` how many sequences are in flight (1 in open loop), ``requests`` the wire calls
-    with the warm-up, ``cost`` the relative cost. ``schedule_s`` is how long an open loop's own schedule lasts; ``None``
-    for other loads and for a trace, whose file is not read here.
+    with the warm-up, ``cost`` the relative cost. ``schedule_s`` is how long the load lasts by itself: an open loop's
+    schedule, a duration with its lead-in; ``None`` for other loads and for a trace, whose file is not read here.
     """
 
     server: str
@@ -141,7 +141,10 @@ def call_s(
 
 
 def schedule_s(load: LoadSpec) -> float | None:
-    """Seconds from the first due time of an open loop to the last; ``None`` for a trace and for other loads."""
+    """Seconds that a load goes on sending by itself: its lead-in and duration, or from the first due time of an open
+    loop to the last; ``None`` for a trace and for other loads."""
+    if load.duration_s is not None:
+        return load.lead_in_s + load.duration_s
     if not load.open_loop or not load.rate:
         return None
     return load.requests / (load.rate if load.rate_end is None else (load.rate + load.rate_end) / 2)
@@ -151,6 +154,8 @@ def trial_s(load: LoadSpec, one_call_s: float | None) -> float | None:
     """Seconds of a whole trial, its warm-up included, of calls that take ``one_call_s`` each; ``None`` of a trace."""
     if one_call_s is None:
         return None
+    if load.duration_s is not None:
+        return load.lead_in_s + load.duration_s + 2 * one_call_s  # the warm-up, and the last ones to end
     calls = load.warmup + load.requests
     if load.kind == "static":
         return calls * one_call_s

@@ -1,7 +1,8 @@
 """The child of framework ``null``: a server that sends made-up tokens at set times and logs when it did.
 
 One thread, one epoll object, answers rendered ahead: it must never be slower than the client it measures. Each token
-is due at ``received + ttft + k × itl``, so that a late one delays no other.
+is due at ``received + ttft + k × itl``, so that a late one delays no other. With a queue tokens are due at the ends of
+its steps.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import socket
 import sys
 import time
 from array import array
+from collections.abc import Mapping
 from typing import IO
 
 from loadgen.launch import null_log
 from loadgen.servers._null import wire
+from loadgen.servers._null.queue import Queue
 from loadgen.servers.null import ENGINE
 
 READ_SIZE = 1 << 20
@@ -43,7 +46,11 @@ class Peer:
 
 
 class NullServer:
-    """``ttft_ns`` and ``itl_ns`` set the schedule; with ``coalesce`` all that is due goes into one write."""
+    """``ttft_ns`` and ``itl_ns`` set the schedule; with ``coalesce`` all that is due goes into one write.
+
+    ``slots`` and ``costs`` (Queue's other arguments) make a queue in their place. A request whose client has gone keeps
+    its place in it.
+    """
 
     def __init__(
         self,
@@ -54,6 +61,8 @@ class NullServer:
         itl_ns: int,
         coalesce: bool,
         log: IO[bytes] | None,
+        slots: int = 0,
+        costs: Mapping[str, int] | None = None,
     ) -> None:
         self._listener, self._log = listener, log
         self._ttft_ns, self._itl_ns, self._coalesce = ttft_ns, itl_ns, coalesce
@@ -62,6 +71,9 @@ class NullServer:
         self._peers: dict[int, Peer] = {}
         # (due, tokens sent, fd, peer): streams that are due at once take turns, token by token
         self._due: list[tuple[int, int, int, Peer]] = []
+        self._slots = slots
+        self._queue: Queue[Peer] | None = Queue(slots=slots, **(costs or {})) if slots else None
+        self._placed: dict[Peer, wire.Asked] = {}
         served = {"object": "list", "data": [{"id": model, "object": "model", "owned_by": "null"}]}
         info = {
             "engine": ENGINE,
@@ -71,6 +83,7 @@ class NullServer:
             "weights": {"maker": "nobody", "distribution": "none"},
             "ttft_ms": ttft_ns / 1e6,
             "itl_ms": itl_ns / 1e6,
+            **({"slots": slots, **(costs or {})} if slots else {}),
         }
         self._pages = {
             b"/health": wire.page(200, {"status": "ok"}),
@@ -83,6 +96,7 @@ class NullServer:
         listening = self._listener.fileno()
         while True:
             self._send_due()
+            self._end_step()
             self._sleep()
             for fd, mask in self._epoll.poll(0):
                 if fd == listening:
@@ -98,10 +112,12 @@ class NullServer:
 
     def _sleep(self) -> None:
         """Until something is due or comes in. select keeps microseconds where epoll's wait rounds to milliseconds."""
-        if not self._due:
+        step_ns = self._queue.ends_ns if self._queue is not None else None
+        if not self._due and step_ns is None:
             wait_s = None
         else:
-            wait_s = (self._due[0][0] - time.monotonic_ns()) / 1e9
+            due_ns = self._due[0][0] if self._due else None
+            wait_s = (min(at for at in (due_ns, step_ns) if at is not None) - time.monotonic_ns()) / 1e9
             if wait_s <= 0:
                 return
         select.select([self._epoll.fileno()], [], [], wait_s)
@@ -159,10 +175,54 @@ class NullServer:
         peer.received_ns = now
         peer.answered = 0
         peer.writes = array("q")
+        if self._queue is not None:
+            self._wait(self._queue, peer, peer.asked, now)
+            return
         first = now + self._ttft_ns
         if not peer.asked.stream:  # all at once, when the last token would have come
             first += self._itl_ns * (peer.asked.tokens - 1)
         heapq.heappush(self._due, (first, 0, peer.sock.fileno(), peer))
+
+    def _wait(self, queue: Queue[Peer], peer: Peer, asked: wire.Asked, now: int) -> None:
+        if asked.sequences > self._slots:
+            why = f"{asked.sequences} sequences, {self._slots} slots"
+            self._write(peer, wire.page(400, {"error": {"message": why}}))
+            peer.asked = None
+            return
+        queue.add(
+            peer, now, tokens=asked.tokens, prompt_tokens=asked.prompt_tokens, sequences=asked.sequences
+        )
+
+    def _end_step(self) -> None:
+        """A token for every sequence at work, when the running step's end has come."""
+        queue = self._queue
+        if queue is None or queue.ends_ns is None or queue.ends_ns > time.monotonic_ns():
+            return
+        started, ended = queue.end_step()
+        for peer in started:
+            if peer.asked is not None:
+                self._placed[peer] = peer.asked
+        last = set(ended)
+        for peer, asked in self._placed.items():
+            if peer.asked is not asked:
+                continue  # its client has gone
+            self._send_token(peer, asked, last=peer in last)
+        for peer in ended:
+            gone = self._placed.pop(peer, None)
+            if gone is not None and peer.asked is gone:
+                self._finish(peer, gone)
+
+    def _send_token(self, peer: Peer, asked: wire.Asked, *, last: bool) -> None:
+        first, peer.answered = not peer.answered, peer.answered + 1
+        if not asked.stream and not last:
+            return
+        count = asked.sequences if asked.stream else asked.sequences * asked.tokens
+        peer.writes.extend((time.monotonic_ns(), count))
+        if not asked.stream:
+            self._write(peer, wire.whole(asked))
+            return
+        data = wire.chunk(asked.sequences, last=last)
+        self._write(peer, (wire.STREAM_HEAD if first else b"") + data + (wire.ending(asked) if last else b""))
 
     def _send_due(self) -> None:
         due = self._due
@@ -247,6 +307,10 @@ def main() -> None:
     parser.add_argument("--model", default="null")
     parser.add_argument("--ttft-ms", type=float, default=0.0)
     parser.add_argument("--itl-ms", type=float, default=0.0)
+    parser.add_argument("--slots", type=int, default=0)
+    parser.add_argument("--step-ms", type=float, default=10.0)
+    parser.add_argument("--sequence-us", type=float, default=0.0)
+    parser.add_argument("--prompt-us", type=float, default=0.0)
     parser.add_argument("--coalesce", action="store_true")
     parser.add_argument("--log", default="")
     arguments = parser.parse_args()
@@ -272,6 +336,12 @@ def main() -> None:
             itl_ns=round(arguments.itl_ms * 1e6),
             coalesce=arguments.coalesce,
             log=log,
+            slots=arguments.slots,
+            costs={
+                "step_ns": round(arguments.step_ms * 1e6),
+                "sequence_ns": round(arguments.sequence_us * 1e3),
+                "prompt_ns": round(arguments.prompt_us * 1e3),
+            },
         )
         gc.disable()  # nothing here is circular, and a collection would be a late token
         print(f"{ENGINE} on http://{arguments.host}:{listener.getsockname()[1]}", flush=True)

@@ -88,6 +88,36 @@ def test_every_request_is_sent_once_and_measured(server: str, workers: int, load
         assert outcome.in_flight_max <= outcome.in_flight_target
 
 
+def test_workers_count_one_window(server: str) -> None:
+    bounds = {"requests": 0, "duration_s": 0.4, "lead_in_s": 0.2}
+    of = trial("closed", concurrency=4, **bounds)
+    began: list[int] = []
+    samples: list[Sample] = []
+    outcome = run_trial_load(
+        of,
+        server,
+        make_driver,
+        {},
+        lambda sample, _: samples.append(sample),
+        workers=2,
+        on_start=began.append,
+    )
+    assert outcome is not None
+    assert began == [outcome.start_ns]
+    window = of.load.window(outcome.start_ns)
+    assert window is not None
+    phases = {sample.phase for sample in samples}
+    assert phases == {"warmup", "lead_in", "measured", "drain"}
+    assert outcome.requests_sent == len([sample for sample in samples if sample.phase != "warmup"])
+    measured = [sample for sample in samples if sample.phase == "measured"]
+    assert all(window.start_ns <= s.reply.sent_ns < window.end_ns + 10_000_000 for s in measured)
+    summary = summarise(samples, window=window)
+    assert summary.duration_s == pytest.approx(0.4)
+    assert summary.output_tokens is not None
+    inside = [at for s in samples if s.phase != "warmup" for at in s.reply.token_ns if window.holds(at)]
+    assert summary.output_tokens == len(inside)
+
+
 def test_workers_send_the_schedule_of_one(server: str) -> None:
     of = trial("gamma", rate=400.0, burstiness=0.5, requests=60)
     schedules = []

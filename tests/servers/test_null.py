@@ -103,6 +103,34 @@ def test_there_is_nothing_else_here(url: str) -> None:
     assert httpx.post(f"{url}/v1/chat/completions", json={}).status_code == 404
 
 
+@pytest.fixture(scope="module")
+def queue_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with null(tmp_path_factory.mktemp("queue"), slots=2, step_ms=4, sequence_us=500, prompt_us=1000) as found:
+        yield found
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_queue_answers_what_was_asked_for(queue_url: str, stream: bool) -> None:
+    replies = send(queue_url, [request(seq, stream=stream) for seq in range(5)])
+    assert [reply.error for reply in replies] == [None] * 5
+    assert [reply.output_tokens for reply in replies] == [(5,)] * 5
+    assert [sum(reply.tokens_per_arrival) for reply in replies] == [5 * stream] * 5
+
+
+def test_a_batch_over_the_slots_is_refused(queue_url: str) -> None:
+    (reply,) = send(queue_url, [request(sequences=3)])
+    assert "3 sequences, 2 slots" in str(reply.error)
+    assert httpx.get(f"{queue_url}/info").json()["slots"] == 2
+
+
+def test_a_client_that_leaves_a_queue_keeps_only_its_place(queue_url: str) -> None:
+    body = {"prompt": [1], "max_tokens": 20, "stream": True}
+    with httpx.stream("POST", f"{queue_url}/v1/completions", json=body):
+        pass
+    (reply,) = send(queue_url, [request()])
+    assert reply.error is None
+
+
 def test_a_client_that_goes_away_is_forgotten(url: str) -> None:
     with httpx.stream(
         "POST", f"{url}/v1/completions", json={"prompt": "a b", "max_tokens": 100000, "stream": True}
@@ -194,6 +222,13 @@ def test_streams_without_a_pace_take_turns(tmp_path: Path) -> None:
         ({"itl_ms": True}, "itl_ms = True"),
         ({"coalesce": 1}, "coalesce = 1"),
         ({"log": 3}, "log = 3"),
+        ({"slots": 1.5}, "slots = 1.5"),
+        ({"slots": True}, "slots = True"),
+        ({"slots": 1, "step_ms": 0}, "step_ms = 0"),
+        ({"slots": 1, "prompt_us": -1}, "prompt_us = -1"),
+        ({"slots": 1, "ttft_ms": 5}, "ttft_ms has no effect with slots"),
+        ({"slots": 1, "coalesce": True}, "coalesce has no effect with slots"),
+        ({"step_ms": 5}, "step_ms has no effect without slots"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:

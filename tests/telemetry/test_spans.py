@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadgen.records import Window
 from loadgen.results.store import SampleWriter
 from loadgen.telemetry.spans import Spans, merged, spans_of, spans_of_file, without
 
@@ -49,6 +50,15 @@ def test_one_that_prefills_makes_it_prefill() -> None:
 def test_without_streamed_tokens_there_is_no_prefill_to_tell() -> None:
     found = spans_of([("measured", 5, 10, 6), ("measured", 10, 15, None)], began_ns=0)
     assert (found.prefill, found.decode, found.load) == ((), (), ((5, 15),))
+
+
+def test_the_load_of_a_window_is_what_lies_in_it() -> None:
+    times = [("lead_in", 0, 30, 10), ("measured", 25, 60, 45), ("drain", 50, 90, 70)]
+    found = spans_of([("warmup", -20, -5, -15), *times], began_ns=-20, window=Window(start_ns=20, end_ns=55))
+    assert found.warmup == ((-20, -5),)
+    assert found.load == ((20, 55),)
+    assert found.prefill == ((25, 45), (50, 55))
+    assert found.decode == ((20, 25), (45, 50))
 
 
 def test_from_a_samples_file(tmp_path: Path, build) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,36 @@
+"""What bounds a load: its requests, or a duration with its lead-in."""
+
+from __future__ import annotations
+
+WITHOUT_LEAD_IN = frozenset({"static", "ramp"})
+LONGEST_LEAD_IN_S = 30.0
+
+
+def duration_problem(
+    mode: str, requests: int | None, duration_s: float | None, lead_in_s: float | None
+) -> tuple[str, str, str] | None:
+    """What is wrong with a load's bounds: the key, why, and what is accepted. A trace brings its own."""
+    if duration_s is None:
+        if requests == 0 and mode != "trace":
+            accepted = "1 or more, or 0 beside a duration such as 120s"
+            return "requests", "bounds nothing without a duration", accepted
+        if lead_in_s is not None:
+            return "lead_in", "has no effect without a duration", "it beside a duration such as 120s"
+        return None
+    if mode == "trace":
+        return "duration", "has no effect on a trace, which has its own", "the other modes"
+    if requests:
+        return "requests", "cannot stand beside a duration, which bounds the load", "0, or left out"
+    if lead_in_s and mode in WITHOUT_LEAD_IN:
+        return "lead_in", f"has no effect in mode = {mode!r}", "0, or left out"
+    return None
+
+
+def default_lead_in_s(mode: str, duration_s: float | None) -> float:
+    """Seconds of lead-in where none are named: a quarter of the duration, 30 s at most.
+
+    A load that begins with an empty server meets less of a queue at first than it will in the end.
+    """
+    if duration_s is None or mode in WITHOUT_LEAD_IN:
+        return 0.0
+    return min(LONGEST_LEAD_IN_S, duration_s / 4)

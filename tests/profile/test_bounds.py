@@ -1,0 +1,106 @@
+"""What may bound a load, in a profile and on the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from loadgen.commands.run import load_spec
+from loadgen.errors import BadInput, ProfileError
+from loadgen.plan.plan import make_plan
+from loadgen.profile.read import build_profile
+from loadgen.records import LoadSpec
+from loadgen.theory.duration import work_of
+from loadgen.units import parse_span
+
+TARGET = {"url": "http://127.0.0.1:8000", "model": "m"}
+LENGTHS = {"input_tokens": 8, "output_tokens": 4}
+COMMAND_LINE: dict[str, Any] = {
+    "mode": "closed", "concurrency": 2, "batch_size": 1, "rate": None, "rate_end": None, "burstiness": 1.0,
+    "trace": None, "max_rate": None, "input_tokens": 48, "output_tokens": 6, "requests": 4, "warmup": 1,
+    "stream": True, "seed": 0, "workers": 1, "timeout": 60.0,
+}  # fmt: skip
+
+
+def load_of(**load: Any) -> LoadSpec:
+    profile = build_profile({"target": TARGET, "load": {**LENGTHS, **load}})
+    (cell,) = profile.cells
+    return cell.load
+
+
+@pytest.mark.parametrize(
+    ("load", "bounds"),
+    [
+        ({"mode": "poisson", "rate": 2.0, "duration": "2m"}, (0, 120.0, 30.0)),
+        ({"mode": "closed", "concurrency": 3, "duration": 10}, (0, 10.0, 2.5)),
+        ({"mode": "closed", "duration": "10s", "lead_in": 0, "requests": 0}, (0, 10.0, 0.0)),
+        ({"mode": "static", "duration": "500ms"}, (0, 0.5, 0.0)),
+        ({"mode": "ramp", "rate": 1.0, "rate_end": 2.0, "duration": "1h30m"}, (0, 5400.0, 0.0)),
+        ({"mode": "static"}, (5, None, 0.0)),
+    ],
+)
+def test_a_duration_stands_in_for_requests(load: dict[str, Any], bounds: tuple[Any, ...]) -> None:
+    found = load_of(**load)
+    assert (found.requests, found.duration_s, found.lead_in_s) == bounds
+
+
+@pytest.mark.parametrize(
+    ("load", "words"),
+    [
+        ({"requests": 0}, "load.requests = 0: bounds nothing without a duration"),
+        ({"requests": 5, "duration": "1s"}, "load.requests = 5: cannot stand beside a duration"),
+        ({"lead_in": "1s"}, "load.lead_in = 1.0: has no effect without a duration"),
+        ({"duration": "1s", "lead_in": "1s"}, "has no effect in mode = 'static'"),
+        ({"duration": "1 s"}, "load.duration = '1 s': is no span of time"),
+        ({"duration": 0}, "must be above 0"),
+        ({"duration": True}, "is no span of time"),
+        (
+            {"mode": "trace", "trace": "x.jsonl", "duration": "1s"},
+            "load.duration = 1.0: has no effect in mode",
+        ),
+    ],
+)
+def test_what_bounds_nothing_or_twice_is_refused(load: dict[str, Any], words: str) -> None:
+    lengths = {} if load.get("mode") == "trace" else LENGTHS
+    with pytest.raises(ProfileError) as caught:
+        build_profile({"target": TARGET, "load": {**lengths, **load}})
+    assert words in str(caught.value)
+
+
+def test_a_sweep_may_have_a_duration_of_its_own() -> None:
+    blocks = [{"mode": "closed", "duration": "8s", "lead_in": "1s"}, {"mode": "static", "requests": 2}]
+    cells = build_profile({"target": TARGET, "load": LENGTHS, "sweep": blocks}).cells
+    assert [(cell.load.duration_s, cell.load.lead_in_s, cell.load.requests) for cell in cells] == [
+        (8.0, 1.0, 0), (None, 0.0, 2)
+    ]  # fmt: skip
+
+
+def test_a_duration_is_how_long_a_trial_is_expected_to_take() -> None:
+    load = {**LENGTHS, "mode": "closed", "concurrency": 64, "duration": "120s"}
+    (trial,) = make_plan(build_profile({"target": TARGET, "load": load})).trials
+    assert work_of(trial).schedule_s == 150.0
+
+
+def test_the_command_line_takes_the_same() -> None:
+    spec = load_spec(**{**COMMAND_LINE, "requests": 0, "duration": "120s"})
+    assert (spec.requests, spec.duration_s, spec.lead_in_s) == (0, 120.0, 30.0)
+    for given, words in (
+        ({"requests": 0}, "--requests 0: bounds nothing without a duration"),
+        ({"duration": "1s"}, "--requests 4: cannot stand beside a duration"),
+        ({"lead_in": "1s"}, "--lead-in 1s: has no effect without a duration"),
+        ({"requests": 0, "duration": "soon"}, "--duration soon: no span of time above 0"),
+        ({"requests": 0, "duration": "0"}, "--duration 0: no span of time above 0"),
+    ):
+        with pytest.raises(BadInput) as caught:
+            load_spec(**{**COMMAND_LINE, **given})
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("120", 120.0), ("1.5s", 1.5), ("1m30s", 90.0), ("250ms", 0.25), ("2h", 7200.0), ("", None), ("s", None),
+     ("-1s", None), ("1d", None), ("1s2", None), ("1e3", None)],
+)  # fmt: skip
+def test_spans_of_time(text: str, seconds: float | None) -> None:
+    assert parse_span(text) == seconds
