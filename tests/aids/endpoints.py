@@ -32,8 +32,8 @@ STANDARD = frozenset(
 class Manner:
     """What a server takes and tells. ``forms`` are its routes with what they take; ``stops`` is the length at which an
     output ends by itself unless the server heeds ``ignore_eos``; ``names`` whether a refusal names the fields;
-    ``lists`` what becomes of a list of prompts: a batch, its first prompt alone, or ``null`` before its stream; ``tokenizes`` whose
-    /tokenize it has."""
+    ``lists`` what becomes of a list of prompts: a batch, its first prompt alone, or ``null`` before its stream;
+    ``tokenizes`` whose /tokenize it has."""
 
     forms: tuple[str, ...] = ("completions ids", "completions text", "chat text")
     fields: frozenset[str] = STANDARD | {"ignore_eos", "min_tokens", "return_token_ids"}
