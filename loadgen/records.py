@@ -214,7 +214,8 @@ class Reply:
     sequences). Without streaming both are empty. ``output_tokens`` counts per sequence, by token ids where the
     server sends them (``counted_by`` = ``ids``), else by its usage figures, else ``None``: chunks are never counted
     as tokens. ``first_answer_ns`` is when a chat's answer itself began, behind any reasoning; ``None`` elsewhere.
-    ``coalesced`` counts reads that held more than one chunk, whose earlier arrival times are lost;
+    ``cached_tokens`` are those input tokens that the server says it took from a cache of prefixes; ``None``: it says
+    nothing. ``coalesced`` counts reads that held more than one chunk, whose earlier arrival times are lost;
     ``lag_ns`` is the largest gap between the kernel's stamp and the read, ``None`` with user-space stamps.
     """
 
@@ -228,6 +229,7 @@ class Reply:
     counted_by: Literal["ids", "usage"] | None = None
     usage_prompt_tokens: int | None = None
     usage_output_tokens: int | None = None
+    cached_tokens: int | None = None
     first_tokens: tuple[int, ...] = ()
     finish: str | None = None
     reads: int = 0
@@ -290,7 +292,8 @@ class Summary:
     requests by their end. Latencies and counts are of the requests that were due (or sent) in it, wherever they ended.
     ``output_tokens`` is ``None`` when a reply's were counted by nobody. ``first_answer_s`` is start → first token of a
     chat's answer itself, behind any reasoning. ``definitions`` is 1 in results of earlier versions, whose window left
-    failed requests out and whose percentiles are interpolated.
+    failed requests out and whose percentiles are interpolated. ``cached_tokens`` of ``cached_of_tokens`` input tokens
+    of the served requests came from the server's cache of prefixes, by the replies that tell; ``None`` where none does.
     """
 
     requests_ok: int
@@ -311,6 +314,8 @@ class Summary:
     in_flight_mean: float | None
     in_flight_max: int | None
     first_answer_s: Dist | None = None
+    cached_tokens: int | None = None
+    cached_of_tokens: int | None = None
     definitions: int = 1
 
     @property

@@ -133,7 +133,7 @@ def run_trial(
     doubts = () if failure is not None else checks.caveats(trial, accumulator, summary, quality)
     sent = outcome.requests_sent + outcome.warmup_sent if outcome is not None else 0
     cores = None if fault is not None else server_cores(endpoint, trial.server)
-    of_server = (*of_engine(trial.load, sent, engine, quality), *of_cores(cores, engine))
+    of_server = (*of_engine(trial.load, sent, engine, quality, summary), *of_cores(cores, engine))
     return TrialResult(
         trial=trial,
         environment=environment,

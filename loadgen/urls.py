@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from loadgen.errors import BadInput
 
@@ -12,7 +12,14 @@ API_KEY_VARIABLE = "LOADGEN_API_KEY"
 SCHEMES = ("http", "https", "http+unix", "grpc", "grpcs")
 SOCKET_BYTES = 107  # the longest path of a unix socket on Linux
 _SECRETS: set[str] = set()  # values of headers that came from the environment
+_QUERY = re.compile(r"([?&]([^=&#\s]+)=)[^&#\s]+")
 _CREDENTIALS = re.compile(r"(\w+://)[^/@\s'\"]*@")
+# Names of what is a secret wherever it stands; a prompt_cache_key or eos_token is none.
+_SECRET_NAME = re.compile(
+    r"(?:.*[_.-])?(?:api_?key|apikey|access_?(?:key|token)|auth_?token|secret|password|passwd|credentials?|sig|signature)"
+    r"|authorization|bearer|token|key",
+    re.I,
+)
 _HOST = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?"
 )
@@ -29,6 +36,8 @@ def problem(text: str) -> str | None:
         return "is not a URL"
     if url.username is not None or url.password is not None:
         return f"holds credentials, which do not belong there; set {API_KEY_VARIABLE}"
+    if any(names_secret(name) and value for name, value in parse_qsl(url.query)):
+        return f"holds a credential in its query, which would be stored; set {API_KEY_VARIABLE}, or a header"
     if not text.isascii() or not text.isprintable() or " " in text:
         return "holds other than printable ASCII (write it percent-encoded, a host in its xn-- form)"
     if url.scheme == "http+unix":
@@ -38,6 +47,11 @@ def problem(text: str) -> str | None:
     elif ":" not in url.hostname and not _HOST.fullmatch(url.hostname):
         return "names a host that cannot be"
     return None
+
+
+def names_secret(name: str) -> bool:
+    """Whether a parameter or field of this name holds a credential."""
+    return _SECRET_NAME.fullmatch(name.replace("-", "_")) is not None
 
 
 def check(text: str, name: str) -> None:
@@ -63,6 +77,7 @@ def keep_secret(value: str) -> None:
 def shown(text: str) -> str:
     """A text that may be printed and stored: credentials of URLs in it are left out, and so are the API key and what
     ``keep_secret`` was given."""
+    text = _QUERY.sub(lambda found: f"{found[1]}…" if names_secret(found[2]) else found[0], text)
     clean = _CREDENTIALS.sub(r"\1…@", text).encode("utf-8", "replace").decode("utf-8")
     for secret in (os.environ.get(API_KEY_VARIABLE, "").strip(), *_SECRETS):
         clean = clean.replace(secret, "…") if len(secret) >= 4 else clean

@@ -21,6 +21,8 @@ def test_what_is_a_url(url: str) -> None:
     [
         ("h:8000", "is not a URL"),
         ("http://ann:sesame@h", "holds credentials"),
+        ("https://h/v1?api-version=1&key=sesame", "a credential in its query"),
+        ("https://h/v1?api_key=sesame", "a credential in its query"),
         ("http://h/é", "printable ASCII"),
         ("http://h:port", "is not a URL"),
         ("http://a..b", "names a host that cannot be"),
@@ -37,3 +39,17 @@ def test_what_is_kept_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> No
     urls.keep_secret("sesame-1")
     monkeypatch.setenv("LOADGEN_API_KEY", "sesame-2")
     assert urls.shown("http://a:b@h sesame-1 sesame-2") == "http://…@h … …"
+    assert urls.shown("--url https://h/v1?v=1&token=abc&k=2 x") == "--url https://h/v1?v=1&token=…&k=2 x"
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("key", True), ("api-key", True), ("x_apikey", True), ("accessToken", True), ("client.secret", True),
+        ("authorization", True), ("sig", True), ("token", True),
+        ("prompt_cache_key", False), ("eos_token", False), ("max_tokens", False), ("api-version", False),
+        ("monkey", False), ("design", False), ("cache_salt", False),
+    ],
+)  # fmt: skip
+def test_names_of_secrets(name: str, secret: bool) -> None:
+    assert urls.names_secret(name) is secret

@@ -113,6 +113,7 @@ class Answer:
             counted_by=counted_by,
             usage_prompt_tokens=self._used("prompt_tokens"),
             usage_output_tokens=self._used("completion_tokens"),
+            cached_tokens=cached_tokens(self._usage),
             first_answer_ns=self._first_answer_ns,
             first_tokens=tuple(self._first[:FIRST_TOKENS]),
             finish=finish,
@@ -176,6 +177,8 @@ class Answer:
                     raise Refused(words_of(data))
                 if usage:
                     self._note_usage(usage)
+                    if "timings" in event:  # llama.cpp's, in the event that holds its usage
+                        self._note_usage({"timings": event["timings"]})
                 for choice in choices or ():
                     index = choice.get("index")
                     if index.__class__ is not int or index < 0:
@@ -267,6 +270,18 @@ class Answer:
     def _used(self, key: str) -> int | None:
         value = self._usage.get(key)
         return value if value.__class__ is int and 0 <= value <= MOST_TOKENS else None
+
+
+def cached_tokens(usage: Mapping[str, Any]) -> int | None:
+    """Input tokens that a cache had, by a reply's usage: OpenAI's ``prompt_tokens_details`` (also of vLLM and SGLang,
+    where they are told to), llama.cpp's ``timings.cache_n``, DeepSeek's ``prompt_cache_hit_tokens``."""
+    details, timings = usage.get("prompt_tokens_details"), usage.get("timings")
+    told = (
+        details.get("cached_tokens") if isinstance(details, Mapping) else None,
+        timings.get("cache_n") if isinstance(timings, Mapping) else None,
+        usage.get("prompt_cache_hit_tokens"),
+    )
+    return next((n for n in told if n.__class__ is int and 0 <= n <= MOST_TOKENS), None)
 
 
 def _begins_a_stream(body: bytes) -> bool:

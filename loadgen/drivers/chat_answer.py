@@ -41,6 +41,8 @@ class ChatAnswer(Answer):
                     raise Refused(words_of(data))
                 if event.get("usage"):
                     self._note_usage(event["usage"])
+                    if "timings" in event:
+                        self._note_usage({"timings": event["timings"]})
                 choices = event.get("choices") or []
                 for choice in choices:
                     index = choice.get("index")

@@ -65,6 +65,8 @@ def _usage(usage: Mapping[str, Any] | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if isinstance(usage.get("input_tokens"), int):
         found["prompt_tokens"] = sum(usage.get(key) or 0 for key in _INPUT)
+    if isinstance(cached := usage.get("cache_read_input_tokens"), int):
+        found["prompt_tokens_details"] = {"cached_tokens": cached}
     if isinstance(usage.get("output_tokens"), int):
         found["completion_tokens"] = usage["output_tokens"]
     return found

@@ -157,11 +157,29 @@ def check_extra_body(value: Any) -> None:
     """Raise BadInput for fields that loadgen does not let others set, or that are no JSON object."""
     if not isinstance(value, Mapping):
         raise BadInput(f"extra body {value!r}: not a JSON object of fields (null leaves a field out)")
+    if secret := _secret_field(value):
+        raise BadInput(
+            f"extra body: {secret}: a credential's value would be stored (accepted: LOADGEN_API_KEY, or a header with "
+            "${VARIABLE}, both read from the environment)"
+        )
     if taken := OWN_FIELDS & value.keys():
         raise BadInput(
             f"extra body: {', '.join(sorted(taken))}: set by loadgen itself (accepted: other fields, such as "
             "temperature; extras by the option of that name)"
         )
+
+
+def _secret_field(value: Any) -> str | None:
+    """The first field, at any depth, whose name says that its text is a credential."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if isinstance(inner, str) and inner and urls.names_secret(str(name)):
+                return str(name)
+            if (found := _secret_field(inner)) is not None:
+                return found
+    if isinstance(value, list | tuple):
+        return next((found for inner in value if (found := _secret_field(inner)) is not None), None)
+    return None
 
 
 def check_headers(value: Any) -> None:

@@ -21,6 +21,7 @@ from loadgen.errors import BadInput, DriverError, Refused
 from loadgen.launch import endpoint as places
 from loadgen.launch.pages import HEED_IGNORE_EOS, METRICS, Pages, known_facts, read_pages
 from loadgen.launch.probes import PROBE_TOKENS, Late, Prober, Settled, form_of, settle
+from loadgen.launch.tokenize_page import count_tokens
 from loadgen.load.prompts import FIRST_ID, SAFE_VOCAB
 from loadgen.records import Trial
 
@@ -134,7 +135,8 @@ def discover(url: str, asked: Asked, limit_s: float = LIMIT_S) -> Found:
             )  # it is another one that may be slow
         return _unsettled(pages, model, asked, refusals, form if late else forms[0], late)
     forced = _forced(settled, pages, model)
-    words, told = _words(prober, settled.options, own, forced, asked.exact)
+    page = Endpoint(url, model, settled.options)
+    words, told = _words(prober, page, settled.options, own, forced, asked.exact)
     return _found(pages, model, asked, settled, refusals, forced, words, told)
 
 
@@ -176,7 +178,7 @@ def _forced(settled: Settled, pages: Pages, model: str) -> bool:
 
 
 def _words(
-    prober: Prober, options: Mapping[str, Any], own: Words | None, forced: bool, exact: bool
+    prober: Prober, page: Endpoint, options: Mapping[str, Any], own: Words | None, forced: bool, exact: bool
 ) -> tuple[Words | None, str]:
     """The words of text prompts, and what is to be said of their lengths; None for prompts of ids."""
     if options["prompt"] == "ids":
@@ -196,8 +198,17 @@ def _words(
             raise Refused(reply.error)
         return reply.usage_prompt_tokens
 
+    by_page = ""
     try:
-        found = measure(ask, own, long_opening="" if forced else LONG_OPENING)
+        long_opening = "" if forced else LONG_OPENING
+        found = measure(ask, own, long_opening=long_opening)
+        if (
+            found is None and not exact
+        ):  # a reply that counts nothing proves nothing, so exact lengths it has not
+            by_page = ", by its /tokenize"
+            found = measure(
+                lambda text: count_tokens(page, text, prober.left_s), own, long_opening=long_opening
+            )
     except (BadInput, Refused) as error:
         if exact or (own is not None and isinstance(error, BadInput)):
             raise
@@ -206,7 +217,7 @@ def _words(
         raise BadInput("--exact: the server counts no prompt tokens, and prompts go out as text")
     if found is None:
         return plain, "input lengths are counted by nobody"
-    return found, f"{found.overhead} tokens of each input stand beside the words"
+    return found, f"{found.overhead} tokens of each input stand beside the words{by_page}"
 
 
 def _found(

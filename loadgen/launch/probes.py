@@ -39,11 +39,16 @@ class Prober:
         self._ends_s = time.monotonic() + limit_s
         self.sent = 0
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until the time for asking is over; none left is 0."""
+        return max(0.0, self._ends_s - time.monotonic())
+
     def send(
         self, options: Mapping[str, Any], ids: tuple[int, ...], output_tokens: int, rows: int = 1
     ) -> Reply:
         """The reply to one request, of ``rows`` equal prompts. Raises what a driver's ``open`` raises, and Late."""
-        left_s = self._ends_s - time.monotonic()
+        left_s = self.left_s
         if left_s <= 0:
             raise Late
         self.sent += 1

@@ -79,6 +79,7 @@ def join(replies: list[Reply], seq: int) -> Reply:
         counted_by=replies[0].counted_by,
         usage_prompt_tokens=_total([reply.usage_prompt_tokens for reply in replies]),
         usage_output_tokens=_total([reply.usage_output_tokens for reply in replies]),
+        cached_tokens=_total([reply.cached_tokens for reply in replies]),
         first_tokens=replies[0].first_tokens,
         finish=replies[0].finish,
         reads=sum(reply.reads for reply in replies),

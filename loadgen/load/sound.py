@@ -9,6 +9,7 @@ from loadgen.errors import BadReply, WrongLength
 from loadgen.records import Reply
 
 MOST_32, MOST_64 = 2**31 - 1, 2**63 - 1
+LISTS = ("tokens_per_arrival", "first_tokens")
 
 
 def sound(reply: Reply) -> Reply:
@@ -35,6 +36,7 @@ def sound(reply: Reply) -> Reply:
             ("first_tokens", reply.first_tokens, MOST_32),
             ("usage_prompt_tokens", _one(reply.usage_prompt_tokens), MOST_64),
             ("usage_output_tokens", _one(reply.usage_output_tokens), MOST_64),
+            ("cached_tokens", _one(reply.cached_tokens), MOST_64),
         )
         if value and not _fits(value, most)
     }
@@ -44,9 +46,7 @@ def sound(reply: Reply) -> Reply:
     shown = next(item for item in value if not _fits((item,), MOST_32))
     words = f"{BadReply.__name__}: {name} holds {str(shown)[:40]!r} (expected whole numbers from 0)"
     words = words.encode("utf-8", "replace").decode("utf-8")
-    left: dict[str, object] = {
-        key: None if key.startswith("usage") or key == "output_tokens" else () for key in wrong
-    }
+    left: dict[str, object] = {key: None if key not in LISTS else () for key in wrong}
     if "output_tokens" in wrong:
         left["counted_by"] = None
     if "tokens_per_arrival" in wrong:  # it runs beside the times
@@ -84,6 +84,7 @@ def _usual(reply: Reply) -> bool:
         and _fits(reply.first_tokens, MOST_32)
         and _fits(_one(reply.usage_prompt_tokens), MOST_64)
         and _fits(_one(reply.usage_output_tokens), MOST_64)
+        and (reply.cached_tokens is None or _fits((reply.cached_tokens,), MOST_64))
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from loadgen.records import Caveat, ClientQuality, LoadSpec
+from loadgen.records import Caveat, ClientQuality, LoadSpec, Summary
 from loadgen.units import show_number, show_share
 
 WAVES = (
@@ -15,9 +15,14 @@ CACHED = 0.01  # of the prompt tokens: from here on the prefill that was measure
 
 
 def of_engine(
-    load: LoadSpec, calls: int, engine: Mapping[str, object], client: ClientQuality | None = None
+    load: LoadSpec,
+    calls: int,
+    engine: Mapping[str, object],
+    client: ClientQuality | None = None,
+    summary: Summary | None = None,
 ) -> Iterator[Caveat]:
-    """``calls`` were sent in all, warm-up included; ``engine`` is a result's, with ``server_side`` counters in it."""
+    """``calls`` were sent in all, warm-up included; ``engine`` is a result's, with ``server_side`` counters in it. What
+    the replies say of a prefix cache (``summary``) counts where the server has no counter of it."""
     single = client is not None and client.arrival_skew_s is not None
     if single and engine.get("in_flight_batching") is False and engine.get("dynamic_batching") is not True:
         yield Caveat(
@@ -26,11 +31,12 @@ def of_engine(
             "its sequences ran one after the other",
             remedy="a route that takes a list of prompts (completions), or an engine with in-flight batching",
         )
-    seen = engine.get("server_side")
-    if not isinstance(seen, Mapping):
-        return
+    told = engine.get("server_side")
+    seen: Mapping[str, object] = told if isinstance(told, Mapping) else {}
     output, steps = seen.get("output_tokens"), seen.get("steps")
     cached, prompt = seen.get("cached_prompt_tokens"), seen.get("prompt_tokens")
+    if not (isinstance(cached, int) and isinstance(prompt, int)) and summary is not None:
+        cached, prompt = summary.cached_tokens, summary.cached_of_tokens
     preempted = seen.get("preemptions")
     # Another count of tokens means requests of others, or failed ones: then steps say nothing of these batches.
     ours = calls > 0 and output == calls * load.batch_size * load.output_tokens

@@ -80,6 +80,7 @@ class Accumulator:
         self._last_end_ns = 0
         self._input_tokens = self._output_tokens = 0
         self._uncounted = 0
+        self._cached = self._cached_of = 0
         self._e2e, self._ttft, self._tpot, self._itl = Values(), Values(), Values(), Values()
         self._per_token, self._send_lag, self._answer = Values(), Values(), Values()
 
@@ -108,6 +109,9 @@ class Accumulator:
             return
         self._ok += 1
         self._input_tokens += input_tokens
+        if reply.cached_tokens is not None:
+            self._cached += reply.cached_tokens
+            self._cached_of += input_tokens
         start, e2e = start_ns(sample), e2e_ns(sample)
         self._e2e.add(e2e)
         self.observations.add(sample, start, e2e)
@@ -170,6 +174,8 @@ class Accumulator:
             in_flight_max=in_flight_max,
             definitions=DEFINITIONS,
             first_answer_s=self._answer.dist(to_s),
+            cached_tokens=self._cached if self._cached_of else None,
+            cached_of_tokens=self._cached_of or None,
         )
 
 

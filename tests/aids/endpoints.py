@@ -32,7 +32,8 @@ STANDARD = frozenset(
 class Manner:
     """What a server takes and tells. ``forms`` are its routes with what they take; ``stops`` is the length at which an
     output ends by itself unless the server heeds ``ignore_eos``; ``names`` whether a refusal names the fields;
-    ``lists`` what becomes of a list of prompts: a batch, its first prompt alone, or ``null`` before its stream."""
+    ``lists`` what becomes of a list of prompts: a batch, its first prompt alone, or ``null`` before its stream;
+    ``tokenizes`` whose /tokenize it has."""
 
     forms: tuple[str, ...] = ("completions ids", "completions text", "chat text")
     fields: frozenset[str] = STANDARD | {"ignore_eos", "min_tokens", "return_token_ids"}
@@ -45,6 +46,7 @@ class Manner:
     context: int = 10**6
     key: str | None = None
     lists: str = "first"
+    tokenizes: str | None = None
     pages: Mapping[str, Any] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
@@ -79,6 +81,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         manner = self.manner
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tokenize":
+            self.tokens(body)
+            return
         tails = {"/chat/completions": "chat", "/messages": "messages"}
         route = next((name for tail, name in tails.items() if self.path.endswith(tail)), "completions")
         manner.asked.append((route, body))
@@ -97,6 +102,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.refuse(400, f"unknown fields: {', '.join(unknown)}" if manner.names else "cannot be read")
         else:
             self.answer(route, body, len(text.split()) + manner.overhead if form[-1] == "t" else len(text))
+
+    def tokens(self, body: dict[str, Any]) -> None:
+        """What /tokenize says of a prompt, in the shape of an engine: vllm, llama.cpp, tgi."""
+        shape, chat = self.manner.tokenizes, "messages" in body
+        if shape is None or (chat and shape != "vllm"):
+            self.refuse(404, "Not Found")
+            return
+        text = (
+            body["messages"][0]["content"]
+            if chat
+            else body[{"llama.cpp": "content", "tgi": "inputs"}.get(shape, "prompt")]
+        )
+        count = len(text.split()) + self.manner.overhead
+        ids = list(range(count))
+        self.page(200, {"vllm": {"count": count}, "llama.cpp": {"tokens": ids}, "tgi": ids}[shape])
 
     def answer(self, route: str, body: dict[str, Any], prompt_tokens: int) -> None:
         manner = self.manner

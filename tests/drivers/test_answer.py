@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from loadgen.drivers.answer import FIRST_TOKENS, Answer
+from loadgen.drivers.answer import FIRST_TOKENS, Answer, cached_tokens
+from loadgen.drivers.chat_answer import ChatAnswer
+from loadgen.drivers.messages import as_chat
 from loadgen.records import Reply, Request
 
 
@@ -385,3 +387,31 @@ def test_an_end_mark_alone_is_no_answer() -> None:
 def test_an_answer_that_the_server_gave_up_is_no_short_one() -> None:
     reply = streamed(asked(), choices(choice(ids=[1])), choices(choice(ids=[], finish="abort")) + DONE)
     assert reply.error == "Refused: the server gave the answer up: finish_reason abort"
+
+
+@pytest.mark.parametrize(
+    ("told", "cached"),
+    [
+        ({"usage": {"prompt_tokens_details": {"cached_tokens": 3}}}, 3),
+        ({"usage": {"prompt_tokens_details": {"cached_tokens": 0}}}, 0),
+        ({"usage": {"prompt_tokens": 9}, "timings": {"cache_n": 5, "prompt_n": 4}}, 5),
+        ({"usage": {"prompt_cache_hit_tokens": 2}}, 2),
+        ({"usage": {"prompt_tokens_details": None}, "timings": "fast"}, None),
+        ({"usage": {"prompt_tokens_details": {"cached_tokens": -1}}}, None),
+        ({"usage": {"prompt_tokens_details": {"cached_tokens": True}}}, None),
+    ],
+)
+def test_tokens_from_a_prefix_cache_in_every_servers_words(told: dict[str, Any], cached: int | None) -> None:
+    events = (choices(choice(ids=[1], finish="length")), event({"choices": [], **told}) + DONE)
+    assert streamed(asked(tokens=1), *events).cached_tokens == cached
+    chat = ChatAnswer(asked(tokens=1), 200, "OK", "text/event-stream")
+    for place, block in enumerate(events):
+        chat.feed(block, place)
+    assert chat.reply(sent_ns=0, end_ns=9, reads=2, lag_ns=None, error=None).cached_tokens == cached
+
+
+def test_anthropics_cache_is_told_as_the_others() -> None:
+    used = {"input_tokens": 4, "cache_read_input_tokens": 6, "output_tokens": 1}
+    whole = as_chat({"type": "message", "content": [], "usage": used})
+    assert cached_tokens(whole["usage"]) == 6
+    assert whole["usage"]["prompt_tokens"] == 10

@@ -128,6 +128,10 @@ def test_a_proxy_takes_the_httpx_driver(monkeypatch: pytest.MonkeyPatch) -> None
         ({"endpoint": "chat", "prompt": "ids"}, "prompt = 'ids': chat takes text"),
         ({"extra_body": [1]}, "not a JSON object"),
         ({"extra_body": {"max_tokens": 4}}, "max_tokens: set by loadgen itself"),
+        (
+            {"extra_body": {"metadata": [{"api_key": "sesame"}]}},
+            "api_key: a credential's value would be stored",
+        ),
         ({"headers": {"a b": "c"}}, "header 'a b': cannot be set"),
         ({"headers": {"Content-Length": "3"}}, "header 'Content-Length': cannot be set"),
         ({"headers": {"x-one": "a\r\nb: c"}}, "header x-one: not a header value"),

@@ -111,6 +111,20 @@ def test_a_server_without_usage_leaves_lengths_uncounted() -> None:
     assert "tokens counted by nobody" in chosen.line
 
 
+@pytest.mark.parametrize(
+    ("route", "shape"),
+    [("completions", "vllm"), ("completions", "llama.cpp"), ("completions", "tgi"), ("chat", "vllm")],
+)
+def test_a_server_without_usage_is_asked_how_it_tokenizes(route: str, shape: str) -> None:
+    chosen = found(Manner(forms=(f"{route} text",), usage=False, overhead=4, tokenizes=shape))
+    assert "stand beside the words, by its /tokenize" in chosen.line
+    assert chosen.options["words"]["overhead"] == 5  # and the opening
+    assert (
+        "input lengths are counted by nobody"
+        in found(Manner(forms=("chat text",), usage=False, tokenizes="tgi")).line
+    )
+
+
 def test_what_the_user_fixed_is_not_tried_otherwise() -> None:
     manner = Manner()
     chosen = found(manner, options={"endpoint": "chat", "extras": False, "extra_body": {"top_k": 1}})

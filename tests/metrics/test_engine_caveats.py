@@ -1,10 +1,12 @@
 """What a server's counters say of batches: the figures are those that real servers gave."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from loadgen.metrics.engine_caveats import of_engine
+from loadgen.metrics.summary import summarise
 from loadgen.records import ClientQuality, LoadSpec
 
 CALLS = 11
@@ -77,3 +79,12 @@ def test_single_calls_to_a_server_that_runs_one_at_a_time_are_no_batch(build: An
     assert kinds(whole, in_flight_batching=False) == []
     assert kinds(split, in_flight_batching=True) == kinds(split) == []
     assert kinds(split, in_flight_batching=False, dynamic_batching=True) == []
+
+
+def test_what_replies_say_of_a_cache_counts_where_the_server_has_no_counter() -> None:
+    load = LoadSpec(kind="closed", input_tokens=20, output_tokens=4)
+    summary = replace(summarise([]), cached_tokens=300, cached_of_tokens=1000)
+    (told,) = of_engine(load, CALLS, {}, summary=summary)
+    assert "300 prompt tokens from its prefix cache (30.0 %" in told.message
+    counted = {"server_side": {"cached_prompt_tokens": 0, "prompt_tokens": 1000}}
+    assert list(of_engine(load, CALLS, counted, summary=summary)) == []

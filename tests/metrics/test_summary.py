@@ -278,3 +278,16 @@ def test_the_first_error_of_each_class_is_kept_of_the_warm_up_too() -> None:
     ):
         seen.add(one)
     assert seen.firsts == {"Refused": "Refused: 400: one", "TimedOut": "TimedOut: total"}
+
+
+def test_tokens_of_a_prefix_cache_are_summed_over_the_replies_that_tell() -> None:
+    summary = summarise(
+        [
+            sample(cached_tokens=6),
+            sample(1, cached_tokens=0),
+            sample(2),
+            sample(3, cached_tokens=9, error="Refused: 500"),
+        ]
+    )
+    assert (summary.cached_tokens, summary.cached_of_tokens) == (6, 20)
+    assert summarise([sample()]).cached_tokens is None

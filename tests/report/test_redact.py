@@ -82,3 +82,22 @@ def test_plain_data_is_redacted_through_and_through(redactor: Redactor) -> None:
         "errors": {"Refused: <path>/model": 3},
         "profile": 'name = "ann on vm1"\ntrace = "<path>/a.jsonl"',
     }
+
+
+def test_the_trial_of_an_endpoint_tells_no_place(redactor: Redactor) -> None:
+    trial = {
+        "url": "http://gpu7.corp.net:8000/v1?version=1",
+        "driver": {
+            "tokenizer": "/data/models/llama",
+            "headers": {"x-team": "${TEAM}", "referer": "http://vm1.example.org/a"},
+            "extra_body": {"lora_path": "/home/ann/lora", "top_k": 1},
+        },
+    }
+    assert redactor.plain(trial) == {
+        "url": "http://<host>:8000/v1?version=1",
+        "driver": {
+            "tokenizer": "<path>/llama",
+            "headers": {"x-team": "${TEAM}", "referer": "http://<host 2>/a"},
+            "extra_body": {"lora_path": "<path>/lora", "top_k": 1},
+        },
+    }
