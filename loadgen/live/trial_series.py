@@ -156,7 +156,7 @@ def labels_of(trial: Trial) -> dict[str, object]:
 
 def escaped(value: object) -> str:
     """A label's value, escaped as the text format asks."""
-    return str(value).translate(str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"}))
+    return str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def shown_labels(labels: dict[str, object]) -> str:
