@@ -115,7 +115,9 @@ have_option = click.option(
 @click.option("--live/--no-live", default=None, help="live view (default: when this is a terminal)")
 @click.option("--strict", is_flag=True, help="count a trial that the load generator limited as failed")
 @click.option(
-    "--metrics-port", type=int, help="live figures for Prometheus there, on 127.0.0.1; 0: a free port"
+    "--metrics-port",
+    type=click.IntRange(0, 65534),
+    help="live figures for Prometheus there, on 127.0.0.1, the exporter on the port after it; 0: free ports",
 )
 @click.option("--probe", is_flag=True, help="first measure this machine's ceilings, unless they are known")
 @click.option("--refine", is_flag=True, help="then run the cells that would settle open findings")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -26,6 +27,7 @@ from loadgen.results.other_folders import held
 from loadgen.results.store import Store, open_to_go_on
 from loadgen.system import interrupt
 from loadgen.system.environment import capture, visible_gpus
+from loadgen.telemetry_records import TelemetrySpec
 from loadgen.units import show_bytes
 
 
@@ -116,13 +118,14 @@ def run(profile: Profile, plan: Plan, options: SweepOptions) -> int:
     folder = options.out or Path("results") / profile.name
     stored = refuse_mixing(folder, options.resume)
     check_prometheus(profile)
+    telemetry = scraped(profile.telemetry, options.metrics_port)
     every = len(plan.trials)
     plan = plan.without(held(options.have, options.retry_failed))
     environment = capture(options.argv)
     with (
         Store.create(folder, sweep_record(profile, plan, environment)) as store,
         console(live=options.live is not False) as shown,
-        exposed(shown, options.metrics_port) as watcher,
+        exposed(shown, options.metrics_port, telemetry) as watcher,
     ):
         if store.repaired:
             watcher.note(
@@ -138,7 +141,7 @@ def run(profile: Profile, plan: Plan, options: SweepOptions) -> int:
             environment=environment,
             strict=options.strict,
             retry_failed=options.retry_failed,
-            telemetry=profile.telemetry,
+            telemetry=telemetry,
             budget=budget,
         )
         if stored:
@@ -195,8 +198,27 @@ def check_prometheus(profile: Profile) -> None:
         Prometheus(named.prometheus, named.selector).check()
 
 
+def scraped(telemetry: TelemetrySpec, metrics_port: int | None) -> TelemetrySpec:
+    """Telemetry whose exporter has the port after that of the live figures, unless the profile names one.
+
+    So a Prometheus can be told both before the sweep starts. Raises BadInput for one that is taken.
+    """
+    if not metrics_port or not telemetry.enabled or not telemetry.exporter or telemetry.exporter_port:
+        return telemetry
+    port = metrics_port + 1
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise BadInput(
+                f"--metrics-port {metrics_port}: the exporter cannot listen on the port after it, {port}: "
+                f"{error.strerror or error} (accepted: two free ports in a row, or [telemetry] exporter_port)"
+            ) from None
+    return replace(telemetry, exporter_port=port)
+
+
 @contextmanager
-def exposed(shown: Watcher, port: int | None) -> Iterator[Watcher]:
+def exposed(shown: Watcher, port: int | None, telemetry: TelemetrySpec) -> Iterator[Watcher]:
     """The watcher, and with a port the live figures there besides. Raises BadInput for a port that is taken."""
     if port is None:
         yield shown
@@ -206,6 +228,9 @@ def exposed(shown: Watcher, port: int | None) -> Iterator[Watcher]:
     metrics = LiveMetrics(shown)
     with MetricsPort(metrics, port) as place:
         shown.note(f"live figures for Prometheus: {place.url}")
+        if telemetry.exporter_port:
+            named = f"http://127.0.0.1:{telemetry.exporter_port}/metrics"
+            shown.note(f"GPUs and the server's processes, while a server is up: {named}")
         yield metrics
 
 

@@ -3,14 +3,7 @@
 A watcher beside the console's. A sample costs one append; samples are folded, and the page is written, by the thread
 that answers a scrape, in steps short enough that the load generator waits for none of them.
 
-| family | labels |
-|---|---|
-| loadgen_trial_info | 1 for the running trial: trial, framework, model, tp, pp, load, input_tokens, output_tokens |
-| loadgen_trials_planned, loadgen_trials_total | –; outcome |
-| loadgen_requests_total | phase, outcome |
-| loadgen_in_flight_requests | – |
-| loadgen_input_tokens_total, loadgen_output_tokens_total | – (measured requests that succeeded) |
-| loadgen_e2e_latency_seconds, loadgen_time_to_first_token_seconds | histograms (measured requests that succeeded) |
+What is exported, and a dashboard for it: ``docs/prometheus.md``.
 """
 
 from __future__ import annotations
@@ -18,77 +11,35 @@ from __future__ import annotations
 import http.server
 import threading
 import time
-from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from loadgen.errors import BadInput
-from loadgen.live.progress import trial_row
-from loadgen.metrics.summary import e2e_ns, start_ns
+from loadgen.live.trial_series import FAMILIES, TrialSeries
 from loadgen.protocols import Watcher
 from loadgen.records import Sample, Trial, TrialResult
-from loadgen.units import seconds
 
-BOUNDS = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    120.0,
-    300.0,
-)
-YIELD_EVERY = 16
 BACKLOG = 1 << 18  # samples kept for the next scrape; older ones are then folded by whoever adds
+KEPT_S = 60.0  # that a trial stays on the page after its end, for a scrape or two to see it
+KEPT = 16  # such trials at most
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Histogram:
-    """Prometheus' cumulative histogram."""
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        """Count a value, in seconds as the bounds are."""
-        self.counts[bisect_left(BOUNDS, value)] += 1
-        self.total += value
-
-    def lines(self, name: str, words: str) -> Iterator[str]:
-        """The series in Prometheus' text format, buckets cumulative."""
-        yield f"# HELP {name} {words}"
-        yield f"# TYPE {name} histogram"
-        below = 0
-        for bound, count in zip((*map(repr, BOUNDS), "+Inf"), self.counts, strict=True):
-            below += count
-            yield f'{name}_bucket{{le="{bound}"}} {below}'
-        yield f"{name}_sum {self.total!r}"
-        yield f"{name}_count {below}"
-
-
 class LiveMetrics:
-    """See protocols.Watcher; passes every event on to ``inner``."""
+    """See protocols.Watcher; passes every event on to ``inner``.
 
-    def __init__(self, inner: Watcher) -> None:
-        self._inner = inner
-        self._fresh: deque[Sample] = deque()
-        self._lock = threading.Lock()
-        self._in_flight = self._planned = self._input = self._output = 0
-        self._requests: Counter[tuple[str, str]] = Counter()
+    Shown are the running trial and those that ended within the last minute: so the last figure that Prometheus keeps of
+    a trial is its final one, and no page grows with the sweep. ``clock`` is any steady clock's seconds.
+    """
+
+    def __init__(self, inner: Watcher, clock: Callable[[], float] = time.monotonic) -> None:
+        self._inner, self._clock = inner, clock
+        self._folding, self._telling = threading.Lock(), threading.Lock()
+        self._planned = 0
         self._trials: Counter[str] = Counter()
-        self._e2e, self._ttft = Histogram(), Histogram()
-        self._trial: Trial | None = None
+        self._running: TrialSeries | None = None
+        self._ended: deque[tuple[float, TrialSeries]] = deque(maxlen=KEPT)
 
     def plan(self, trials: Sequence[Trial], done: Sequence[TrialResult]) -> None:
         """Set the gauge of planned trials."""
@@ -101,20 +52,25 @@ class LiveMetrics:
 
     def trial(self, trial: Trial) -> None:
         """The trial that runs from now on."""
-        self._trial = trial
+        self._running = TrialSeries(trial)
         self._inner.trial(trial)
 
     def sample(self, sample: Sample, in_flight: int) -> None:
         """Keep a sample for the next scrape, or fold the backlog where nobody scrapes."""
-        self._in_flight = in_flight
-        self._fresh.append(sample)
-        if len(self._fresh) > BACKLOG:
-            self._fold()  # nobody scrapes: memory must not grow for ever
+        series = self._running
+        assert series is not None, "a sample of no trial"
+        series.in_flight = in_flight
+        series.fresh.append(sample)
+        if len(series.fresh) > BACKLOG:
+            self._fold(series)  # nobody scrapes: memory must not grow for ever
         self._inner.sample(sample, in_flight)
 
     def result(self, result: TrialResult) -> None:
         """Count a trial as ok or failed; nothing is in flight after it."""
-        self._trial, self._in_flight = None, 0
+        series, self._running = self._running, None
+        if series is not None:  # one whose server did not start never ran
+            series.running, series.in_flight = False, 0
+            self._ended.append((self._clock(), series))
         self._trials["failed" if result.failure else "ok"] += 1
         self._inner.result(result)
 
@@ -122,77 +78,33 @@ class LiveMetrics:
         """Passed on alone."""
         self._inner.note(message)
 
-    def _fold(self) -> None:
-        with self._lock:
-            for count in range(len(self._fresh)):
-                sample = self._fresh.popleft()
-                self._requests[sample.phase, "ok" if sample.error is None else "failed"] += 1
-                if sample.error is None and sample.phase == "measured":
-                    self._add(sample)
-                if count % YIELD_EVERY == 0:
-                    time.sleep(0)
-
-    def _add(self, sample: Sample) -> None:
-        reply = sample.reply
-        self._input += sample.input_tokens * sample.batch_size
-        self._output += sum(reply.output_tokens or ())
-        self._e2e.add(seconds(e2e_ns(sample)))
-        if reply.token_ns:
-            self._ttft.add(seconds(reply.token_ns[0] - start_ns(sample)))
+    def _fold(self, series: TrialSeries) -> None:
+        with self._folding:
+            series.fold()
 
     def text(self) -> str:
         """The page, with every sample so far."""
-        self._fold()
-        lines: list[str] = []
-
-        def family(
-            name: str, kind: str, words: str, values: Sequence[tuple[dict[str, object], float]]
-        ) -> None:
-            lines.extend((f"# HELP {name} {words}", f"# TYPE {name} {kind}"))
-            lines.extend(f"{name}{shown_labels(labels)} {value}" for labels, value in values)
-
-        trial = self._trial
-        if trial is not None:
-            family("loadgen_trial_info", "gauge", "The running trial", [(labels_of(trial), 1)])
-        family("loadgen_trials_planned", "gauge", "Trials of the sweep", [({}, self._planned)])
-        trials: list[tuple[dict[str, object], float]] = [
-            ({"outcome": k}, v) for k, v in sorted(self._trials.items())
+        with self._telling:
+            # The ended ones first: one that ends meanwhile is in neither, and on the next page.
+            shown = [series for ended_s, series in list(self._ended) if self._clock() - ended_s <= KEPT_S]
+            if (running := self._running) is not None:
+                shown.append(running)
+            families: dict[str, list[str]] = {name: [] for name in FAMILIES}
+            for series in shown:
+                self._fold(series)
+                for family, line in series.lines():
+                    families[family].append(line)
+        lines = [
+            "# HELP loadgen_trials_planned Trials of the sweep",
+            "# TYPE loadgen_trials_planned gauge",
+            f"loadgen_trials_planned {self._planned}",
+            "# HELP loadgen_trials_total Trials that ended",
+            "# TYPE loadgen_trials_total counter",
+            *(f'loadgen_trials_total{{outcome="{name}"}} {self._trials[name]}' for name in ("ok", "failed")),
         ]
-        family("loadgen_trials_total", "counter", "Trials that ended", trials)
-        requests: list[tuple[dict[str, object], float]] = [
-            ({"phase": phase, "outcome": outcome}, count)
-            for (phase, outcome), count in sorted(self._requests.items())
-        ]
-        family("loadgen_requests_total", "counter", "Requests that ended", requests)
-        family("loadgen_in_flight_requests", "gauge", "Requests in flight", [({}, self._in_flight)])
-        family("loadgen_input_tokens_total", "counter", "Prompt tokens", [({}, self._input)])
-        family("loadgen_output_tokens_total", "counter", "Output tokens", [({}, self._output)])
-        lines.extend(self._e2e.lines("loadgen_e2e_latency_seconds", "Start to last token"))
-        lines.extend(self._ttft.lines("loadgen_time_to_first_token_seconds", "Start to first token"))
+        for name, (kind, words) in FAMILIES.items():
+            lines += [f"# HELP {name} {words}", f"# TYPE {name} {kind}", *families[name]]
         return "\n".join(lines) + "\n"
-
-
-def labels_of(trial: Trial) -> dict[str, object]:
-    """What tells a trial, as labels."""
-    row = trial_row(trial)
-    return {
-        "trial": trial.id,
-        "framework": row.framework,
-        "model": row.model,
-        "tp": row.tp or "",
-        "pp": row.pp or "",
-        "load": row.load,
-        "input_tokens": row.input_tokens,
-        "output_tokens": row.output_tokens,
-    }
-
-
-def shown_labels(labels: dict[str, object]) -> str:
-    """``{a="b"}``, escaped as the text format asks; nothing when there is none."""
-    if not labels:
-        return ""
-    escapes = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
-    return "{" + ",".join(f'{key}="{str(value).translate(escapes)}"' for key, value in labels.items()) + "}"
 
 
 class MetricsPort:
@@ -207,11 +119,14 @@ class MetricsPort:
 
             def do_GET(self) -> None:
                 page = metrics.text().encode() if self.path.split("?")[0] == "/metrics" else b""
-                self.send_response(200 if page else 404)
-                self.send_header("Content-Type", CONTENT_TYPE)
-                self.send_header("Content-Length", str(len(page)))
-                self.end_headers()
-                self.wfile.write(page)
+                with suppress(
+                    ConnectionError
+                ):  # a scraper whose time was up: no news for the sweep's terminal
+                    self.send_response(200 if page else 404)
+                    self.send_header("Content-Type", CONTENT_TYPE)
+                    self.send_header("Content-Length", str(len(page)))
+                    self.end_headers()
+                    self.wfile.write(page)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Scrapes are no news; the sweep's own lines share this terminal."""

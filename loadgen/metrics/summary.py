@@ -31,6 +31,21 @@ def e2e_ns(sample: Sample) -> int:
     return (reply.token_ns[-1] if reply.token_ns else reply.end_ns) - start_ns(sample)
 
 
+def ttft_ns(sample: Sample) -> int | None:
+    """Start → first token; None when not streamed."""
+    reply = sample.reply
+    return reply.token_ns[0] - start_ns(sample) if reply.token_ns else None
+
+
+def tpot_ns(sample: Sample) -> float | None:
+    """(E2E − TTFT)/(n − 1); None of fewer than 2 tokens a sequence, and of a reply that came in one piece.
+
+    Such a one shows no pace: 0 would be a wrong number that looks right.
+    """
+    stamps, tokens = sample.reply.token_ns, tokens_per_sequence(sample)
+    return (stamps[-1] - stamps[0]) / (tokens - 1) if len(stamps) > 1 and tokens and tokens >= 2 else None
+
+
 def tokens_per_sequence(sample: Sample) -> float | None:
     """Output tokens of one sequence (the mean over a batch); None when nobody counted them."""
     counted = sample.reply.output_tokens
@@ -126,13 +141,11 @@ class Accumulator:
                 self._per_token.add(e2e / tokens)
         if reply.first_answer_ns is not None:
             self._answer.add(reply.first_answer_ns - start)
-        if reply.token_ns:
-            ttft = reply.token_ns[0] - start
+        if (ttft := ttft_ns(sample)) is not None:
             self._ttft.add(ttft)
-            # A reply that came in one piece shows no pace: 0 would be a wrong number that looks right.
-            if len(reply.token_ns) > 1 and tokens is not None and tokens >= 2:
-                self._tpot.add((e2e - ttft) / (tokens - 1))
-                self._itl.extend(token_gaps_ns(sample))
+        if (tpot := tpot_ns(sample)) is not None:
+            self._tpot.add(tpot)
+            self._itl.extend(token_gaps_ns(sample))
 
     def summary(self, in_flight_mean: float | None = None, in_flight_max: int | None = None) -> Summary:
         """The figures so far. Tokens and their rates are None when a sample's were counted by nobody."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
@@ -16,10 +21,15 @@ import pytest
 
 from loadgen.errors import BadInput
 from loadgen.launch.process import free_ports
-from loadgen.results.store import open_results
+from loadgen.live.console import PlainConsole
+from loadgen.live.prometheus import LiveMetrics, MetricsPort
+from loadgen.metrics.summary import Accumulator
+from loadgen.results.store import Results, open_results
+from loadgen.system.environment import read_gpus
 from loadgen.telemetry.promql import Prometheus
 from loadgen.telemetry.scrapes import read_scrapes
 
+DASHBOARD = json.loads((Path(__file__).parents[2] / "docs" / "grafana.json").read_text())
 PROGRAM = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(
     PROGRAM is None, reason="no prometheus here (apt-get install prometheus)"
@@ -60,6 +70,7 @@ class Ports:
     def __init__(self) -> None:
         self.prometheus, self.exporter, self.sweep = free_ports(3)
         self.url = f"http://127.0.0.1:{self.prometheus}"
+        self.began_s = time.time()
 
 
 def query(ports: Ports, words: str) -> list[Any]:
@@ -105,21 +116,38 @@ def ready(ports: Ports) -> bool:
         return False
 
 
-@needs_prometheus
-def test_a_sweep_is_scraped_and_reads_itself_back(ports: Ports, tmp_path: Path) -> None:
-    """The exporter feeds Prometheus and no one else; what the trial knows of its server came back through PromQL."""
+@pytest.fixture(scope="module")
+def swept(ports: Ports, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A sweep of two trials that Prometheus watched."""
+    folder = tmp_path_factory.mktemp("swept")
     profile = PROFILE.format(prometheus=ports.prometheus, exporter=ports.exporter)
-    (tmp_path / "p.toml").write_text(profile)
+    (folder / "p.toml").write_text(profile)
     done = subprocess.run(
-        [sys.executable, "-m", "loadgen.cli", "sweep", "p.toml", "--metrics-port", str(ports.sweep)],
-        cwd=tmp_path,
+        [
+            sys.executable,
+            "-m",
+            "loadgen.cli",
+            "sweep",
+            "p.toml",
+            "--no-report",
+            "--metrics-port",
+            str(ports.sweep),
+        ],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"live figures for Prometheus: http://127.0.0.1:{ports.sweep}/metrics" in done.stderr
-    results = open_results(tmp_path / "results/p")
+    assert f"while a server is up: http://127.0.0.1:{ports.exporter}/metrics" in done.stderr
+    return open_results(folder / "results/p")
+
+
+@needs_prometheus
+def test_a_sweep_is_scraped_and_reads_itself_back(ports: Ports, swept: Results) -> None:
+    """The exporter feeds Prometheus and no one else; what the trial knows of its server came back through PromQL."""
+    results = swept
     for result in results.results():
         telemetry = result.telemetry
         assert telemetry is not None
@@ -141,9 +169,77 @@ def test_a_sweep_is_scraped_and_reads_itself_back(ports: Ports, tmp_path: Path) 
     assert 0 < last('loadgen_requests_total{phase="measured",outcome="ok"}') <= 24
     assert last("loadgen_in_flight_requests") in (2, 3)
     assert last("loadgen_output_tokens_total") % 20 == 0
-    assert last("loadgen_e2e_latency_seconds_count") > 0
     trials = {s["metric"]["trial"] for s in query(ports, "max_over_time(loadgen_trial_info[5m])")}
     assert trials == {result.trial.id for result in results.results()}
+
+
+def drawn(ports: Ports, words: str, since_s: float) -> list[tuple[dict[str, str], list[float]]]:
+    """What a panel draws: each line's labels and points."""
+    asked = {
+        "query": words.replace("$__rate_interval", "1s"),
+        "start": since_s,
+        "end": time.time(),
+        "step": 0.2,
+    }
+    reply = httpx.get(f"{ports.url}/api/v1/query_range", params=asked, trust_env=False, timeout=60)
+    assert reply.is_success, reply.text
+    return [
+        (each["metric"], [float(y) for _, y in each["values"]]) for each in reply.json()["data"]["result"]
+    ]
+
+
+@needs_prometheus
+def test_every_panel_of_the_dashboard_draws_what_a_sweep_and_its_exporter_tell(
+    ports: Ports, swept: Results
+) -> None:
+    targets = [target for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    assert len(targets) > 20
+    for target in targets:
+        lines = drawn(ports, target["expr"], ports.began_s)
+        if "DCGM" in target["expr"] and not read_gpus()[0]:
+            assert lines == []
+        elif '"failed"' in target["expr"]:
+            assert {point for _, points in lines for point in points} == {0.0}
+        elif "_count >= 100" not in target["expr"]:  # these trials have 12 requests
+            assert lines, target["expr"]
+            shown = re.findall(r"{{(\w+)}}", target["legendFormat"])
+            assert all(labels.get(name) for labels, _ in lines for name in shown), target["legendFormat"]
+
+
+SCALES_S = (60e-6, 4e-3, 0.101, 7.0, 190.0)  # coarse buckets once told 175 ms for 101
+
+
+@needs_prometheus
+def test_quantiles_on_the_dashboard_are_the_reports(ports: Ports, build: Any) -> None:
+    metrics, exact, random = LiveMetrics(PlainConsole(io.StringIO())), {}, Random(1)
+    for scale in SCALES_S:
+        trial = replace(build.trial(), id=f"{scale:g}")
+        accumulator = Accumulator()
+        metrics.trial(trial)
+        for seq in range(400):
+            e2e_ms = scale * 1e3 * (1 if scale == 0.101 else random.lognormvariate(0, 0.5))
+            sample = build.sample(seq, e2e_ms=e2e_ms, ttft_ms=e2e_ms * random.uniform(0.05, 0.4))
+            accumulator.add(sample)
+            metrics.sample(sample, 1)
+        metrics.result(build.result(trial))
+        exact[trial.id] = accumulator.summary()
+    began_s = time.time()
+    with MetricsPort(metrics, ports.sweep):
+        deadline = time.monotonic() + 60
+        while not exact.keys() <= {each["metric"]["trial"] for each in query(ports, "loadgen_trial_info")}:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    panels = {panel["title"]: panel for panel in DASHBOARD["panels"]}
+    for title, name in (
+        ("E2E latency", "e2e_s"),
+        ("Time to first token", "ttft_s"),
+        ("Time per output token", "tpot_s"),
+    ):
+        for target, percent in zip(panels[title]["targets"], ("p50", "p90", "p99"), strict=True):
+            told = {labels["trial"]: points[-1] for labels, points in drawn(ports, target["expr"], began_s)}
+            for trial_id, summary in exact.items():
+                right = getattr(getattr(summary, name), percent)
+                assert told[trial_id] == pytest.approx(right, rel=0.05), (title, percent, trial_id)
 
 
 @needs_prometheus
