@@ -40,6 +40,7 @@ class Command:
     oom_pattern: str = r"CUDA out of memory|OutOfMemoryError"
     meanings: tuple[tuple[str, str], ...] = ()
     if_silent: str = ""
+    mounts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,16 +14,17 @@ from typing import Any
 
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.identity import digest
+from loadgen.launch import container
 from loadgen.launch.child import child_argv
+from loadgen.launch.options import Options
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
-from loadgen.servers._ft import container, faults
+from loadgen.servers._ft import faults
 from loadgen.servers._ft import weights as ft_weights
 from loadgen.servers._ft.layout import VARIANTS
 from loadgen.servers._ft.weights import Weights
 from loadgen.servers._triton import find, launch
 from loadgen.servers._triton.find import FT_VARIABLE, Triton
-from loadgen.servers._triton.launch import Options
 from loadgen.servers._triton.repository import MODEL, Repository
 
 LOG_LEVELS = ("info", "trace", "debug", "warning", "error")
@@ -42,8 +43,7 @@ class FasterTransformer:
         "backend_dir": f"folder that holds fastertransformer/{find.FT_LIBRARY}. Default: {FT_VARIABLE}, then "
         "tritonserver's own backends",
         "tritonserver": "the executable or its installation. Default: PATH, then the wheel nvidia-pytriton",
-        "image": "run this container image, which has server and backend, instead",
-        "container": "auto, docker or podman: what runs the image. Default auto",
+        **container.OPTIONS,
         "weights": "auto, written (random numbers on disk, same each time) or backend (config.ini alone: the backend "
         "makes random weights of its own). Default auto: a checkpoint is converted, a small preset written",
         "checkpoint": "a FasterTransformer checkpoint that is there already: its <T>-gpu folder, or the one above",
@@ -104,10 +104,8 @@ class FasterTransformer:
 
     def _find(self, options: Options) -> tuple[Triton | None, Path | None]:
         """Server and backends on this machine; neither with an image. Raises MissingDependency."""
-        if (options.text("image") or "").startswith("-"):
-            raise BadInput(f"ft: option image = {options.text('image')!r}: an option, not an image's name")
+        container.check(options)
         if options.text("image") is not None:
-            container.program(options)
             return None, None
         triton = find.find_triton(options.text("tritonserver"))
         return triton, find.find_ft_backends(options.text("backend_dir"), triton)
@@ -132,8 +130,10 @@ class FasterTransformer:
             mounts = {run_dir: "rw", str(Path(weights.folder).parent): "ro"}
             if options.text("backend_dir") is not None:
                 mounts[str(backends)] = "ro"
+            wanted = container.image_of(options)
+            assert wanted is not None
             argv = container.argv(
-                options, argv, env, mounts, name=f"loadgen-ft-{where.grpc}", gpus=_gpus(spec)
+                wanted, argv, env, mounts, name=f"loadgen-ft-{where.grpc}", gpus=_gpus(spec)
             )
         if image is None:
             library = backends / "fastertransformer" / find.FT_LIBRARY

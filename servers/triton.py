@@ -14,10 +14,10 @@ from typing import Any
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch.child import CHILD, child_argv, servers_folder
 from loadgen.launch.interpreter import interpreter_of
+from loadgen.launch.options import Options
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
 from loadgen.servers._triton import find, launch
-from loadgen.servers._triton.launch import Options
 from loadgen.servers._triton.repository import MODEL, Repository
 from loadgen.servers.hf import FRAMEWORK as HF
 

@@ -86,7 +86,7 @@ def server_spec(
     assert spec is not None
     spec = dataclasses.replace(spec, host=host, port=port)
     with suppress(MissingDependency):  # starting it says so; a dry run shows the plan on any machine
-        asked.check(spec)
+        frameworks.of(spec).check(spec)
     return spec
 
 
@@ -108,7 +108,7 @@ def option_pair(text: str) -> tuple[str, OptionValue]:
 
 def dry_run(spec: ServerSpec) -> str:
     """What would be started, as text: nothing is written or spawned."""
-    framework = frameworks.find(spec.framework)
+    framework = frameworks.of(spec)
     ports = tuple(spec.port + n if spec.port else 20000 + n for n in range(framework.ports))
     command = framework.command(spec, "/RUN_DIR", ports)
     lines = [f"# {server_label(spec)}, {spec.dtype}, GPUs {list(spec.gpus) or 'none (CPU)'}"]

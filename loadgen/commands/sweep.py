@@ -55,7 +55,7 @@ def make(profile_name: str, sets: tuple[str, ...], *, dry_run: bool) -> tuple[Pr
                 check_options(asked_of(trials[0]).options)
         else:
             try:
-                framework = frameworks.find(spec.framework)
+                framework = frameworks.of(spec)
                 framework.check(spec)
                 driver_factory(framework.protocol)
             except MissingDependency:

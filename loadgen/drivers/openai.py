@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loadgen.drivers.http_access import proxy_for
 from loadgen.drivers.openai_endpoint import ROUTES, Endpoint, check_extra_body, check_headers, extras_of
@@ -12,6 +12,10 @@ from loadgen.drivers.words import Words
 from loadgen.errors import BadInput
 from loadgen.protocols import Driver
 from loadgen.records import Timeouts
+
+if TYPE_CHECKING:
+    from loadgen.drivers.openai_httpx import HttpxDriver
+    from loadgen.drivers.openai_raw import RawDriver
 
 OPTIONS: dict[str, str] = {
     "endpoint": f"{', '.join(sorted(ROUTES))}: the route (default: what the URL's path names, else completions)",
@@ -47,7 +51,12 @@ def make_driver(base_url: str, model: str, timeouts: Timeouts, options: Mapping[
     ``options`` are those of ``OPTIONS``. Raises BadInput for an unknown option or an impossible URL.
     """
     settings = check_options(options)
-    endpoint = Endpoint(base_url, model, settings)
+    return carried(Endpoint(base_url, model, settings), timeouts, settings)
+
+
+def carried(endpoint: Endpoint, timeouts: Timeouts, options: Mapping[str, Any]) -> RawDriver | HttpxDriver:
+    """The driver that carries an endpoint's requests, by the options ``transport`` and ``stamps``. Raises BadInput."""
+    settings = check_options(options)
     transport = settings.get("transport", "auto")
     plain = endpoint.scheme == "http" and endpoint.socket is None
     if transport == "auto":
@@ -59,7 +68,7 @@ def make_driver(base_url: str, model: str, timeouts: Timeouts, options: Mapping[
         return HttpxDriver(endpoint, timeouts)
     if not plain:
         raise BadInput(
-            f"transport = 'raw': cannot carry {base_url!r} (accepted: http:// URLs; else 'auto' or 'httpx')"
+            f"transport = 'raw': cannot carry {endpoint.scheme}:// (accepted: http:// URLs; else 'auto' or 'httpx')"
         )
     from loadgen.drivers.openai_raw import RawDriver
 

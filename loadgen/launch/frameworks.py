@@ -9,10 +9,16 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from typing import cast
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, cast
 
-from loadgen.errors import UnknownFramework
-from loadgen.protocols import Framework
+from loadgen.errors import BadInput, MissingDependency, UnknownFramework
+from loadgen.launch import container
+from loadgen.launch.options import Options
+from loadgen.protocols import Command, Framework
+from loadgen.records import ServerSpec
 from loadgen.system import plugins
 
 PACKAGE = "loadgen.servers"
@@ -58,3 +64,62 @@ def find(name: str) -> Framework:
             f"{where} does not answer {', '.join(silent)} (accepted: all of protocols.Framework)"
         )
     return cast(Framework, found)
+
+
+def of(spec: ServerSpec) -> Framework:
+    """The framework of a spec; where its options name a container image, that framework from the image.
+
+    Raises as ``find`` does.
+    """
+    found = find(spec.framework)
+    asked = container.OPTIONS.keys() & spec.options.keys()
+    return cast(Framework, FromImage(found)) if asked - found.options.keys() else found
+
+
+class FromImage:
+    """A framework whose server runs from a container image. What it has not of its own is that framework's."""
+
+    def __init__(self, framework: Framework) -> None:
+        self._framework = framework
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._framework, name)
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Those of the framework, and those of containers."""
+        return {**self._framework.options, **container.OPTIONS}
+
+    def library(self, spec: ServerSpec) -> str:
+        """Nothing: the image's name tells."""
+        return ""
+
+    def check(self, spec: ServerSpec) -> None:
+        """What the framework refuses, but for what this machine lacks: the image has that. Raises BadInput for an image
+        that cannot be or options without one, MissingDependency where nothing here runs it."""
+        options = Options(spec.framework, spec.options)
+        image = container.image_of(options)
+        if image is None:
+            named = ", ".join(sorted(container.OPTIONS.keys() & spec.options.keys()))
+            raise BadInput(
+                f"{spec.framework}: option {named} without an image (accepted: with --option image=)"
+            )
+        with suppress(MissingDependency):
+            self._framework.check(_plain(spec))
+        container.check(options)
+
+    def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
+        """The framework's command, in a container."""
+        image = container.image_of(Options(spec.framework, spec.options))
+        assert image is not None, "check comes first"
+        command = self._framework.command(_plain(spec), run_dir, ports)
+        return container.contained(command, image, spec, run_dir, ports[0])
+
+    def driver_options(self, spec: ServerSpec) -> Mapping[str, Any]:
+        """Those of the framework."""
+        return self._framework.driver_options(_plain(spec))
+
+
+def _plain(spec: ServerSpec) -> ServerSpec:
+    options = {name: value for name, value in spec.options.items() if name not in container.OPTIONS}
+    return replace(spec, options=options)

@@ -37,8 +37,9 @@ def start_server(
 
     Raises BadInput when it cannot run here, ServerError when it does not come up; nothing is left then.
     """
-    framework = frameworks.find(spec.framework)
-    look_into(interpreter_of(spec.framework, spec.python))
+    framework = frameworks.of(spec)
+    if "image" not in spec.options:  # which has an interpreter of its own
+        look_into(interpreter_of(spec.framework, spec.python))
     framework.check(spec)
     if spec.port and not port_is_free(spec.port, spec.host):
         raise BadInput(

@@ -107,7 +107,7 @@ def _part(id_: str, file: Path, sets: Sequence[str], out: Path, have: Container[
     for spec, _ in plan.groups():
         if spec is not None and lacks is None:
             try:
-                frameworks.find(spec.framework).check(spec)
+                frameworks.of(spec).check(spec)
             except MissingDependency as error:
                 lacks = str(error)
     return Part(

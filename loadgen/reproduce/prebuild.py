@@ -23,7 +23,7 @@ def run_ahead(
     One that fails or takes too long is told and left: the server that needs it runs it again, and says so as its own.
     """
     for spec in _widest_of_each_engine(specs):
-        framework = frameworks.find(spec.framework)
+        framework = frameworks.of(spec)
         with tempfile.TemporaryDirectory(prefix="loadgen-") as folder:
             try:
                 command = framework.command(spec, folder, free_ports(framework.ports, spec.host))

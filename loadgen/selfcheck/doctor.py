@@ -17,7 +17,7 @@ from pathlib import Path
 
 from loadgen.drivers.find import driver_factory
 from loadgen.errors import LoadgenError, MissingDependency
-from loadgen.launch import frameworks
+from loadgen.launch import container, frameworks
 from loadgen.launch.process import free_ports
 from loadgen.plan.detectable import BATCHING, EAGER, QUIET, USUAL_CELLS, USUAL_STARTS, told
 from loadgen.protocols import Need
@@ -57,7 +57,10 @@ def examine(results: Path = Path("results")) -> list[Section]:
         *(framework(name) for name in frameworks.names()),
         *plugged_in(),
         comparisons(),
-        Section(title="Machine", needs=(ports(), shared_memory(), open_files(), disk(results), git())),
+        Section(
+            title="Machine",
+            needs=(ports(), shared_memory(), open_files(), disk(results), git(), container.need()),
+        ),
     ]
 
 

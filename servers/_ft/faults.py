@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from loadgen.errors import BadInput
+from loadgen.launch.options import Options
 from loadgen.records import ServerSpec
 from loadgen.servers._ft.layout import DTYPE_OF, VARIANTS
-from loadgen.servers._triton.launch import Options
 from loadgen.system import environment
 
 FUSED_NEVER = (

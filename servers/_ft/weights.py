@@ -13,9 +13,9 @@ from loadgen.engine_facts import CHECKPOINT, ITS_OWN, OURS, UNIFORM, own_weights
 from loadgen.engine_facts import Weights as Numbers
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch.child import child_argv
+from loadgen.launch.options import Options
 from loadgen.records import ServerSpec
 from loadgen.servers._ft import layout as ft
-from loadgen.servers._triton.launch import Options
 from loadgen.theory import models
 from loadgen.units import show_bytes
 

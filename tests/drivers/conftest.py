@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from loadgen.drivers.openai import make_driver
+from loadgen.protocols import DriverFactory
 from loadgen.records import Reply, Request, Timeouts
 
 # How long an example takes says nothing on a busy machine.
@@ -213,12 +214,13 @@ def send_all(
     together: bool = False,
     timeouts: Timeouts = QUICK,
     counters: dict[str, int] | None = None,
+    make: DriverFactory = make_driver,
     **options: Any,
 ) -> list[Reply]:
     """Send the requests one after the other, or all at once."""
 
     async def main() -> list[Reply]:
-        driver = make_driver(url, "tiny", timeouts, {"transport": transport, **options})
+        driver = make(url, "tiny", timeouts, {"transport": transport, **options})
         await driver.open(connections)
         futures = []
         for one in requests:
