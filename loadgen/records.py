@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from loadgen.slo_records import Attained, Goal, Slo
 from loadgen.telemetry_records import ServerCores, TelemetrySummary
 from loadgen.units import nanoseconds
 
@@ -19,6 +20,8 @@ DEFINITIONS = 2  # of a summary's figures
 LoadKind = Literal["static", "closed", "constant", "poisson", "gamma", "ramp", "trace"]
 Phase = Literal["warmup", "lead_in", "measured", "drain"]
 Order = Literal["grouped", "interleaved"]
+Variable = Literal["rate", "concurrency"]
+Role = Literal["alone", "saturated", "bracket", "window", "confirm"]
 OptionValue = str | int | float | bool
 OPEN_LOOP: frozenset[str] = frozenset({"constant", "poisson", "gamma", "ramp", "trace"})
 
@@ -166,7 +169,8 @@ class Trial:
     ``server`` is ``None`` when an endpoint that already runs is loaded; then ``url`` and ``model_name`` say which,
     ``driver`` what of the driver's options was asked for (a credential as the variable that holds it), and ``exact``
     that an output of another length is an error whatever the server can.
-    ``start`` numbers the fresh servers of a plan that asks for several, from 0.
+    ``start`` numbers the fresh servers of a plan that asks for several, from 0. ``slo`` is what its requests are held
+    to, which decides nothing of how it runs.
     """
 
     id: str
@@ -179,6 +183,7 @@ class Trial:
     exact: bool = False
     repeat: int = 0
     start: int = 0
+    slo: Slo | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +197,25 @@ class Search:
     load: LoadSpec
     most: int = 4096
     within: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacitySearch:
+    """A server or an endpoint whose highest load within its objectives is to be found.
+
+    ``point`` is a trial with its objectives: its load gives lengths, arrivals and seed, while rate (or concurrency),
+    duration and repeat are the search's. ``window_s`` and ``lead_in_s`` are of the trials that decide, ``None``: by
+    rule. ``within``: done when the interval is no wider, relative to the capacity. ``confirm``: a long trial at its
+    lower end follows. ``saturating``: requests in flight of the trial that measures what the server can do at most.
+    """
+
+    point: Trial
+    variable: Variable = "rate"
+    window_s: float | None = None
+    lead_in_s: float | None = None
+    within: float = 0.05
+    confirm: bool = False
+    saturating: int = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -399,7 +423,8 @@ class TrialResult:
 
     ``start`` is equal for trials that one start of a server served, and for no others; ``None`` where that is not known
     (an endpoint that already ran, results of earlier versions, a server that did not come up). ``cores`` is what CPU
-    the server may use, where its processes can be seen. ``window`` is what counted of a duration-bound load.
+    the server may use, where its processes can be seen. ``window`` is what counted of a duration-bound load;
+    ``attained`` is how many requests kept the trial's objectives.
     """
 
     trial: Trial
@@ -415,6 +440,7 @@ class TrialResult:
     start: str | None = None
     cores: ServerCores | None = None
     window: Window | None = None
+    attained: Attained | None = None
     schema_version: int = SCHEMA_VERSION
 
 
@@ -439,3 +465,41 @@ class MaxBatch:
     ended: Literal["most", "out of memory", "not served", "not started"]
     why: str | None = None
     trials: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoalCapacity:
+    """The highest load that keeps one goal, with its 90 % interval; ``ceiling`` is what one request alone attains,
+    ``effect`` how many correlated requests are worth one independent one."""
+
+    goal: Goal
+    capacity: float
+    low: float
+    high: float
+    ceiling: float
+    effect: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """The outcome of a CapacitySearch: the highest rate (or concurrency) that keeps every goal, with its 90 % interval.
+
+    Without one ``ended`` and ``why`` say what ended the search: "none" where one request alone misses. ``binding`` is
+    the objective that most requests miss there. ``p_confirm`` is how likely a server that is not up to the goals would
+    have passed the confirming trial as it did; it ``confirmed`` them when that is at most 5 %. ``trials`` are what was
+    tried and why, in order.
+    """
+
+    search: CapacitySearch
+    environment: str
+    ended: Literal["found", "none", "failed", "client"]
+    why: str | None = None
+    capacity: float | None = None
+    low: float | None = None
+    high: float | None = None
+    binding: str | None = None
+    goals: tuple[GoalCapacity, ...] = ()
+    confirmed: bool | None = None
+    p_confirm: float | None = None
+    caveats: tuple[Caveat, ...] = ()
+    trials: tuple[tuple[Role, str], ...] = ()

@@ -24,6 +24,7 @@ from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text, server_co
 from loadgen.load.run import run_trial_load
 from loadgen.metrics import caveats as checks
 from loadgen.metrics.engine_caveats import of_engine
+from loadgen.metrics.slo_watch import SloWatch
 from loadgen.metrics.summary import Accumulator
 from loadgen.metrics.why import explained, remedy
 from loadgen.protocols import Watcher
@@ -47,8 +48,12 @@ def run_trial(
     *,
     environment: str,
     writer: SampleWriter | None = None,
+    may_end: bool = False,
 ) -> TrialResult:
-    """Run one trial to its end; every fault but an interrupt is part of the result."""
+    """Run one trial to its end; every fault but an interrupt is part of the result.
+
+    ``may_end``: it need not go on once its queue is seen to grow.
+    """
     watcher.trial(trial)
     started, start = datetime.datetime.now(datetime.UTC), time.monotonic()
     accumulator = Accumulator(at_most=trial.load.at_most, text=endpoint.text)
@@ -58,6 +63,7 @@ def run_trial(
     silent: str | None = None
     before = endpoint.family()
     watch = HangWatch(endpoint.hung)
+    objectives = SloWatch(trial, may_end=may_end)
 
     window: Window | None = None
 
@@ -70,6 +76,7 @@ def run_trial(
     def on_sample(sample: Sample, in_flight: int) -> None:
         nonlocal warmup_error, lost, served, silent
         accumulator.add(sample)
+        objectives.heard(sample, in_flight)
         if sample.phase == "warmup":
             warmup_error = sample.error
         lost += unserved(sample.error)
@@ -96,7 +103,13 @@ def run_trial(
             on_sample,
             on_start=on_start,
             # Without one answer the others need not all be waited for.
-            stop=lambda: interrupt.asked() or watch.hung or bool(silent) or endpoint.fault() is not None,
+            stop=lambda: (
+                interrupt.asked()
+                or watch.hung
+                or bool(silent)
+                or objectives.over
+                or endpoint.fault() is not None
+            ),
         )
         interrupt.check()
     except WarmupRefused as error:
@@ -115,7 +128,7 @@ def run_trial(
     fault = endpoint.fault()
     # Before anything else is asked of the server, so that its counters hold this trial's requests and no probe.
     engine = engine_of(endpoint, counters) if fault is None else {}
-    if fault is None and not no_memory and (lost or watch.hung or outcome is None):
+    if fault is None and not no_memory and (lost or watch.hung or (outcome is None and not objectives.over)):
         fault = endpoint.judge(before) or probed(trial, endpoint, watch)
     if fault is not None:
         failure = Failure(error=type(fault).__name__, message=str(fault), phase="load")
@@ -130,7 +143,8 @@ def run_trial(
         words = f"the last request of both warm-ups was not served: {warmup_error}"
         failure = Failure(error="ColdServer", message=words, phase="warmup")
     quality = outcome.quality if outcome is not None else None
-    doubts = () if failure is not None else checks.caveats(trial, accumulator, summary, quality)
+    doubts = [] if failure is not None else checks.caveats(trial, accumulator, summary, quality)
+    doubts += objectives.caveats()
     sent = outcome.requests_sent + outcome.warmup_sent if outcome is not None else 0
     cores = None if fault is not None else server_cores(endpoint, trial.server)
     of_server = (*of_engine(trial.load, sent, engine, quality, summary), *of_cores(cores, engine))
@@ -144,6 +158,7 @@ def run_trial(
         summary=None if failure is not None else summary,
         client=quality,
         caveats=(*doubts, *of_server) if failure is None else (),
+        attained=objectives.attained(trial.load.duration_s or summary.duration_s),
         failure=failure,
         cores=cores,
         window=window,

@@ -1,0 +1,195 @@
+"""The highest load that keeps its objectives: which trial comes next, from those that are stored. Pure.
+
+In order: one request at a time (``alone``: what is attained at best); a saturating closed loop (``saturated``: the
+throughput there is); short trials up or down from 0.7 of it until one passes and one fails (``bracket``); up to six
+with a lead-in and a counted window (``window``), each where the fit so far wants it; and, when asked for, one long
+trial at the lower end of the interval (``confirm``). Twelve at most. Each step is a function of the results before it,
+so a search that was stopped asks for the same trials again, and finds them stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from loadgen.plan.capacity_estimate import Done, bracket, estimate, of_role
+from loadgen.plan.plan import trial_of
+from loadgen.profile.profile import Cell, Target
+from loadgen.records import CapacitySearch, LoadSpec, Role, Trial, TrialResult
+from loadgen.slo_records import Goal
+
+MOST_TRIALS = 12
+WINDOWS, BEFORE_ENOUGH = 6, 3
+SHORT_S, WINDOW_S, LEAD_IN_S, CONFIRM_S = 20.0, 90.0, 30.0, 600.0
+SHORT_E2E, WINDOW_E2E, LEAD_IN_E2E = 4, 40, 5  # medians of E2E latency that each takes at least
+MISSES = 20  # that a window holds at its goal, on average
+START, FACTOR = 0.7, 1.6
+QUANTILES, WITHIN_MEDIAN = (0.5, 0.15, 0.85), 0.08  # of the posterior, where windows are laid in turn
+VOID = 2  # windows that the load generator limited end a search
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A trial of a search, and what it is for."""
+
+    role: Role
+    trial: Trial
+
+
+def replay(search: CapacitySearch, stored: Mapping[str, TrialResult]) -> tuple[list[Done], Step | None]:
+    """The search as far as results are stored, by trial id: what was done, and the step to do now (``None``: over)."""
+    done: list[Done] = []
+    while (step := next_step(search, done)) is not None:
+        result = stored.get(step.trial.id)
+        if result is None or result.trial.slo != search.point.slo:  # no objective is part of an id
+            return done, step
+        done.append(Done(role=step.role, result=result))
+    return done, None
+
+
+def next_step(search: CapacitySearch, done: Sequence[Done]) -> Step | None:
+    """What to try after these results; ``None`` when the search is over."""
+    if not done:
+        return _closed(search, done, "alone", 1, search.window_s or WINDOW_S)
+    if ended(search, done) is not None:
+        return None
+    if len(done) == 1:
+        return _closed(search, done, "saturated", search.saturating, _short_s(search, done))
+    if (level := _bracket_level(search, done)) is not None:
+        return _at(search, done, "bracket", level, _short_s(search, done), 0.0)
+    if of_role(done, "confirm"):
+        return None
+    windows = of_role(done, "window")
+    if not _enough(search, done):
+        level = _window_level(search, done, len(windows))
+        return _at(search, done, "window", level, *_window_s(search, done, level))
+    if not search.confirm:
+        return None
+    low, _ = estimate(search, done).interval
+    window_s, lead_in_s = _window_s(search, done, low)
+    long_s = CONFIRM_S if search.window_s is None else search.window_s * CONFIRM_S / WINDOW_S
+    return _at(search, done, "confirm", _rounded(search, low), max(long_s, window_s), lead_in_s)
+
+
+def ended(search: CapacitySearch, done: Sequence[Done]) -> tuple[str, str] | None:
+    """Why a search cannot go on, as its outcome says: ("none" | "failed" | "client", words). ``None``: it can."""
+    for each in done:
+        failure = each.result.failure
+        if failure is not None and (failure.phase == "start" or each.role in ("alone", "saturated")):
+            return "failed", f"{failure.error}: {failure.message}".partition("\n")[0]
+    alone = done[0].result.attained
+    if alone is None or alone.share is None:
+        unknown = alone.unknown if alone else 0
+        return "failed", f"{unknown} replies came in one piece: their objectives cannot be told (stream them)"
+    for goal, kept in zip(alone.slo.goals, alone.goals, strict=True):
+        if kept.high < goal.share:
+            missed = min(goal.objectives, key=lambda name: alone.kept[name])
+            return "none", f"one request alone misses {missed}"
+    windows = of_role(done, "window")
+    limited = [each for each in windows if each.limited]
+    if len(limited) >= VOID:
+        return "client", "the load generator was the limit; more workers, or a machine of its own"
+    return None
+
+
+def _enough(search: CapacitySearch, done: Sequence[Done]) -> bool:
+    windows = of_role(done, "window")
+    if len(windows) >= WINDOWS or len(done) >= MOST_TRIALS - search.confirm:
+        return True
+    if len(windows) < BEFORE_ENOUGH:
+        return False
+    found = estimate(search, done)
+    low, high = found.interval
+    return high - low <= search.within * found.capacity
+
+
+def _bracket_level(search: CapacitySearch, done: Sequence[Done]) -> float | None:
+    """The next load of the bracket; ``None`` when it is closed, or has had its trials."""
+    tried = of_role(done, "bracket")
+    if not tried:
+        return _rounded(search, START * _saturation(search, done))
+    low, high = bracket(done)
+    left = MOST_TRIALS - search.confirm - WINDOWS - 2 - len(tried)
+    if left <= 0 or of_role(done, "window") or (low is not None and high is not None):
+        return None
+    return _rounded(search, (low or 0) * FACTOR if high is None else high / FACTOR)
+
+
+def _saturation(search: CapacitySearch, done: Sequence[Done]) -> float:
+    """Throughput of the saturating trial; for concurrency the requests that are at work at that (Little's law)."""
+    summary = done[1].result.summary
+    rate = (summary.requests_per_s if summary is not None else None) or 1.0
+    return rate if search.variable == "rate" else max(1.0, rate * (done[0].e2e_s or 1.0)) / START
+
+
+def _window_level(search: CapacitySearch, done: Sequence[Done], number: int) -> float:
+    found = estimate(search, done)
+    middle, wanted = found.capacity, found.quantile(QUANTILES[number % len(QUANTILES)])
+    level = min(max(wanted, middle * (1 - WITHIN_MEDIAN)), middle * (1 + WITHIN_MEDIAN))
+    if search.variable == "concurrency" and number % len(QUANTILES):
+        side = -1 if number % len(QUANTILES) == 1 else 1
+        return max(
+            1.0, min(round(level), round(middle) - 1) if side < 0 else max(round(level), round(middle) + 1)
+        )
+    return _rounded(search, level)
+
+
+def _short_s(search: CapacitySearch, done: Sequence[Done]) -> float:
+    given = search.window_s
+    least = SHORT_S if given is None else given * SHORT_S / WINDOW_S
+    return round(max(least, SHORT_E2E * (done[0].e2e_s or 0.0)), 3)
+
+
+def _window_s(search: CapacitySearch, done: Sequence[Done], level: float) -> tuple[float, float]:
+    """Seconds of a counted window, and of its lead-in."""
+    e2e_s = max((each.e2e_s or 0.0 for each in done if each.role == "alone" or each.passed), default=0.0)
+    goals: tuple[Goal, ...] = search.point.slo.goals if search.point.slo else ()
+    summary = done[1].result.summary
+    rate = level if search.variable == "rate" else (summary.requests_per_s if summary else None) or 1.0
+    missing = max(MISSES / (1 - goal.share) / rate for goal in goals)
+    window_s = search.window_s or max(WINDOW_S, WINDOW_E2E * e2e_s, missing)
+    lead_in_s = search.lead_in_s if search.lead_in_s is not None else max(LEAD_IN_S, LEAD_IN_E2E * e2e_s)
+    return round(window_s, 3), round(lead_in_s, 3)
+
+
+def _rounded(search: CapacitySearch, level: float) -> float:
+    """Three digits of a rate, a whole number of requests in flight: what is asked for again is then the same trial."""
+    return float(f"{level:.3g}") if search.variable == "rate" else float(max(1, round(level)))
+
+
+def _closed(search: CapacitySearch, done: Sequence[Done], role: Role, places: int, length_s: float) -> Step:
+    base = search.point.load
+    load = replace(base, kind="closed", concurrency=places, rate=None, burstiness=1.0, warmup=1)
+    return _step(search, done, role, _bounded(load, length_s, 0.0 if role == "alone" else length_s / 4))
+
+
+def _at(
+    search: CapacitySearch, done: Sequence[Done], role: Role, level: float, length_s: float, lead_in_s: float
+) -> Step:
+    base = search.point.load
+    if search.variable == "concurrency":
+        load = replace(base, kind="closed", concurrency=int(level), rate=None, burstiness=1.0, warmup=1)
+    else:
+        kind = base.kind if base.kind in ("poisson", "gamma", "constant") else "poisson"
+        load = replace(base, kind=kind, rate=level, concurrency=1, warmup=1)
+    return _step(search, done, role, _bounded(load, length_s, lead_in_s))
+
+
+def _bounded(load: LoadSpec, length_s: float, lead_in_s: float) -> LoadSpec:
+    return replace(load, requests=0, duration_s=length_s, lead_in_s=round(lead_in_s, 3))
+
+
+def _step(search: CapacitySearch, done: Sequence[Done], role: Role, load: LoadSpec) -> Step:
+    """The trial of a load, with the step's number as its repeat: no two have the same prompts and arrivals."""
+    point = search.point
+    target = None
+    if point.server is None:
+        target = Target(
+            url=point.url or "",
+            model_name=point.model_name,
+            vocab=point.vocab,
+            driver=point.driver,
+            exact=point.exact,
+        )
+    cell = Cell(load=load, server=point.server, target=target, repeat=len(done), start=point.start)
+    return Step(role=role, trial=replace(trial_of(cell), slo=point.slo))

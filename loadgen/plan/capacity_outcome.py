@@ -1,0 +1,175 @@
+"""What a finished capacity search found, and the doubts about it. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from statistics import median
+from typing import Literal, cast
+
+from loadgen.labels import server_label
+from loadgen.plan.capacity import VOID, WINDOW_E2E, ended
+from loadgen.plan.capacity_estimate import Done, Estimate, estimate, of_role, windows_of
+from loadgen.plan.capacity_fit import CLIFF_NATS, TAIL
+from loadgen.records import Capacity, CapacitySearch, Caveat, GoalCapacity
+from loadgen.slo_records import Attained
+from loadgen.units import show_number, show_s, show_share
+
+PASSED = 0.05
+WORSE_Z = 2.58  # of a lower load's attainment against a higher one's: 1 % by chance
+APART = 1.02  # loads that are the same within it do not contradict each other
+
+
+def outcome(search: CapacitySearch, done: Sequence[Done], environment: str) -> Capacity:
+    """The outcome of a search that is over."""
+    trials = tuple((each.role, each.result.trial.id) for each in done)
+    stop = ended(search, done)
+    if stop is None and not windows_of(done):
+        stop = (
+            "client" if any(each.limited for each in done) else "failed",
+            "no trial with a window tells anything",
+        )
+    if stop is not None:
+        kind = cast(Literal["none", "failed", "client"], stop[0])
+        return Capacity(search=search, environment=environment, ended=kind, why=stop[1], trials=trials)
+    found = estimate(search, done)
+    low, high = found.interval
+    p_confirm = _p_confirm(done, found)
+    return Capacity(
+        search=search,
+        environment=environment,
+        ended="found",
+        capacity=found.capacity,
+        low=low,
+        high=high,
+        binding=binding(done),
+        goals=tuple(_goals(found)),
+        confirmed=None if p_confirm is None else p_confirm <= PASSED,
+        p_confirm=p_confirm,
+        caveats=tuple(doubts(search, done, found)),
+        trials=trials,
+    )
+
+
+def _goals(found: Estimate) -> Iterator[GoalCapacity]:
+    for goal, each, ceiling, effect in zip(
+        found.goals, found.fits, found.ceilings, found.effects, strict=True
+    ):
+        alone = Estimate(goals=(goal,), fits=(each,), ceilings=(ceiling,), effects=(effect,))
+        low, high = alone.interval
+        yield GoalCapacity(
+            goal=goal, capacity=alone.capacity, low=low, high=high, ceiling=ceiling, effect=effect
+        )
+
+
+def binding(done: Sequence[Done]) -> str | None:
+    """The objective that most windows say binds, by all their misses."""
+    windows = [found for _, found in windows_of(done)]
+    allowed = {name: 1 - goal.share for goal in windows[0].slo.goals for name in goal.objectives}
+    missed = {name: sum(each.due - each.kept[name] for each in windows) / allowed[name] for name in allowed}
+    worst = max(missed, key=lambda name: missed[name])
+    return worst if missed[worst] else None
+
+
+def _p_confirm(done: Sequence[Done], found: Estimate) -> float | None:
+    """The largest over the goals of I_g(h/D, 1 + t/D): MLPerf's early stopping, on counts of independent requests."""
+    from scipy.special import betainc
+
+    trial = next((each.counted for each in of_role(done, "confirm")), None)
+    if trial is None:
+        return None
+    tests = [
+        float(betainc(kept.kept / effect, 1 + (trial.due - kept.kept) / effect, goal.share))
+        for goal, kept, effect in zip(found.goals, trial.goals, found.effects, strict=True)
+    ]
+    return max(tests)
+
+
+def doubts(search: CapacitySearch, done: Sequence[Done], found: Estimate) -> Iterator[Caveat]:
+    """Doubts about a capacity that was found."""
+    windows = of_role(done, "window")
+    e2e_s = median(each.e2e_s or 0.0 for each in windows)
+    shortest = min((each.result.trial.load.duration_s or math.inf for each in windows), default=math.inf)
+    if shortest < WINDOW_E2E * e2e_s:
+        yield Caveat(
+            kind="slo-window",
+            message=f"a window of {show_s(shortest)} is under {WINDOW_E2E} × the median E2E latency, {show_s(e2e_s)}: "
+            "queues that relax slowly are not seen, and capacity may be too high",
+            remedy=f"search with a window of {math.ceil(WINDOW_E2E * e2e_s)} s or more",
+        )
+    for goal, each in zip(found.goals, found.fits, strict=True):
+        if each.misfit > CLIFF_NATS or each.at_border:
+            why = (
+                f"a trial misses the fitted curve by {show_number(each.misfit)} nats"
+                if each.misfit > CLIFF_NATS
+                else "the curve is steeper or flatter than any that is looked at"
+            )
+            yield Caveat(
+                kind="slo-cliff",
+                message=f"at {show_share(goal.share)}: {why}; near saturation of few slots attainment falls as from a "
+                "cliff, and the interval is then too narrow",
+                remedy="take the interval's lower end, and confirm it with a long trial (confirm = true)",
+            )
+            break
+    yield from _not_monotone(windows_of(done), found)
+    low, high = found.interval
+    places = found.fits[0].places
+    if low < math.exp(places[0]) * (1 + TAIL) or high > math.exp(places[-1]) * (1 - TAIL):
+        yield Caveat(
+            kind="slo-bracket",
+            message="the interval reaches an end of what was looked at: no load clearly passes, or none clearly fails",
+            remedy="look at the trials; search again with a larger saturating load or longer windows",
+        )
+    limited = sum(each.limited for each in windows)
+    if limited:
+        yield Caveat(
+            kind="slo-client",
+            message=f"{limited} of {len(windows)} windows are void: the load generator was the limit there",
+            remedy=f"more workers or a machine of its own; {VOID} void windows end a search",
+        )
+
+
+def _not_monotone(windows: Sequence[tuple[float, Attained]], found: Estimate) -> Iterator[Caveat]:
+    for place, effect in enumerate(found.effects):
+        for (low, at_low), (high, at_high) in combinations(sorted(windows, key=lambda each: each[0]), 2):
+            n_low, n_high = at_low.due / effect, at_high.due / effect
+            a_low, a_high = at_low.goals[place].kept / at_low.due, at_high.goals[place].kept / at_high.due
+            pooled = (a_low * n_low + a_high * n_high) / (n_low + n_high)
+            error = math.sqrt(pooled * (1 - pooled) * (1 / n_low + 1 / n_high))
+            if high > APART * low and error and (a_high - a_low) / error > WORSE_Z:
+                yield Caveat(
+                    kind="not-monotone",
+                    message=f"{show_number(low)} attained {show_share(a_low)}, and {show_number(high)} more: "
+                    f"{show_share(a_high)}",
+                    remedy="look for other work on the server or a change of its speed between the trials, and repeat",
+                )
+                return
+
+
+def unit_of(search: CapacitySearch) -> str:
+    """What a capacity counts."""
+    return "req/s" if search.variable == "rate" else "in flight"
+
+
+def title(search: CapacitySearch) -> str:
+    """A search in one line."""
+    point = search.point
+    where = (
+        server_label(point.server) if point.server else f"{point.model_name or 'the model'} at {point.url}"
+    )
+    return f"capacity of {where}, {point.load.input_tokens} in, {point.load.output_tokens} out"
+
+
+def words(found: Capacity) -> str:
+    """An outcome in one line."""
+    if found.capacity is None:
+        kind = {"none": "none", "failed": "not found", "client": "not found"}[found.ended]
+        return f"{title(found.search)}: {kind}: {found.why}"
+    unit = unit_of(found.search)
+    binds = f", {found.binding} binds" if found.binding else ""
+    confirmed = {None: "", True: ", confirmed", False: ", not confirmed"}[found.confirmed]
+    return (
+        f"{title(found.search)}: {show_number(found.capacity)} {unit} "
+        f"[{show_number(found.low)}, {show_number(found.high)}]{binds}{confirmed}"
+    )

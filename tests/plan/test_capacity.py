@@ -1,0 +1,182 @@
+"""Searches on simulated servers, by the code that real ones run through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from simulated_server import Engine, Servers, result_of
+
+from loadgen.metrics.objectives import attained, slo_of_options
+from loadgen.plan.capacity import MOST_TRIALS, Step, next_step, replay
+from loadgen.plan.capacity_estimate import Done
+from loadgen.plan.capacity_outcome import outcome, words
+from loadgen.records import Capacity, CapacitySearch, Caveat, Failure, LoadSpec, Trial, TrialResult
+
+SLOW = Engine(slots=64, step_ns=40_000_000, sequence_ns=1_000_000, prompt_ns=200_000, spread=0.3)
+Change = Callable[[Step, TrialResult], TrialResult]
+
+
+def search(*slo: str, **more: Any) -> CapacitySearch:
+    load = LoadSpec(kind="poisson", input_tokens=32, output_tokens=12, seed=1)
+    point = Trial(
+        id="", load=load, url="http://127.0.0.1:1", slo=slo_of_options(slo or ("tpot=60ms", "share=90%"))
+    )
+    return CapacitySearch(point=point, **{"window_s": 60.0, "lead_in_s": 15.0, "within": 0.001, **more})
+
+
+def run(
+    of: CapacitySearch, server: Engine | Servers = SLOW, change: Change = lambda _, result: result
+) -> list[Done]:
+    done: list[Done] = []
+    while (step := next_step(of, done)) is not None:
+        result = result_of(step.trial, server, stop_growing=step.role == "bracket")
+        done.append(Done(role=step.role, result=change(step, result)))
+    return done
+
+
+@cache
+def usual() -> tuple[CapacitySearch, tuple[Done, ...]]:
+    asked = search(confirm=True)
+    return asked, tuple(run(asked))
+
+
+def test_it_goes_from_one_request_to_windows_about_the_capacity() -> None:
+    asked, done = usual()
+    roles = [each.role for each in done]
+    assert roles[:3] == ["alone", "saturated", "bracket"]
+    assert roles[-7:] == ["window"] * 6 + ["confirm"]
+    assert len(done) <= MOST_TRIALS
+    ids = [each.result.trial.id for each in done]
+    assert len(set(ids)) == len(ids)
+    loads = [each.result.trial.load for each in done if each.role == "window"]
+    assert {(load.duration_s, load.lead_in_s, load.kind) for load in loads} == {(60.0, 15.0, "poisson")}
+    found = outcome(asked, done, "e")
+    assert found.ended == "found"
+    assert found.low is not None
+    assert found.capacity is not None
+    assert found.high is not None
+    assert found.low < found.capacity < found.high
+    assert found.binding == "tpot"
+    assert "tpot binds" in words(found)
+    assert found.p_confirm is not None
+    assert [role for role, _ in found.trials] == roles
+
+
+def test_what_it_finds_is_the_servers_capacity() -> None:
+    asked, done = usual()
+    found = outcome(asked, done, "e")
+    assert found.capacity is not None
+
+    def at(rate: float) -> float:
+        trial = done[-1].result.trial
+        load = replace(trial.load, rate=rate, duration_s=2000.0, lead_in_s=60.0, seed=99)
+        whole = result_of(replace(trial, load=load), SLOW, stop_growing=False).attained
+        assert whole is not None
+        assert whole.share is not None
+        return whole.share
+
+    assert at(found.capacity * 0.93) > 0.9 > at(found.capacity * 1.07)
+
+
+def test_a_search_that_was_stopped_asks_for_the_same_trials() -> None:
+    asked, done = usual()
+    every = {each.result.trial.id: each.result for each in done}
+    for count in range(len(done)):
+        stored = dict(list(every.items())[:count])
+        before, step = replay(asked, stored)
+        assert [each.result.trial.id for each in before] == list(stored)
+        assert step is not None
+        assert step.trial.id == done[count].result.trial.id
+    assert replay(asked, every)[1] is None
+
+
+def test_results_of_other_objectives_are_not_taken() -> None:
+    every = {each.result.trial.id: each.result for each in usual()[1]}
+    other = search("tpot=50ms", "share=90%")
+    assert replay(other, every)[0] == []
+
+
+def test_what_one_request_alone_misses_has_no_capacity() -> None:
+    asked = search("ttft=20ms", "e2e=60s")
+    done = run(asked)
+    assert [each.role for each in done] == ["alone"]
+    found = outcome(asked, done, "e")
+    assert (found.ended, found.why, found.capacity) == ("none", "one request alone misses ttft", None)
+    assert "none: one request alone misses ttft" in words(found)
+
+
+def test_it_stops_when_the_interval_is_narrow_enough() -> None:
+    assert len([each for each in run(search(within=0.9)) if each.role == "window"]) == 3
+
+
+def test_concurrency_is_searched_in_whole_numbers() -> None:
+    asked = search(variable="concurrency")
+    done = run(asked)
+    levels = [each.level for each in done if each.role == "window"]
+    assert all(level == int(level) for level in levels)
+    assert len(set(levels)) > 2
+    found = outcome(asked, done, "e")
+    assert found.capacity is not None
+    # A step of 20 ms at most within the 60: 40 + 1 for each at work + 6.4 for a prompt that joins.
+    assert 8 < found.capacity < 20
+    assert "in flight" in words(found)
+
+
+def test_the_lowest_of_several_goals_decides() -> None:
+    asked = search("tpot=60ms@90%", "e2e=20s@99%")
+    found = outcome(asked, run(asked), "e")
+    assert found.capacity is not None
+    assert len(found.goals) == 2
+    assert found.capacity == pytest.approx(min(each.capacity for each in found.goals), rel=0.01)
+    assert found.binding == "tpot"
+
+
+def limited(step: Step, result: TrialResult) -> TrialResult:
+    if step.role != "window":
+        return result
+    return replace(result, caveats=(Caveat(kind="send-lag", message="", remedy="", client=True),))
+
+
+def test_what_the_client_limited_is_void() -> None:
+    asked = search()
+    found = outcome(asked, done := run(asked, change=limited), "e")
+    assert found.ended == "client"
+    assert sum(each.role == "window" for each in done) == 2
+
+
+def test_a_server_that_does_not_start_ends_it() -> None:
+    def broken(_: Step, result: TrialResult) -> TrialResult:
+        return replace(
+            result, failure=Failure(error="ServerDied", message="gone\nlog", phase="start"), attained=None
+        )
+
+    asked = search()
+    done = run(asked, change=broken)
+    found = outcome(asked, done, "e")
+    assert (len(done), found.ended, found.why) == (1, "failed", "ServerDied: gone")
+
+
+def test_a_load_that_breaks_the_server_counts_as_too_high() -> None:
+    def broken(step: Step, result: TrialResult) -> TrialResult:
+        if (step.trial.load.rate or 0) < 14:
+            return result
+        assert result.trial.slo is not None
+        none = attained(result.trial.slo, np.zeros(900, np.uint8), 60.0)
+        failure = Failure(error="TimedOut", message="", phase="load")
+        return replace(result, failure=failure, summary=None, attained=none)
+
+    asked = search("tpot=90ms", "share=90%")
+    found = outcome(asked, run(asked, change=broken), "e")
+    assert found.high is not None
+    assert found.high < 25
+
+
+def test_few_slots_are_told_by_a_caveat() -> None:
+    asked = search("e2e=12s", window_s=None, lead_in_s=None)
+    found: Capacity = outcome(asked, run(asked, Servers()), "e")
+    assert {each.kind for each in found.caveats} & {"slo-cliff", "slo-window"}
