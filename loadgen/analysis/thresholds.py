@@ -77,7 +77,8 @@ def crossing(grid: Sequence[int], effects: Sequence[float], draws: Array | None,
     if draws is None:
         return Threshold(state="no interval", low=0, high=math.inf, estimate=None, repeat=tuple(grid))
     spread = _first(isotonic(draws), level)
-    low_at, high_at = (round(bound) for bound in interval(spread.astype(float)))
+    lowest, highest = interval(spread.astype(float))
+    low_at, high_at = math.floor(lowest), math.ceil(highest)  # a quantile between two steps takes in both
     low = float(grid[low_at - 1]) if low_at > 0 else 0.0
     high = float(grid[high_at]) if high_at < len(grid) else math.inf
     estimate = _interpolate(grid, point, first, level)

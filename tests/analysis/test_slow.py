@@ -25,6 +25,23 @@ def test_trials_twice_as_slow_stand_apart(starts: int, repeats: int) -> None:
     assert (slow(found) == expected).all()
 
 
+def test_where_most_of_a_cell_was_slow_the_fast_trial_is_the_typical_one() -> None:
+    found = trials(3, 1, 0.004)
+    found[:2, 3, 0] += np.log(2)
+    assert np.argwhere(slow(found)).tolist() == [[0, 3, 0], [1, 3, 0]]
+
+
+def test_the_scale_of_three_trials_is_not_understated() -> None:
+    """Of three trials one is the median: by deviations from it 10 % of noise pass for 6 %, and half a tail is cut."""
+    rng = np.random.default_rng(3)
+    cut = made = 0
+    for seed in range(20):
+        found = trials(3, 1, 0.1, seed)
+        late = rng.random(found.shape) < 0.1
+        cut, made = cut + slow(found + np.log(2) * late).sum(), made + late.sum()
+    assert cut < 0.2 * made
+
+
 def test_a_whole_start_that_is_slow_is_a_start_and_no_trial() -> None:
     found = trials(3, 2, 0.004)
     found[1] += np.log(2)

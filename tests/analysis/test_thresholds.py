@@ -42,6 +42,17 @@ def test_a_crossing_off_the_grid_is_said_to_be_so() -> None:
     assert crossing(GRID, *noisy([1.0] * 8, 0.002), 0.1).add == ()  # nothing lies below batch 1
 
 
+@pytest.mark.parametrize(("apart", "low", "high"), [(24, 2, 4), (25, 1, 8)])
+def test_a_quantile_between_two_steps_takes_in_both(apart: int, low: float, high: float) -> None:
+    """Of 1,000 draws the 2.5 % quantile lies between the 25th and the 26th."""
+    draws = np.zeros((1000, 4))
+    draws[:, 2:] = 1  # crosses within (2, 4]
+    draws[:apart, 1] = 1  # within (1, 2]
+    draws[-apart:, 2] = 0  # within (4, 8]
+    found = crossing((1, 2, 4, 8), [0.0, 0.0, 1.0, 1.0], draws, 0.5)
+    assert (found.low, found.high) == (low, high)
+
+
 def test_a_coarse_grid_names_the_points_to_add() -> None:
     found = crossing((1, 8, 64), *noisy([0.0, 0.02, 0.5], 0.002), 0.1)
     assert found.state == "too coarse"

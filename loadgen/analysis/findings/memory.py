@@ -20,6 +20,7 @@ from loadgen.analysis.finding import (
     subject_text,
     threshold_number,
 )
+from loadgen.analysis.findings.along import along
 from loadgen.analysis.findings.decisions import sentence
 from loadgen.analysis.findings.gpu_order import by_gpus, growth, wanted_batches
 from loadgen.analysis.findings.knees import Knee, from_one_batch, growth_on_lines, knee
@@ -36,14 +37,16 @@ NO_MEMORY = "GPU memory was not measured (needed memory, apart from what an engi
 def memory_knees(case: Case, study: Study) -> dict[Key, Knee]:
     """By server and lengths: the batch from which needed memory exceeds that of the smallest batch by the margin.
 
-    Memory does not scatter from run to run as time does; where no repeats say otherwise it is taken as exact.
+    Memory seldom scatters from start to start as time does; where no starts say otherwise it is taken as exact.
     """
     found = {}
-    for key, cells in study.series("batch").items():
-        figures = [(cell.key.batch, study.mean_figure([cell], MEMORY)) for cell in cells]
-        known = [(batch, figure.value) for batch, figure in figures if figure is not None]
-        if len(known) > 1:
-            found[key] = knee([batch for batch, _ in known], [value for _, value in known], case.rules.margin)
+    for key, every in study.series("batch").items():
+        cells = [cell for cell in every if cell.starts(MEMORY)]
+        here = along(study, cells, cells[:1] * len(cells), MEMORY)
+        least = study.mean_figure(cells[:1], MEMORY)
+        if here is not None and least is not None:
+            values = [least.value * math.exp(effect) for effect in here.values]
+            found[key] = knee(here.grid, values, case.rules.margin, here.effects.draws)
     return found
 
 

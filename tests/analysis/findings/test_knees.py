@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +50,33 @@ def test_the_interval_holds_the_knee_of_a_line_that_is_missed_a_little(
         # A line fitted to misses of both signs may lie off by as much again as the largest that it leaves.
         slack = 3 * 0.005 * (1 + margin) * WEIGHTS / each
         assert found.low - slack <= true <= found.high + slack
+
+
+def test_noise_widens_the_interval_of_a_line_and_of_what_is_left_of_it() -> None:
+    batches = [1, 2, 16, 64, 256]
+    values = [WEIGHTS + EACH * batch for batch in batches]
+    noise = np.random.default_rng(1).normal(0, 0.02, (1000, 5))
+    draws = np.log(np.array(values) / values[0]) + noise - noise[:, [0]]
+    exact, noisy = knee(batches, values, 0.1), knee(batches, values, 0.1, draws)
+    assert exact.on_line
+    assert noisy.on_line
+    assert noisy.threshold.low < 0.95 * exact.threshold.low
+    assert noisy.threshold.high > 1.05 * exact.threshold.high
+    late = knee([2, 16, 64, 256], values[1:], 0.1)
+    left = from_one_batch({key_of(1): noisy, key_of(2): late}, 0.1)[key_of(1)]
+    assert left.grid == late.grid
+    assert left.threshold.low < late.threshold.low
+    assert left.threshold.high > late.threshold.high
+
+
+def test_a_curve_that_scatters_crosses_where_its_draws_do() -> None:
+    logs = np.array([0.0, 0.0, 0.09, 0.3])
+    draws = logs + np.random.default_rng(1).normal(0, 0.03, (1000, 4)) * [0, 1, 1, 1]
+    values = [float(each) for each in 1e9 * np.exp(logs)]
+    assert knee([1, 8, 16, 32], values, 0.1).threshold.low == 16
+    found = knee([1, 8, 16, 32], values, 0.1, draws)
+    assert not found.on_line
+    assert (found.threshold.low, found.threshold.high) == (8, 32)
 
 
 def test_two_points_curves_falls_and_extrapolations_are_no_line() -> None:
