@@ -19,7 +19,7 @@ from loadgen import __version__, urls
 from loadgen.cli_tools import TOOLS
 from loadgen.commands.options import duration_options, load_options, server_options
 from loadgen.errors import BadInput, LoadgenError
-from loadgen.report import FORMATS
+from loadgen.report import FILES, FORMATS
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -218,6 +218,12 @@ def sweep(
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="keep results and samples there"
 )
+@click.option(
+    "--export",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help=f"write the results there, too, in the format of its name: .{', .'.join(FILES)}",
+)
 @click.option("--live/--no-live", default=None, help="live view (default: when this is a terminal)")
 @click.option("--strict", is_flag=True, help="exit 1 when the load generator limited the trial")
 @click.pass_context
@@ -255,7 +261,11 @@ WITH_FAILURES = click.option(
 @click.option(
     "--format", "formats", multiple=True, type=click.Choice(FORMATS), help="what to write [html and md]"
 )
-@click.option("--out", type=click.Path(path_type=Path), help="where to write (default: beside the results)")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="where to write, the format by the file's name (default: beside the results)",
+)
 @click.option("--price", type=float, help="price of a GPU hour, for throughput per money")
 @WITH_FAILURES
 def report(
@@ -273,7 +283,7 @@ def report(
     \b
     loadgen report results/exp1
     loadgen report results/exp1 results/exp3 --format csv
-    loadgen report results/exp1 results/exp3 --format md --out study.md
+    loadgen report results/exp1 results/exp3 --out study.md
     """
     from loadgen.commands import report as command
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from loadgen.report import FORMATS
+from loadgen.report import format_of
 from loadgen.report.markdown import gather
 
 DEFAULT_FORMATS = ("html", "md")
@@ -31,10 +31,10 @@ def run(
     from loadgen.report.analysis_tables import tables_of
     from loadgen.report.export import write
 
-    if out is not None and len(formats) != 1:
-        raise BadInput(
-            f"--out {out}: names one file, so it needs one --format (accepted: {', '.join(FORMATS)})"
-        )
+    if out is not None and len(formats) > 1:
+        raise BadInput(f"--out {out}: names one file (accepted: one --format, or none: by the file's name)")
+    if out is not None and not formats:
+        formats = (format_of(out, "--out"),)
     rules = Rules(price_per_gpu_hour=price, with_failures=with_failures)
     for folder in folders:
         print_tables(folder)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import orjson
 
 from loadgen import urls
 from loadgen.drivers.openai import OPTIONS, check_options
-from loadgen.errors import BadInput
+from loadgen.errors import BadInput, StoreError
 from loadgen.launch.discover import Asked
 from loadgen.launch.endpoint import fitted
 from loadgen.launch.target import TRITON_OPTIONS, find_out
 from loadgen.plan.plan import endpoint_trial
 from loadgen.profile.bounds import default_lead_in_s, duration_problem
 from loadgen.records import LoadSpec, Timeouts, Trial, TrialResult
-from loadgen.report import sections
+from loadgen.report import format_of, sections
 from loadgen.traces.files import measure_trace
 from loadgen.trial import run_trial
 from loadgen.units import SPAN, parse_span
@@ -37,6 +39,7 @@ def run(
     out: Path | None,
     live: bool | None,
     strict: bool,
+    export: Path | None = None,
     endpoint: str | None = None,
     prompt: str | None = None,
     tokenizer: str | None = None,
@@ -46,9 +49,14 @@ def run(
     options: Sequence[str] = (),
     **load: Any,
 ) -> int:
-    """Ask the endpoint what it takes, load it, print its figures. Returns the exit code."""
+    """Ask the endpoint what it takes, load it, print its figures. Returns the exit code.
+
+    ``export`` names a file that gets the results, too, in the format of its name.
+    """
     from loadgen.live.console import console
 
+    if export is not None:
+        format_of(export, "--export")
     urls.check(url, "--url")
     urls.check_key()
     spec = load_spec(**load)
@@ -74,7 +82,10 @@ def run(
     )
     fitted(with_longest(trial), place)
     with contextlib.ExitStack() as stack:
-        store, environment = open_store(stack, out, trial, argv)
+        folder = out
+        if export is not None and out is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loadgen-run-"))) / "run"
+        store, environment = open_store(stack, folder, trial, argv)
         with console(live=live is not False) as watcher:
             watcher.plan([trial], [])
             if found.line:
@@ -84,11 +95,24 @@ def run(
             watcher.result(result)
         if store is not None:
             store.append(result)
+        if export is not None and folder is not None:
+            write_export(folder, export)
     print_result(result)
     if result.failure is not None and result.failure.error == BadInput.__name__:
         return 2  # found by the load itself, such as a trace with fewer rows than were asked for
     limited = strict and any(caveat.client for caveat in result.caveats)
     return 1 if result.failure is not None or limited else 0
+
+
+def write_export(folder: Path, out: Path) -> None:
+    """Write a results folder as the file that ``--export`` names. Raises StoreError where it cannot be written."""
+    from loadgen.report.export import write
+
+    try:
+        for path in write([folder], format_of(out, "--export"), out):
+            click.echo(f"exported: {path}")
+    except OSError as error:
+        raise StoreError(f"--export {out}: cannot be written: {error.strerror or error}") from None
 
 
 def driver_options(

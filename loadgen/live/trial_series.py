@@ -15,7 +15,7 @@ from itertools import product
 
 from loadgen.live.progress import trial_row
 from loadgen.metrics.summary import e2e_ns, tpot_ns, ttft_ns
-from loadgen.records import Sample, Trial
+from loadgen.records import Phase, Sample, Trial
 from loadgen.units import seconds
 
 PER_DECADE = 48  # 10^(1/48) = 1.049
@@ -39,7 +39,8 @@ FAMILIES: dict[str, Series] = {
     "loadgen_time_to_first_token_seconds": ("histogram", "Start to first token"),
     "loadgen_time_per_output_token_seconds": ("histogram", "(E2E - TTFT)/(n - 1)"),
 }
-OUTCOMES = tuple(product(("warmup", "measured"), ("ok", "failed")))
+PHASES: tuple[Phase, ...] = ("warmup", "measured")
+TIMED: tuple[Phase, ...] = ("warmup", "lead_in", "measured", "drain")  # where a duration bounds the load
 
 
 class Histogram:
@@ -111,7 +112,9 @@ class TrialSeries:
         """(family, line) of every series; one that is not known has no line."""
         name = f'trial="{escaped(self.trial.id)}"'
         yield "loadgen_trial_info", f"loadgen_trial_info{shown_labels(labels_of(self.trial))} 1"
-        for phase, outcome in OUTCOMES:  # from the start on: a rate needs the 0 before the first failure
+        phases = PHASES if self.trial.load.duration_s is None else TIMED
+        # From the start on: a rate needs the 0 before the first failure.
+        for phase, outcome in product(phases, ("ok", "failed")):
             labels = f'{name},phase="{phase}",outcome="{outcome}"'
             yield (
                 "loadgen_requests_total",

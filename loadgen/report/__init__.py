@@ -2,7 +2,20 @@
 
 from pathlib import Path
 
+from loadgen.errors import BadInput
+
 FORMATS = ("html", "md", "csv", "parquet", "json", "png")
+FILES = FORMATS[:-1]  # png is a folder of charts
+
+
+def format_of(path: Path, option: str) -> str:
+    """The format that a file's name asks for. Raises BadInput that names the ``option`` for another name."""
+    ending = path.suffix.lower().removeprefix(".")
+    if ending not in FILES:
+        raise BadInput(
+            f"{option} {path}: no format by that name (accepted: a name that ends in .{', .'.join(FILES)})"
+        )
+    return ending
 
 
 def write_whole(path: Path, text: str) -> Path:

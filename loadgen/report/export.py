@@ -1,23 +1,21 @@
-"""Results as files for other tools: csv, parquet, json, and the charts as png."""
+"""Results as files for other tools: csv, parquet, json (``docs/exports.md``), and the charts as png."""
 
 from __future__ import annotations
 
-import csv
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Rules
-from loadgen.analysis.table import DISTRIBUTIONS, METRICS, Row
 from loadgen.errors import LoadgenError, MissingDependency
-from loadgen.metrics.percentiles import PERCENTILES
+from loadgen.report.export_columns import VERSION
+from loadgen.report.export_tables import request_table, trial_rows, trial_table
 from loadgen.report.html import charts, page_of
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -29,66 +27,33 @@ class NotDrawn(LoadgenError):
     """The browser did not draw a chart."""
 
 
-def columns(analysis: Analysis, row: Row) -> dict[str, Any]:
-    """One trial flat: what it was, what it measured, its physics, and whether it may be believed.
+def write_csv(analysis: Analysis, out: Path) -> list[Path]:
+    """The table of trials and the table of requests; an empty field is a figure that was not measured."""
+    from pyarrow import csv
 
-    Units are in the names; what was not measured is ``None``.
-    """
-    key, physics, summary = row.key, analysis.physics.get(row.run), row.summary
-    found: dict[str, Any] = {
-        "source": row.source, "trial": row.id, "machine": key.machine, "server": key.label, "variant": key.variant,
-        "model": key.model, "dtype": key.dtype, "tp": key.tp, "pp": key.pp, "load": key.kind, "batch": key.batch,
-        "rate": row.trial.load.rate, "input_tokens": key.input_tokens, "output_tokens": key.output_tokens,
-        "streamed": key.stream, "start": row.trial.start, "server_start": row.result.start, "repeat": row.trial.repeat,
-        "started": row.result.started,
-        "requests_ok": summary.requests_ok if summary else None,
-        "requests_failed": summary.requests_failed if summary else None,
-        "failed_share": row.failed_share,
-    }  # fmt: skip
-    for metric in METRICS:
-        dist = row.dist(metric)
-        name = metric.removesuffix("_s") + "_p50_s" if metric in DISTRIBUTIONS else metric
-        found[name] = row.values.get(metric)
-        if metric in DISTRIBUTIONS:
-            for each in PERCENTILES:
-                low, high = dist.intervals.get(each, (None, None)) if dist else (None, None)
-                found[name.replace("p50", each)] = getattr(dist, each, None) if each != "p50" else found[name]
-                found |= {name.replace("p50", f"{each}_low"): low, name.replace("p50", f"{each}_high"): high}
-            found[name.replace("p50", "max")] = dist.max if dist else None
-            found[name.replace("_p50_s", "_n")] = dist.n if dist else None
-    for name in (
-        "mbu", "mfu", "ideal_s", "floor_s", "floor_share", "communication_share", "intensity", "flops_per_s",
-        "prefill_s", "decode_step_s", "prefill_mfu", "decode_mbu", "total_input_tokens", "ridge_tokens", "regime",
-    ):  # fmt: skip
-        found[name] = getattr(physics, name) if physics else None
-    found["client_limited"] = row.client_limited
-    found["excluded"] = analysis.excluded.get(row.run)
-    found["caveats"] = "; ".join(dict.fromkeys(caveat.kind for caveat in row.result.caveats)) or None
-    return found
+    beside = requests_path(out)
+    csv.write_csv(trial_table(analysis), out)
+    csv.write_csv(request_table(analysis), beside)
+    return [out, beside]
 
 
-def write_csv(analysis: Analysis, out: Path) -> Path:
-    """One line per trial; an empty field is a figure that was not measured."""
-    rows = [columns(analysis, row) for row in analysis.rows]
-    with out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["trial"])
-        writer.writeheader()
-        writer.writerows(rows)
-    return out
-
-
-def write_parquet(analysis: Analysis, out: Path) -> Path:
-    """One row per trial, typed."""
-    import pyarrow as pa
+def write_parquet(analysis: Analysis, out: Path) -> list[Path]:
+    """The table of trials and the table of requests, typed."""
     import pyarrow.parquet as pq
 
-    pq.write_table(
-        pa.Table.from_pylist([columns(analysis, row) for row in analysis.rows]), out, compression="zstd"
-    )
-    return out
+    beside = requests_path(out)
+    pq.write_table(trial_table(analysis), out, compression="zstd")
+    pq.write_table(request_table(analysis), beside, compression="zstd")
+    return [out, beside]
 
 
-def write_json(analysis: Analysis, out: Path) -> Path:
+def requests_path(out: Path) -> Path:
+    """Where requests go beside a table of trials: ``requests.csv`` beside ``trials.csv``, else a name of its own."""
+    stem = "requests" if out.stem == "trials" else f"{out.stem}-requests"
+    return out.with_name(f"{stem}{out.suffix}")
+
+
+def write_json(analysis: Analysis, out: Path) -> list[Path]:
     """One row a claim, findings with their numbers and cells, ceilings, noise, drift, and every trial flat."""
     data = {
         "claims": [
@@ -113,10 +78,11 @@ def write_json(analysis: Analysis, out: Path) -> Path:
         "inside_noise": analysis.inside_noise,
         "notes": analysis.notes,
         "rules": asdict(analysis.rules),
-        "trials": [columns(analysis, row) for row in analysis.rows],
+        "schema_version": VERSION,
+        "trials": trial_rows(analysis),
     }
     out.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
-    return out
+    return [out]
 
 
 def write_png(analysis: Analysis, out: Path) -> list[Path]:
@@ -180,5 +146,7 @@ def write(
     analysis = analyse(folders, rules)
     if format == "png":
         return write_png(analysis, out or first / "charts")
-    writer = {"csv": write_csv, "parquet": write_parquet, "json": write_json}[format]
-    return [writer(analysis, out or first / f"report.{format}")]
+    if format == "json":
+        return write_json(analysis, out or first / "report.json")
+    writer = {"csv": write_csv, "parquet": write_parquet}[format]
+    return writer(analysis, out or first / f"trials.{format}")

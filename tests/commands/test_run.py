@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -309,3 +310,25 @@ def test_options_that_cannot_be_are_named(given: Any, said: str) -> None:
 def test_a_number_that_cannot_be_is_named(given: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         load_spec(**{**SHAPE, **given})
+
+
+def test_a_run_without_a_folder_can_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usual: dict[str, Any] = {"model": None, "vocab": None, "exact": False, "live": False, "strict": False}
+    with endpoint(Manner()) as url:
+        assert run(argv=(), url=url, out=None, export=tmp_path / "one.csv", **usual, **SHAPE) == 0
+    assert f"exported: {tmp_path / 'one.csv'}" in capsys.readouterr().out
+    with (tmp_path / "one.csv").open(newline="") as file:
+        (trial,) = csv.DictReader(file)
+    with (tmp_path / "one-requests.csv").open(newline="") as file:
+        requests = list(csv.DictReader(file))
+    assert (trial["concurrency"], trial["batch"], trial["requests_ok"]) == ("2", "1", "4")
+    assert sorted(row["phase"] for row in requests) == ["measured"] * 4 + ["warmup"]
+    assert {path.name for path in tmp_path.iterdir()} == {"one.csv", "one-requests.csv"}
+
+
+def test_an_export_without_a_format_is_bad_input_before_anything_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"--export .*one\.xls: .*accepted: .*\.csv"):
+        run(
+            argv=(), url="http://127.0.0.1:9", out=None, export=tmp_path / "one.xls", model=None, vocab=None,
+            exact=False, live=False, strict=False, **SHAPE,
+        )  # fmt: skip

@@ -13,8 +13,10 @@ import pytest
 from synthetic import Point, failed, grid, roofline_world, sweep, write
 
 from loadgen.analysis.finding import CLAIMS, LONGEST
-from loadgen.errors import MissingDependency
-from loadgen.report import export
+from loadgen.commands import report
+from loadgen.errors import BadInput, MissingDependency
+from loadgen.report import export, format_of
+from loadgen.report.export_columns import VERSION
 
 
 @pytest.fixture
@@ -25,7 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_csv_has_a_line_per_trial_and_empty_for_unmeasured(folder: Path) -> None:
-    (path,) = export.write([folder], "csv")
+    path, requests = export.write([folder], "csv")
+    assert (path.name, requests.name) == ("trials.csv", "requests.csv")
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 13
@@ -33,19 +36,19 @@ def test_csv_has_a_line_per_trial_and_empty_for_unmeasured(folder: Path) -> None
     assert rows[0]["gpu_memory_bytes"] == ""
     assert float(rows[0]["e2e_p50_s"]) > 0
     assert rows[0]["e2e_p99_s"] == rows[0]["e2e_p90_s"] == ""  # of 8 requests there is none
-    assert (rows[0]["e2e_n"], rows[0]["failed_share"], rows[-1]["failed_share"]) == ("8", "0.0", "1.0")
+    assert (rows[0]["e2e_n"], rows[0]["failed_share"], rows[-1]["failed_share"]) == ("8", "0", "1")
     assert float(rows[0]["e2e_max_s"]) >= float(rows[0]["e2e_p50_s"])
     assert "ServerOutOfMemory" in rows[-1]["excluded"]
     assert rows[-1]["e2e_p50_s"] == ""
 
 
 def test_parquet_is_typed_and_null_where_not_measured(folder: Path) -> None:
-    (path,) = export.write([folder], "parquet")
+    path, _ = export.write([folder], "parquet")
     table = pq.read_table(path)
     assert table.num_rows == 13
     assert table["ttft_p50_s"].null_count == 13
     assert table["e2e_p50_s"].null_count == 1
-    assert table["mbu"].type == "double"
+    assert table["ttft_p50_s"].type == table["mbu"].type == "double"
     assert set(table["batch"].to_pylist()) == {1, 8, 512}
 
 
@@ -64,7 +67,8 @@ def test_json_holds_findings_with_numbers_and_cells(folder: Path) -> None:
 
 
 def test_out_names_the_file(folder: Path, tmp_path: Path) -> None:
-    assert export.write([folder], "csv", tmp_path / "mine.csv") == [tmp_path / "mine.csv"]
+    beside = tmp_path / "mine-requests.csv"
+    assert export.write([folder], "csv", tmp_path / "mine.csv") == [tmp_path / "mine.csv", beside]
     assert export.write([folder], "html", tmp_path / "mine.html") == [tmp_path / "mine.html"]
     assert (tmp_path / "mine.html").stat().st_size > 4_000_000
 
@@ -83,3 +87,21 @@ def test_png_without_a_browser_says_what_is_missing(folder: Path, monkeypatch: p
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(MissingDependency, match="apt-get install chromium"):
         export.write([folder], "png")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.html", "html"), ("a.b.CSV", "csv"), ("a.parquet", "parquet")])
+def test_a_files_name_tells_its_format(name: str, kind: str) -> None:
+    assert format_of(Path(name), "--out") == kind
+
+
+@pytest.mark.parametrize("name", ["a", "a.png", "a.xlsx", ".html"])
+def test_a_name_of_no_format_is_bad_input(name: str) -> None:
+    with pytest.raises(BadInput, match=r"--out .*accepted: .*\.parquet"):
+        format_of(Path(name), "--out")
+
+
+def test_the_report_takes_the_format_from_the_name(folder: Path, tmp_path: Path) -> None:
+    assert report.run([folder], (), tmp_path / "all.json", None) == 0
+    assert json.loads((tmp_path / "all.json").read_bytes())["schema_version"] == VERSION
+    with pytest.raises(BadInput, match="one file"):
+        report.run([folder], ("csv", "md"), tmp_path / "all.csv", None)
