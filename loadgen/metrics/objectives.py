@@ -77,11 +77,11 @@ def slo_of_options(given: Iterable[str]) -> Slo | None:
 
 def slo_words(slo: Slo) -> str:
     """``ttft ≤ 500 ms, tpot ≤ 50 ms (95 % together)``."""
-    bound = {each.name: f"{each.name} ≤ {show_s(each.limit_s)}" for each in slo.objectives}
+    bound: dict[str, str] = {each.name: f"{each.name} ≤ {show_s(each.limit_s)}" for each in slo.objectives}
     parts = []
     for goal in slo.goals:
         together = " together" if len(goal.objectives) > 1 else ""
-        named = ", ".join(bound[name] for name in goal.objectives)  # type: ignore[index]  # names of this very slo
+        named = ", ".join(bound[name] for name in goal.objectives)
         parts.append(f"{named} ({goal.share * 100:.4g} %{together})")
     return ", ".join(parts)
 
@@ -119,11 +119,11 @@ class Judge:
 
 def attained(slo: Slo, bits: NDArray[np.uint8], window_s: float | None) -> Attained:
     """Of requests in the order in which they were due: bit i of each says that it kept objective i."""
-    place = {each.name: np.uint8(1 << i) for i, each in enumerate(slo.objectives)}
+    place: dict[str, int] = {each.name: 1 << i for i, each in enumerate(slo.objectives)}
     every = np.uint8(sum(place.values()))
     goals = []
     for goal in slo.goals:
-        wanted = np.uint8(sum(place[name] for name in goal.objectives))  # type: ignore[index]  # its own names
+        wanted = np.uint8(sum(place[name] for name in goal.objectives))
         kept = (bits & wanted) == wanted
         worth = independent(kept)
         low, high = wilson(int(kept.sum()), len(kept), worth)
@@ -132,7 +132,7 @@ def attained(slo: Slo, bits: NDArray[np.uint8], window_s: float | None) -> Attai
         slo=slo,
         due=len(bits),
         good=int(((bits & every) == every).sum()),
-        kept={name: int(((bits & mask) != 0).sum()) for name, mask in place.items()},
+        kept={name: int(((bits & np.uint8(mask)) != 0).sum()) for name, mask in place.items()},
         goals=tuple(goals),
         window_s=window_s,
         unknown=int(((bits & UNKNOWN) != 0).sum()),

@@ -62,7 +62,8 @@ class Fit:
     def tempered(self) -> Grid:
         """The widened posterior of capacity, which intervals are of."""
         power = self.weights**TEMPER
-        return power.sum(axis=1) / power.sum()
+        found: Grid = power.sum(axis=1) / power.sum()
+        return found
 
     @property
     def at_border(self) -> bool:

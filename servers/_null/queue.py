@@ -26,6 +26,7 @@ class Queue(Generic[Key]):
         # (last step, serial, key, sequences) of what is in place
         self._placed: list[tuple[int, int, Key, int]] = []
         self._at_work = 0
+        self._begun: list[Key] = []  # in the running step
         self.steps = 0
         self.ends_ns: int | None = None
 
@@ -50,7 +51,6 @@ class Queue(Generic[Key]):
         return started, ended
 
     def _begin(self, now_ns: int) -> None:
-        self._begun: list[Key] = []
         prompts = 0
         while self._waiting and self._waiting[0][3] <= self._free:
             key, tokens, prompt_tokens, sequences = self._waiting.popleft()
