@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 NS_PER_S = 1_000_000_000
@@ -76,6 +77,18 @@ def show_number(value: float | None) -> str:
     if size >= 1000 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if size >= 100 else f"{value:.3g}"
+
+
+def show_interval(value: float, low: float, high: float) -> str:
+    """``1.2 [1.15, 1.25]``: three significant digits, and more where two of the interval's width need them."""
+    width = high - low
+    places = 1 - math.floor(math.log10(width)) if 0 < width < math.inf else 0
+
+    def show(number: float) -> str:
+        digits = 3 if not number or math.isinf(number) else places + math.floor(math.log10(abs(number))) + 1
+        return f"{number:.{max(digits, 3)}g}"
+
+    return f"{show(value)} [{show(low)}, {show(high)}]"
 
 
 def show_rate(value: float | None, unit: str) -> str:

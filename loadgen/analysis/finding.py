@@ -13,7 +13,7 @@ from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, Row
 from loadgen.analysis.thresholds import Threshold
 from loadgen.theory.ceilings import Ceilings
-from loadgen.units import show_number
+from loadgen.units import show_interval, show_number
 
 Verdict = Literal["holds", "refuted", "not tested"]
 
@@ -172,7 +172,7 @@ def ratio_text(ratio: Ratio) -> str:
     """``×1.2 [1.15, 1.25]``, or that there is no interval."""
     if ratio.low is None or ratio.high is None:
         return f"×{show_number(ratio.value)} (no interval)"
-    return f"×{ratio.value:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]"
+    return f"×{show_interval(ratio.value, ratio.low, ratio.high)}"
 
 
 def ratio_number(name: str, ratio: Ratio) -> Number:

@@ -7,7 +7,7 @@ from loadgen.analysis.finding import ratio_text
 from loadgen.analysis.gates import Outcome
 from loadgen.analysis.ratios import Ratio
 from loadgen.text_table import Table
-from loadgen.units import show_number, show_share
+from loadgen.units import show_interval, show_number, show_share
 
 OTHER_DATA = " (not the same data)"
 SHOWN = 3  # cells that a gate's line names
@@ -22,9 +22,8 @@ COLUMNS = {
 
 def tables_of(found: Comparison) -> list[Table]:
     """Same work first, then the differences, and what changed around them."""
-    return [
-        table for table in (_work(found), _differences(found), _changed(found), _left_out(found)) if table
-    ]
+    compared = [_work(found), _differences(found)] if found.pairs else []
+    return [table for table in (*compared, _changed(found), _left_out(found)) if table]
 
 
 def _work(found: Comparison) -> Table:
@@ -94,7 +93,7 @@ def gate_lines(found: Comparison) -> list[str]:
 def _gate_line(outcome: Outcome) -> str:
     parts = [*outcome.reasons[:SHOWN]]
     if len(outcome.reasons) > SHOWN:
-        parts.append(f"and {len(outcome.reasons) - SHOWN} more cells")
+        parts.append(f"and {len(outcome.reasons) - SHOWN} more")
     beyond = outcome.beyond
     if beyond:
         count = f"{len(beyond)} of {len(outcome.cells)} cells beyond it"
@@ -113,8 +112,9 @@ def _gate_line(outcome: Outcome) -> str:
 
 def _figure(ratio: Ratio) -> str:
     """A figure of B alone, in the unit of the gate's metric."""
-    bounds = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.3g}, {ratio.high:.3g}]"
-    return f"{ratio.value:.3g}{bounds}"
+    if ratio.low is None or ratio.high is None:
+        return f"{ratio.value:.3g}"
+    return show_interval(ratio.value, ratio.low, ratio.high)
 
 
 def _changed(found: Comparison) -> Table | None:

@@ -20,6 +20,7 @@ from loadgen.analysis.statistics import interval
 from loadgen.analysis.table import Key
 from loadgen.analysis.thresholds import Threshold, crossing
 from loadgen.analysis.variance import Array
+from loadgen.units import show_interval
 
 MISSES = 0.02  # the most that a measurement may lie off the line, as a share of it
 LEAST = 0.002  # what is always allowed for: allocators round
@@ -135,7 +136,7 @@ def growth_on_lines(
         numbers.append(
             Number(
                 name=f"{name}, {place}",
-                text=f"×{ratio:.3g} [{low:.3g}, {high:.3g}]",
+                text=f"×{show_interval(ratio, low, high)}",
                 value=ratio,
                 low=low,
                 high=high,
