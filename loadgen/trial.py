@@ -75,19 +75,25 @@ def run_trial(
 
     def on_sample(sample: Sample, in_flight: int) -> None:
         nonlocal warmup_error, lost, served, silent
+        error = sample.reply.error
         accumulator.add(sample)
         objectives.heard(sample, in_flight)
         if sample.phase == "warmup":
-            warmup_error = sample.error
-        lost += unserved(sample.error)
-        served += not unserved(sample.error)
-        timed_out = (sample.error or "").startswith(TimedOut.__name__)
-        if timed_out and not served:
-            silent = sample.error
-        watch.heard(timed_out=timed_out)
-        if sample.error is not None and not no_memory and NO_MEMORY.search(sample.error):
-            phase = "load" if sample.phase != "warmup" else sample.phase
-            no_memory.append(Failure(error=OUT_OF_MEMORY, message=sample.error, phase=phase))
+            warmup_error = error
+        if error is None:
+            served += 1
+            watch.heard(timed_out=False)
+        else:
+            gone = unserved(error)
+            lost += gone
+            served += not gone
+            timed_out = error.startswith(TimedOut.__name__)
+            if timed_out and not served:
+                silent = error
+            watch.heard(timed_out=timed_out)
+            if not no_memory and NO_MEMORY.search(error):
+                phase = "load" if sample.phase != "warmup" else sample.phase
+                no_memory.append(Failure(error=OUT_OF_MEMORY, message=error, phase=phase))
         if writer is not None:
             writer.add(sample)
         watcher.sample(sample, in_flight)

@@ -275,13 +275,12 @@ class Answer:
 def cached_tokens(usage: Mapping[str, Any]) -> int | None:
     """Input tokens that a cache had, by a reply's usage: OpenAI's ``prompt_tokens_details`` (also of vLLM and SGLang,
     where they are told to), llama.cpp's ``timings.cache_n``, DeepSeek's ``prompt_cache_hit_tokens``."""
-    details, timings = usage.get("prompt_tokens_details"), usage.get("timings")
-    told = (
-        details.get("cached_tokens") if isinstance(details, Mapping) else None,
-        timings.get("cache_n") if isinstance(timings, Mapping) else None,
-        usage.get("prompt_cache_hit_tokens"),
-    )
-    return next((n for n in told if n.__class__ is int and 0 <= n <= MOST_TOKENS), None)
+    details = usage.get("prompt_tokens_details")
+    told = details.get("cached_tokens") if details.__class__ is dict else None
+    if told is None:
+        timings = usage.get("timings")
+        told = timings.get("cache_n") if timings.__class__ is dict else usage.get("prompt_cache_hit_tokens")
+    return told if told.__class__ is int and 0 <= told <= MOST_TOKENS else None
 
 
 def _begins_a_stream(body: bytes) -> bool:

@@ -76,16 +76,15 @@ def length_error(reply: Reply, batch_size: int, asked: int, *, at_most: bool = F
 
 def _usual(reply: Reply) -> bool:
     """Whether a reply is sound at a glance, as nearly all are."""
-    return (
-        reply.error is None
-        and (reply.finish is None or reply.finish.isascii())
-        and _fits(reply.tokens_per_arrival, MOST_32)
-        and _fits(reply.output_tokens, MOST_32)
-        and _fits(reply.first_tokens, MOST_32)
-        and _fits(_one(reply.usage_prompt_tokens), MOST_64)
-        and _fits(_one(reply.usage_output_tokens), MOST_64)
-        and (reply.cached_tokens is None or _fits((reply.cached_tokens,), MOST_64))
-    )
+    if reply.error is not None or (reply.finish is not None and not reply.finish.isascii()):
+        return False
+    for count in (reply.usage_prompt_tokens, reply.usage_output_tokens, reply.cached_tokens):
+        if count is not None and not (count.__class__ is int and 0 <= count <= MOST_32):
+            return False
+    for counts in (reply.tokens_per_arrival, reply.output_tokens, reply.first_tokens):
+        if counts and not _fits(counts, MOST_32):
+            return False
+    return True
 
 
 def _one(value: int | None) -> tuple[int, ...]:

@@ -62,25 +62,24 @@ class Observations:
 
     def _compare(self, sample: Sample) -> None:
         reply, batch = sample.reply, sample.batch_size
-        asked = sample.output_tokens_asked * batch
-        counts = {"asked": asked}
-        if reply.token_ns and reply.counted_by == "ids":
-            counts["streamed"] = sum(reply.tokens_per_arrival)
-        if reply.output_tokens is not None:
-            counts["received"] = sum(reply.output_tokens)
-        if reply.usage_output_tokens is not None:
-            counts["usage"] = reply.usage_output_tokens
-        if self._at_most:
-            del counts["asked"]
-            if counts and (least := min(counts.values())) < asked:
-                self.short += 1
-                self.short_tokens += least
-        if len(set(counts.values())) > 1:
-            words = ", ".join(f"{name} {count}" for name, count in counts.items())
-            self.output_mismatch.add(f"request {reply.seq}: {words}")
         used, sent = reply.usage_prompt_tokens, sample.input_tokens * batch
         if used is not None and used != sent:
             self.prompt_mismatch.add(f"request {reply.seq}: sent {sent}, usage {used}")
+        asked, usage = sample.output_tokens_asked * batch, reply.usage_output_tokens
+        streamed = sum(reply.tokens_per_arrival) if reply.token_ns and reply.counted_by == "ids" else None
+        received = None if reply.output_tokens is None else sum(reply.output_tokens)
+        if streamed in (None, asked) and received in (None, asked) and usage in (None, asked):
+            return  # as nearly all are
+        counts = {"asked": asked, "streamed": streamed, "received": received, "usage": usage}
+        known = {name: count for name, count in counts.items() if count is not None}
+        if self._at_most:
+            del known["asked"]
+            if (least := min(known.values())) < asked:
+                self.short += 1
+                self.short_tokens += least
+        if len(set(known.values())) > 1:
+            words = ", ".join(f"{name} {count}" for name, count in known.items())
+            self.output_mismatch.add(f"request {reply.seq}: {words}")
 
     def _trend(self, start_ns: int, e2e_ns: int) -> None:
         if self._origin_ns is None:
