@@ -129,7 +129,7 @@ have_option = click.option(
     help="start only what is expected to end in time; --resume goes on",
 )
 @click.option("--cpus", metavar="CORES", help="run all of it on these cores, such as 0-15,32")
-@click.option("--report/--no-report", "report_after", default=True, help="tables and pages at the end")
+@click.option("--report/--no-report", "report_after", default=True, help="what won, and pages, at the end")
 def sweep(
     profile: str,
     sets: tuple[str, ...],

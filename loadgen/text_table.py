@@ -1,4 +1,4 @@
-"""A table as plain text: what pages, terminals and reports draw, each in its own way."""
+"""A table, or the lines of a summary, as plain text: what pages, terminals and reports draw, each in its own way."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ class Table:
         """Whether each column is set to the right; none is without rows."""
         columns = zip(*self.rows, strict=True)
         return tuple(map(holds_figures, columns)) or (False,) * len(self.head)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of a summary: a label and a text that may be shortened, but for a ``whole`` one; a heading has no text."""
+
+    label: str
+    text: str = ""
+    whole: bool = False
 
 
 def table_of(title: str, head: Iterable[str], rows: Iterable[Sequence[str]], note: str = "") -> Table | None:

@@ -11,6 +11,7 @@ from loadgen.report import format_of
 from loadgen.report.markdown import gather
 
 DEFAULT_FORMATS = ("html", "md")
+MOST_LINES = 22  # of a sweep's end: with two that the sweep itself may add, a terminal's 24
 
 
 def run(
@@ -44,6 +45,22 @@ def run(
         for path in write(folders, kind, out, rules):
             click.echo(f"report: {path}")
     return 0
+
+
+def end(folder: Path) -> None:
+    """Write a sweep's reports, and print on one screen what won, what to doubt, and where the rest is.
+
+    Raises StoreError for a folder that is none.
+    """
+    from loadgen.analysis.analyse import analyse
+    from loadgen.live import terminal
+    from loadgen.report.ending import ending
+    from loadgen.report.export import write
+
+    written = [path for kind in DEFAULT_FORMATS for path in write([folder], kind)]
+    analysis = analyse([folder])
+    results = [row.result for row in analysis.rows]
+    terminal.print_summary(ending(analysis, results, folder, written), MOST_LINES)
 
 
 def compare(

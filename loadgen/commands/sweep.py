@@ -152,7 +152,7 @@ def run(profile: Profile, plan: Plan, options: SweepOptions) -> int:
             sweep.run()
     if options.report_after:
         try:
-            report.run([folder], (), None, None)
+            report.end(folder)
         except MissingDependency as error:  # of a page to look at, when all results are on disk
             click.echo(f"no report: {error}", err=True)
     results = sweep.stored()

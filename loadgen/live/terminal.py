@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -21,11 +22,13 @@ from rich.text import Text
 
 from loadgen.labels import clean
 from loadgen.live.column_widths import fitting, share_widths
+from loadgen.text_table import Line, holds_figures
 from loadgen.text_table import Table as PlainTable
-from loadgen.text_table import holds_figures
 
 if TYPE_CHECKING:
     from loadgen.selfcheck.doctor import Section
+
+PIPED_WIDTH = 120  # where there is no terminal
 
 
 @contextmanager
@@ -78,6 +81,35 @@ def print_tables(tables: Sequence[PlainTable], console: Console | None = None) -
             endless = console.options.update(width=10_000)
             console.width = max(console.width, console.measure(table, options=endless).maximum)
         console.print(table)
+
+
+def print_summary(rows: Sequence[Line], most: int, console: Console | None = None) -> None:
+    """Labels and texts in two columns, no line wider than the terminal, and no more than ``most`` lines.
+
+    Each text gets one line, and from the top on a second as long as there is room. What is ``whole`` is not shortened.
+    """
+    console = console or Console(highlight=False)
+    width = console.width if console.is_terminal else PIPED_WIDTH
+    side = min(max((len(row.label) for row in rows), default=0) + 2, width // 2)
+
+    def wrapped(row: Line, lines: int) -> list[str]:
+        allowed = None if row.whole else lines
+        return textwrap.wrap(
+            clean(row.text), width - side, max_lines=allowed, placeholder=" …", break_on_hyphens=False
+        ) or [""]
+
+    texts = [wrapped(row, 1) for row in rows]
+    room = most - sum(map(len, texts))
+    for at, row in enumerate(rows):
+        more = wrapped(row, 2)
+        if room > 0 and len(more) > len(texts[at]):
+            texts[at], room = more, room - 1
+    for row, (first, *rest) in zip(rows, texts, strict=True):
+        label = Text(clean(row.label), style="dim" if row.text else "bold")
+        label.truncate(side - 1, overflow="ellipsis", pad=True)
+        for line in (Text.assemble(label, " ", first), *(Text(" " * side + part) for part in rest)):
+            line.rstrip()
+            console.print(line, no_wrap=True, overflow="ellipsis", crop=False)
 
 
 def _cell(text: str) -> Text:
