@@ -19,10 +19,11 @@ class Command:
     the same log (a checkpoint conversion); each must exit 0. ``setup_stays``: what they make outlives the run folder
     (compiled ops), so that they may run ahead of the first start, off its clock. ``info_url`` and ``metrics_url``
     may be ``None``; so may ``version_url``, a JSON page with the ``name`` and ``version`` of a server that holds the
-    engine. ``cleanup`` are globs of the server's own leftovers (shared memory), removed after its stop.
-    ``oom_pattern`` is a regular expression that tells running out of device memory in the log, ``meanings`` are others
-    with what it means that they match when the server has ended. ``if_silent`` is what to try where it takes requests
-    and answers none.
+    engine. ``read_back`` is asked once the server takes work, with its log: its facts join those of ``info_url``; it
+    raises ServerError where what runs is not what was asked for. ``cleanup`` are globs of the server's own leftovers
+    (shared memory), removed after its stop. ``oom_pattern`` is a regular expression that tells running out of device
+    memory in the log, ``meanings`` are others with what it means that they match when the server has ended.
+    ``if_silent`` is what to try where it takes requests and answers none.
     """
 
     argv: tuple[str, ...]
@@ -39,6 +40,7 @@ class Command:
     cleanup: tuple[str, ...] = ()
     oom_pattern: str = r"CUDA out of memory|OutOfMemoryError"
     meanings: tuple[tuple[str, str], ...] = ()
+    read_back: Callable[[str], Mapping[str, object]] | None = None
     if_silent: str = ""
     mounts: Mapping[str, str] = field(default_factory=dict)
 

@@ -25,9 +25,7 @@ ENGINES = ("generate", "compiled")
 MODEL_PY = '''"""Placed by loadgen: a transformers engine behind the FasterTransformer tensor contract."""
 
 import runpy
-import sys
 
-sys.path.insert(0, "")  # the bootstrap takes the first entry for itself
 runpy.run_path({child!r})["bootstrap"]({servers!r})
 
 from loadgen.servers._triton.model import TritonPythonModel  # noqa: E402, F401

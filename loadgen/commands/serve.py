@@ -14,7 +14,7 @@ from loadgen.engine_facts import weights_of
 from loadgen.errors import BadInput, MissingDependency, ServerError
 from loadgen.labels import server_label
 from loadgen.launch import frameworks
-from loadgen.launch.endpoint import server_info
+from loadgen.launch.endpoint import page_of
 from loadgen.launch.running import start_server
 from loadgen.profile.overrides import value_of
 from loadgen.profile.read import build_profile
@@ -139,11 +139,7 @@ def serve(spec: ServerSpec, log: Path | None, echo: Callable[[str], None]) -> in
         echo(f"starting {server_label(spec)}; log: {log_path}")
         server, endpoint = start_server(spec, log_path, Path(folder) / "run", lambda _state: None)
         try:
-            echo(
-                ready_line(
-                    spec, endpoint.base_url, server_info(endpoint.info_url), server.command.metrics_url
-                )
-            )
+            echo(ready_line(spec, endpoint.base_url, page_of(endpoint), server.command.metrics_url))
             while server.alive():
                 interrupt.check()
                 time.sleep(0.2)

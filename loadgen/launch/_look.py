@@ -55,5 +55,6 @@ def lies_there(module: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this file's own folder: its module names would shadow others
+    if os.path.dirname(os.path.abspath(__file__)) == sys.path[0]:
+        del sys.path[0]  # its module names would shadow others
     print(json.dumps(look(json.loads(sys.argv[1]))))

@@ -69,6 +69,11 @@ def server_info(url: str | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def page_of(endpoint: Endpoint) -> dict[str, Any]:
+    """All that is known of what really runs: found out, or read back at the start, and told by its page now."""
+    return {**endpoint.facts, **server_info(endpoint.info_url)}
+
+
 def metrics_text(url: str | None) -> str:
     """The server's own counters as text; empty when it shows none. A stalled page costs seconds, never the trial."""
     if url is None:
@@ -78,7 +83,7 @@ def metrics_text(url: str | None) -> str:
 
 def engine_of(endpoint: Endpoint, counters_before: str) -> dict[str, Any]:
     """What really ran, in the server's own words, and what its counters say of this trial."""
-    info = {**endpoint.facts, **server_info(endpoint.info_url)}
+    info = page_of(endpoint)
     counters = metrics_text(endpoint.metrics_url)
     seen = triton_counters.server_side_times(counters_before, counters, info)
     seen = seen or engine_counters.server_side_counts(counters_before, counters)

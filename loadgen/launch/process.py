@@ -19,6 +19,7 @@ from types import TracebackType
 import httpx
 
 from loadgen.errors import BadInput, ServerDied, ServerError, ServerHung, ServerNotReady, ServerOutOfMemory
+from loadgen.launch import shared_memory
 from loadgen.launch.family import Family, family_of, stopped_in
 from loadgen.protocols import Command
 from loadgen.system import interrupt
@@ -107,6 +108,8 @@ class Server:
     def __init__(self, command: Command, run_dir: Path, log_path: Path) -> None:
         self.command, self.run_dir, self.log_path = command, run_dir, log_path
         self._process: subprocess.Popen[bytes] | None = None
+        self._shared_before: frozenset[str] = frozenset()
+        self._shared: frozenset[str] = frozenset()
 
     def start(self, ready_timeout_s: float, on_state: Callable[[str], None] = lambda _state: None) -> None:
         """Run the set-up commands, spawn, and wait until the server takes work.
@@ -117,8 +120,10 @@ class Server:
         self.set_up(ready_timeout_s, on_state)
         try:
             on_state("starting")
+            self._shared_before = shared_memory.present()
             self._spawn(self.command.argv)
             self._await_ready(deadline, ready_timeout_s)
+            self._note_shared()
         except BaseException:
             self.stop()
             raise
@@ -253,6 +258,7 @@ class Server:
         process = self._process
         if process is None:
             return
+        self._note_shared()
         if process.stdin is not None and not process.stdin.closed:
             process.stdin.close()  # the guard sees the end of the pipe and stops everything
         try:
@@ -269,6 +275,13 @@ class Server:
         for pattern in self.command.cleanup:
             for path in glob.glob(pattern):
                 Path(path).unlink(missing_ok=True)
+        for path in self._shared:  # what a clean end has removed is gone already
+            Path(path).unlink(missing_ok=True)
+        self._shared = frozenset()
+
+    def _note_shared(self) -> None:
+        """Its shared memory now: of processes that are gone nobody can tell it."""
+        self._shared |= shared_memory.held(self.family()) - self._shared_before
 
     def __enter__(self) -> Server:
         return self

@@ -10,15 +10,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from loadgen.errors import BadInput, ServerError, ServerHung
 from loadgen.identity import server_key
 from loadgen.labels import server_label
 from loadgen.launch import frameworks
 from loadgen.launch.discover import asked_of
-from loadgen.launch.endpoint import Endpoint, server_info
+from loadgen.launch.endpoint import Endpoint, page_of, server_info
 from loadgen.launch.interpreter import interpreter_of, look_into
-from loadgen.launch.process import Server, free_ports, port_is_free
+from loadgen.launch.process import Server, free_ports, log_tail, port_is_free
 from loadgen.launch.target import find_out
 from loadgen.protocols import Framework, Watcher
 from loadgen.records import Environment, ServerSpec, Trial
@@ -28,6 +29,7 @@ from loadgen.telemetry.recorder import CONTAINERS, Recorder, look
 from loadgen.telemetry_records import TelemetrySpec
 
 PORT_TRIES = 3
+READ_BACK_LINES = 2000  # of a log, when its server takes work
 
 
 def start_server(
@@ -58,7 +60,11 @@ def start_server(
             stolen = any(not port_is_free(port, spec.host) for port in ports[len(first) :])
             if not (stolen and tries_left):
                 raise
-    return server, endpoint_of(framework, spec, server)
+    try:
+        return server, endpoint_of(framework, spec, server)
+    except BaseException:
+        server.stop()
+        raise
 
 
 def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpoint:
@@ -76,7 +82,7 @@ def endpoint_of(framework: Framework, spec: ServerSpec, server: Server) -> Endpo
         family=server.family,
         judge=server.judge,
         hung=server.hung,
-        facts=_holder(server.command.version_url),
+        facts={**_holder(server.command.version_url), **_read_back(server)},
         if_silent=server.command.if_silent,
         processes=None if inside else lambda: [pid for pid, _ in server.family()],
     )
@@ -86,6 +92,16 @@ def _holder(url: str | None) -> dict[str, str]:
     """The name and version of the server that holds the engine, where it has a page for them."""
     page = server_info(url)
     return {"server": f"{page['name']} {page['version']}"} if page.keys() >= {"name", "version"} else {}
+
+
+def _read_back(server: Server) -> dict[str, Any]:
+    """What the framework reads from the running server. Raises ServerError where that is not what was asked for."""
+    if server.command.read_back is None:
+        return {}
+    try:
+        return dict(server.command.read_back(log_tail(server.log_path, READ_BACK_LINES)))
+    except ServerError as error:
+        raise server.failure(type(error), error.message) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +234,7 @@ class RunningServers:
             pid=None if hidden or server is None else server.pid,
             metrics_url=endpoint.metrics_url,
             before=before,
-            page=lambda: server_info(endpoint.info_url),
+            page=lambda: page_of(endpoint),
             gauge=None if spec is None else self.gauge,
         ) as recorder:
             yield recorder

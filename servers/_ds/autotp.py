@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from loadgen.records import ServerSpec
-from loadgen.servers._ds import weights
 from loadgen.servers._ds.decode import Decoder
 from loadgen.servers._ds.options import Options
 from loadgen.servers._ds.patches import Patches
+from loadgen.servers._torch import weights
 from loadgen.servers._torch.model import llama_config
 
 

@@ -16,11 +16,11 @@ import torch
 
 from loadgen.records import ServerSpec
 from loadgen.servers._ds import patches as patching
-from loadgen.servers._ds import weights
 from loadgen.servers._ds.channel import Follower, Leader
 from loadgen.servers._ds.options import Options
 from loadgen.servers._ds.patches import Patches
 from loadgen.servers._ds.text import Text, text_of
+from loadgen.servers._torch import weights
 from loadgen.servers._torch.memory import Blocks, Figures, Memory
 from loadgen.theory.models import hf_config
 

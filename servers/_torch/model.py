@@ -18,6 +18,7 @@ from torch import nn
 
 from loadgen.records import ModelSpec, ServerSpec
 from loadgen.servers._torch import cache_argument, tensor_parallel
+from loadgen.theory.models import hf_config
 
 STD = 0.02
 BLOCKS = 840  # = lcm(1…8): a matrix splits into gcd(its size, 840) blocks, which every usual degree divides
@@ -38,22 +39,7 @@ def llama_config(model: ModelSpec) -> Any:
     """A preset's shape as transformers' LlamaConfig. Random weights know no end of sequence: there is no EOS id."""
     from transformers import LlamaConfig
 
-    return LlamaConfig(
-        vocab_size=model.vocab,
-        hidden_size=model.hidden,
-        intermediate_size=model.intermediate,
-        num_hidden_layers=model.layers,
-        num_attention_heads=model.heads,
-        num_key_value_heads=model.kv_heads,
-        head_dim=model.head_dim,
-        max_position_embeddings=model.max_context,
-        rms_norm_eps=model.rms_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
-        tie_word_embeddings=model.tied,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
+    return LlamaConfig(**hf_config(model))
 
 
 def end_ids(model: Any) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import venv
 from dataclasses import replace
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import loadgen
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch import frameworks, running
+from loadgen.launch.child import servers_folder
 from loadgen.launch.interpreter import interpreter_of, look_into
 from loadgen.records import ServerSpec
 from loadgen.theory.models import PRESETS
@@ -55,6 +58,16 @@ def test_our_own_interpreter_tells_the_same_without_a_process() -> None:
     found = look_into(sys.executable, distributions=("pytest",), modules=("pytest", "loadgen.cli", "none"))
     assert found.versions == {"pytest": pytest.__version__}
     assert found.modules == {"pytest", "loadgen.cli"}
+
+
+def test_what_lies_beside_an_installed_loadgen_is_not_an_engines(bare: Path, tmp_path: Path) -> None:
+    (tmp_path / "loadgen").symlink_to(Path(loadgen.__file__).parent)
+    (tmp_path / "decoy.py").write_text("")
+    for module, code in (("loadgen.units", 0), ("loadgen.servers._llama.files", 0), ("decoy", 1)):
+        argv = [str(bare), str(tmp_path / "loadgen/launch/_child.py"), str(servers_folder()), module]
+        done = subprocess.run(argv, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert ("No module named decoy" in done.stderr) is bool(code)
 
 
 def test_where_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from multiprocessing import shared_memory
 from pathlib import Path
 
 import pytest
@@ -187,6 +189,37 @@ def test_own_shared_memory_is_removed_and_no_other(tmp_path: Path) -> None:
         pass
     assert not mine.exists()
     assert other.exists()
+
+
+SHARER = (
+    """
+import os, sys, time
+from multiprocessing import resource_tracker, shared_memory
+resource_tracker.register = lambda *_: None  # which would remove it behind a process that is killed
+mine = shared_memory.SharedMemory(create=True, size=4096)
+theirs = shared_memory.SharedMemory(sys.argv[2])
+open("names", "w").write(mine.name)
+"""
+    + SERVER
+)
+
+
+def test_shared_memory_of_random_names_goes_with_those_that_held_it(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    other = shared_memory.SharedMemory(create=True, size=4096)
+    try:
+        cmd = command(SHARER, str(port), other.name, port=port)
+        with serving(cmd, tmp_path / "run", tmp_path / "log", ready_timeout_s=20) as server:
+            mine = Path("/dev/shm", (tmp_path / "run/names").read_text())
+            assert mine.exists()
+            for pid, _ in server.family():
+                with suppress(ProcessLookupError):  # the first one's end takes others along
+                    os.kill(pid, signal.SIGKILL)
+        assert not mine.exists()
+        assert Path("/dev/shm", other.name).exists(), "it was there before the server"
+    finally:
+        other.close()
+        other.unlink()
 
 
 def test_free_ports_are_free_and_different() -> None:

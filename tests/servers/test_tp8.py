@@ -26,11 +26,11 @@ from loadgen.profile.read import load_profile
 from loadgen.records import ModelSpec, ServerSpec
 from loadgen.servers._ds import main as ds_server
 from loadgen.servers._ds import options as ds_options
-from loadgen.servers._ds import weights as ds_weights
 from loadgen.servers._ft import checkpoint
 from loadgen.servers._hf import ranks
 from loadgen.servers._torch import model as hf_model
 from loadgen.servers._torch import tensor_parallel
+from loadgen.servers._torch import weights as ds_weights
 from loadgen.theory.models import PRESETS, kv_bytes_per_token, weight_bytes
 from loadgen.theory.predict import predict
 

