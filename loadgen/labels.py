@@ -5,6 +5,8 @@ from __future__ import annotations
 from loadgen.records import LoadSpec, ServerSpec, Summary, Trial, TrialResult
 from loadgen.units import show_number, show_share
 
+CLIENT_MARK = "!client"
+
 
 def clean(text: str) -> str:
     """Text from outside without control characters, which could repaint or retitle the user's terminal."""
@@ -65,4 +67,4 @@ def caveat_marks(result: TrialResult) -> tuple[str, ...]:
     """The kinds of a trial's caveats, each once; ``!client`` comes first, as it voids the latency."""
     limited = any(caveat.client for caveat in result.caveats)
     kinds = dict.fromkeys(clean(caveat.kind) for caveat in result.caveats if not caveat.client)
-    return (*(["!client"] if limited else []), *kinds)
+    return (*([CLIENT_MARK] if limited else []), *kinds)

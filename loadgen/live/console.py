@@ -23,6 +23,9 @@ from loadgen.labels import clean
 from loadgen.live.progress import Tally, TrialRow, result_row, to_plain, trial_row
 from loadgen.protocols import Watcher
 from loadgen.records import Sample, Trial, TrialResult
+from loadgen.system.environment import read_gpus
+from loadgen.theory.ceilings import datasheet
+from loadgen.theory.predict import predict
 from loadgen.units import show_duration, show_rate, show_s
 
 if TYPE_CHECKING:
@@ -250,11 +253,36 @@ class LiveConsole:
             self._plain.note("the live view ended early: its last news again above, from here on plain lines")
 
 
+def predicted_s(trials: Sequence[Trial]) -> list[float | None]:
+    """How long each trial takes by this machine's ceilings, measured or from a datasheet; ``None`` where unknown."""
+    from loadgen.launch import frameworks
+    from loadgen.selfcheck.probe import cached
+
+    gpus, _, _ = read_gpus()
+    sheet = datasheet(str(gpus[0]["name"])) if gpus else None
+    known = [*cached(), *([sheet] if sheet else [])]
+    found: list[float | None] = []
+    for trial in trials:
+        spec = trial.server
+        if (
+            spec is None or not frameworks.find(spec.framework).uses_gpus
+        ):  # an endpoint, a stand-in without a model
+            found.append(None)
+            continue
+        ceilings = next((each for each in known if each.shared != bool(spec.gpus)), None)
+        found.append(predict(trial, ceilings).estimate_s)
+    return found
+
+
 def _payload(kind: str, args: tuple[Any, ...]) -> Any:
     """An event's arguments as JSON's own types."""
     if kind == "plan":
         trials, done = args
-        return [[to_plain(trial_row(t)) for t in trials], [to_plain(result_row(r)) for r in done]]
+        rows = [
+            to_plain(trial_row(trial, seconds))
+            for trial, seconds in zip(trials, predicted_s(trials), strict=True)
+        ]
+        return [rows, [to_plain(result_row(result)) for result in done]]
     if kind == "trial":
         return to_plain(trial_row(args[0]))
     if kind == "result":

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from loadgen.labels import again_label, caveat_marks, clean, load_label, server_label
+from loadgen.labels import CLIENT_MARK, again_label, caveat_marks, clean, load_label, server_label
+from loadgen.live.course import Course
 from loadgen.metrics.percentiles import percentile
-from loadgen.records import Dist, Sample, Trial, TrialResult
-from loadgen.theory.duration import Durations, Work, work_of
+from loadgen.records import Caveat, Dist, Sample, Trial, TrialResult
+from loadgen.theory.duration import Durations, Work, total, work_of
 from loadgen.units import seconds, show_number, show_rate, show_s
 
 RECENT = 64  # samples behind the live percentiles and bars
@@ -24,7 +25,7 @@ RECENT = 64  # samples behind the live percentiles and bars
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRow:
     """What is shown of a trial. ``work`` feeds the estimate of the time left. ``lasts_s``: how long it goes on, where
-    that bounds it and not ``requests``."""
+    that bounds it and not ``requests``; ``predicted_s``: how long it is predicted to take, before any was measured."""
 
     id: str
     framework: str
@@ -42,6 +43,7 @@ class TrialRow:
     server: str
     work: Work
     lasts_s: float | None = None
+    predicted_s: float | None = None
 
     @property
     def title(self) -> str:
@@ -58,7 +60,8 @@ class TrialRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultRow:
-    """What is shown of a finished trial. ``marks`` are its caveats' kinds; ``failure`` the error's class."""
+    """What is shown of a finished trial. ``marks`` are its caveats' kinds, ``meanings`` what was seen of each mark;
+    ``failure`` is the error's class."""
 
     trial: TrialRow
     wall_s: float
@@ -72,6 +75,7 @@ class ResultRow:
     ok: int | None
     failed: int | None
     marks: tuple[str, ...]
+    meanings: tuple[tuple[str, str], ...] = ()
     client_limited: bool
     failure: str | None
     message: str
@@ -92,8 +96,8 @@ class ResultRow:
         return ", ".join(parts + [f"[{mark}]" for mark in self.marks])
 
 
-def trial_row(trial: Trial) -> TrialRow:
-    """The row of a trial."""
+def trial_row(trial: Trial, predicted_s: float | None = None) -> TrialRow:
+    """The row of a trial, with what the plan predicts that it takes."""
     load, server = trial.load, trial.server
     return TrialRow(
         id=trial.id,
@@ -112,6 +116,7 @@ def trial_row(trial: Trial) -> TrialRow:
         server=clean(server_label(server) if server else f"{trial.model_name} at {trial.url}"),
         work=work_of(trial),
         lasts_s=None if load.duration_s is None else load.lead_in_s + load.duration_s,
+        predicted_s=predicted_s,
     )
 
 
@@ -135,10 +140,17 @@ def result_row(result: TrialResult) -> ResultRow:
         ok=summary.requests_ok if summary else None,
         failed=summary.requests_failed if summary else None,
         marks=caveat_marks(result),
+        meanings=tuple(dict(reversed([_meaning(caveat) for caveat in result.caveats])).items()),
         client_limited=any(caveat.client for caveat in result.caveats),
         failure=clean(failure.error) if failure else None,
         message=clean(failure.message).partition("\n")[0] if failure else "",
     )
+
+
+def _meaning(caveat: Caveat) -> tuple[str, str]:
+    """A caveat's mark, and what was seen."""
+    mark = CLIENT_MARK if caveat.client else clean(caveat.kind)
+    return mark, clean(caveat.message).partition("\n")[0]
 
 
 @dataclass(slots=True)
@@ -160,6 +172,7 @@ class Tally:
     words: dict[str, str] = field(default_factory=dict)  # the first error of each class
     e2e_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
     ttft_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
+    course: Course = field(default_factory=Course)
 
     def fold(self, sample: Sample, in_flight: int) -> None:
         """Take in one reply; ``in_flight`` counts the requests still out. A failed one gives no latency."""
@@ -183,6 +196,7 @@ class Tally:
         self.tokens = None if counted is None or self.tokens is None else self.tokens + sum(counted)
         start_ns = reply.sent_ns if sample.due_ns is None else sample.due_ns
         self.e2e_ns.append(reply.end_ns - start_ns)
+        self.course.add(reply.end_ns, seconds(reply.end_ns - start_ns))
         if reply.token_ns:
             self.ttft_ns.append(reply.token_ns[0] - start_ns)
 
@@ -198,6 +212,8 @@ class Tally:
             ttft_p50_s=seconds(median(self.ttft_ns)) if self.ttft_ns else None,
             tokens_per_s=self.tokens / seconds(span_ns) if self.tokens and span_ns > 0 else None,
             recent_e2e_s=tuple(map(seconds, self.e2e_ns)),
+            course_s=self.course.means,
+            bin_s=self.course.width_s,
             errors=dict(self.errors),
             words=dict(self.words),
         )
@@ -205,7 +221,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """The running trial at one moment."""
+    """The running trial at one moment. ``course_s``: mean E2E of the replies of each ``bin_s`` seconds so far."""
 
     warmup: int = 0
     ok: int = 0
@@ -215,6 +231,8 @@ class Live:
     ttft_p50_s: float | None = None
     tokens_per_s: float | None = None
     recent_e2e_s: Sequence[float] = ()
+    course_s: Sequence[float | None] = ()
+    bin_s: float = 0.0
     errors: Mapping[str, int] = field(default_factory=dict)
     words: Mapping[str, str] = field(default_factory=dict)
 
@@ -239,16 +257,30 @@ def to_trial_row(plain: Mapping[str, Any]) -> TrialRow:
 
 def to_result_row(plain: Mapping[str, Any]) -> ResultRow:
     """The row that ``to_plain`` took apart."""
-    return ResultRow(**{**plain, "trial": to_trial_row(plain["trial"]), "marks": tuple(plain["marks"])})
+    return ResultRow(
+        **{
+            **plain,
+            "trial": to_trial_row(plain["trial"]),
+            "marks": tuple(plain["marks"]),
+            "meanings": tuple(map(tuple, plain["meanings"])),
+        }
+    )
 
 
-def time_left_s(todo: Sequence[TrialRow], finished: Sequence[ResultRow]) -> float | None:
-    """The wall time that ``todo`` will take, in seconds, from what finished trials took; ``None`` before there is any.
+def time_left_s(
+    todo: Sequence[TrialRow], finished: Sequence[ResultRow], running: tuple[Work, float] | None = None
+) -> float | None:
+    """The wall time that ``todo`` will take, in seconds, from what finished trials took.
 
-    Starting servers is not included.
+    Before any has: from ``running``, the first trial's work and how long it will take by what it has done so far; else
+    from the plan's predictions. ``None`` where neither says it. Starting servers is not included.
     """
     durations = Durations()
     for row in finished:
         if row.failure is None and row.wall_s > 0:
             durations.learn(row.trial.work, row.wall_s)
-    return durations.total_s(row.work for row in todo)
+    found = durations.total_s(row.work for row in todo)
+    if found is None and running is not None:
+        durations.learn(*running)
+        found = durations.total_s(row.work for row in todo)
+    return total(row.predicted_s for row in todo) if found is None else found

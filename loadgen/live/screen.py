@@ -23,6 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from loadgen.labels import again_label
+from loadgen.live.best import best_so_far, marks_text
+from loadgen.live.course import BLOCKS, bars
 from loadgen.live.progress import ResultRow
 from loadgen.live.state import LiveState
 from loadgen.units import show_duration, show_number, show_rate, show_s
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     pass
 
 PERIOD_S = 0.25
-BLOCKS = "▁▂▃▄▅▆▇█"
+WIDE, HIGH = 120, 39  # from here on there is room for a chart; the cursor has a line of its own
+CHART_ROWS, BEST_ROWS = 8, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +80,52 @@ MARKS_WIDTH = 8  # room for "!client"
 
 
 def frame(shown: LiveState, width: int, height: int, now_s: float) -> RenderableType:
-    """The whole view, at most ``height`` lines of ``width`` columns."""
+    """The whole view, at most ``height`` lines of ``width`` columns: on a large terminal with a chart and the best."""
     parts: list[RenderableType] = [_plan_line(shown, width, now_s), _server_line(shown, now_s)]
-    parts += _trial_lines(shown, width, now_s)
-    room = height - len(parts) - 2  # a blank line and the table's head
+    wide = width >= WIDE and height >= HIGH
+    trial = _trial_lines(shown, width, now_s)
+    parts += [*trial[:2], *_chart_lines(shown, width), *_best_lines(shown)] if wide else trial
+    room = height - len(parts) - (3 if wide else 2)  # a blank line and the table's head; the marks' line
     if room > 0 and shown.finished:
         parts += [Text(), finished_table(shown.finished, width, room)]
+        if wide:
+            parts.append(
+                _line((" marks  ", "dim"), (marks_text(shown.finished[-room:], width - 8), "yellow"))
+            )
     return Group(*parts[:height])
+
+
+def _chart_lines(shown: LiveState, width: int) -> list[RenderableType]:
+    """The running trial's latency over time; blank while there is none, so that nothing below jumps."""
+    live = shown.live
+    if shown.trial is None or live.errors or not any(live.course_s):
+        words = (
+            [_line(("        ", ""), (live.told, "red"))]
+            if shown.trial is not None and live.errors
+            else [Text()]
+        )
+        return [*words, *[Text()] * (CHART_ROWS + 1)]
+    top = show_s(max(value for value in live.course_s if value is not None))
+    axis = [top, *[""] * (CHART_ROWS - 2), "0"]
+    drawn = bars(live.course_s, CHART_ROWS, width - 12)
+    lines = [_line((f"{label:>10} ", "dim"), (bar, "cyan")) for label, bar in zip(axis, drawn, strict=True)]
+    title = f"  E2E latency, mean of the replies of each {show_s(live.bin_s)}"
+    span = show_s(live.bin_s * len(live.course_s))
+    return [_line((title, "dim")), *lines, _line((f"{'':11}first reply … {span} after it", "dim"))]
+
+
+def _best_lines(shown: LiveState) -> list[RenderableType]:
+    """The best so far for each goal; as many lines whether there are any or not."""
+    found = best_so_far(shown.finished, shown.trial)
+    lines: list[RenderableType] = [
+        _line(
+            (f" {'best so far' if at == 0 else '':12}{goal:<22}", "dim"),
+            (f"{figure:>14}", "green"),
+            f"  {where}",
+        )
+        for at, (goal, figure, where) in enumerate(found)
+    ]
+    return [*lines, *[Text()] * (BEST_ROWS - len(lines))]
 
 
 def _line(*parts: str | tuple[str, str]) -> Text:
@@ -99,7 +141,8 @@ def _plan_line(shown: LiveState, width: int, now_s: float) -> RenderableType:
     times = f"{show_duration(now_s - shown.began_s)} gone"
     if shown.todo:
         left = shown.left_s(now_s)
-        times += ", time left not known yet" if left is None else f", about {show_duration(left)} left"
+        told = "" if shown.measured else " (predicted)"
+        times += ", time left not known yet" if left is None else f", about {show_duration(left)} left{told}"
     grid = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=max(total, 1), completed=done, width=max(8, width - len(words) - len(times) - 4))
     grid.add_row(_line((words, "bold")), bar, _line(times))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loadgen.live.progress import Live, ResultRow, TrialRow, time_left_s, to_result_row, to_trial_row
+from loadgen.theory.duration import Work
 
 
 @dataclass(slots=True)
@@ -48,13 +49,24 @@ class LiveState:
             self.trial = None
         elif kind == "note":
             self.notes.append(payload[0])
-        if kind in (
-            "plan",
-            "trial",
-            "result",
-        ):  # and not at every frame: each trial left is held to all finished
-            self._todo_s = time_left_s(list(self.todo.values()), self.finished)
-            self._trial_s = time_left_s([self.trial], self.finished) if self.trial else None
+        # Not at every frame: each trial left is held to all finished.
+        if kind in ("plan", "trial", "result") or (kind == "live" and not self.measured):
+            running = self._running(now_s)
+            self._todo_s = time_left_s(list(self.todo.values()), self.finished, running)
+            self._trial_s = time_left_s([self.trial], self.finished, running) if self.trial else None
+
+    @property
+    def measured(self) -> bool:
+        """Whether a trial has ended well, so that the time left is more than a prediction."""
+        return any(row.failure is None for row in self.finished)
+
+    def _running(self, now_s: float) -> tuple[Work, float] | None:
+        """The running trial's work, and how long it will take by the requests that it has had; ``None`` before any."""
+        trial, live = self.trial, self.live
+        done = live.warmup + live.ok + live.failed
+        if trial is None or not done or trial.lasts_s is not None:
+            return None
+        return trial.work, (now_s - self.trial_since_s) * max(1.0, (trial.requests + trial.warmup) / done)
 
     def left_s(self, now_s: float) -> float | None:
         """Seconds until the plan is done, the running trial's share already spent taken off."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from loadgen.identity import deciding_options
+from loadgen.labels import CLIENT_MARK as CLIENT_MARK
 from loadgen.labels import again_label, caveat_marks, failed_label
 from loadgen.metrics.percentiles import NOT_THE_MAXIMUM, percentile, percentile_words
 from loadgen.records import Dist, Summary, Trial, TrialResult
@@ -19,7 +20,7 @@ from loadgen.text_table import Table, table_of
 from loadgen.units import show_number, show_s, show_share
 
 Value = str | int | float | bool | None
-CLIENT_MARK, CAVEAT_MARK = "!client", "*"
+CAVEAT_MARK = "*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from loadgen.protocols import Need
 from loadgen.report.tables import full_table
 from loadgen.selfcheck.doctor import Section
 from loadgen.text_table import Table
+from loadgen.units import show_s
 
 
 def render(shown: LiveState, width: int, height: int, now_s: float = 60.0) -> list[str]:
@@ -78,7 +79,7 @@ def test_a_wide_terminal_shows_more(build: Any) -> None:
     text = "\n".join(render(state_of(build), 200, 50))
     for head in ("p99", "tok/s total", "req/s", "took", "server"):
         assert head in text
-    assert text.count("batch") == 31, "30 finished trials and the running one"
+    assert text.count("batch") == 33, "30 finished trials, the running one, and the best at two goals"
 
 
 def test_the_newest_trials_stay_visible(build: Any) -> None:
@@ -222,3 +223,43 @@ def test_no_letter_is_lost_at_any_width(build: Any, width: int) -> None:
         assert text.count(kind) == 4, text
     assert text.count("1.00 s") == 4
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_large_terminal_draws_the_trial_the_best_and_what_marks_mean(build: Any) -> None:
+    shown = state_of(build, finished=3)
+    doubtful = build.result(build.trial(512, 128), 1.5, caveats=(build.client,))
+    shown.feed("result", to_plain(result_row(doubtful)), 56.0)
+    shown.feed("trial", to_plain(trial_row(build.trial(256, 128))), 57.0)
+    tally = Tally()
+    for seq in range(40):
+        tally.fold(build.sample(seq, sent_ms=100 * seq, e2e_ms=100 + 10 * seq), 4)
+    shown.feed("live", to_plain(tally.figures()), 58.0)
+    lines = render(shown, 120, 40)
+    text = "\n".join(lines)
+    assert len(lines) < 40
+    assert max(map(len, lines)) <= 120
+    assert "E2E latency, mean of the replies of each 250.0 ms" in text
+    assert show_s(max(filter(None, tally.course.means))) in text  # the axis' top
+    assert "after it" in text
+    assert "lowest E2E p50" in text
+    assert " marks  !client: event loop 12 ms late at p99" in text
+    small = "\n".join(render(shown, 119, 40)) + "\n".join(render(shown, 120, 39))
+    assert "mean of the replies" not in small
+    assert "marks " not in small
+
+
+def test_before_any_trial_has_ended_the_time_left_is_predicted(build: Any) -> None:
+    trials = [build.trial(1), build.trial(2)]
+    shown = LiveState(began_s=0.0)
+    shown.feed("plan", [[to_plain(trial_row(trial, 30.0)) for trial in trials], []], 0.0)
+    assert "about 1m00s left (predicted)" in render(shown, 100, 24, 0.0)[0]
+    shown.feed("plan", [[to_plain(trial_row(trial)) for trial in trials], []], 0.0)
+    assert "time left not known yet" in render(shown, 100, 24, 0.0)[0]
+    shown.feed("trial", to_plain(trial_row(trials[0])), 10.0)
+    shown.feed("live", to_plain(Live(warmup=2, ok=9)), 21.0)  # half of its 22 requests in 11 s: 22 s a trial
+    left = shown.left_s(21.0)
+    assert left is not None
+    assert 33 <= left < 60  # and the other one, which costs no less
+    assert "(predicted)" in render(shown, 100, 24, 21.0)[0]
+    shown.feed("result", to_plain(result_row(build.result(trials[0], wall_s=20.0))), 30.0)
+    assert "(predicted)" not in render(shown, 100, 24, 31.0)[0]
