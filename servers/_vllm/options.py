@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 
 from loadgen.errors import BadInput
+from loadgen.launch.options import Options
 from loadgen.records import ServerSpec
 from loadgen.servers._llama import weights
-from loadgen.servers._triton.launch import Options
 from loadgen.theory.models import kv_bytes_per_token, split_problem
 
 SEQUENCES = 1024  # at once, as vLLM itself has it on GPUs of 70 GiB or more
