@@ -12,7 +12,7 @@ cp -r "$here/loadgen/." "$home/loadgen/"
 cp -r "$here/servers" "$here/profiles" "$home/loadgen/"
 export PYTHONPATH=$home/site:$home XDG_CACHE_HOME=$home/cache PYTHONUNBUFFERED=1
 export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1
-loadgen() { python3 -c 'from loadgen.cli import main; main()' "$@"; }
+loadgen() { python3 -m loadgen.cli "$@"; }
 step() { echo "== $* ($SECONDS s)"; }
 sweep() { # NAME [--set …]: results, compact and redacted, below OUT
     loadgen sweep engines --out "$home/results/$1" "${@:2}"
