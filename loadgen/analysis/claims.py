@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from loadgen.analysis import cells as many
-from loadgen.analysis.ratios import Part, Ratio, paired, ratio_of, trimmed, weighted
+from loadgen.analysis.ratios import Part, Ratio, beside_trend, paired, ratio_of, trimmed, weighted
 from loadgen.analysis.starts import Cell, Pair, Server, full_enough, lenders, log_of, machines, running
 from loadgen.analysis.table import Key
 from loadgen.analysis.variance import ENOUGH_STARTS, Array, spread_of
 from loadgen.analysis.within import effects
 
+TREND_STARTS = 4  # a side: so many tell a trend over the session from a difference
 WORK = ("kind", "batch", "rate", "input_tokens", "output_tokens")
 
 
@@ -32,7 +33,11 @@ def mean_ratio(pairs: Sequence[Pair], metric: str, servers: Iterable[Server]) ->
     found = None
     if len(sides) == 1:
         within = known[0][0].server is known[0][1].server
-        found = _within(known, metric, servers) if within else _side_by_side(known, metric)
+        found = (
+            _within(known, metric, servers)
+            if within
+            else _side_by_side(known, metric) or _beside_trend(known, metric)
+        )
     found = found or _weighted(known, metric, servers)
     rows = [[row for pair in known for row in pair[side].rows] for side in (0, 1)]
     return replace(found, machines=(machines(rows[0]), machines(rows[1])))
@@ -128,6 +133,29 @@ def _side_by_side(pairs: Sequence[Pair], metric: str) -> Ratio | None:
     if np.isnan(apart).all(axis=1).any() or np.isnan(apart).all(axis=0).any():
         return None
     return paired(grids[1], grids[0])
+
+
+def _beside_trend(pairs: Sequence[Pair], metric: str) -> Ratio | None:
+    """The ratio of servers of one class beside a trend that both share; ``None`` with holes or fewer than 4 starts.
+
+    Only of one session: on one machine, the sides in turn or with no longer a pause between them than either took.
+    """
+    if pairs[0][0].server.engine_class != pairs[0][1].server.engine_class:
+        return None
+    grids, times = [], []
+    for side in (0, 1):
+        logs = np.stack([pair[side].logs(metric) for pair in pairs], axis=1)
+        ran = ~np.isnan(logs).all(axis=1)
+        grids.append(logs[ran])
+        times.append(pairs[0][side].server.hours()[ran])
+    if min(map(len, grids)) < TREND_STARTS or any(np.isnan(each).any() for each in (*grids, *times)):
+        return None
+    first, last = [each.min() for each in times], [each.max() for each in times]
+    pause = max(first[0] - last[1], first[1] - last[0])
+    rows = (row for pair in pairs for cell in pair for row in cell.rows)
+    if pause > min(last[0] - first[0], last[1] - first[1]) or machines(rows) > 1:
+        return None
+    return beside_trend(grids[1], grids[0], np.concatenate([times[1], times[0]]))
 
 
 def _partners(over: Server, under: Server) -> list[tuple[int, int]]:

@@ -205,3 +205,21 @@ def paired(a: Array, b: Array) -> Ratio:
     apart = b - a
     part = Part(grid=apart, weights=evenly(apart), kind="pairs")
     return replace(weighted([part], {}, (len(b), len(a))), source=f"{len(b)} pairs of starts side by side")
+
+
+def beside_trend(a: Array, b: Array, hours: Array) -> Ratio | None:
+    """B over A where both drift alike over time, by least squares on start means: one degree of freedom goes to it.
+
+    ``hours`` of A's starts, then B's. ``None`` where time and side cannot be told apart.
+    """
+    means = np.concatenate([a.mean(axis=1), b.mean(axis=1)])
+    design = np.stack(
+        [np.ones(len(means)), np.repeat([0.0, 1.0], [len(a), len(b)]), hours - hours.mean()], axis=1
+    )
+    found, _, rank, _ = np.linalg.lstsq(design, means, rcond=None)
+    df = len(means) - design.shape[1]
+    if rank < design.shape[1] or df < FEWEST_DF:
+        return None
+    variance = float(((means - design @ found) ** 2).sum()) / df * np.linalg.inv(design.T @ design)[1, 1]
+    source = "spread between its own starts beside a trend over their time"
+    return ratio_of(float(found[1]), (float(variance), df), starts=(len(b), len(a)), source=source)

@@ -85,6 +85,7 @@ class Server:
         self._trials: dict[str, Array] = {}
         self._means: dict[str, Array] = {}
         self._spreads: dict[str, Spread] = {}
+        self._repeats: dict[str, float] = {}
         self._fits: dict[str, Fit] = {}
         self._by_cell: dict[str, list[tuple[float, float] | None]] = {}
 
@@ -96,6 +97,13 @@ class Server:
     def place(self, row: Row) -> int:
         """Which of its starts served a trial."""
         return self._places[start_of(row)]
+
+    def hours(self) -> Array:
+        """When each start ran: the mean over its trials, NaN where a trial lacks its time."""
+        times: list[list[float]] = [[] for _ in self.starts]
+        for row in self.rows:
+            times[self.place(row)].append(np.nan if row.started_h is None else row.started_h)
+        return np.array([np.mean(each) for each in times])
 
     def trials(self, metric: str) -> Array:
         """Log figures of undisturbed trials, shape (starts, cells, repeats), NaN where there is none."""
@@ -142,6 +150,14 @@ class Server:
         if metric not in self._by_cell:
             self._by_cell[metric] = cell_variances([self.means(metric)], self.spread(metric))
         return self._by_cell[metric][self.cells[cell]]
+
+    def repeats(self, metric: str) -> float:
+        """How many trials a start has in a cell: the harmonic mean, 1 where it has none at all."""
+        if metric not in self._repeats:
+            counts = (~np.isnan(self.trials(metric))).sum(axis=2)
+            counts = counts[counts > 0]
+            self._repeats[metric] = float(1 / np.mean(1 / counts)) if len(counts) else 1.0
+        return self._repeats[metric]
 
     def trial_variance(self, metric: str) -> tuple[float, int]:
         """The variance between trials of one start in one cell, and its degrees of freedom (0: unknown)."""
@@ -203,12 +219,21 @@ Pair = tuple[Cell, Cell]  # numerator and denominator
 def lenders(
     servers: Iterable[Server], claimants: Iterable[Server], metric: str
 ) -> dict[Hashable, list[Spread]]:
-    """The spreads of the servers that take no part in a claim, by class."""
+    """The spreads of the servers that take no part in a claim, by class.
+
+    One that ran a cell more often in a start than the claim's servers has the quieter figures: it lends what it would
+    have seen with as few trials.
+    """
     found: dict[Hashable, list[Spread]] = defaultdict(list)
-    apart = {id(each) for each in claimants}
+    claim = list(claimants)
+    apart = {id(each) for each in claim}
+    fewest = min(each.repeats(metric) for each in claim)
     for server in servers:
         if id(server) not in apart:
-            found[server.engine_class].append(server.spread(metric))
+            spread, more = server.spread(metric), 1 / fewest - 1 / server.repeats(metric)
+            if more > 0:
+                spread = spread.noisier(more * server.trial_variance(metric)[0])
+            found[server.engine_class].append(spread)
     return found
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+import pytest
 from cases import EXP1, case, one, rows
 from synthetic import (
     BATCHES,
@@ -13,6 +15,7 @@ from synthetic import (
     World,
     grid,
     limited,
+    result,
     roofline_world,
     sweep,
 )
@@ -70,6 +73,36 @@ def test_noise_is_each_servers_own() -> None:
         widths.setdefault(key.label, []).append(estimate.high / estimate.low)
     assert max(widths["hf/generate"]) < 1.02
     assert min(widths["hf/compiled"]) > 1.2
+
+
+@pytest.mark.parametrize(
+    ("hours", "starts", "trend"),
+    [
+        (((0, 3, 4, 7), (1, 2, 5, 6)), 4, True),
+        (((0, 1, 2, 3), (4, 5, 6, 7)), 4, True),
+        (((0, 1, 2, 3), (104, 105, 106, 107)), 4, False),  # another session
+        (((0, 3, 4), (1, 2, 5)), 3, False),  # too few starts
+    ],
+)
+def test_four_starts_a_side_of_one_session_are_compared_beside_its_trend(
+    hours: tuple[tuple[float, ...], ...], starts: int, trend: bool
+) -> None:
+    world = World(prefill=lambda _p: 1e-2, step=lambda _p: 1e-2, noise=0.003, drift_per_hour=0.01)
+    rng = np.random.default_rng(1)
+    results = [
+        result(point, world, repeat=at, hours=hours[point.tp - 1][at], rng=rng, start=f"{point.tp} {at}")
+        for at in range(starts)
+        for point in grid(tp=(1, 2), batch=(1, 4))
+    ]
+    study = case(rows(results)).study
+    found = study.mean_ratio([(each[1], each[0]) for each in study.series("tp").values()], "e2e_s")
+    assert found is not None
+    assert ("trend" in found.source) == trend
+    if trend:
+        assert found.df == 2 * starts - 3
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low < 1 < found.high
 
 
 def test_client_limited_trials_do_not_speak() -> None:
