@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from loadgen import __version__, urls
 from loadgen.cli_tools import TOOLS
-from loadgen.commands.options import duration_options, load_options, server_options
+from loadgen.commands.options import workload_options, load_options, server_options
 from loadgen.errors import BadInput, LoadgenError
 from loadgen.report import FILES, FORMATS
 
@@ -214,7 +214,7 @@ def sweep(
     "limit, request_ids; over gRPC variant (a, b), merged",
 )
 @load_options(requests=64, concurrency=1)
-@duration_options
+@workload_options
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="keep results and samples there"
 )
@@ -238,6 +238,8 @@ def run(context: click.Context, /, **given: Any) -> None:
     \b
     loadgen run --url http://127.0.0.1:8000 --concurrency 8 --input-tokens 128 --output-tokens 64
     loadgen run --url http://127.0.0.1:8000 --mode poisson --rate 20 --duration 120s
+    loadgen run --url http://127.0.0.1:8000 --input-tokens lognormal:median=512,sigma=0.8,max=4096
+    loadgen run --url http://127.0.0.1:8000 --mode trace --trace azure.csv --replay speed=2,too_long=skip --requests 0
     loadgen run --url https://example.com/v1 --endpoint chat --header 'api-key: ${MY_KEY}'
     """
     from loadgen.commands import run as command

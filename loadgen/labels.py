@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loadgen.records import LoadSpec, ServerSpec, Summary, Trial, TrialResult
 from loadgen.units import show_number, show_share
+from loadgen.workload_records import Spread
 
 CLIENT_MARK = "!client"
 
@@ -16,7 +17,12 @@ def clean(text: str) -> str:
 
 
 def load_label(trial: Trial) -> str:
-    """How the load is released: ``batch 8``, ``8 in flight`` or ``poisson 2/s``."""
+    """How the load is released: ``batch 8``, ``8 in flight`` or ``poisson 2/s``; then what varies in it."""
+    varied = varied_text(trial.load)
+    return _released(trial) + (f", {varied}" if varied else "")
+
+
+def _released(trial: Trial) -> str:
     load = trial.load
     if load.kind == "static":
         return f"batch {load.batch_size}"
@@ -26,6 +32,37 @@ def load_label(trial: Trial) -> str:
     if load.kind == "ramp":
         return f"ramp {show_number(load.rate)}–{show_number(load.rate_end)}/s{each}"
     return f"{load.kind} {show_number(load.rate)}/s{each}" if load.rate else f"{load.kind}{each}"
+
+
+def varied_text(load: LoadSpec) -> str:
+    """What of a load differs from request to request, but for a trace's rows: ``in lognormal 512, sigma 0.8, 1–4096``;
+    empty where nothing does."""
+    parts = [
+        f"{way} {spread_text(spread)}"
+        for way, spread in (("in", load.input_spread), ("out", load.output_spread))
+        if spread is not None
+    ]
+    if (shared := load.prefixes) is not None:
+        share = "" if shared.share == 1 else f" of {show_share(shared.share)}"
+        parts.append(f"{shared.groups} prefixes × {shared.tokens}{share}")
+    if (replay := load.replay) is not None:
+        pace = f"{show_number(replay.rate)}/s" if replay.rate else f"× {show_number(replay.speed)}"
+        parts += [pace] if replay.rate or replay.speed != 1 else []
+        parts += [f"sample {show_share(replay.sample)}"] if replay.sample < 1 else []
+    return ", ".join(parts)
+
+
+def spread_text(spread: Spread) -> str:
+    """A distribution of lengths in a few words."""
+    bounds = f"{spread.least}–{spread.most}"
+    if spread.kind == "uniform":
+        return f"uniform {bounds}"
+    shape = {
+        "lognormal": f"lognormal {show_number(spread.median)}, sigma {show_number(spread.sigma)}",
+        "gamma": f"gamma {show_number(spread.mean)}, cv {show_number(spread.cv)}",
+        "empirical": f"{len(spread.values)} lengths of a file",
+    }[spread.kind]
+    return f"{shape}, {bounds}"
 
 
 def bound_text(load: LoadSpec) -> str:

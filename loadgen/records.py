@@ -13,6 +13,7 @@ from typing import Literal
 from loadgen.slo_records import Attained, Goal, Slo
 from loadgen.telemetry_records import ServerCores, TelemetrySummary
 from loadgen.units import nanoseconds
+from loadgen.workload_records import Prefixes, Replay, Spread
 
 SCHEMA_VERSION = 1
 DEFINITIONS = 2  # of a summary's figures
@@ -104,7 +105,7 @@ class LoadSpec:
     ``static``: one wire call holds ``batch_size`` sequences, the next follows its completion.
     ``closed``: ``concurrency`` requests in flight. The open-loop kinds send at seeded due times at ``rate``
     requests per second: ``constant``, ``poisson``, ``gamma`` (``burstiness`` 1 is Poisson, smaller is burstier),
-    ``ramp`` (linear from ``rate`` to ``rate_end``), ``trace`` (a JSONL file of offset_s, input_tokens, output_tokens).
+    ``ramp`` (linear from ``rate`` to ``rate_end``), ``trace`` (a file: see traces/formats.py).
     ``warmup`` requests of the same shape are drained before ``requests`` are measured.
     ``duration_s`` bounds a load by time in place of ``requests``, which is 0 then: the load runs for ``lead_in_s``,
     uncounted (phase ``lead_in``), and on through a counted window of ``duration_s``. A request belongs to the phase in
@@ -112,8 +113,10 @@ class LoadSpec:
     counted request has ended, for one median E2E latency at most, so that the last ones meet the load that those before
     them met. A static load and a ramp, whose length this is, stop sending at the window's end and have no lead-in.
     ``max_rate`` caps the request rate of a closed loop. ``workers`` is the number of load generator processes.
-    ``at_most``: an output may end before ``output_tokens``, as where a server cannot be made to go on; it counts with
-    the length that it has.
+    ``replay`` is how a trace is taken. ``input_spread`` and ``output_spread`` draw a length for each request:
+    ``input_tokens`` and ``output_tokens`` are the largest that they give, as they are of a trace. ``prefixes`` are
+    beginnings that prompts share. ``at_most``: an output may end before ``output_tokens``, as where a server cannot be
+    made to go on; it counts with the length that it has.
     """
 
     kind: LoadKind
@@ -134,12 +137,21 @@ class LoadSpec:
     seed: int = 0
     workers: int = 1
     at_most: bool = False
+    replay: Replay | None = None
+    input_spread: Spread | None = None
+    output_spread: Spread | None = None
+    prefixes: Prefixes | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
     def open_loop(self) -> bool:
         """Whether requests are sent by due times, whatever the server does."""
         return self.kind in OPEN_LOOP
+
+    @property
+    def varies(self) -> bool:
+        """Whether its requests have other lengths than each other."""
+        return self.kind == "trace" or self.input_spread is not None or self.output_spread is not None
 
     def window(self, start_ns: int) -> Window | None:
         """The counted window of a load that began at ``start_ns``; ``None`` of one that is bound by its requests, and
@@ -319,6 +331,7 @@ class Summary:
     chat's answer itself, behind any reasoning. ``definitions`` is 1 in results of earlier versions, whose window left
     failed requests out and whose percentiles are interpolated. ``cached_tokens`` of ``cached_of_tokens`` input tokens
     of the served requests came from the server's cache of prefixes, by the replies that tell; ``None`` where none does.
+    ``lengths`` are tokens per sequence, asked for and had, of a load whose requests have lengths of their own.
     """
 
     requests_ok: int
@@ -341,6 +354,7 @@ class Summary:
     first_answer_s: Dist | None = None
     cached_tokens: int | None = None
     cached_of_tokens: int | None = None
+    lengths: Mapping[str, Dist] = field(default_factory=dict)
     definitions: int = 1
 
     @property
@@ -425,7 +439,8 @@ class TrialResult:
     ``start`` is equal for trials that one start of a server served, and for no others; ``None`` where that is not known
     (an endpoint that already ran, results of earlier versions, a server that did not come up). ``cores`` is what CPU
     the server may use, where its processes can be seen. ``window`` is what counted of a duration-bound load;
-    ``attained`` is how many requests kept the trial's objectives.
+    ``attained`` is how many requests kept the trial's objectives; ``workload`` says what was taken of a trace, and what
+    its prompts share.
     """
 
     trial: Trial
@@ -442,6 +457,7 @@ class TrialResult:
     cores: ServerCores | None = None
     window: Window | None = None
     attained: Attained | None = None
+    workload: Mapping[str, object] | None = None
     schema_version: int = SCHEMA_VERSION
 
 

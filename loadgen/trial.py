@@ -22,6 +22,7 @@ from loadgen.errors import (
 from loadgen.hang_watch import HangWatch
 from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text, server_cores
 from loadgen.load.run import run_trial_load
+from loadgen.load.workload import of_workload, workload_of
 from loadgen.metrics import caveats as checks
 from loadgen.metrics.engine_caveats import of_engine
 from loadgen.metrics.slo_watch import SloWatch
@@ -56,7 +57,7 @@ def run_trial(
     """
     watcher.trial(trial)
     started, start = datetime.datetime.now(datetime.UTC), time.monotonic()
-    accumulator = Accumulator(at_most=trial.load.at_most, text=endpoint.text)
+    accumulator = Accumulator(at_most=trial.load.at_most, text=endpoint.text, varied=trial.load.varies)
     no_memory: list[Failure] = []
     warmup_error: str | None = None
     lost = served = 0
@@ -151,6 +152,7 @@ def run_trial(
     quality = outcome.quality if outcome is not None else None
     doubts = [] if failure is not None else checks.caveats(trial, accumulator, summary, quality)
     doubts += objectives.caveats()
+    workload = workload_of(trial.load)
     sent = outcome.requests_sent + outcome.warmup_sent if outcome is not None else 0
     cores = None if fault is not None else server_cores(endpoint, trial.server)
     of_server = (*of_engine(trial.load, sent, engine, quality, summary), *of_cores(cores, engine))
@@ -163,11 +165,12 @@ def run_trial(
         wall_s=time.monotonic() - start,
         summary=None if failure is not None else summary,
         client=quality,
-        caveats=(*doubts, *of_server) if failure is None else (),
+        caveats=(*doubts, *of_server, *of_workload(trial.load, workload)) if failure is None else (),
         attained=objectives.attained(trial.load.duration_s or summary.duration_s),
         failure=failure,
         cores=cores,
         window=window,
+        workload=workload,
     )
 
 

@@ -39,7 +39,7 @@ FRAMEWORKS = [name for name in SERVERS if name.count(".") == 2 and not name.spli
 # From the ground up: a room may import the rooms of earlier lines, and its own. The names without a folder are files
 # of the root. ``servers`` stands above ``launch``, which finds frameworks by their names alone.
 ORDER = """
-errors units telemetry_records slo_records text_table
+errors units telemetry_records slo_records workload_records text_table
 urls
 records
 identity labels protocols engine_facts
@@ -214,13 +214,16 @@ def test_nothing_climbs(room: str) -> None:
     assert climbing == []
 
 
-@pytest.mark.parametrize("name", present("records", "telemetry_records", "slo_records", "units", "errors"))
+@pytest.mark.parametrize(
+    "name", present("records", "telemetry_records", "slo_records", "workload_records", "units", "errors")
+)
 def test_the_ground_floor_stands_on_nothing_of_ours(name: str) -> None:
     ours = {module for module in reached(name, lazy=True) if module.startswith("loadgen.")}
     assert {".".join(module.split(".")[:2]) for module in ours} <= {
         "loadgen.records",
         "loadgen.telemetry_records",
         "loadgen.slo_records",
+        "loadgen.workload_records",
         "loadgen.units",
         "loadgen.errors",
     }

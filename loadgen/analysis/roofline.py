@@ -70,7 +70,8 @@ def examine(rows: Sequence[Row], ceilings: Mapping[str, Ceilings]) -> dict[str, 
     for row in rows:
         ceiling = ceilings.get(row.key.machine)
         model = row.model
-        if ceiling is not None and model is not None and "e2e_s" in row.values:
+        alike = not row.trial.load.varies  # one floor holds for all its requests
+        if ceiling is not None and model is not None and "e2e_s" in row.values and alike:
             found[row.run] = _examine(row, model, ceiling, twins)
     return found | _too_efficient(rows, found)
 

@@ -11,9 +11,9 @@ from loadgen.analysis.requests import was_cold
 from loadgen.analysis.rounds import rounds_of
 from loadgen.analysis.telemetry import telemetry_of
 from loadgen.identity import deciding_options
-from loadgen.labels import failed_label
+from loadgen.labels import failed_label, varied_text
 from loadgen.metrics.percentiles import percentile
-from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
+from loadgen.records import Dist, Environment, LoadSpec, ModelSpec, Summary, Trial, TrialResult
 from loadgen.results.store import Results
 from loadgen.telemetry import kept_buffers
 
@@ -264,7 +264,7 @@ def key_of(result: TrialResult, environment: Environment | None) -> Key:
         dtype=server.dtype if server else "unknown",
         tp=server.tp if server else 1,
         pp=server.pp if server else 1,
-        kind=load.kind if load.kind != "closed" or load.batch_size == 1 else f"closed of {load.batch_size}",
+        kind=_kind(load),
         batch=width,
         rate=load.rate or 0.0,
         input_tokens=load.input_tokens,
@@ -272,6 +272,12 @@ def key_of(result: TrialResult, environment: Environment | None) -> Key:
         stream=load.stream,
         variant=_variant(trial),
     )
+
+
+def _kind(load: LoadSpec) -> str:
+    """How a load is released, and what differs between its requests."""
+    kind = load.kind if load.kind != "closed" or load.batch_size == 1 else f"closed of {load.batch_size}"
+    return f"{kind}, {varied}" if (varied := varied_text(load)) else kind
 
 
 def work_of(key: Key) -> Key:

@@ -47,9 +47,19 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def duration_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of a load that is bound by time."""
+def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a load that is bound by time, of a trace's replay and of prompts that begin alike."""
     for option in (
+        click.option(
+            "--prefixes",
+            metavar="KEY=VALUE,…",
+            help="prompts that begin alike: groups=8,tokens=256 and share=0.5",
+        ),
+        click.option(
+            "--replay",
+            metavar="KEY=VALUE,…",
+            help="of --trace: format, speed or rate, sample, from, to, spread, too_long (skip, cut), block_tokens",
+        ),
         click.option(
             "--lead-in", help="load at the same rate before that, uncounted [a quarter, 30s at most]"
         ),
@@ -89,11 +99,11 @@ def load_options(*, requests: int, concurrency: int) -> Decorator:
                 click.option(
                     "--trace",
                     type=click.Path(dir_okay=False),
-                    help="trace: JSONL of offset_s, input_tokens, output_tokens",
+                    help="trace: a file of requests (loadgen, azure, burstgpt, mooncake, bailian)",
                 ),
                 click.option("--max-rate", type=float, help="closed: cap on requests per second"),
-                click.option("--input-tokens", default=128, show_default=True, help="prompt length, exact"),
-                click.option("--output-tokens", default=64, show_default=True, help="output length, exact"),
+                click.option("--input-tokens", default="128", show_default=True, help="prompt length, exact"),
+                click.option("--output-tokens", default="64", show_default=True, help="output length, exact"),
                 click.option("--requests", default=requests, show_default=True, help="measured requests"),
                 click.option("--warmup", type=int, help="requests drained before measuring [concurrency]"),
                 click.option(

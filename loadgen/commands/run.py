@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from loadgen.launch.endpoint import fitted
 from loadgen.launch.target import TRITON_OPTIONS, find_out
 from loadgen.plan.plan import endpoint_trial
 from loadgen.profile.bounds import default_lead_in_s, duration_problem
+from loadgen.profile.workloads import pairs, read_length, read_prefixes, read_replay
 from loadgen.records import LoadSpec, Timeouts, Trial, TrialResult
 from loadgen.report import format_of, sections
-from loadgen.traces.files import measure_trace
+from loadgen.traces.files import TraceExtent, measure_trace
 from loadgen.trial import run_trial
 from loadgen.units import SPAN, parse_span
+from loadgen.workload_records import Replay, Spread
 
 MOST = 10**12  # of whatever is counted
 
@@ -73,14 +75,14 @@ def run(
     base_url = url if "?" in url else url.rstrip("/").removesuffix("/v1")
     found, place = find_out(base_url, asked)
     trial = endpoint_trial(
-        replace(spec, at_most=found.at_most and not exact),
+        dataclasses.replace(as_it_fits(spec, place.context), at_most=found.at_most and not exact),
         base_url,
         found.model,
         found.vocab if vocab is None or place.text else vocab,
         driver=found.choice,
         exact=exact,
     )
-    fitted(with_longest(trial), place)
+    fitted(trial, place)
     with contextlib.ExitStack() as stack:
         folder = out
         if export is not None and out is None:
@@ -150,14 +152,22 @@ def driver_options(
     return found if grpc else check_options(found)
 
 
-def with_longest(trial: Trial) -> Trial:
-    """The trial with the longest lengths that it will ask for: a trace has its own."""
-    load = trial.load
-    if load.kind != "trace" or load.trace is None:
-        return trial
-    extent = measure_trace(load.trace)
-    longest = replace(load, input_tokens=extent.input_tokens, output_tokens=extent.output_tokens)
-    return replace(trial, load=longest)
+def as_it_fits(load: LoadSpec, context: int | None) -> LoadSpec:
+    """The load with what is left out of its trace, or cut, by the context that the server told. Raises BadInput."""
+    replay = load.replay
+    if load.kind != "trace" or load.trace is None or replay is None or replay.too_long == "fail":
+        return load
+    if replay.max_context is None:
+        if context is None:
+            raise BadInput(
+                f"--replay too_long={replay.too_long}: the server does not tell its context (accepted: max_context "
+                "beside it)"
+            )
+        replay = dataclasses.replace(replay, max_context=context)
+    extent = extent_of(load.trace, replay, load.requests)
+    return dataclasses.replace(
+        load, replay=replay, input_tokens=extent.input_tokens, output_tokens=extent.output_tokens
+    )
 
 
 def open_store(
@@ -189,8 +199,8 @@ def load_spec(
     burstiness: float,
     trace: str | None,
     max_rate: float | None,
-    input_tokens: int,
-    output_tokens: int,
+    input_tokens: int | str,
+    output_tokens: int | str,
     requests: int,
     warmup: int | None,
     stream: bool,
@@ -199,11 +209,13 @@ def load_spec(
     timeout: float,
     duration: str | None = None,
     lead_in: str | None = None,
+    replay: str | None = None,
+    prefixes: str | None = None,
 ) -> LoadSpec:
     """The command line as a LoadSpec. Raises BadInput that names the option, its value and what is accepted."""
     for option, value in (
-        ("--concurrency", concurrency), ("--batch-size", batch_size), ("--input-tokens", input_tokens),
-        ("--output-tokens", output_tokens), ("--requests", requests), ("--workers", workers),
+        ("--concurrency", concurrency), ("--batch-size", batch_size), ("--requests", requests),
+        ("--workers", workers),
     ):  # fmt: skip
         unbound = option == "--requests" and value == 0  # a whole trace, or as many as a duration holds
         if not (1 <= value <= MOST or unbound):
@@ -231,18 +243,31 @@ def load_spec(
         raise BadInput("--mode ramp needs --rate-end (requests per second)")
     if mode == "trace" and trace is None:
         raise BadInput("--mode trace needs --trace FILE")
-    if trace is not None:
-        try:
-            have = measure_trace(trace).requests
-        except BadInput as error:
-            raise BadInput(f"--trace {error}") from None
-        if mode == "trace" and requests > have:
-            raise BadInput(f"--requests {requests}: the trace has {have} (accepted: up to {have})")
+    lengths = {
+        "input": read_length(input_tokens, "--input-tokens"), "output": read_length(output_tokens, "--output-tokens")
+    }  # fmt: skip
+    spreads = {way: length for way, length in lengths.items() if isinstance(length, Spread)}
+    if spreads and mode in ("static", "trace"):
+        raise BadInput(f"--mode {mode}: lengths are its own (accepted: a distribution in the other modes)")
+    taken = read_replay(pairs(replay or "", "--replay"), "--replay")
+    shared = None if prefixes is None else read_prefixes(pairs(prefixes, "--prefixes"), "--prefixes")
+    if shared is not None and mode in ("static", "trace"):
+        raise BadInput(f"--prefixes {prefixes}: has no effect in mode {mode} (accepted: the other modes)")
+    if replay is not None and mode != "trace":
+        raise BadInput(f"--replay {replay}: has no effect in mode {mode} (accepted: --mode trace)")
+    if trace is not None and (taken.too_long == "fail" or taken.max_context is not None):
+        extent = extent_of(trace, taken, requests if mode == "trace" else 0)
+        if mode == "trace":
+            lengths = {"input": extent.input_tokens, "output": extent.output_tokens}
     in_flight = concurrency if mode == "closed" else 1
     return LoadSpec(
         kind=mode,  # type: ignore[arg-type]  # click checked it
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
+        input_tokens=most_of(lengths["input"]),
+        output_tokens=most_of(lengths["output"]),
+        input_spread=spreads.get("input"),
+        output_spread=spreads.get("output"),
+        replay=None if taken == Replay() else taken,
+        prefixes=shared,
         batch_size=batch_size if mode == "static" else 1,
         concurrency=in_flight,
         rate=rate,
@@ -259,6 +284,24 @@ def load_spec(
         workers=workers,
         timeouts=Timeouts(total_s=timeout, first_byte_s=timeout),
     )
+
+
+def extent_of(trace: str, replay: Replay, requests: int) -> TraceExtent:
+    """How far a trace reaches as it is taken. Raises BadInput, also for one of fewer ``requests``."""
+    try:
+        extent = measure_trace(trace, replay)
+    except BadInput as error:
+        raise BadInput(f"--trace {error}") from None
+    if requests > extent.requests:
+        raise BadInput(
+            f"--requests {requests}: the trace has {extent.requests} (accepted: up to {extent.requests})"
+        )
+    return extent
+
+
+def most_of(length: int | Spread) -> int:
+    """The largest length that there will be."""
+    return length.most if isinstance(length, Spread) else length
 
 
 def _span(option: str, text: str | None) -> float | None:

@@ -18,6 +18,7 @@ from loadgen.load.prompts import SAFE_VOCAB
 from loadgen.records import ServerSpec, Trial
 from loadgen.telemetry.cores import gpus_of, listening, read_cores
 from loadgen.telemetry_records import ServerCores
+from loadgen.traces.files import PLAIN, measure_trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,10 @@ def fitted(trial: Trial, endpoint: Endpoint) -> Trial:
     if trial.server is not None:
         return trial
     load = trial.load
-    if endpoint.context is not None and load.input_tokens + load.output_tokens > endpoint.context:
+    longest = load.input_tokens + load.output_tokens
+    if load.kind == "trace" and load.trace is not None:
+        longest = measure_trace(load.trace, load.replay or PLAIN).longest
+    if endpoint.context is not None and longest > endpoint.context:
         raise BadInput(
             f"input_tokens = {load.input_tokens}, output_tokens = {load.output_tokens}: more than the server's context "
             f"(accepted: a sum up to {endpoint.context})"

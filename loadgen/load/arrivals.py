@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import chain, count, islice
+from itertools import chain, count, islice, repeat
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loadgen.errors import BadInput
+from loadgen.load.lengths import lengths
+from loadgen.load.shared import groups
 from loadgen.records import LoadSpec
-from loadgen.traces.rows import parse_trace
+from loadgen.traces.rows import TraceRow
 from loadgen.units import NS_PER_S
 
 CHUNK = 65536  # due times computed at once: a schedule of any length takes the memory of one chunk
@@ -27,33 +29,40 @@ Offsets = NDArray[np.int64]
 
 
 class Arrival(NamedTuple):
-    """One request of a schedule: its place, when it is due (ns from the start, None: at once), its lengths."""
+    """One request of a schedule: its place, when it is due (ns from the start, None: at once), its lengths, and the
+    blocks that its prompt shares with others."""
 
     number: int
     offset_ns: int | None
     input_tokens: int
     output_tokens: int
+    blocks: tuple[int, ...] = ()
 
 
-def schedule(load: LoadSpec, trace: Iterable[str | bytes] = ()) -> Iterator[Arrival]:
-    """The measured requests of a load, in order. ``trace`` are the lines of the trace file, where there is one.
+def schedule(load: LoadSpec, trace: Iterable[TraceRow] = ()) -> Iterator[Arrival]:
+    """The measured requests of a load, in order. ``trace`` are the rows of the trace, where there is one.
 
     Closed loops have no due times. A load that is bound by its duration never ends here, but for a ramp.
 
-    Raises BadInput for a rate that is missing or not positive, and for a trace that is malformed or shorter than
-    ``requests`` (0 takes the whole trace).
+    Raises BadInput for a rate that is missing or not positive, and for a trace that is shorter than ``requests``
+    (0 takes the whole trace).
     """
     if load.kind == "trace":
         yield from _trace_arrivals(load, trace)
         return
-    shape = (load.input_tokens, load.output_tokens)
-    if not load.open_loop:
-        for index in count() if load.duration_s is not None else range(load.requests):
-            yield Arrival(index, None, *shape)
+    offsets: Iterable[int | None]
+    if load.open_loop:
+        offsets = chain.from_iterable(chunk.tolist() for chunk in offset_chunks(load))
+    else:
+        offsets = repeat(None) if load.duration_s is not None else repeat(None, load.requests)
+    if not (load.varies or load.prefixes):
+        shape = (load.input_tokens, load.output_tokens)
+        for index, offset_ns in enumerate(offsets):
+            yield Arrival(index, offset_ns, *shape)
         return
-    offsets = chain.from_iterable(chunk.tolist() for chunk in offset_chunks(load))
-    for index, offset_ns in enumerate(offsets):
-        yield Arrival(index, offset_ns, *shape)
+    drawn = zip(offsets, lengths(load, "input"), lengths(load, "output"), groups(load), strict=False)
+    for index, (offset_ns, input_tokens, output_tokens, blocks) in enumerate(drawn):
+        yield Arrival(index, offset_ns, input_tokens, output_tokens, blocks)
 
 
 def share(items: Iterable[T], worker: int, workers: int) -> Iterator[T]:
@@ -130,11 +139,11 @@ def _positive(name: str, value: float | None) -> float:
     return value
 
 
-def _trace_arrivals(load: LoadSpec, lines: Iterable[str | bytes]) -> Iterator[Arrival]:
+def _trace_arrivals(load: LoadSpec, rows: Iterable[TraceRow]) -> Iterator[Arrival]:
     wanted = load.requests or None
     have = 0
-    for have, row in enumerate(islice(parse_trace(lines, load.trace or "trace"), wanted), 1):
-        yield Arrival(have - 1, *row)
+    for have, row in enumerate(islice(rows, wanted), 1):
+        yield Arrival(have - 1, row.offset_ns, row.input_tokens, row.output_tokens, row.blocks)
     if wanted is not None and have < wanted:
         raise BadInput(
             f"{load.trace}: requests = {wanted}: the trace has {have} (accepted: up to {have}; 0 takes all)"

@@ -19,10 +19,11 @@ from loadgen.load.dispatch import GUARD_S, Dispatcher, OnSample, PromptMaker
 from loadgen.load.fan_out import FanOut
 from loadgen.load.quality import Figures, ReplyFigures, SelfWatch, client_quality
 from loadgen.load.sending import Sending
+from loadgen.load.shared import for_warmup
 from loadgen.protocols import Clock, Driver, DriverFactory
 from loadgen.records import ClientQuality, LoadSpec, Reply, Trial
 from loadgen.system.timer import TimerFactory, make_timer
-from loadgen.traces.files import open_trace
+from loadgen.traces.files import PLAIN, measure_trace, open_rows
 from loadgen.units import nanoseconds
 
 CLOSE_S = 10.0
@@ -70,10 +71,11 @@ async def run_load(
 ) -> LoadOutcome:
     """Send ``load`` through ``driver`` and hand every sample to ``on_sample(sample, in_flight)`` as it comes.
 
-    ``prompts(seq, input_tokens)`` makes a request's prompts: warm-up requests are numbered from 0, measured ones on
-    from there. ``share`` is (worker, workers): this process sends every workers-th request. ``agree_start`` is
-    awaited between warm-up and measurement and gives the start instant, which ``on_start`` is told before the first
-    sample behind the warm-up. ``exact``: a prompt that the server counts otherwise is an error.
+    ``prompts(seq, input_tokens)`` makes a request's prompts, of its blocks as a third argument where it shares any:
+    warm-up requests are numbered from 0, measured ones on from there. ``share`` is (worker, workers): this process
+    sends every workers-th request. ``agree_start`` is awaited between warm-up and measurement and gives the start
+    instant, which ``on_start`` is told before the first sample behind the warm-up. ``exact``: a prompt that the server
+    counts otherwise is an error.
 
     Raises BadInput for a load that cannot be sent, WarmupRefused where the server refused all of the warm-up,
     LoadgenError for a driver that hangs. When cancelled it stops
@@ -178,7 +180,7 @@ def run_here(
     vocab = trial.vocab
     if vocab is None and trial.server is not None:
         vocab = trial.server.model.vocab
-    source = PromptSource(load.seed, vocab, load.input_tokens, load.batch_size)
+    source = PromptSource(load.seed, vocab, load.input_tokens, load.batch_size, block_tokens_of(load))
     model = trial.model_name or (trial.server.model.name if trial.server else "")
 
     async def main() -> LoadOutcome | None:
@@ -202,6 +204,13 @@ def run_here(
             return runner.run(main())
     finally:
         gc.unfreeze()
+
+
+def block_tokens_of(load: LoadSpec) -> int | None:
+    """How many tokens the blocks of its prompts have; ``None`` where they share nothing. Raises BadInput."""
+    if load.prefixes is not None:
+        return load.prefixes.tokens
+    return measure_trace(load.trace, load.replay or PLAIN).block_tokens if load.trace else None
 
 
 async def _unless_stopped(work: Coroutine[Any, Any, LoadOutcome], stop: Stop) -> LoadOutcome | None:
@@ -236,13 +245,13 @@ def _schedule(load: LoadSpec) -> Iterator[Arrival]:
     if load.kind != "trace":
         yield from schedule(load)
         return
-    with open_trace(load.trace or "") as lines:
-        yield from schedule(load, lines)
+    with open_rows(load.trace or "", load.replay or PLAIN, load.seed) as rows:
+        yield from schedule(load, rows)
 
 
 def _warmup(load: LoadSpec) -> Iterator[Arrival]:
     """Requests of the trial's own shapes, due at once: an open loop is warmed up by a burst."""
-    if load.kind != "trace":
+    if not (load.varies or load.prefixes):
         for number in range(load.warmup):
             yield Arrival(number, None, load.input_tokens, load.output_tokens)
         return
@@ -250,7 +259,7 @@ def _warmup(load: LoadSpec) -> Iterator[Arrival]:
     while count < load.warmup:
         before = count
         for arrival in islice(_schedule(load), load.warmup - count):
-            yield arrival._replace(number=count, offset_ns=None)
+            yield arrival._replace(number=count, offset_ns=None, blocks=for_warmup(arrival.blocks))
             count += 1
         if count == before:
             return

@@ -25,7 +25,7 @@ from loadgen.system.timer import TimerFactory
 from loadgen.units import nanoseconds, seconds
 
 Prompts = tuple[tuple[int, ...], ...]
-PromptMaker = Callable[[int, int], Prompts]  # (seq, input_tokens)
+PromptMaker = Callable[..., Prompts]  # (seq, input_tokens), and its blocks where a request shares any
 OnSample = Callable[[Sample, int], None]
 
 SLICE_NS = 200_000  # the longest that background work keeps a completion or a due time waiting
@@ -34,6 +34,11 @@ SLICE_GAP_S = 0.001  # rest between slices: enough gathers to be worth a turn of
 UNDECODED = 1024  # replies kept undecoded before decoding goes first
 LOOKAHEAD = 256  # bodies prepared ahead of need, besides one for each place
 LOOKAHEAD_TOKENS = 8_000_000  # about 48 MB of serialised ids
+HEAVY_TOKENS = (
+    1024  # of a prompt: from here on it is prepared only where that ends before the next due time …
+)
+PREPARE_NS = 150  # … by what a token takes …
+FEW_READY = 16  # … unless so few are left
 SENDS_AT_ONCE = 256  # then the sockets get a turn, however late the schedule is
 GUARD_S = 30.0  # over the request's own time-outs: beyond this a driver is stuck
 
@@ -69,6 +74,8 @@ class Dispatcher:
         self._on_sample, self._on_reply = on_sample, on_reply
         self._places, self._max_rate, self._exact, self._sending = places, max_rate, exact, sending
         self._lookahead = LOOKAHEAD + (places or 0)
+        self._heavy = load.input_tokens >= HEAVY_TOKENS
+        self._next: Arrival | None = None  # taken from the arrivals, and not yet prepared
         self._ready: deque[tuple[int, Arrival, Any]] = deque()
         self._ready_tokens = 0
         self._more = True  # arrivals not yet prepared
@@ -240,11 +247,15 @@ class Dispatcher:
         if self._due_ns is not None:
             end_ns = min(end_ns, self._due_ns - DUE_GUARD_NS)
         while now_ns < end_ns or len(self._raws) > UNDECODED or (self._starved and now_ns < latest_ns):
-            if self._short_of(self._lookahead // 2) and len(self._raws) <= UNDECODED:
+            if (
+                self._short_of(self._lookahead // 2)
+                and len(self._raws) <= UNDECODED
+                and self._fits_before_due(now_ns)
+            ):
                 self._prepare_one()
             elif self._raws:
                 self._decode_one()
-            elif self._short_of(self._lookahead):
+            elif self._short_of(self._lookahead) and self._fits_before_due(now_ns):
                 self._prepare_one()
             else:
                 return
@@ -255,8 +266,17 @@ class Dispatcher:
             return False
         return not self._ready or (len(self._ready) < count and self._ready_tokens < LOOKAHEAD_TOKENS)
 
+    def _fits_before_due(self, now_ns: int) -> bool:
+        """Whether the next body will be ready before something is due: a long one takes milliseconds."""
+        if not self._heavy or self._due_ns is None or len(self._ready) < FEW_READY:
+            return True
+        if self._next is None:
+            self._next = next(self._arrivals, None)
+        return self._next is None or now_ns + PREPARE_NS * self._next.input_tokens <= self._due_ns
+
     def _prepare_one(self) -> None:
-        arrival = next(self._arrivals, None)
+        arrival = self._next or next(self._arrivals, None)
+        self._next = None
         if arrival is None:
             self._more = self._starved = False
             self._room.set()
@@ -265,7 +285,7 @@ class Dispatcher:
         request = Request(
             seq=seq,
             phase=self._phase,
-            prompts=self._prompts(seq, arrival.input_tokens),
+            prompts=self._prompts(seq, arrival.input_tokens, *((arrival.blocks,) if arrival.blocks else ())),
             output_tokens=arrival.output_tokens,
             stream=self._load.stream,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from loadgen.errors import BadInput
+from loadgen.load.shared import Blocks
 
 FIRST_ID = 3  # 0, 1 and 2 are <unk>, <s> and </s> in the tokenisers of LLaMA 1 and 2
 RESERVED_TOP = 256  # llama 3 keeps its special tokens in the last 256 ids
@@ -42,23 +43,42 @@ class PromptSource:
     are used as tell ``NONCES`` prompts apart: two, or four where prompts are made of a hundred words.
     """
 
-    def __init__(self, seed: int, vocab: int | None, input_tokens: int, batch_size: int = 1) -> None:
+    def __init__(
+        self,
+        seed: int,
+        vocab: int | None,
+        input_tokens: int,
+        batch_size: int = 1,
+        block_tokens: int | None = None,
+    ) -> None:
         self.low, self.high = id_range(vocab)
         self.seed, self.input_tokens, self.batch_size = seed, input_tokens, batch_size
         self._base = self.high - self.low
         self._nonce_tokens = next(n for n in range(1, 64) if self._base**n >= NONCES)
         self._made: list[list[list[int]]] = []
         self._made_of: tuple[int, int] | None = None
+        self._shared = (
+            None
+            if block_tokens is None
+            else Blocks(seed, block_tokens, self.low, self.high, self._nonce_tokens)
+        )
         self._start = int(np.random.PCG64([seed, 0]).random_raw()) % self._base**self._nonce_tokens
 
-    def prompts(self, seq: int, input_tokens: int | None = None) -> Prompts:
-        """``batch_size`` prompts of ``input_tokens`` ids each (the trial's own length when not given).
+    def prompts(self, seq: int, input_tokens: int | None = None, blocks: tuple[int, ...] = ()) -> Prompts:
+        """``batch_size`` prompts of ``input_tokens`` ids each (the trial's own length when not given), which begin with
+        the ids of shared ``blocks``.
 
         Raises BadInput for less than one.
         """
         length = self.input_tokens if input_tokens is None else input_tokens
         if length < 1:
             raise BadInput(f"input_tokens = {length}: a prompt has at least one token")
+        if blocks:
+            assert self._shared is not None, "a load with blocks says how long they are"
+            shared = tuple(self._shared.ids(blocks, length).tolist())
+            left = length - len(shared)
+            own = self.prompts(seq, left) if left else ((),) * self.batch_size
+            return tuple(shared + row for row in own)
         requests = min(max(1, BLOCK_IDS // (self.batch_size * length)), BLOCK_REQUESTS)
         block, place = divmod(seq, requests)
         if self._made_of != (length, block):

@@ -19,6 +19,8 @@ from loadgen.metrics.within import Within
 from loadgen.records import DEFINITIONS, Sample, Summary, Window
 from loadgen.units import NS_PER_S, seconds
 
+LENGTHS = ("input_asked", "input_had", "output_asked", "output_had")
+
 
 def start_ns(sample: Sample) -> int:
     """Where latency begins: when the request was due in open loop, else when it was sent."""
@@ -81,10 +83,11 @@ class Accumulator:
 
     ``observations`` are what ``caveats`` needs besides; ``firsts`` the first error of each class, of the warm-up, too.
     ``text``: prompts went out as text, so that the server's count of their tokens is the better one. ``count_within``
-    must be told a load's window before its first sample behind the warm-up.
+    must be told a load's window before its first sample behind the warm-up. ``varied``: requests have lengths of their
+    own, whose distributions are kept.
     """
 
-    def __init__(self, *, at_most: bool = False, text: bool = False) -> None:
+    def __init__(self, *, at_most: bool = False, text: bool = False, varied: bool = False) -> None:
         self.observations = Observations(at_most=at_most, text=text)
         self.firsts: dict[str, str] = {}
         self._text = text
@@ -96,6 +99,7 @@ class Accumulator:
         self._input_tokens = self._output_tokens = 0
         self._uncounted = 0
         self._cached = self._cached_of = 0
+        self._lengths: dict[str, Values] | None = {name: Values() for name in LENGTHS} if varied else None
         self._e2e, self._ttft, self._tpot, self._itl = Values(), Values(), Values(), Values()
         self._per_token, self._send_lag, self._answer = Values(), Values(), Values()
 
@@ -127,6 +131,8 @@ class Accumulator:
         if reply.cached_tokens is not None:
             self._cached += reply.cached_tokens
             self._cached_of += input_tokens
+        if self._lengths is not None:
+            self._note_lengths(sample, self._lengths)
         start, e2e = start_ns(sample), e2e_ns(sample)
         self._e2e.add(e2e)
         self.observations.add(sample, start, e2e)
@@ -146,6 +152,15 @@ class Accumulator:
         if (tpot := tpot_ns(sample)) is not None:
             self._tpot.add(tpot)
             self._itl.extend(token_gaps_ns(sample))
+
+    def _note_lengths(self, sample: Sample, lengths: dict[str, Values]) -> None:
+        used, had = sample.reply.usage_prompt_tokens, tokens_per_sequence(sample)
+        lengths["input_asked"].add(sample.input_tokens)
+        lengths["output_asked"].add(sample.output_tokens_asked)
+        if used is not None:
+            lengths["input_had"].add(used / sample.batch_size)
+        if had is not None:
+            lengths["output_had"].add(had)
 
     def summary(self, in_flight_mean: float | None = None, in_flight_max: int | None = None) -> Summary:
         """The figures so far. Tokens and their rates are None when a sample's were counted by nobody."""
@@ -189,6 +204,11 @@ class Accumulator:
             first_answer_s=self._answer.dist(to_s),
             cached_tokens=self._cached if self._cached_of else None,
             cached_of_tokens=self._cached_of or None,
+            lengths={
+                name: found
+                for name, values in (self._lengths or {}).items()
+                if (found := values.dist()) is not None
+            },
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadgen.errors import BadInput, ProfileError
+from loadgen.labels import spread_text
 from loadgen.profile.bounds import default_lead_in_s, duration_problem
 from loadgen.profile.profile import Cell, Target
 from loadgen.profile.schema import FrameworkTable, Origins, Path, ServerTable, Tables, together
@@ -15,16 +16,17 @@ from loadgen.protocols import Framework
 from loadgen.records import LoadSpec, ModelSpec, ServerSpec, Timeouts
 from loadgen.theory import models
 from loadgen.traces.files import TraceExtent, measure_trace
-from loadgen.traces.rows import KEYS
+from loadgen.traces.formats import FORMATS
+from loadgen.workload_records import Replay, Spread
 
 USED_BY: dict[str, frozenset[str]] = {
     "static": frozenset({"batch_size"}),
-    "closed": frozenset({"concurrency", "max_rate"}),
-    "constant": frozenset({"rate"}),
-    "poisson": frozenset({"rate"}),
-    "gamma": frozenset({"rate", "burstiness"}),
-    "ramp": frozenset({"rate", "rate_end"}),
-    "trace": frozenset({"trace"}),
+    "closed": frozenset({"concurrency", "max_rate", "prefixes"}),
+    "constant": frozenset({"rate", "prefixes"}),
+    "poisson": frozenset({"rate", "prefixes"}),
+    "gamma": frozenset({"rate", "burstiness", "prefixes"}),
+    "ramp": frozenset({"rate", "rate_end", "prefixes"}),
+    "trace": frozenset({"trace", "replay"}),
 }
 
 
@@ -68,7 +70,7 @@ class Builder:
         self._tables, self._problems = tables, problems
         self._gpu_count, self._frameworks, self._ask = gpu_count, frameworks, ask
         self._models: dict[str, ModelSpec | BadInput] = {}
-        self._traces: dict[str, TraceExtent | BadInput] = {}
+        self._traces: dict[tuple[str, Replay], TraceExtent | BadInput] = {}
 
     def cells(self, point: Point, repeats: Sequence[int], starts: Sequence[int]) -> list[Cell]:
         """The repeats of a point on each start of its server; none when it has a problem, which is then noted."""
@@ -86,14 +88,15 @@ class Builder:
                 driver=table.driver(),
                 exact=table.exact,
             )
-        trace = self._trace(point)
+        replay = self._replay(point, server)
+        trace = None if replay is None else self._trace(point, replay)
         if isinstance(trace, BadInput):
             return []
         if not self._is_bounded(point):
             return []
-        load = _load(point, trace, self._tables.load.timeouts.model_dump())
+        load = _load(point, trace, replay, self._tables.load.timeouts.model_dump())
         if server is not None:
-            self._check_lengths(point, server, load)
+            self._check_lengths(point, server, load, trace)
         digest = trace.digest if trace else ""
         return [
             Cell(load=load, server=server, target=target, repeat=repeat, start=start, trace_digest=digest)
@@ -108,7 +111,20 @@ class Builder:
         if problem is not None:
             key, why, accepted = problem
             self._problems.add(paths[key], values[key], why, accepted)
-        return problem is None
+        drawn = [key for key in ("input_tokens", "output_tokens") if isinstance(values[key], Spread)]
+        if drawn and values["mode"] == "static":
+            why = "is a distribution: the rows of a static batch are of one length"
+            self._problems.add(paths[drawn[0]], spread_text(values[drawn[0]]), why, "a whole number")
+        return problem is None and not (drawn and values["mode"] == "static")
+
+    def _replay(self, point: Point, server: ServerSpec | None) -> Replay | None:
+        """How the trace is taken; what is over the context of a server that loadgen starts is told by its model."""
+        if point.values["mode"] != "trace":
+            return None
+        replay: Replay = point.values["replay"] or Replay()
+        if replay.too_long != "fail" and replay.max_context is None and server is not None:
+            return replace(replay, max_context=server.model.max_context)
+        return replay
 
     def _server(self, point: Point) -> ServerSpec | None:
         values = point.values
@@ -199,8 +215,12 @@ class Builder:
             return None
         return tuple(gpus[:need]) if gpus is not None else tuple(range(need))
 
-    def _check_lengths(self, point: Point, server: ServerSpec, load: LoadSpec) -> None:
+    def _check_lengths(
+        self, point: Point, server: ServerSpec, load: LoadSpec, trace: TraceExtent | None
+    ) -> None:
         model, length = server.model, load.input_tokens + load.output_tokens
+        if trace is not None:
+            length = trace.longest
         if length > model.max_context:
             longest = "input_tokens" if load.input_tokens >= load.output_tokens else "output_tokens"
             self._problems.add(
@@ -216,24 +236,31 @@ class Builder:
             accepted = f"up to {server.max_batch}"
             self._problems.add(point.paths["batch_size"], load.batch_size, why, accepted)
 
-    def _trace(self, point: Point) -> TraceExtent | BadInput | None:
-        if point.values["mode"] != "trace":
-            return None
+    def _trace(self, point: Point, replay: Replay) -> TraceExtent | BadInput:
         path = point.values["trace"]
-        if path not in self._traces:
+        if (path, replay) not in self._traces:
             try:
-                self._traces[path] = measure_trace(path)
+                if replay.too_long != "fail" and replay.max_context is None:
+                    raise BadInput(f"{path}: too_long = {replay.too_long}: replay.max_context is missing")
+                self._traces[path, replay] = measure_trace(path, replay)
             except BadInput as error:
-                self._traces[path] = error
-        found = self._traces[path]
+                self._traces[path, replay] = error
+        found = self._traces[path, replay]
         if isinstance(found, BadInput):
             why = str(found).removeprefix(f"{path}: ")  # which the problem names as the key's value
-            self._problems.add(point.paths["trace"], path, why, "JSON lines: " + ", ".join(KEYS))
+            self._problems.add(point.paths["trace"], path, why, f"a trace of one of {', '.join(FORMATS)}")
         return found
 
 
-def _load(point: Point, trace: TraceExtent | None, timeouts: Mapping[str, float]) -> LoadSpec:
+def _load(
+    point: Point, trace: TraceExtent | None, replay: Replay | None, timeouts: Mapping[str, float]
+) -> LoadSpec:
     values = dict(point.values)
+    for way in ("input", "output"):
+        spread = values[f"{way}_tokens"]
+        values[f"{way}_spread"] = spread if isinstance(spread, Spread) else None
+        if isinstance(spread, Spread):
+            values[f"{way}_tokens"] = spread.most
     if trace is not None:
         values |= {
             "input_tokens": trace.input_tokens,
@@ -241,7 +268,7 @@ def _load(point: Point, trace: TraceExtent | None, timeouts: Mapping[str, float]
             "requests": trace.requests,
         }
     mode = values["mode"]
-    keys = {"batch_size", "concurrency", "max_rate", "rate", "rate_end", "burstiness", "trace"}
+    keys = {"batch_size", "concurrency", "max_rate", "rate", "rate_end", "burstiness", "trace", "prefixes"}
     used = {key: values[key] for key in keys & USED_BY[mode]}
     requests, warmup = _default_counts(mode, values)
     duration_s = values["duration"]
@@ -250,6 +277,9 @@ def _load(point: Point, trace: TraceExtent | None, timeouts: Mapping[str, float]
         kind=mode,
         input_tokens=values["input_tokens"],
         output_tokens=values["output_tokens"],
+        input_spread=values["input_spread"],
+        output_spread=values["output_spread"],
+        replay=None if replay == Replay() else replay,
         requests=requests if values["requests"] is None else values["requests"],
         warmup=warmup if values["warmup"] is None else values["warmup"],
         duration_s=duration_s,

@@ -36,9 +36,9 @@ starts = 3                           # fresh servers that each run all of it, A 
     max_rate = 50.0                  # closed: at most so many requests per second
     rate = 5.0                       # constant poisson gamma ramp: requests per second; ramp also takes rate_end
     burstiness = 1.0                 # gamma: 1 is Poisson, smaller is burstier
-    trace = "trace.jsonl"            # trace: lines of offset_s, input_tokens, output_tokens
-    input_tokens = 20
-    output_tokens = 100
+    trace = "trace.jsonl"            # trace: a file of loadgen's own format or of one of traces/formats.py
+    input_tokens = 20                # or drawn for each request: { kind = "lognormal", median = 512, sigma = 0.8,
+    output_tokens = 100              # max = 4096 }; gamma (mean, cv, max), uniform (min, max), empirical (file, column)
     requests = 5                     # measured wire calls of a trial
     duration = "120s"                # in their place: a counted window of so long. Sending goes on while it drains
     lead_in = "30s"                  # of load at the trial's own rate before it [a quarter of it, 30 s at most]
@@ -47,6 +47,18 @@ starts = 3                           # fresh servers that each run all of it, A 
     stream = true
     seed = 0
     workers = 1                      # load generator processes
+    [load.replay]                    # of a trace: how it is taken
+    format = "mooncake"              # recognised when left out
+    speed = 2.0                      # twice as fast as it was; or rate = 5.0: so many requests per second on average
+    sample = 0.25                    # a part of its sessions
+    from = "60s"                     # and to: a window of it
+    spread = "3s"                    # requests of one instant come within so long, where a trace's clock is coarse
+    too_long = "skip"                # or "cut", of what is over max_context (the model's); else it is an error
+    block_tokens = 512               # that an id of hash_ids stands for
+    [load.prefixes]                  # prompts that begin alike
+    groups = 8                       # so many beginnings
+    tokens = 256                     # of so many tokens
+    share = 0.5                      # that this part of the requests has
     [load.timeouts]                  # connect_s, first_byte_s, between_bytes_s, total_s
     total_s = 1800
 

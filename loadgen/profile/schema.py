@@ -20,15 +20,18 @@ from loadgen.profile.values import (
     Duration,
     Flag,
     Index,
+    Length,
     Mode,
     Option,
     Ordering,
     Repeats,
     Several,
     Share,
+    SharedPrefixes,
     Slug,
     Span,
     Text,
+    TraceReplay,
     Url,
     did_you_mean,
 )
@@ -121,8 +124,10 @@ class LoadTable(Table):
     rate_end: Amount | None = None
     burstiness: Amount = 1.0
     trace: Text | None = None
-    input_tokens: Count | None = None
-    output_tokens: Count | None = None
+    replay: TraceReplay | None = None
+    prefixes: SharedPrefixes | None = None
+    input_tokens: Length | None = None
+    output_tokens: Length | None = None
     requests: Index | None = None
     duration: Duration | None = None
     lead_in: Span | None = None
@@ -145,8 +150,8 @@ class Axes(Table):
     batch_size: Annotated[list[Count] | None, Several] = None
     concurrency: Annotated[list[Count] | None, Several] = None
     rate: Annotated[list[Amount] | None, Several] = None
-    input_tokens: Annotated[list[Count] | None, Several] = None
-    output_tokens: Annotated[list[Count] | None, Several] = None
+    input_tokens: Annotated[list[Length] | None, Several] = None
+    output_tokens: Annotated[list[Length] | None, Several] = None
     stream: Annotated[list[Flag] | None, Several] = None
     options: dict[str, Annotated[list[Option], Several]] = {}
 

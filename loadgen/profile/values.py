@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from loadgen import urls
 from loadgen.errors import BadInput
+from loadgen.profile.workloads import read_length, read_prefixes, read_replay
 from loadgen.records import LoadKind, OptionValue, Order
 from loadgen.theory.models import DTYPE_ALIASES, DTYPE_BYTES, dtype_name
 from loadgen.units import SPAN, parse_span
@@ -22,7 +23,7 @@ MOST = 10**12  # of whatever is counted: beyond it a number is a slip, and overf
 Validator = Callable[[Any], Any]
 
 
-def _bad(why: str, accepted: str) -> PydanticCustomError:
+def _bad(why: str, accepted: str | None) -> PydanticCustomError:
     # Braces would be taken for placeholders of pydantic's message template.
     return PydanticCustomError("bad", "{why}", {"why": why, "accepted": accepted})
 
@@ -64,6 +65,20 @@ def _duration(value: Any) -> float:
     if (seconds := _span(value)) == 0:
         raise _bad("must be above 0", SPAN)
     return seconds
+
+
+def _read_by(reader: Callable[[Any, str], Any], name: str) -> Validator:
+    """A validator out of what reads a table, whose errors say themselves what is accepted."""
+
+    def check(value: Any) -> Any:
+        if reader is not read_length and not isinstance(value, dict):
+            raise _bad("is not a table", "a table of keys")
+        try:
+            return reader(value, name)
+        except BadInput as error:
+            raise _bad(str(error), None) from None
+
+    return check
 
 
 def _text(value: Any) -> str:
@@ -157,6 +172,9 @@ def _devices(value: Any) -> Any:
 Capacity = Annotated[Any, BeforeValidator(_capacity)]
 Share = Annotated[float, BeforeValidator(_share)]
 Count = Annotated[int, BeforeValidator(whole_number(1))]
+Length = Annotated[Any, BeforeValidator(_read_by(read_length, "length"))]
+TraceReplay = Annotated[Any, BeforeValidator(_read_by(read_replay, "replay"))]
+SharedPrefixes = Annotated[Any, BeforeValidator(_read_by(read_prefixes, "prefixes"))]
 Index = Annotated[int, BeforeValidator(whole_number(0))]
 Amount = Annotated[float, BeforeValidator(_positive)]
 Span = Annotated[float, BeforeValidator(_span)]

@@ -20,7 +20,7 @@ from loadgen import urls
 from loadgen.drivers.answer import Answer
 from loadgen.drivers.http1 import Chunked, take_head
 from loadgen.drivers.sse import EventStream
-from loadgen.errors import LoadgenError
+from loadgen.errors import BadInput, LoadgenError
 from loadgen.load.sound import sound
 from loadgen.profile.read import build_profile, load_profile
 from loadgen.records import Request
@@ -28,7 +28,7 @@ from loadgen.results.samples import read_samples
 from loadgen.results.store import Results
 from loadgen.telemetry.prometheus_text import read_page
 from loadgen.theory.checkpoint import from_folder
-from loadgen.traces.rows import parse_trace
+from loadgen.traces.formats import FORMATS, reader_of
 
 FOLDER = Path(tempfile.mkdtemp(prefix="loadgen-fuzz-")) if __name__ == "__main__" else None
 ODD = st.one_of(
@@ -239,7 +239,12 @@ def parquet(data: bytes) -> None:
 
 
 def trace(data: bytes) -> None:
-    list(parse_trace(data.split(b"\n"), "t"))
+    first, *rest = data.split(b"\n")
+    for format_ in (None, *FORMATS):
+        with contextlib.suppress(BadInput):
+            reader = reader_of(first, "t", format_)
+            for line in rest:
+                reader.parse(line, "t")
 
 
 EDGES: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]] = {

@@ -14,6 +14,7 @@ from scipy import stats
 from loadgen.errors import BadInput
 from loadgen.load.arrivals import CHUNK, schedule, share
 from loadgen.records import LoadSpec
+from loadgen.traces.rows import TraceRow
 
 
 def load(kind: Any, **more: Any) -> LoadSpec:
@@ -104,19 +105,18 @@ def test_an_impossible_schedule_is_one_clear_error(spec: LoadSpec, words: str) -
         list(schedule(spec))
 
 
-ROW = '{"offset_s": %s, "input_tokens": 5, "output_tokens": 6}'
+ROWS = [TraceRow(0, 5, 6), TraceRow(250, 5, 7), TraceRow(250, 8, 6, None, (3, 1)), TraceRow(1000, 5, 6)]
 
 
 def test_a_trace_is_replayed_as_written() -> None:
-    lines = [ROW % 0, "", ROW % 0.25, ROW % 0.25, ROW % 1]
-    rows = list(schedule(load("trace", trace="t.jsonl", requests=3, rate=None), lines))
-    assert [tuple(row) for row in rows] == [(0, 0, 5, 6), (1, 250_000_000, 5, 6), (2, 250_000_000, 5, 6)]
-    assert len(list(schedule(load("trace", requests=0), lines))) == 4
+    rows = list(schedule(load("trace", trace="t.jsonl", requests=3, rate=None), ROWS))
+    assert [tuple(row) for row in rows] == [(0, 0, 5, 6, ()), (1, 250, 5, 7, ()), (2, 250, 8, 6, (3, 1))]
+    assert len(list(schedule(load("trace", requests=0), ROWS))) == 4
 
 
 def test_a_trace_that_is_too_short_says_so() -> None:
-    with pytest.raises(BadInput, match="requests = 9: the trace has 1"):
-        list(schedule(load("trace", trace="t.jsonl", requests=9), [ROW % 0]))
+    with pytest.raises(BadInput, match="requests = 9: the trace has 4"):
+        list(schedule(load("trace", trace="t.jsonl", requests=9), ROWS))
 
 
 @given(st.integers(0, 300), st.integers(1, 9))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from load_options import COMMAND_LINE, LENGTHS, TARGET
 
 from loadgen.commands.run import load_spec
 from loadgen.errors import BadInput, ProfileError
@@ -13,14 +14,6 @@ from loadgen.profile.read import build_profile
 from loadgen.records import LoadSpec
 from loadgen.theory.duration import work_of
 from loadgen.units import parse_span
-
-TARGET = {"url": "http://127.0.0.1:8000", "model": "m"}
-LENGTHS = {"input_tokens": 8, "output_tokens": 4}
-COMMAND_LINE: dict[str, Any] = {
-    "mode": "closed", "concurrency": 2, "batch_size": 1, "rate": None, "rate_end": None, "burstiness": 1.0,
-    "trace": None, "max_rate": None, "input_tokens": 48, "output_tokens": 6, "requests": 4, "warmup": 1,
-    "stream": True, "seed": 0, "workers": 1, "timeout": 60.0,
-}  # fmt: skip
 
 
 def load_of(**load: Any) -> LoadSpec:

@@ -10,8 +10,7 @@ import pytest
 from loadgen.errors import BadInput
 from loadgen.load.arrivals import schedule
 from loadgen.records import LoadSpec
-from loadgen.traces.files import measure_trace, open_trace
-from loadgen.traces.rows import parse_trace
+from loadgen.traces.files import measure_trace, open_rows
 
 ROW = '{"offset_s": %s, "input_tokens": 5, "output_tokens": 6}'
 
@@ -37,8 +36,8 @@ def test_a_bad_row_is_one_error_for_plan_and_load(line: str, words: str, tmp_pat
     with pytest.raises(BadInput, match=words) as planned:
         measure_trace(str(path))
     load = LoadSpec(kind="trace", trace=str(path), requests=2, input_tokens=5, output_tokens=6)
-    with open_trace(str(path)) as lines, pytest.raises(BadInput, match=words) as sent:
-        list(schedule(load, lines))
+    with pytest.raises(BadInput, match=words) as sent, open_rows(str(path)) as rows:
+        list(schedule(load, rows))
     assert str(planned.value) == str(sent.value)
     assert str(sent.value).startswith(f"{path}: line 2: ")
 
@@ -73,6 +72,9 @@ def test_a_byte_order_mark_is_passed_over_and_latin_1_is_an_error(tmp_path: Path
         measure_trace(str(path))
 
 
-def test_rows_are_read_one_at_a_time() -> None:
-    rows = parse_trace(iter([ROW % 0.25, "{"]), "t.jsonl")
-    assert next(rows) == (250_000_000, 5, 6)
+def test_the_file_is_read_a_row_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(ROW % number for number in range(5000)))
+    with open_rows(str(path)) as rows:
+        assert next(rows)[:3] == (0, 5, 6)
+        assert next(rows)[:3] == (1_000_000_000, 5, 6)

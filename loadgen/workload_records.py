@@ -1,0 +1,61 @@
+"""What a load is like beyond its rate: how a trace is replayed, how lengths are spread, what prompts share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+TooLong = Literal["fail", "skip", "cut"]
+SpreadKind = Literal["uniform", "lognormal", "gamma", "empirical"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """How a trace becomes a load.
+
+    ``format`` names its reader, ``None``: recognised. Rows from ``from_s`` on and before ``to_s`` of the trace's time
+    are taken, of these a share ``sample`` of whole sessions (of rows, where it has none). ``speed`` divides all times,
+    or ``rate`` sets it so that so many requests come per second on average. ``spread_s`` moves each request later by a
+    seeded time below it, where a trace's clock is coarse. Requests over ``max_context`` tokens in all are an error,
+    left out, or cut at the end of their prompt. ``block_tokens``: tokens that each id of a prompt's blocks stands for.
+    """
+
+    format: str | None = None
+    speed: float = 1.0
+    rate: float | None = None
+    sample: float = 1.0
+    from_s: float = 0.0
+    to_s: float | None = None
+    spread_s: float = 0.0
+    max_context: int | None = None
+    too_long: TooLong = "fail"
+    block_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Lengths in tokens, drawn anew for each request and clipped to ``least`` … ``most``.
+
+    ``uniform`` between the two; ``lognormal`` by ``median`` and ``sigma`` (of the logarithm); ``gamma`` by ``mean`` and
+    ``cv``; ``empirical``: one of ``values``, as often as its share of ``weights``.
+    """
+
+    kind: SpreadKind
+    least: int
+    most: int
+    median: float | None = None
+    sigma: float | None = None
+    mean: float | None = None
+    cv: float | None = None
+    values: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefixes:
+    """Prompts that begin alike: a ``share`` of the requests has one of ``groups`` prefixes of ``tokens`` tokens, each
+    as likely as the others. A prompt that is not longer than its prefix is the beginning of it."""
+
+    groups: int
+    tokens: int
+    share: float = 1.0
