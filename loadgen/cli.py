@@ -6,6 +6,7 @@ from loadgen.system import interrupt
 
 interrupt.end_quietly()  # the imports below take a moment, in which Ctrl-C would be a traceback
 
+import errno
 import io
 import os
 import sys
@@ -37,6 +38,12 @@ class Commands(click.Group):
             raise SystemExit(EXIT_BAD_INPUT) from None
         except LoadgenError as error:
             click.echo(f"loadgen: {urls.shown(str(error))}", err=True)
+            raise SystemExit(EXIT_FAILED) from None
+        except OSError as error:  # of a disk or a folder, which an edge of ours forgot: no trace tells more
+            if error.errno == errno.EPIPE or error.strerror is None:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"loadgen: {urls.shown(f'{where}{error.strerror}')}", err=True)
             raise SystemExit(EXIT_FAILED) from None
         except KeyboardInterrupt:
             click.echo("\nloadgen: interrupted; what had finished is on disk", err=True)

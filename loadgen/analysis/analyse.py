@@ -148,10 +148,18 @@ def findings_of(case: Case, sources: Sequence[Source] = ()) -> list[Finding]:
     found += f10(case)
     found += f11(case)
     for source in sources:
-        text = source.results.sweep.get("profile")
-        entries = tomllib.loads(text).get("finding", []) if isinstance(text, str) else []
+        entries = declared_in(source)
         found += [declared.judge(case, each) for each in declared.parse(entries, source.name)]
     return found
+
+
+def declared_in(source: Source) -> object:
+    """The ``[[finding]]`` tables of a stored profile. Raises StoreError for one that is no TOML."""
+    text = source.results.sweep.get("profile")
+    try:
+        return tomllib.loads(text).get("finding", []) if isinstance(text, str) else []
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise StoreError(f"{source.results.path / 'sweep.json'}: its profile is not TOML: {error}") from None
 
 
 def of_the_served(finding: Finding, partly: Sequence[Row]) -> Finding:
@@ -187,7 +195,7 @@ def read_ceilings(folder: Path) -> dict[str, Ceilings]:
     try:
         entries = orjson.loads(path.read_bytes())
         found = [from_dict(entry) for entry in entries]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise StoreError(f"{path}: not ceilings as the probe writes them: {error}") from None
     return {each.device: each for each in found}
 

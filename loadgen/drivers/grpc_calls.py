@@ -163,6 +163,8 @@ class GrpcCalls:
             code, details = grpc.StatusCode.CANCELLED, "cancelled"
             if call.late is None:
                 raise
+        except Exception as error:  # noqa: BLE001 a call that ends nowhere would be waited for, for ever
+            code, details = grpc.StatusCode.UNKNOWN, f"{type(error).__name__}: {error}"
         self._finish(call, code, details)
 
     async def _whole(self, call: Call, stub: Any) -> None:
@@ -177,6 +179,8 @@ class GrpcCalls:
             code, details = grpc.StatusCode.CANCELLED, "cancelled"
             if call.late is None:
                 raise
+        except Exception as error:  # noqa: BLE001 as above
+            code, details = grpc.StatusCode.UNKNOWN, f"{type(error).__name__}: {error}"
         self._finish(call, code, details)
 
     def _finish(self, call: Call, code: Any, details: str | None) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from loadgen.drivers.find import driver_factory
 from loadgen.drivers.words import OPENING, Words, from_tokenizer, measure
-from loadgen.errors import BadInput, DriverError, MissingDependency, Refused
+from loadgen.errors import BadInput, BadReply, DriverError, MissingDependency, Refused
 
 TRITON, MII = "triton-grpc", "mii-grpc"
 PROTOCOLS = (TRITON, MII)
@@ -92,18 +93,17 @@ class _Server:
     def ask(self, method: str, message: Any, answer: Any) -> Any:
         """Raises DriverError."""
         import grpc
+        from google.protobuf.message import DecodeError
 
         from loadgen.drivers.grpc_calls import fault
 
-        call = self._channel.unary_unary(
-            method,
-            request_serializer=type(message).SerializeToString,
-            response_deserializer=answer.FromString,
-        )
+        call = self._channel.unary_unary(method, request_serializer=type(message).SerializeToString)
         try:
-            return call(message, timeout=ASK_S)
+            return answer.FromString(call(message, timeout=ASK_S))
         except grpc.RpcError as error:
             raise fault(error.code(), error.details(), answered=False) from None
+        except DecodeError as error:
+            raise BadReply(f"{method} answers with what is no message of it: {error}") from None
 
 
 def _triton(server: _Server, model: str | None, vocab: int | None) -> GrpcServer:
@@ -168,21 +168,24 @@ def _triton(server: _Server, model: str | None, vocab: int | None) -> GrpcServer
 def _told(parameters: Mapping[str, str]) -> dict[str, Any]:
     """What a server that loadgen started says in its model's parameters; empty for anybody else's."""
     try:
-        settings = json.loads(parameters.get("loadgen_settings", "null"))
-        info = json.loads(parameters.get("loadgen_info", "null"))
+        settings = orjson.loads(parameters.get("loadgen_settings", "null"))
+        info = orjson.loads(parameters.get("loadgen_info", "null"))
         if settings:
             spec = settings["spec"]
             engine = {"framework": "triton", "options": settings["asked"], "dtype": spec["dtype"]}
             model = spec["model"]
-            return {
-                "vocab": model["vocab"],
-                "max_context": model["max_context"],
-                "variant": settings["variant"],
-                "engine": engine | {"model": model["name"]},
-            }
-        return {**info, "engine": info} if info else {}
+            told = {**model, "variant": settings["variant"], "engine": engine | {"model": model["name"]}}
+        else:
+            told = {**info, "engine": info} if info else {}
     except (ValueError, LookupError, TypeError):
         return {}  # a parameter of that name that is not ours
+    counts = {name: value for name in ("vocab", "max_context") if _is_count(value := told.get(name))}
+    kept = {name: told[name] for name in ("variant", "engine") if name in told}
+    return counts | (kept if kept.get("variant", "a") in FT_VARIANTS.values() else {})
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 < value < 1 << 31
 
 
 def _mii(server: _Server, model: str | None, vocab: int | None, tokenizer: str | None) -> GrpcServer:

@@ -65,7 +65,7 @@ class TritonDriver:
         self.decoupled = False
 
     async def open(self, connections: int) -> None:
-        """Connect, and learn from the model's configuration how to call it. Raises ConnectFailed, Refused."""
+        """Connect, and learn from the model's configuration how to call it. Raises ConnectFailed, Refused, BadReply."""
         await self._calls.open(connections)
         await self._read_config()
 
@@ -73,12 +73,14 @@ class TritonDriver:
         ask = self._calls.channel.unary_unary(
             SERVICE + "ModelConfig",
             request_serializer=messages.ModelConfigRequest.SerializeToString,
-            response_deserializer=messages.ModelConfigResponse.FromString,
         )
         try:
-            reply = await ask(messages.ModelConfigRequest(name=self._model), timeout=self._timeouts.connect_s)
+            told = await ask(messages.ModelConfigRequest(name=self._model), timeout=self._timeouts.connect_s)
+            reply = messages.ModelConfigResponse.FromString(told)
         except grpc.aio.AioRpcError as error:
             raise fault(error.code(), error.details(), answered=False) from None
+        except DecodeError as error:
+            raise BadReply(f"not a model's configuration of Triton's: {error}") from None
         names = {tensor.name for tensor in reply.config.input}
         missing = {"input_ids", "input_lengths", "request_output_len"} - names
         if missing:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from loadgen.telemetry.prometheus_text import series_of
+from loadgen.telemetry.prometheus_text import MOST, series_of
 
 Totals = Mapping[str, tuple[int, float]]  # by name: series, and their sum
 
@@ -106,6 +106,8 @@ def _named(totals: Totals, names: tuple[str, ...]) -> str | None:
 def _totals(text: str) -> Totals:
     found: dict[str, tuple[int, float]] = {}
     for name, _, value in series_of(text, NAMES):
+        if not 0 <= value <= MOST:
+            continue
         series, total = found.get(name, (0, 0.0))
         found[name] = (series + 1, total + value)
     return found

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from loadgen.drivers.find import driver_factory
 from loadgen.errors import BadInput, ServerError, ServerHung
 from loadgen.identity import server_key
 from loadgen.labels import server_label
@@ -43,6 +44,7 @@ def start_server(
     if "image" not in spec.options:  # which has an interpreter of its own
         look_into(interpreter_of(spec.framework, spec.python))
     framework.check(spec)
+    driver_factory(framework.protocol)  # a client that cannot be imported is told before minutes of loading
     if spec.port and not port_is_free(spec.port, spec.host):
         raise BadInput(
             f"--port {spec.port}: already in use on {spec.host} (accepted: a free port, or 0 to pick one)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from loadgen.telemetry.prometheus_text import Series, series_of
+from loadgen.telemetry.prometheus_text import MOST, Series, series_of
 
 Scrape = Mapping[str, Sequence[Series]]  # by name
 
@@ -16,7 +16,7 @@ Scrape = Mapping[str, Sequence[Series]]  # by name
 def _read(text: str) -> Scrape:
     found: dict[str, list[Series]] = {}
     for name, labels, value in series_of(text):
-        if name.startswith("nv_inference_"):
+        if name.startswith("nv_inference_") and 0 <= value <= MOST:
             found.setdefault(name, []).append((name, labels, value))
     return found
 

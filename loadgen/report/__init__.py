@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from loadgen.errors import BadInput
+from loadgen.results import store
 
 FORMATS = ("html", "md", "csv", "parquet", "json", "png")
 FILES = FORMATS[:-1]  # png is a folder of charts
@@ -19,7 +20,6 @@ def format_of(path: Path, option: str) -> str:
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Write a file, replacing an older one at once: nobody reads half of it."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    return beside.replace(path)
+    """Write a file, replacing an older one at once: nobody reads half of it. Raises StoreError."""
+    store.write_whole(path, text.encode())
+    return path

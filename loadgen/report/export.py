@@ -13,7 +13,7 @@ import orjson
 
 from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Rules
-from loadgen.errors import LoadgenError, MissingDependency
+from loadgen.errors import LoadgenError, MissingDependency, StoreError
 from loadgen.report.export_columns import VERSION
 from loadgen.report.export_tables import request_table, trial_rows, trial_table
 from loadgen.report.html import charts, page_of
@@ -128,7 +128,7 @@ def write(
     """Write results in one of FORMATS; by default beside the first folder's results. Returns what was written.
 
     Without ``out``, md is a file beside each folder's results; with it, one of all folders, findings first.
-    Raises StoreError for a folder that is none, MissingDependency for png without a browser.
+    Raises StoreError for a folder that is none or cannot be written to, MissingDependency for png without a browser.
     """
     from loadgen.report.html import write_html
 
@@ -146,7 +146,10 @@ def write(
     analysis = analyse(folders, rules)
     if format == "png":
         return write_png(analysis, out or first / "charts")
-    if format == "json":
-        return write_json(analysis, out or first / "report.json")
-    writer = {"csv": write_csv, "parquet": write_parquet}[format]
-    return writer(analysis, out or first / f"trials.{format}")
+    target = out or first / ("report.json" if format == "json" else f"trials.{format}")
+    try:
+        if format == "json":
+            return write_json(analysis, target)
+        return {"csv": write_csv, "parquet": write_parquet}[format](analysis, target)
+    except OSError as error:
+        raise StoreError(f"{target}: cannot be written: {error.strerror}; another place: --out") from None

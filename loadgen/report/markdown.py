@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
 from loadgen.labels import clean
-from loadgen.records import Environment, Trial, TrialResult
+from loadgen.records import Environment, TrialResult
 from loadgen.report import sections, tables, write_whole
 from loadgen.report.ledger_table import ledger_table
 from loadgen.report.max_batch_table import max_batch_table
-from loadgen.results.store import Results, from_json, open_results
+from loadgen.results.store import Results, open_results
 from loadgen.text_table import Table
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -48,7 +46,7 @@ def gather(results_dir: str | Path) -> Report:
     """Read a results folder. Raises StoreError when it is none."""
     folder = open_results(results_dir)
     results, sweep = folder.results(), folder.sweep
-    planned = [from_json(Trial, orjson.dumps(plain)) for plain in sweep.get("plan", ())]
+    planned = folder.plan()
     planned_ids = [trial.id for trial in planned] or [str(trial_id) for trial_id in sweep.get("trials", ())]
     known = folder.environments()
     used = dict.fromkeys(result.environment for result in results)

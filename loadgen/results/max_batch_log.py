@@ -30,20 +30,23 @@ def outcomes(folder: Path) -> list[MaxBatch]:
 
 
 def add_probe(folder: Path, result: TrialResult) -> None:
-    """Write one probe's result and wait until it is on disk."""
+    """Write one probe's result and wait until it is on disk. Raises StoreError."""
     _append(folder / PROBES, result)
 
 
 def add_outcome(folder: Path, outcome: MaxBatch) -> None:
-    """Write one outcome, unless it is there already."""
+    """Write one outcome, unless it is there already. Raises StoreError."""
     if outcome not in outcomes(folder):
         _append(folder / OUTCOMES, outcome)
 
 
 def _append(path: Path, record: Any) -> None:
-    cut_torn_line(path)
-    with path.open("ab") as file:
-        append_line(file, record)
+    try:
+        cut_torn_line(path)
+        with path.open("ab") as file:
+            append_line(file, record)
+    except OSError as error:
+        raise StoreError(f"StoreError: {path}: cannot be written: {error.strerror}") from None
 
 
 def _read(path: Path, kind: type[T]) -> list[T]:

@@ -38,14 +38,20 @@ class Rows:
             found = self._shared if where is None else self._shared.filter(where)
             return found if columns is None else found.select(columns)
 
-    def whole(self) -> bool:
-        """Whether there is a row at all; by the file's own table of contents alone, which a file cut short lacks."""
+    def whole(self, columns: Sequence[str] = ()) -> bool:
+        """Whether there is a row at all, and these columns; by the file's own table of contents alone, which a file cut
+        short lacks. Raises StoreError for other columns."""
         import pyarrow.parquet as pq
 
         if self._shared is not None:
             return bool(self._shared.num_rows)
         with readable(self.path):
-            return bool(pq.read_metadata(self.path).num_rows)
+            found = pq.read_metadata(self.path)
+            if lacking := set(columns) - set(found.schema.to_arrow_schema().names):
+                raise StoreError(
+                    f"{self.path}: none of loadgen's files: it lacks {', '.join(sorted(lacking))}"
+                )
+            return bool(found.num_rows)
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """``pyarrow.RecordBatch`` after batch of up to ``size`` rows; memory stays flat over a trial's own file."""

@@ -29,13 +29,16 @@ from typing import IO, Any, TypeVar, cast
 import orjson
 
 from loadgen.errors import BadInput, NotResults, StoreError
-from loadgen.records import DEFINITIONS, SCHEMA_VERSION, Environment, TrialResult
+from loadgen.records import DEFINITIONS, SCHEMA_VERSION, Environment, Trial, TrialResult
 from loadgen.results.older import mended
 from loadgen.results.rows import Kind, Rows, shared_rows
 from loadgen.results.samples import SampleWriter as SampleWriter
 from loadgen.results.samples import read_samples as read_samples
 
 T = TypeVar("T")
+# What sweep.json may hold that is read again, and of which type.
+COLUMNS = {"samples": ("phase", "sent_ns", "end_ns", "token_ns"), "telemetry": ("at_ns", "metric", "value")}
+SWEEP: dict[str, type] = {"environments": dict, "plan": list, "trials": list, "kept": dict}
 
 
 def to_json(record: Any) -> bytes:
@@ -86,6 +89,9 @@ class Results:
             raise NotResults(
                 f"{path}: schema version {version!r}; this loadgen reads version {SCHEMA_VERSION}"
             )
+        for key, kind in SWEEP.items():
+            if not isinstance(self.sweep.get(key, kind()), kind):
+                raise NotResults(f"{path / 'sweep.json'}: {key} is no {kind.__name__}")
 
     @property
     def trials_path(self) -> Path:
@@ -96,7 +102,7 @@ class Results:
     def left_out(self) -> str:
         """What `loadgen keep` left out of these results, in words; empty for results as a sweep wrote them."""
         kept = self.sweep.get("kept")
-        return f"{kept['rule']} {kept['redacted']}" if kept else ""
+        return f"{kept.get('rule')} {kept.get('redacted')}" if kept else ""
 
     def samples(self, trial_id: str) -> Rows | None:
         """The samples of a trial, one row a request; ``None`` without any, or in a broken file."""
@@ -124,7 +130,7 @@ class Results:
         if path not in self._looked_at:
             rows = Rows(path)
             try:
-                self._looked_at[path] = rows if rows.whole() else None
+                self._looked_at[path] = rows if rows.whole(COLUMNS[path.parent.name]) else None
             except StoreError as error:
                 self.broken.append(str(error))
                 self._looked_at[path] = None
@@ -139,9 +145,22 @@ class Results:
         return self.path / "telemetry" / f"{trial_id}.parquet"
 
     def environments(self) -> dict[str, Environment]:
-        """The machines that results name, by id."""
+        """The machines that results name, by id. Raises StoreError for one that is none."""
         known = self.sweep.get("environments", {})
-        return {key: from_json(Environment, orjson.dumps(value)) for key, value in known.items()}
+        return {key: self._planned(Environment, value, f"environment {key}") for key, value in known.items()}
+
+    def plan(self) -> list[Trial]:
+        """The trials that the sweep was to run. Raises StoreError for one that is none."""
+        told = self.sweep.get("plan", [])
+        return [
+            self._planned(Trial, one, f"trial {number} of the plan") for number, one in enumerate(told, 1)
+        ]
+
+    def _planned(self, kind: type[T], value: object, what: str) -> T:
+        try:
+            return from_json(kind, orjson.dumps(value))
+        except ValueError as error:
+            raise StoreError(f"{self.path / 'sweep.json'}: {what} is none: {error}") from None
 
     def results(self) -> list[TrialResult]:
         """The newest result of every trial, in the order they finished. A torn last line is left out.
@@ -225,7 +244,7 @@ class Store(Results):
         known: dict[str, Any] = {}
         if (path / "sweep.json").exists():
             known = Results(path).sweep.get("environments", {})
-        _write_whole(
+        write_whole(
             path / "sweep.json",
             orjson.dumps(
                 {"schema_version": SCHEMA_VERSION, "environments": known, **sweep},
@@ -238,7 +257,7 @@ class Store(Results):
     def add_environment(self, environment: Environment) -> None:
         """Record where the coming trials run; results name it by its id."""
         self.sweep["environments"][environment.id] = asdict(environment)
-        _write_whole(
+        write_whole(
             self.path / "sweep.json",
             orjson.dumps(self.sweep, option=orjson.OPT_INDENT_2, default=_plain),
         )
@@ -307,7 +326,7 @@ class Store(Results):
         self.close()
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Replace a file at once, so that no reader and no crash ever sees half of it."""
     beside = path.with_name(path.name + ".new")
     try:

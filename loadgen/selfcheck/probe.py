@@ -18,9 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loadgen.errors import BadInput, LoadgenError, MissingDependency
+import orjson
+
+from loadgen.errors import BadInput, LoadgenError, MissingDependency, StoreError
 from loadgen.launch.child import child_argv
 from loadgen.launch.process import GUARD, free_ports
+from loadgen.results.store import write_whole
 from loadgen.system.environment import cpu_model, read_gpus
 from loadgen.theory.ceilings import CEILINGS_FILE, Ceilings, fit_all_reduce, from_dict, to_dict
 
@@ -218,14 +221,18 @@ def _tail(output: Path, lines: int = 15) -> str:
 
 
 def save(ceilings: Sequence[Ceilings], folder: Path) -> Path:
-    """Put the figures into ``folder/ceilings.json``, beside results or in the cache; others' devices there are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Put the figures into ``folder/ceilings.json``, beside results or in the cache; others' devices there are kept.
+
+    Raises StoreError where they cannot be written.
+    """
     path = folder / CEILINGS_FILE
     kept = {each.device: each for each in load(folder)}
     kept |= {each.device: each for each in ceilings}
-    beside = path.with_suffix(".new")
-    beside.write_text(json.dumps([to_dict(each) for each in kept.values()], indent=1))
-    beside.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps([to_dict(each) for each in kept.values()], indent=1).encode())
+    except OSError as error:
+        raise StoreError(f"StoreError: {folder}: cannot be made: {error.strerror}") from None
     return path
 
 
@@ -235,9 +242,13 @@ def load(folder: Path) -> list[Ceilings]:
     if not path.exists():
         return []
     try:
-        return [from_dict(entry) for entry in json.loads(path.read_text())]
-    except (ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"{path}: not ceilings as the probe writes them: {error}") from None
+        return [from_dict(entry) for entry in orjson.loads(path.read_bytes())]
+    except (ValueError, TypeError) as error:
+        raise BadInput(
+            f"{path}: not ceilings as the probe writes them: {error} (accepted: none; remove it)"
+        ) from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def cache_folder() -> Path:

@@ -12,7 +12,7 @@ from loadgen.records import LoadSpec, ServerSpec, Trial, TrialResult
 from loadgen.telemetry import kept_buffers
 from loadgen.telemetry.needed import AT_LEAST, is_bound, need, need_again
 from loadgen.telemetry.overhead import overhead
-from loadgen.telemetry.prometheus_text import ENGINE
+from loadgen.telemetry.prometheus_text import ENGINE, MOST
 from loadgen.telemetry.series import Readings, peak
 from loadgen.telemetry.spans import Span, Spans
 from loadgen.telemetry_records import MemoryLedger
@@ -62,10 +62,15 @@ def engine_memory(info: Mapping[str, object]) -> dict[str, dict[str, float]]:
     ranks: Any = memory.get("cuda") if isinstance(memory, Mapping) else None
     found: dict[str, dict[str, float]] = {}
     for rank, values in (ranks if isinstance(ranks, Mapping) else {}).items():
-        known = {PAGE[key]: float(value) for key, value in values.items() if key in PAGE}
+        told = values.items() if isinstance(values, Mapping) else ()
+        known = {PAGE[key]: float(value) for key, value in told if key in PAGE and _is_bytes(value)}
         if known:
             found[str(rank)] = known
     return found
+
+
+def _is_bytes(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
 def make_ledger(

@@ -7,7 +7,6 @@ memory reads 0 cannot be read by that source at all (seen with Triton's DCGM), a
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -105,6 +104,7 @@ RULES: Mapping[str, Rule] = {
 }
 PROCESS_MEMORY = "loadgen_gpu_process_memory_bytes"  # by owner, summed over the processes of a GPU
 KV_CONFIG = "vllm:cache_config_info"
+MOST = 2.0**63  # of whatever is read: what is more, or not finite, is no figure, and JSON could not carry it
 Reading = tuple[str, str, float]  # metric, subject (GPU UUID, rank, process, …), value
 Series = tuple[str, Mapping[str, str], float]
 
@@ -153,7 +153,7 @@ def normalise(series: Iterable[Series], rules: Mapping[str, Rule] = RULES) -> Pa
     refused: list[str] = []
     slices = False
     for name, labels, value in series:
-        if not math.isfinite(value) or value < 0:
+        if not 0 <= value <= MOST:
             refused.append(f"{name} = {value}")
             continue
         if value >= DCGM_BLANK and name.startswith("DCGM_"):
@@ -162,7 +162,7 @@ def normalise(series: Iterable[Series], rules: Mapping[str, Rule] = RULES) -> Pa
             slices = True
             continue  # a MIG slice under its parent's UUID
         for metric, subject, converted, adds in _readings(name, labels, value, rules):
-            if converted > LIMITS.get(metric, math.inf):
+            if converted > LIMITS.get(metric, MOST * MIB):
                 refused.append(f"{name} = {value}")
                 continue
             if subject == ENGINE:
@@ -192,10 +192,10 @@ def _readings(
         return
     if name == KV_CONFIG:
         try:
-            tokens = int(labels["num_gpu_blocks"]) * int(labels["block_size"])
-        except (KeyError, ValueError):
+            tokens = float(int(labels["num_gpu_blocks"]) * int(labels["block_size"]))
+        except (KeyError, ValueError, OverflowError):
             return
-        yield "kv_capacity_tokens", ENGINE, float(tokens), False
+        yield "kv_capacity_tokens", ENGINE, tokens, False
         return
     rule = rules[name]
     subject = rule.subject if rule.label is None else labels.get(rule.label) or labels.get(rule.label.lower())

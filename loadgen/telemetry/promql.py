@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
+import orjson
 
 from loadgen.errors import BadInput
 from loadgen.telemetry.prometheus_text import RULES, Rule, Series, names_of, normalise
@@ -20,6 +21,8 @@ from loadgen.telemetry.scrapes import Scrape
 from loadgen.units import NS_PER_S
 
 LIMIT_S = 10.0
+LIMIT_BYTES = 256 << 20  # ten minutes of some hundred series, at their scrapes' rate, are 20 MiB
+LATEST_S = 2.0**33
 
 
 class PrometheusFault(Exception):
@@ -54,7 +57,7 @@ class Prometheus:
             offset_s = self._offset_s()
             width_s = math.ceil((time.monotonic_ns() - start_ns) / NS_PER_S) + 1
             found = self._query(f"{self._matchers()}[{width_s}s]")
-            return _scrapes(self.url, found, offset_s, start_ns, end_ns, self._rules)
+            return scrapes_of(self.url, found, offset_s, start_ns, end_ns, self._rules)
         except PrometheusFault as fault:
             took_ns = time.monotonic_ns() - began_ns
             return [Scrape(source=self.url, at_ns=began_ns, took_ns=took_ns, error=str(fault))]
@@ -69,40 +72,63 @@ class Prometheus:
         before_ns = time.monotonic_ns()
         result = self._query("time()")
         middle_ns = (before_ns + time.monotonic_ns()) / 2
-        return float(result[0]) - middle_ns / NS_PER_S
+        try:
+            return _time_s(result[0]) - middle_ns / NS_PER_S
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise PrometheusFault(f"no time is told by time() ({error})") from None
 
     def _query(self, query: str) -> list[Any]:
+        ends_s = time.monotonic() + LIMIT_S
+        blocks = bytearray()
         try:
-            reply = httpx.post(
-                f"{self.url}/api/v1/query", data={"query": query}, timeout=LIMIT_S, trust_env=False
-            )
-            body = reply.json()
+            with httpx.stream(
+                "POST", f"{self.url}/api/v1/query", data={"query": query}, timeout=LIMIT_S, trust_env=False
+            ) as reply:
+                for block in reply.iter_bytes():
+                    blocks += block
+                    if len(blocks) > LIMIT_BYTES or time.monotonic() > ends_s:
+                        raise PrometheusFault(f"no whole answer in {LIMIT_S:g} s and {LIMIT_BYTES >> 20} MiB")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise PrometheusFault(f"{type(error).__name__}: {error}") from None
-        except ValueError:
-            raise PrometheusFault(f"HTTP {reply.status_code}, and no JSON") from None
-        if not isinstance(body, dict) or body.get("status") != "success":
-            words = body.get("error") if isinstance(body, dict) else body
-            raise PrometheusFault(f"HTTP {reply.status_code}: {words}")
-        data = body.get("data")
-        result = data.get("result") if isinstance(data, dict) else None
-        if not isinstance(result, list):
-            raise PrometheusFault("an answer without a result")
-        return result
+        return result_of(reply.status_code, bytes(blocks))
 
 
-def _scrapes(
-    url: str, result: Sequence[Any], offset_s: float, start_ns: int, end_ns: int, rules: Mapping[str, Rule]
+def result_of(status: int, answer: bytes) -> list[Any]:
+    """The result in an answer to a query. Raises PrometheusFault where there is none."""
+    try:
+        body = orjson.loads(answer)
+    except ValueError:
+        raise PrometheusFault(f"HTTP {status}, and no JSON") from None
+    if not isinstance(body, dict) or body.get("status") != "success":
+        words = body.get("error") if isinstance(body, dict) else body
+        raise PrometheusFault(f"HTTP {status}: {str(words)[:300]}")
+    data = body.get("data")
+    result = data.get("result") if isinstance(data, dict) else None
+    if not isinstance(result, list):
+        raise PrometheusFault("an answer without a result")
+    return result
+
+
+def _time_s(told: Any) -> float:
+    """A Unix time. Raises TypeError or ValueError for what is none."""
+    at_s = float(told)
+    if not 0 <= at_s < LATEST_S:
+        raise ValueError(f"{at_s:g} is no time")
+    return at_s
+
+
+def scrapes_of(
+    url: str, result: Sequence[Any], offset_s: float, start_ns: int, end_ns: int, rules: Mapping[str, Rule] = RULES
 ) -> list[Scrape]:
     """A matrix as scrapes: the series of one target at one time belong together."""
     by_scrape: dict[tuple[str, float], list[Series]] = {}
     try:
         for series in result:
-            labels = dict(series["metric"])
+            labels = {str(key): str(word) for key, word in series["metric"].items()}
             name, target = labels.pop("__name__"), f"{labels.get('job', '')} {labels.get('instance', '')}"
             for at_s, value in series["values"]:
-                by_scrape.setdefault((target, float(at_s)), []).append((name, labels, float(value)))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+                by_scrape.setdefault((target, _time_s(at_s)), []).append((name, labels, float(value)))
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PrometheusFault(f"an answer of another shape ({type(error).__name__}: {error})") from None
     found = []
     for (_, at_s), every in sorted(by_scrape.items(), key=lambda item: item[0][1]):

@@ -20,7 +20,6 @@ from typing import Any
 import httpx
 import psutil
 
-from loadgen.errors import StoreError
 from loadgen.records import Caveat, Environment, ServerSpec, TrialResult
 from loadgen.telemetry.caveats import before_start, holds, of_devices, of_host, of_sources, works
 from loadgen.telemetry.host import Gauge, HostWatch
@@ -202,7 +201,7 @@ class Recorder:
         """
         try:
             return self._finish(result, samples, into)
-        except (OSError, ValueError, StoreError) as error:
+        except Exception as error:  # noqa: BLE001 a trial of minutes is worth more than what was seen beside it
             gap = _gap(f"telemetry could not be summed up: {type(error).__name__}: {error}")
             return replace(result, caveats=(*result.caveats, gap))
 

@@ -36,9 +36,12 @@ class ScrapeLog:
 
     def read(self) -> list[Scrape]:
         """The scrapes since the last call; a line that is still being written waits for the next."""
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            whole, _, _torn = file.read().rpartition(b"\n")
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                whole, _, _torn = file.read().rpartition(b"\n")
+        except FileNotFoundError:  # someone cleared the folder of temporary files
+            return []
         if not whole:
             return []
         self._offset += len(whole) + 1

@@ -5,6 +5,7 @@ Pure data and arithmetic. ``source`` always says which of the two a figure is; a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -124,13 +125,46 @@ def to_dict(ceilings: Ceilings) -> dict[str, Any]:
 
 
 def from_dict(data: Mapping[str, Any]) -> Ceilings:
-    """Raises KeyError or TypeError for data that ``to_dict`` did not write."""
-    lines = tuple(
-        AllReduce(**{**line, "points": tuple((int(size), float(s)) for size, s in line["points"])})
-        for line in data["all_reduce"]
-    )
-    ladder = tuple((int(size), float(rate)) for size, rate in data["ladder"])
-    return Ceilings(**{**data, "all_reduce": lines, "ladder": ladder})
+    """Raises ValueError for data that ``to_dict`` did not write."""
+    try:
+        lines = tuple(
+            AllReduce(
+                ranks=_count(line["ranks"]),
+                how=str(line["how"]),
+                alpha_s=_rate(line["alpha_s"]),
+                beta_bytes_per_s=_rate(line["beta_bytes_per_s"]),
+                points=tuple((_count(size), _rate(s)) for size, s in line["points"]),
+            )
+            for line in data["all_reduce"]
+        )
+        launch_s, source = data.get("launch_s"), data["source"]
+        if source not in ("measured", "datasheet"):
+            raise ValueError(f"source {source!r}")
+        return Ceilings(
+            device=str(data["device"]),
+            source=source,
+            bandwidth=_rate(data["bandwidth"]),
+            matrix={str(name): _rate(rate) for name, rate in data["matrix"].items()},
+            ladder=tuple((_count(size), _rate(rate)) for size, rate in data["ladder"]),
+            all_reduce=lines,
+            launch_s=None if launch_s is None else _rate(launch_s),
+            shared=bool(data.get("shared", False)),
+            facts=dict(data.get("facts", {})),
+        )
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def _rate(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"{value!r} is no figure")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value
 
 
 def _sheet(

@@ -9,91 +9,29 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import edge_grpc
+import edge_pages
+import edge_replies
+from edge_replies import JSON, ODD, Edges, some, spliced
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loadgen import urls
-from loadgen.drivers.answer import Answer
-from loadgen.drivers.http1 import Chunked, take_head
-from loadgen.drivers.sse import EventStream
 from loadgen.errors import BadInput, LoadgenError
-from loadgen.load.sound import sound
+from loadgen.plan.plan import endpoint_trial
 from loadgen.profile.read import build_profile, load_profile
-from loadgen.records import Request
+from loadgen.records import LoadSpec, TrialResult
+from loadgen.report.markdown import gather
 from loadgen.results.samples import read_samples
-from loadgen.results.store import Results
-from loadgen.telemetry.prometheus_text import read_page
+from loadgen.results.store import Results, to_json
+from loadgen.selfcheck import probe
 from loadgen.theory.checkpoint import from_folder
 from loadgen.traces.formats import FORMATS, reader_of
 
-FOLDER = Path(tempfile.mkdtemp(prefix="loadgen-fuzz-")) if __name__ == "__main__" else None
-ODD = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.integers(2**31 - 2, 2**64 + 2), st.floats(), st.text(max_size=8),
-    st.sampled_from(["", "\ud800", "nan", "1e999", "-1", "<!--", "\0"]),
-)  # fmt: skip
-JSON = st.recursive(
-    ODD, lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=6), one, max_size=3)
-)
-
-
-def spliced(*pieces: bytes) -> st.SearchStrategy[bytes]:
-    """Pieces of the real thing between pieces of nothing, in any order."""
-    part = st.one_of(st.sampled_from(pieces), st.binary(max_size=6))
-    return st.lists(part, max_size=12).map(b"".join)
-
-
-def blocks(data: bytes, size: int) -> list[bytes]:
-    return [data[at : at + size] for at in range(0, len(data), size)]
-
-
-HEADS = spliced(
-    b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"Content-Length: ", b"5", b"1" * 5000, b"\r\n", b"\r\n\r\n",
-    b"Transfer-Encoding: chunked\r\n", b"Content-Type: text/event-stream\r\n", b"Connection: close\r\n", b"HTTP/1.0 ",
-)  # fmt: skip
-CHUNKS = spliced(
-    b"5\r\nhello\r\n",
-    b"0\r\n\r\n",
-    b"0\r\n",
-    b"a;x=y\r\n",
-    b"fffffffffffffff\r\n",
-    b"\r\n",
-    b"5\r\n",
-    b"hello",
-)
-EVENTS = spliced(
-    b"data: ",
-    b"data: {}\n\n",
-    b"\n\n",
-    b"\r\n",
-    b"\r",
-    b"event: error\n",
-    b": ping\n\n",
-    b"data: [DONE]\n\n",
-    b"\xef\xbb\xbf",
-)
-KEYS = ("choices", "usage", "error", "object", "message", "detail")
-CHOICES = (
-    st.fixed_dictionaries({}, optional={key: JSON for key in ("index", "text", "token_ids", "finish_reason")})
-    | JSON
-)
-REPLIES = st.fixed_dictionaries(
-    {},
-    optional={
-        "choices": st.lists(CHOICES, max_size=3) | JSON,
-        "usage": st.fixed_dictionaries({}, optional={"prompt_tokens": JSON, "completion_tokens": JSON})
-        | JSON,
-        "error": JSON,
-        "object": ODD,
-    },
-)
-PAGES = spliced(
-    b"vllm:num_requests_running", b"DCGM_FI_DEV_FB_USED", b'{UUID="a",gpu="0"}', b"{", b"}", b" 1\n", b" nan\n", b" 1e999\n",
-    b"vllm:cache_config_info", b'{num_gpu_blocks="9' + b"9" * 5000 + b'",block_size="x"}', b"# HELP\n", b"\xff", b"\n",
-)  # fmt: skip
 TOML = spliced(
     b"[server]\n", b"[load]\n", b"[[sweep]]\n", b"[sweep]\n", b'framework = "null"\n', b'model = "tiny"\n', b"input_tokens = ",
     b"output_tokens = ", b"1", b"99999999999999999999", b"nan", b"-1", b"[", b"]", b"[1, 2]", b"\n", b'name = "', b'"\n', b"requests = ",
@@ -116,8 +54,10 @@ CONFIG = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4,
     "vocab_size": 99, "max_position_embeddings": 64,
 }  # fmt: skip
-CONFIGS = st.fixed_dictionaries(
-    {}, optional={key: JSON for key in (*CONFIG, "rope_theta", "rms_norm_eps", "rope_parameters", "tie_word_embeddings", "head_dim", "num_key_value_heads", "quantization_config")}
+# One or two odd values among good ones: the first that is refused hides the others.
+CONFIGS = st.dictionaries(
+    st.sampled_from([*CONFIG, "rope_theta", "rms_norm_eps", "rope_parameters", "tie_word_embeddings", "head_dim", "num_key_value_heads", "quantization_config"]),
+    JSON, max_size=2,
 ).map(lambda odd: CONFIG | odd)  # fmt: skip
 TENSORS = st.dictionaries(
     st.text(max_size=4),
@@ -131,7 +71,24 @@ HEADERS = st.one_of(
 LINES = spliced(
     b'{"trial": ', b'{"id": "x"}', b"}", b"{", b'"failure": null', b",", b"\n", b"[]", b"null", b"1"
 )
-STORED = spliced(b'{"schema_version": 1', b', "environments": ', b"{}", b"[]", b"}", b"{", b"1", b"null")
+STORED = st.one_of(
+    spliced(b'{"schema_version": 1', b', "environments": ', b"{}", b"[]", b"}", b"{", b"1", b"null"),
+    some("environments", "plan", "kept", "profile", "name", "sets", environments=st.dictionaries(st.text(max_size=3), JSON, max_size=1))
+    .map(lambda found: json.dumps({"schema_version": 1, **found}).encode()),
+)  # fmt: skip
+RESULT = json.loads(
+    to_json(
+        TrialResult(
+            trial=endpoint_trial(LoadSpec(kind="static", input_tokens=4, output_tokens=2, requests=1), "http://h", "m", 9),
+            environment="e", engine={}, started="2026-01-01T00:00:00.000+00:00", wall_s=1.0,
+        )
+    )
+)  # fmt: skip
+TRIALS = st.tuples(st.sampled_from([(key,) for key in RESULT] + [("trial", key) for key in RESULT["trial"]] + [("trial", "load", key) for key in RESULT["trial"]["load"]]), JSON)  # fmt: skip
+CEILINGS = st.tuples(
+    st.lists(JSON | some("device", "source", "bandwidth", "matrix", "ladder", "all_reduce", "launch_s", "shared", "facts", source=st.just("measured"), ladder=st.lists(st.tuples(ODD, ODD), max_size=1), all_reduce=st.lists(some("ranks", "how", "alpha_s", "beta_bytes_per_s", "points"), max_size=1)), max_size=1) | JSON,
+    st.binary(max_size=3),
+)  # fmt: skip
 PARQUET = spliced(b"PAR1", b"\x15\x04", b"\0\0\0\0", b"PAR1PAR1")
 TRACES = spliced(
     b'{"offset_s": ',
@@ -147,47 +104,11 @@ TRACES = spliced(
 )
 
 
-def head(data: bytes) -> None:
-    take_head(data)
-
-
-def chunks(data: bytes) -> None:
-    for size in (1, 3, 1000):
-        chunked = Chunked()
-        for block in blocks(data, size):
-            chunked.feed(block, [])
-
-
-def events(data: bytes) -> None:
-    stream = EventStream()
-    for block in blocks(data, 3):
-        stream.feed(block)
-    stream.finish()
-
-
-def reply(found: Any) -> None:
-    body = json.dumps(found).encode()
-    for kind, data in (("application/json", body), ("text/event-stream", b"data: " + body + b"\n\n")):
-        request = Request(
-            seq=1, phase="measured", prompts=((1, 2),), output_tokens=3, stream=kind != "application/json"
-        )
-        answer = Answer(request, 200, "OK", kind)
-        answer.feed(data, 5)
-        got = sound(answer.reply(sent_ns=1, end_ns=9, reads=1, lag_ns=None, error=None))
-        assert all(type(token) is int and 0 <= token < 2**31 for token in got.first_tokens)
-
-
-def page(data: bytes) -> None:
-    read_page(data.decode("utf-8", "replace"))
-
-
-def place() -> Path:
-    return FOLDER if FOLDER is not None else Path(tempfile.gettempdir())
-
-
 @contextlib.contextmanager
 def folder() -> Any:
-    with tempfile.TemporaryDirectory(dir=place()) as made:
+    """A folder for files that are read; in memory where there is one, since thousands are made."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as made:
         yield Path(made)
 
 
@@ -226,10 +147,32 @@ def lines(data: bytes) -> None:
         Results(into).results()
 
 
+def trial(found: tuple[tuple[str, ...], Any]) -> None:
+    """A line whose JSON is whole, and one value in it is odd: reading it, and what is made of it at once."""
+    (*path, last), value = found
+    line = deepcopy(RESULT)
+    inner = line
+    for key in path:
+        inner = inner[key]
+    inner[last] = value
+    with folder() as into:
+        (into / "sweep.json").write_text('{"schema_version": 1}')
+        (into / "trials.jsonl").write_text(json.dumps(line) + "\n")
+        gather(into)
+
+
 def stored(data: bytes) -> None:
     with folder() as into:
         (into / "sweep.json").write_bytes(data)
-        Results(into).environments()
+        gather(into)
+
+
+def ceilings(found: tuple[Any, bytes]) -> None:
+    with folder() as into:
+        (into / "ceilings.json").write_bytes(json.dumps(found[0]).encode() + found[1])
+        for each in probe.load(into):
+            each.bandwidth_for(1.0)
+            each.all_reduce_s(2, 10)
 
 
 def parquet(data: bytes) -> None:
@@ -247,19 +190,19 @@ def trace(data: bytes) -> None:
                 reader.parse(line, "t")
 
 
-EDGES: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]] = {
-    "HTTP head": (HEADS, head),
-    "chunks": (CHUNKS, chunks),
-    "SSE": (EVENTS, events),
-    "JSON reply": (REPLIES, reply),
-    "metrics page": (PAGES, page),
+EDGES: Edges = {
+    **edge_replies.EDGES,
+    **edge_grpc.EDGES,
+    **edge_pages.EDGES,
     "TOML": (TOML, toml),
     "--set": (SETS, sets),
     "URL": (URLS, url),
     "config.json": (CONFIGS, config),
     "safetensors head": (HEADERS, header),
     "stored lines": (LINES, lines),
+    "stored trial": (TRIALS, trial),
     "sweep.json": (STORED, stored),
+    "ceilings.json": (CEILINGS, ceilings),
     "parquet": (PARQUET, parquet),
     "trace": (TRACES, trace),
 }

@@ -1,6 +1,7 @@
 """Faults × frameworks: a sweep is hit while a trial runs, one checker tells what it lost, and ``--resume`` mends it.
 
-``python tests/aids/fault_matrix.py [FRAMEWORK …]`` runs all of it and prints the table (``make faults``).
+``python tests/aids/fault_matrix.py [FRAMEWORK …]`` runs all of it and prints the table (``make faults``). A framework
+that cannot run on this machine is told as such.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 import orjson
 import psutil
 
+from loadgen.errors import MissingDependency
+
 PROFILE = """
 name = "hit"
 [server]
@@ -30,7 +33,7 @@ model = "tiny"
 dtype = "float32"
 gpus = []
 tp = {tp}
-ready_timeout_s = 300
+ready_timeout_s = 500
 {options}
 [load]
 mode = "closed"
@@ -42,7 +45,7 @@ warmup = 1
 connect_s = 2
 first_byte_s = {patience}
 between_bytes_s = {patience}
-total_s = 60
+total_s = 900
 [telemetry]
 enabled = false
 [[sweep]]
@@ -57,9 +60,9 @@ class Framework:
     name: str
     tp: int = 1
     options: str = ""
-    tokens: int = 200
+    tokens: int = 60
     requests: int = 8
-    patience: int = 10
+    patience: int = 30
 
     @property
     def label(self) -> str:
@@ -129,6 +132,12 @@ def _server(number: int, which: int) -> Callable[[Hit], None]:
     return lambda hit: hit.server()[which].send_signal(number)
 
 
+def _stop_all(hit: Hit) -> None:
+    """Every process of the server: a launcher alone may be stopped, and its engine serves on."""
+    for process in hit.server():
+        process.send_signal(signal.SIGSTOP)
+
+
 def _guard(hit: Hit) -> None:
     next(p for p in hit.family() if "_guard.py" in " ".join(p.cmdline())).kill()
 
@@ -164,7 +173,7 @@ class Fault:
 FAULTS = (
     Fault(name="server killed", do=_server(signal.SIGKILL, 0), codes=(1,), word="ServerDied"),
     Fault(name="last process of the server killed", do=_server(signal.SIGKILL, -1), codes=(1,), word="ServerDied"),
-    Fault(name="server stopped", do=_server(signal.SIGSTOP, 0), codes=(1,), word="ServerHung"),
+    Fault(name="server stopped", do=_stop_all, codes=(1,), word="ServerHung"),
     Fault(name="last process of the server stopped", do=_server(signal.SIGSTOP, -1), codes=(1,), word="ServerHung"),
     Fault(name="guard killed", do=_guard, codes=(1,), word="ServerDied"),
     Fault(name="worker killed", do=_worker(signal.SIGKILL), codes=(1,), word="WorkerDied", sets=("concurrency=2,3", "workers=2")),
@@ -204,7 +213,13 @@ class Verdict:
         return [f"{name}: {value}" for name, value in found.items() if value]
 
 
-def run(framework: Framework, fault: Fault, limit_s: float = 240) -> Verdict:
+# One thread an engine: on a machine that is shared, threads that wait for each other cost more than they compute.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# Engines come up in tens of seconds on a busy machine: what is slow is no fault, what never ends is one.
+LIMIT_S = 600.0
+
+
+def run(framework: Framework, fault: Fault, limit_s: float = LIMIT_S) -> Verdict:
     """Run a sweep, hit it in its first trial, look at what is left, go on with ``--resume --retry-failed``."""
     with _begun(framework, fault) as hit:
         hung = not _wait_for(lambda: "started" in hit.said or hit.process.poll() is not None, hit, limit_s)
@@ -218,7 +233,7 @@ def run(framework: Framework, fault: Fault, limit_s: float = 240) -> Verdict:
             hit.process.kill()
             hit.process.wait()
         orphans = _living(hit)
-        leftovers = tuple(sorted(p.name for p in hit.temporary.iterdir() if not _rescued(p)))
+        leftovers = tuple(sorted(p.name for p in hit.temporary.iterdir() if not _meant_to_stay(p)))
         said, code = hit.said, hit.process.returncode
         double = _double(hit.folder / "r")
         killed = fault.codes == (-9,)
@@ -248,7 +263,7 @@ def _begun(framework: Framework, fault: Fault) -> Iterator[Hit]:
             process = subprocess.Popen(
                 _command(fault),
                 cwd=folder,
-                env={**os.environ, "TMPDIR": str(temporary)},
+                env={**os.environ, **ENVIRONMENT, "TMPDIR": str(temporary)},
                 stdout=subprocess.DEVNULL,
                 stderr=err,
                 start_new_session=True,
@@ -282,18 +297,23 @@ def _living(hit: Hit) -> int:
     return sum(process.status() != psutil.STATUS_ZOMBIE for process in alive)
 
 
-def _rescued(path: Path) -> bool:
-    """Results that the sweep put there because their folder failed it, and said so."""
-    return path.name.startswith("loadgen-rescued-")
+def _meant_to_stay(path: Path) -> bool:
+    """Results that the sweep put there because their folder failed it, and said so; torch's own cache of compiled code,
+    which its next process uses again."""
+    return path.name.startswith(("loadgen-rescued-", "torchinductor_"))
 
 
 def _resumed(hit: Hit, fault: Fault) -> str:
     again = subprocess.run(
         _command(fault, "--resume", "--retry-failed"),
-        cwd=hit.folder, env={**os.environ, "TMPDIR": str(hit.temporary)}, capture_output=True, text=True,
-        timeout=300, check=False,
+        cwd=hit.folder, env={**os.environ, **ENVIRONMENT, "TMPDIR": str(hit.temporary)}, capture_output=True, text=True,
+        timeout=2 * LIMIT_S, check=False,
     )  # fmt: skip
-    return "" if again.returncode == 0 else f"exit {again.returncode}: {again.stderr[-300:]}"
+    if again.returncode == 0:
+        return ""
+    logs = sorted((hit.folder / "r" / "logs").glob("*"), key=lambda path: path.stat().st_mtime)
+    last = logs[-1].read_text(errors="replace")[-600:] if logs else "no log"
+    return f"exit {again.returncode}: {again.stderr[-300:]}\n{last}"
 
 
 def _double(folder: Path, *, failed: bool = True) -> int:
@@ -320,19 +340,59 @@ def _lost(folder: Path) -> int:
     return len(results.sweep["plan"]) - whole
 
 
+HEADS = ("framework", "fault", "exit", "lost", "double", "orphans", "leftovers", "tracebacks", "message", "--resume", "s", "")  # fmt: skip
+
+
+def row(framework: Framework, fault: Fault, verdict: Verdict, took_s: float) -> tuple[str, ...]:
+    """A line of the table, under ``HEADS``."""
+    code = "hung" if verdict.hung else str(verdict.code)
+    counts = (verdict.lost, verdict.double, verdict.orphans, len(verdict.leftovers), verdict.tracebacks)
+    message = f"lacks {fault.word}" if verdict.unsaid else fault.word or "–"
+    resume = "failed" if verdict.resume else "all"
+    right = "; ".join(verdict.faults) or "right"
+    return (framework.label, fault.name, code, *map(str, counts), message, resume, f"{took_s:.0f}", right)
+
+
+def shown(rows: list[tuple[str, ...]]) -> str:
+    """Rows under each other."""
+    widths = [max(len(line[column]) for line in rows) for column in range(len(HEADS) - 1)]
+    return "\n".join(
+        "  ".join([*(word.ljust(width) for word, width in zip(line, widths, strict=False)), line[-1]])
+        for line in rows
+    )
+
+
+def absent(framework: Framework) -> str:
+    """What a framework lacks to run on this machine; empty where it can."""
+    from loadgen.commands.sweep import make
+
+    with tempfile.TemporaryDirectory(prefix="faults-") as place:
+        profile = Path(place) / "p.toml"
+        profile.write_text(framework.profile)
+        try:
+            make(str(profile), (), dry_run=False)
+        except MissingDependency as error:
+            return error.what
+    return ""
+
+
 def main(names: list[str]) -> int:
-    """Run the whole matrix, or the rows of some frameworks; 1 when anything was wrong."""
-    wrong = 0
+    """Run the whole matrix, or the rows of some frameworks, by name or label; 1 when anything was wrong or absent."""
+    rows, wrong = [HEADS], 0
     for framework in FRAMEWORKS:
-        if names and framework.name not in names:
+        if names and framework.name not in names and framework.label not in names:
+            continue
+        if lacking := absent(framework):
+            wrong += 1
+            print(f"{framework.label}: not run: {lacking}", flush=True)
             continue
         for fault in FAULTS:
             began = time.monotonic()
             verdict = run(framework, fault)
             wrong += bool(verdict.faults)
-            words = "; ".join(verdict.faults) or "right"
-            print(f"{framework.label:12} {fault.name:36} exit {verdict.code!s:4} {time.monotonic() - began:5.0f} s  {words}", flush=True)  # fmt: skip
-    print(f"{wrong} wrong")
+            rows.append(row(framework, fault, verdict, time.monotonic() - began))
+            print(" · ".join(rows[-1]), flush=True)
+    print(f"\n{shown(rows)}\n\n{len(rows) - 1} faults, {wrong} wrong")
     return 1 if wrong else 0
 
 

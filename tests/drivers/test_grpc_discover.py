@@ -89,3 +89,31 @@ def test_nobody_listening_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("value", ["", "{", "[]", "3", '{"spec": 1}', '{"spec": {"model": {}}}'])
 def test_a_parameter_of_our_name_that_is_not_ours_tells_nothing(value: str) -> None:
     assert _told({"loadgen_settings": value}) == {}
+
+
+def test_a_parameter_with_counts_that_are_none_tells_of_the_engine_alone() -> None:
+    assert _told(
+        {"loadgen_info": '{"vocab": "x", "max_context": 18446744073709551615, "max_batch": 4}'}
+    ).keys() == {"engine"}
+    assert _told({"loadgen_info": '{"vocab": 9, "variant": "c"}'}) == {"vocab": 9}
+
+
+def test_bytes_that_are_no_message_are_told_as_such() -> None:
+    def reply(_wire: bytes, _: object) -> bytes:
+        return b"\xff\xff"
+
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    for service, method in {
+        "inference.GRPCInferenceService": "ServerMetadata",
+        "modelresponse.ModelResponse": "GeneratorReply",
+    }.items():
+        handlers = {method: grpc.unary_unary_rpc_method_handler(reply)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        for protocol in ("triton-grpc", "mii-grpc"):
+            with pytest.raises(BadInput, match="answers with what is no message of it"):
+                discover(f"grpc://127.0.0.1:{port}", protocol=protocol)
+    finally:
+        server.stop(0)

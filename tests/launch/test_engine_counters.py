@@ -6,6 +6,7 @@ import pytest
 
 from loadgen.launch import endpoint
 from loadgen.launch.engine_counters import server_side_counts
+from loadgen.launch.triton_counters import server_side_times
 from loadgen.metrics.engine_caveats import of_engine
 from loadgen.records import LoadSpec
 
@@ -118,3 +119,10 @@ def test_they_stand_in_the_engine_of_a_result(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(endpoint, "metrics_text", lambda url: vllm(232, 900, 1860))
     found = endpoint.engine_of(endpoint.Endpoint(base_url="http://h"), vllm(7, 20, 100))
     assert found["server_side"]["steps"] == 225
+
+
+@pytest.mark.parametrize("value", ["+Inf", "NaN", "1e300", "-1"])
+def test_a_counter_that_is_no_figure_is_left_out(value: str) -> None:
+    page = f"vllm:generation_tokens_total {value}\nnv_inference_request_success {value}\n"
+    assert server_side_counts("", page) == {}
+    assert server_side_times(page, page, {}) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from loadgen.errors import ServerDied, ServerNotReady, ServerOutOfMemory
 from loadgen.launch.child import child_argv
-from loadgen.launch.process import Server, free_ports, log_tail, port_is_free, serving
+from loadgen.launch.process import GUARD, Server, free_ports, log_tail, port_is_free, serving
 from loadgen.protocols import Command
 
 SERVER = """
@@ -240,3 +241,24 @@ def test_a_child_module_runs_without_loadgen_installed(tmp_path: Path) -> None:
         [argv[0], "-I", "-S", *argv[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_server_may_open_as_many_files_as_its_client(tmp_path: Path) -> None:
+    """The client raises its own soft limit; each of its requests is a file of the server's, too."""
+    show = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    argv = [
+        "prlimit",
+        f"--nofile=256:{hard}",
+        sys.executable,
+        "-I",
+        "-S",
+        str(GUARD),
+        "5",
+        sys.executable,
+        "-c",
+        show,
+    ]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as guard:
+        assert guard.stdout is not None
+        assert int(guard.stdout.read()) == min(hard, 65536)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from loadgen.errors import BadInput, NotResults, StoreError
@@ -170,3 +172,27 @@ def test_a_result_is_on_disk_before_append_returns(tmp_path: Path, monkeypatch: 
         assert [line.count(b"\n") for line in synced] == [1]
         store.append(result("b"))
         assert [line.count(b"\n") for line in synced] == [1, 2]
+
+
+@pytest.mark.parametrize("key", ["environments", "plan", "kept"])
+def test_a_sweep_json_of_other_types_is_one_clear_error(tmp_path: Path, key: str) -> None:
+    (tmp_path / "sweep.json").write_text(f'{{"schema_version": 1, "{key}": 5}}')
+    with pytest.raises(NotResults, match=f"{key} is no"):
+        open_results(tmp_path)
+
+
+def test_a_plan_and_an_environment_that_are_none_are_told(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text('{"schema_version": 1, "plan": [5], "environments": {"a": {}}}')
+    with pytest.raises(StoreError, match="trial 1 of the plan is none"):
+        open_results(tmp_path).plan()
+    with pytest.raises(StoreError, match="environment a is none"):
+        open_results(tmp_path).environments()
+
+
+def test_a_parquet_of_other_columns_is_no_samples(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text('{"schema_version": 1}')
+    (tmp_path / "samples").mkdir()
+    pq.write_table(pa.table({"phase": ["measured"]}), tmp_path / "samples" / "x.parquet")
+    results = open_results(tmp_path)
+    assert not results.has_samples("x")
+    assert "lacks end_ns" in results.broken[0]

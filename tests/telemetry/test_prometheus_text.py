@@ -172,3 +172,9 @@ def test_slices_of_a_gpu_alone_are_said_to_be_ones() -> None:
     page = read_page('DCGM_FI_DEV_GPU_UTIL{UUID="GPU-1",GPU_I_ID="3"} 40\n')
     assert page.readings == ()
     assert "MIG slices alone" in page.refused[0]
+
+
+def test_figures_too_large_for_any_unit_are_refused_and_never_infinite() -> None:
+    blocks = f'vllm:cache_config_info{{num_gpu_blocks="9{"9" * 400}",block_size="9"}} 1'
+    page = read_page(f"DCGM_FI_DEV_GPU_TEMP 1e300\n{blocks}\n")
+    assert (page.readings, page.refused) == ((), ("DCGM_FI_DEV_GPU_TEMP = 1e+300",))
