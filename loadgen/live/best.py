@@ -45,7 +45,8 @@ def best_so_far(rows: Sequence[ResultRow], running: TrialRow | None) -> list[tup
 
 
 def _where(row: ResultRow) -> str:
-    return f"{row.trial.server}, {row.trial.load}"
+    trial = row.trial
+    return f"{trial.server}, {trial.load}" + (f" ({trial.options})" if trial.options else "")
 
 
 def marks_text(rows: Sequence[ResultRow], width: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from loadgen.labels import CLIENT_MARK, again_label, caveat_marks, clean, load_label, server_label
 from loadgen.live.course import Course
 from loadgen.metrics.percentiles import percentile
-from loadgen.records import Caveat, Dist, Sample, Trial, TrialResult
+from loadgen.records import Caveat, Dist, Sample, ServerSpec, Trial, TrialResult
 from loadgen.theory.duration import Durations, Work, total, work_of
 from loadgen.units import seconds, show_number, show_rate, show_s
 
@@ -42,6 +42,7 @@ class TrialRow:
     warmup: int
     server: str
     work: Work
+    options: str = ""
     lasts_s: float | None = None
     predicted_s: float | None = None
 
@@ -115,9 +116,15 @@ def trial_row(trial: Trial, predicted_s: float | None = None) -> TrialRow:
         warmup=load.warmup,
         server=clean(server_label(server) if server else f"{trial.model_name} at {trial.url}"),
         work=work_of(trial),
+        options=clean(_options(server)) if server else "",
         lasts_s=None if load.duration_s is None else load.lead_in_s + load.duration_s,
         predicted_s=predicted_s,
     )
+
+
+def _options(server: ServerSpec) -> str:
+    """What its options set a server apart by, the engine aside."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(server.options.items()) if name != "engine")
 
 
 def _p50(dist: Dist | None) -> float | None:

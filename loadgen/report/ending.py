@@ -35,7 +35,7 @@ def _won(analysis: Analysis) -> list[Line]:
     """The winner for each goal at the job at which most servers meet, and how many jobs there are besides."""
     jobs = winners.jobs(analysis.study)
     if not jobs:
-        return []
+        return [Line("best", "not told: no trial whose figures may be believed")] if analysis.rows else []
     job, *others = jobs
     more = f" ({len(others)} more in the report)" if others else ""
     answers = winners.answers_at(analysis.study, job)

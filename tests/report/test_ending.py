@@ -64,4 +64,4 @@ def test_a_sweep_of_failures_ends_with_them(build: Any, tmp_path: Path) -> None:
     labels = [
         row.label.strip() for row in ending(found, [row.result for row in found.rows], tmp_path / "f", [])
     ]
-    assert labels == ["f", "doubt", "failed", "every table"]
+    assert labels == ["f", "best", "doubt", "failed", "every table"]
