@@ -31,6 +31,7 @@ def of_engine(
             "its sequences ran one after the other",
             remedy="a route that takes a list of prompts (completions), or an engine with in-flight batching",
         )
+    yield from _of_room(load, engine)
     told = engine.get("server_side")
     seen: Mapping[str, object] = told if isinstance(told, Mapping) else {}
     output, steps = seen.get("output_tokens"), seen.get("steps")
@@ -54,6 +55,27 @@ def of_engine(
         yield Caveat(
             kind="preemptions",
             message=f"the server put {preempted} sequences back for want of KV cache, and did their work again",
+            remedy="lower the load, or give the server more KV cache",
+        )
+
+
+def _of_room(load: LoadSpec, engine: Mapping[str, object]) -> Iterator[Caveat]:
+    """Of an engine that said how many sequences it runs at once and how many tokens its cache holds."""
+    sequences, most, tokens = load.sequences, engine.get("max_sequences"), engine.get("kv_tokens")
+    if sequences is None:
+        return
+    if isinstance(most, int) and sequences > most:
+        yield Caveat(
+            kind="sequence-limit",
+            message=f"{sequences} sequences were in flight, and the server runs {most} at once: the others waited",
+            remedy="start it with a max_batch of as many, or read latencies as those of its queue",
+        )
+    need = sequences * (load.input_tokens + load.output_tokens)
+    if isinstance(tokens, int) and load.kind != "trace" and need > tokens:
+        yield Caveat(
+            kind="kv-limit",
+            message=f"{sequences} sequences at their full length are {need} tokens, and the server's cache holds "
+            f"{tokens}: they cannot all run together",
             remedy="lower the load, or give the server more KV cache",
         )
 
