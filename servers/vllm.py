@@ -157,7 +157,8 @@ def _env(spec: ServerSpec, run_dir: str, sockets: str) -> dict[str, str | None]:
         "DO_NOT_TRACK": "1",
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_LOGGING_LEVEL": "INFO",  # its facts are read from the log
-        "VLLM_RPC_BASE_PATH": sockets,  # its sockets stay behind at every end
+        "VLLM_RPC_BASE_PATH": sockets,  # its sockets stay behind at every end, as does a file in the temporary folder
+        "TMPDIR": sockets,
         "VLLM_CONFIG_ROOT": os.path.join(run_dir, "config"),
         # Compiling anew costs 20 s and more at each start.
         "VLLM_CACHE_ROOT": str(cache),

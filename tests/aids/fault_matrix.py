@@ -1,6 +1,7 @@
 """Faults × frameworks: a sweep is hit while a trial runs, one checker tells what it lost, and ``--resume`` mends it.
 
-``python tests/aids/fault_matrix.py [FRAMEWORK …]`` runs all of it and prints the table (``make faults``).
+``python tests/aids/fault_matrix.py [FRAMEWORK …]`` runs all of it and prints the table (``make faults``); vLLM where
+``LOADGEN_VLLM_PYTHON`` names an interpreter that has it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pathlib import Path
 
 import orjson
 import psutil
+
+from loadgen.launch.interpreter import variable
 
 PROFILE = """
 name = "hit"
@@ -48,6 +51,9 @@ enabled = false
 [[sweep]]
 concurrency = [2, 1]
 """
+
+
+VLLM = "[frameworks.vllm.options]\nenforce_eager = true\nkv_tokens = 8192"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +88,7 @@ FRAMEWORKS = (
     Framework(name="triton"),
     Framework(name="ds"),
     Framework(name="ds", tp=2),
+    *([Framework(name="vllm", options=VLLM)] if variable("vllm") in os.environ else []),
 )
 
 
@@ -103,7 +110,9 @@ class Hit:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.pid != self.process.pid and process.environ().get("TMPDIR") == str(self.temporary):
+                if process.pid != self.process.pid and str(self.temporary) in process.environ().get(
+                    "TMPDIR", ""
+                ):
                     found.append(process)
         return found
 

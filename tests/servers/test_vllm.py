@@ -132,6 +132,7 @@ def test_its_environment_keeps_to_this_machine_and_its_folders() -> None:
         "DO_NOT_TRACK": "1",
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_RPC_BASE_PATH": "/run/x",
+        "TMPDIR": "/run/x",
         "VLLM_CONFIG_ROOT": "/run/x/config",
         "VLLM_CACHE_ROOT": "/cache/loadgen/vllm",
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
