@@ -10,6 +10,8 @@ from loadgen.units import show_number, show_share
 WAVES = (
     1.5  # steps a call over those of one batch: two waves take twice as many, a prompt in pieces a few more
 )
+# Kinds that say that a batch's sequences were not in the engine together, whatever it served in the end.
+APART = frozenset({"batch-waves", "sequence-limit", "kv-limit", "preemptions"})
 EXTRA_STEPS = 0.5  # a call, on average: below, single calls were slow to be taken up
 CACHED = 0.01  # of the prompt tokens: from here on the prefill that was measured is a smaller one
 

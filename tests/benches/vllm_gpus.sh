@@ -2,7 +2,7 @@
 # vLLM beside its rivals on a machine with GPUs, torch and no network, from the package that pack_vllm.py made.
 #   vllm_gpus.sh PACKAGE OUT PART…   parts: rivals core-tp1 core-tp2 greedy-tp1 greedy-tp2 faults checks (greedy-tp1 and faults at once, on two GPUs)
 set -uo pipefail
-package=$1 out=$2
+package=$(realpath "$1") out=$(realpath -m "$2")
 shift 2
 here=$(cd "$(dirname "$0")/../.." && pwd)
 home=${TMPDIR:-/tmp}/vllm-gpus
@@ -10,6 +10,7 @@ mkdir -p "$home/loadgen" "$out"
 tar -C "$home" -xJf "$package"
 cp -r "$here/loadgen/." "$home/loadgen/"
 cp -r "$here/servers" "$here/profiles" "$home/loadgen/"
+cd "$home" || exit # not the checkout, whose loadgen/ has no servers
 export PYTHONPATH=$home/site:$home XDG_CACHE_HOME=$home/cache PYTHONUNBUFFERED=1
 export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1
 loadgen() { python3 -m loadgen.cli "$@"; }
