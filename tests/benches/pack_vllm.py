@@ -25,7 +25,7 @@ PTX, ELF = 1, 2
 KEPT = ("vllm/_C_stable_libtorch.abi3.so", "vllm/vllm_flash_attn/_vllm_fa3_C.abi3.so")
 # Of all wheels: what is compiled against, shown, or tested, and of vLLM what other models use.
 LEFT_OUT = (
-    "vllm/vllm-rs", "vllm/third_party/deep_gemm/include", "vllm/third_party/fmha_sm100/cutlass", "/static/swagger",
+    "vllm/vllm-rs", "vllm/third_party/deep_gemm", "vllm/third_party/fmha_sm100", "/static/swagger",
     "vllm/model_executor/layers/fused_moe/configs", "/tests/", "/include/", "pycountry/locales", "mistral_common/data",
 )  # fmt: skip
 ENDINGS = (".a", ".h", ".hpp", ".cuh", ".cu", ".cpp", ".pdb", ".pyi", ".map")

@@ -19,7 +19,7 @@ from loadgen.servers.vllm import FRAMEWORK, MODULES
 from loadgen.theory.models import PRESETS, kv_bytes_per_token
 
 SPEC = ServerSpec(framework="vllm", model=PRESETS["llama-13b"], gpus=(0,), python="/opt/vllm/bin/python")
-# Lines of 0.32.0 on a CPU and, in their form, of 0.25.1 on a GPU.
+# Lines of 0.32.0 on a CPU and of 0.25.1 on an H200, the long ones cut.
 CPU_LOG = """\
 (EngineCore pid=9) INFO 11-30 11:48:53 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model='/m', \
 enforce_eager=True, enable_prefix_caching=False, enable_chunked_prefill=True, compilation_config={'mode': \
