@@ -62,7 +62,7 @@ def of_engine(
 
 
 def _of_room(load: LoadSpec, engine: Mapping[str, object]) -> Iterator[Caveat]:
-    """Of an engine that said how many sequences it runs at once and how many tokens its cache holds."""
+    """Of an engine that said how many sequences it runs at once, and in CUDA graphs, and how large its cache is."""
     sequences, most, tokens = load.sequences, engine.get("max_sequences"), engine.get("kv_tokens")
     if sequences is None:
         return
@@ -71,6 +71,14 @@ def _of_room(load: LoadSpec, engine: Mapping[str, object]) -> Iterator[Caveat]:
             kind="sequence-limit",
             message=f"{sequences} sequences were in flight, and the server runs {most} at once: the others waited",
             remedy="start it with a max_batch of as many, or read latencies as those of its queue",
+        )
+    replayed = engine.get("graphs_up_to")
+    if isinstance(replayed, int) and sequences > replayed:
+        yield Caveat(
+            kind="beyond-graphs",
+            message=f"{sequences} sequences were in flight, and the server replays CUDA graphs of up to {replayed}: "
+            "larger batches are launched kernel by kernel",
+            remedy="raise the largest batch that is captured (vllm: max_cudagraph_capture_size), or read it as eager",
         )
     need = sequences * (load.input_tokens + load.output_tokens)
     if isinstance(tokens, int) and load.kind != "trace" and need > tokens:

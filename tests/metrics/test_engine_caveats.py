@@ -104,5 +104,13 @@ def test_what_an_engine_has_no_room_for_is_told(load: dict[str, Any], kinds: lis
     asked: dict[str, Any] = {"input_tokens": 20, "output_tokens": 20, **load}
     if asked["kind"] == "static" and kinds:
         asked["input_tokens"] = 4
-    found = of_engine(LoadSpec(**asked), CALLS, {"max_sequences": 8, "kv_tokens": 400})
+    found = of_engine(LoadSpec(**asked), CALLS, {"max_sequences": 8, "kv_tokens": 400, "graphs_up_to": 20})
     assert [caveat.kind for caveat in found] == kinds
+
+
+def test_a_batch_beyond_an_engines_graphs_is_told() -> None:
+    load = LoadSpec(kind="static", input_tokens=4, output_tokens=4, batch_size=600)
+    (told,) = of_engine(load, CALLS, {"max_sequences": 1024, "graphs_up_to": 512})
+    assert told.kind == "beyond-graphs"
+    assert "600 sequences" in told.message
+    assert list(of_engine(load, CALLS, {"graphs_up_to": 1024})) == []
