@@ -44,8 +44,8 @@ MEANINGS = (
     ),
     (
         r"EngineDeadError|EngineCore encountered",
-        "its engine ended while it computed, and the server with it. A token id outside the model's vocabulary does "
-        "that, which vLLM does not look for without a tokenizer",
+        "its engine ended, and the server with it; one cause is a token id outside the model's vocabulary, which vLLM "
+        "does not look for without a tokenizer",
     ),
     (r"operator torchvision::nms does not exist", BROKEN["torchvision"]),
     (r"No package metadata was found for vllm", "its script was started; loadgen starts the module"),

@@ -127,8 +127,11 @@ class Hit:
         return sorted(found, key=lambda process: process.create_time())
 
     def server(self) -> list[psutil.Process]:
-        """The server's processes, the one that the guard started first."""
-        workers = {process.pid for process in self.named("loadgen.load.worker")}
+        """The server's processes, the one that the guard started first, without trackers of Python's multiprocessing:
+        nothing depends on one until the end."""
+        workers = {
+            process.pid for process in self.named("loadgen.load.worker", "multiprocessing.resource_tracker")
+        }
         guards = {process.pid for process in self.family() if "_guard.py" in " ".join(process.cmdline())}
         others = [p for p in self.family() if p.pid not in workers | guards and p.ppid() != self.process.pid]
         return sorted(others, key=lambda process: process.create_time())
