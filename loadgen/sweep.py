@@ -148,12 +148,13 @@ class Sweep:
         return known is not None and machine_of(known) == machine_of(self.environment)
 
     def _reason(self, result: TrialResult) -> str:
-        """Why a trial was not served: the first error of its requests, else its own."""
+        """Why a trial was not served: the first error of its requests, else its own, else that it ran in parts."""
         stored = self.store.samples(result.trial.id)
         samples = () if stored is None else read_samples(stored)
         told = next((sample.error for sample in samples if sample.error is not None), None)
         failure = result.failure
-        return (told or (f"{failure.error}: {failure.message}" if failure else "")).partition("\n")[0]
+        own = f"{failure.error}: {failure.message}" if failure else bisection.apart(result)
+        return (told or own).partition("\n")[0]
 
     def _running(self) -> RunningServers:
         return RunningServers(

@@ -44,8 +44,8 @@ MEANINGS = (
     ),
     (
         r"EngineDeadError|EngineCore encountered",
-        "its engine ended while it computed, and the server with it. A token id outside the model's vocabulary does "
-        "that, which vLLM does not look for without a tokenizer",
+        "its engine ended, and the server with it; one cause is a token id outside the model's vocabulary, which vLLM "
+        "does not look for without a tokenizer",
     ),
     (r"operator torchvision::nms does not exist", BROKEN["torchvision"]),
     (r"No package metadata was found for vllm", "its script was started; loadgen starts the module"),
@@ -157,7 +157,8 @@ def _env(spec: ServerSpec, run_dir: str, sockets: str) -> dict[str, str | None]:
         "DO_NOT_TRACK": "1",
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_LOGGING_LEVEL": "INFO",  # its facts are read from the log
-        "VLLM_RPC_BASE_PATH": sockets,  # its sockets stay behind at every end
+        "VLLM_RPC_BASE_PATH": sockets,  # its sockets stay behind at every end, as does a file in the temporary folder
+        "TMPDIR": sockets,
         "VLLM_CONFIG_ROOT": os.path.join(run_dir, "config"),
         # Compiling anew costs 20 s and more at each start.
         "VLLM_CACHE_ROOT": str(cache),

@@ -28,6 +28,7 @@ GUARD = Path(__file__).with_name("_guard.py")
 # Below Linux's ephemeral range (32768…), so that no outgoing connection can take a port in between.
 PORTS = range(20000, 32000)
 TAIL_LINES = 30
+SAID_BYTES = 8 << 20  # of a log, when its server takes work
 POLL_S = 0.05
 WELL_S = 1.0  # a server that answers, whole, for so long after requests were lost is well
 JUDGE_S = 10.0  # one that does neither answer nor end within this has hung
@@ -108,6 +109,7 @@ class Server:
     def __init__(self, command: Command, run_dir: Path, log_path: Path) -> None:
         self.command, self.run_dir, self.log_path = command, run_dir, log_path
         self._process: subprocess.Popen[bytes] | None = None
+        self._said_from = 0
         self._shared_before: frozenset[str] = frozenset()
         self._shared: frozenset[str] = frozenset()
 
@@ -121,6 +123,7 @@ class Server:
         try:
             on_state("starting")
             self._shared_before = shared_memory.present()
+            self._said_from = self.log_path.stat().st_size if self.log_path.exists() else 0
             self._spawn(self.command.argv)
             self._await_ready(deadline, ready_timeout_s)
             self._note_shared()
@@ -185,6 +188,12 @@ class Server:
                 if time.monotonic() > deadline:
                     raise self.failure(ServerNotReady, f"the server was not ready within {limit_s:g} s")
                 time.sleep(POLL_S)
+
+    def said(self) -> str:
+        """Its log since this start, at most ``SAID_BYTES`` of it."""
+        with self.log_path.open("rb") as log:
+            log.seek(self._said_from)
+            return log.read(SAID_BYTES).decode(errors="replace")
 
     @property
     def pid(self) -> int | None:

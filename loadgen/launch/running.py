@@ -20,7 +20,7 @@ from loadgen.launch import frameworks
 from loadgen.launch.discover import asked_of
 from loadgen.launch.endpoint import Endpoint, page_of, server_info
 from loadgen.launch.interpreter import interpreter_of, look_into
-from loadgen.launch.process import Server, free_ports, log_tail, port_is_free
+from loadgen.launch.process import Server, free_ports, port_is_free
 from loadgen.launch.target import find_out
 from loadgen.protocols import Framework, Watcher
 from loadgen.records import Environment, ServerSpec, Trial
@@ -30,7 +30,6 @@ from loadgen.telemetry.recorder import CONTAINERS, Recorder, look
 from loadgen.telemetry_records import TelemetrySpec
 
 PORT_TRIES = 3
-READ_BACK_LINES = 2000  # of a log, when its server takes work
 
 
 def start_server(
@@ -101,7 +100,7 @@ def _read_back(server: Server) -> dict[str, Any]:
     if server.command.read_back is None:
         return {}
     try:
-        return dict(server.command.read_back(log_tail(server.log_path, READ_BACK_LINES)))
+        return dict(server.command.read_back(server.said()))
     except ServerError as error:
         raise server.failure(type(error), error.message) from None
 

@@ -10,6 +10,8 @@ from loadgen.units import show_number, show_share
 WAVES = (
     1.5  # steps a call over those of one batch: two waves take twice as many, a prompt in pieces a few more
 )
+# Kinds that say that a batch's sequences were not in the engine together, whatever it served in the end.
+APART = frozenset({"batch-waves", "sequence-limit", "kv-limit", "preemptions"})
 EXTRA_STEPS = 0.5  # a call, on average: below, single calls were slow to be taken up
 CACHED = 0.01  # of the prompt tokens: from here on the prefill that was measured is a smaller one
 
@@ -31,6 +33,7 @@ def of_engine(
             "its sequences ran one after the other",
             remedy="a route that takes a list of prompts (completions), or an engine with in-flight batching",
         )
+    yield from _of_room(load, engine)
     told = engine.get("server_side")
     seen: Mapping[str, object] = told if isinstance(told, Mapping) else {}
     output, steps = seen.get("output_tokens"), seen.get("steps")
@@ -54,6 +57,35 @@ def of_engine(
         yield Caveat(
             kind="preemptions",
             message=f"the server put {preempted} sequences back for want of KV cache, and did their work again",
+            remedy="lower the load, or give the server more KV cache",
+        )
+
+
+def _of_room(load: LoadSpec, engine: Mapping[str, object]) -> Iterator[Caveat]:
+    """Of an engine that said how many sequences it runs at once, and in CUDA graphs, and how large its cache is."""
+    sequences, most, tokens = load.sequences, engine.get("max_sequences"), engine.get("kv_tokens")
+    if sequences is None:
+        return
+    if isinstance(most, int) and sequences > most:
+        yield Caveat(
+            kind="sequence-limit",
+            message=f"{sequences} sequences were in flight, and the server runs {most} at once: the others waited",
+            remedy="start it with a max_batch of as many, or read latencies as those of its queue",
+        )
+    replayed = engine.get("graphs_up_to")
+    if isinstance(replayed, int) and sequences > replayed:
+        yield Caveat(
+            kind="beyond-graphs",
+            message=f"{sequences} sequences were in flight, and the server replays CUDA graphs of up to {replayed}: "
+            "larger batches are launched kernel by kernel",
+            remedy="raise the largest batch that is captured (vllm: max_cudagraph_capture_size), or read it as eager",
+        )
+    need = sequences * (load.input_tokens + load.output_tokens)
+    if isinstance(tokens, int) and load.kind != "trace" and need > tokens:
+        yield Caveat(
+            kind="kv-limit",
+            message=f"{sequences} sequences at their full length are {need} tokens, and the server's cache holds "
+            f"{tokens}: they cannot all run together",
             remedy="lower the load, or give the server more KV cache",
         )
 

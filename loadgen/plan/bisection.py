@@ -15,6 +15,7 @@ from typing import Literal
 from loadgen.errors import ServerOutOfMemory
 from loadgen.identity import point_of, server_key, spec_key
 from loadgen.labels import server_label
+from loadgen.metrics.engine_caveats import APART
 from loadgen.plan.plan import trial_of
 from loadgen.profile.profile import Cell
 from loadgen.records import Environment, MaxBatch, Sample, Search, Trial, TrialResult
@@ -72,14 +73,24 @@ class Bisection:
 
 
 def verdict_of(result: TrialResult) -> Verdict | None:
-    """What a trial says of its batch; ``None`` when some of its requests failed and some did not."""
+    """What a trial says of its batch; ``None`` when some of its requests failed and some did not.
+
+    An engine with a queue answers a batch of any size; one whose sequences were not all in it at once does not fit.
+    """
     failure, summary = result.failure, result.summary
+    if failure is None and apart(result):
+        return "not served"
     if failure is None:
         whole = summary is not None and summary.requests_ok > 0 and summary.requests_failed == 0
         return "fits" if whole else None
     if failure.phase == "start":
         return "not started"
     return "out of memory" if failure.error == ServerOutOfMemory.__name__ else "not served"
+
+
+def apart(result: TrialResult) -> str:
+    """Why a batch's sequences did not run together, in words; empty where nothing says so."""
+    return next((caveat.message for caveat in result.caveats if caveat.kind in APART), "")
 
 
 def probe(search: Search, batch: int) -> Trial:

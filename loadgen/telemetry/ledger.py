@@ -107,11 +107,18 @@ def make_ledger(
     number = int(place) if place is not None and place.isdigit() else None
     expected = expect(server, trial.load, after, number)
     needed, needed_from = known.get(place or "", (None, None))
-    if needed is None and ahead:
-        needed, needed_from = _by_kv_counter(server, readings, busy, expected.weights)
-    elif needed is None and (sampled := peak(_series(readings, "engine_allocated_bytes", None), busy)):
-        needed, needed_from = sampled, AT_LEAST
     own = pools.get(place, {}) if place is not None else {}
+    kv_needed, kv_reserved = own.get("kv_needed"), own.get("kv_reserved")
+    if ahead and kv_needed is None:
+        kv_needed, kv_reserved = _by_kv_counter(server, readings, busy)
+    if needed is None and ahead and kv_needed is not None:
+        needed, needed_from = expected.weights + kv_needed, "weights as predicted, KV by the engine's counter"
+    elif (
+        needed is None
+        and not ahead
+        and (sampled := peak(_series(readings, "engine_allocated_bytes", None), busy))
+    ):
+        needed, needed_from = sampled, AT_LEAST
     reserved = peak(_series(readings, "engine_reserved_bytes", place), busy) or own.get("reserved")
     # A GPU that the environment does not name would shift the others' places.
     if number is not None and number < len(gpus) == len(server.gpus):
@@ -130,9 +137,9 @@ def make_ledger(
         predicted_activation_bytes=expected.activations,
         gpu=number,
         weight_bytes=own.get("loaded"),
-        kv_bytes=own.get("kv_needed"),
+        kv_bytes=kv_needed,
         kv_rounding_bytes=expected.kv_rounding,
-        kv_reserved_bytes=own.get("kv_reserved"),
+        kv_reserved_bytes=kv_reserved,
         idle_bytes=idle,
         needed_bytes=needed,
         needed_from=needed_from,
@@ -283,12 +290,13 @@ def _process(
 
 
 def _by_kv_counter(
-    server: ServerSpec, readings: Readings, busy: Sequence[Span], weights: int
-) -> tuple[float | None, str | None]:
-    """Predicted weights and the engine's own count of KV blocks in use, where its metrics tell both."""
+    server: ServerSpec, readings: Readings, busy: Sequence[Span]
+) -> tuple[float | None, float | None]:
+    """The cache in use at its peak, and all that was taken ahead, by the engine's counters of blocks; ``None`` where
+    its metrics do not tell both."""
     usage, capacity = readings.get("kv_usage", ENGINE), readings.get("kv_capacity_tokens", ENGINE)
     highest, tokens = peak([usage] if usage else None, busy), peak([capacity] if capacity else None, busy)
     if highest is None or tokens is None:
         return None, None
-    per_token = kv_bytes_per_token(server.model, server.dtype, server.tp, server.pp)
-    return weights + highest * tokens * per_token, "weights as predicted, KV by the engine's counter"
+    taken = tokens * kv_bytes_per_token(server.model, server.dtype, server.tp, server.pp)
+    return highest * taken, taken

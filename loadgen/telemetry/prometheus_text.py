@@ -79,6 +79,9 @@ RULES: Mapping[str, Rule] = {
     "vllm:num_requests_running": Rule("engine_running"),
     "vllm:num_requests_waiting": Rule("engine_waiting"),
     "vllm:generation_tokens_total": Rule("engine_output_tokens"),
+    "vllm:prefix_cache_hits_total": Rule("engine_cached_tokens"),
+    "vllm:num_preemptions_total": Rule("engine_preemptions"),
+    "vllm:iteration_tokens_total_count": Rule("engine_steps"),
     "vllm:kv_cache_usage_perc": Rule("kv_usage"),  # 0–1, whatever the name says
     "vllm:gpu_cache_usage_perc": Rule("kv_usage"),  # its name before vLLM 0.10
     "hf_running_sequences": Rule("engine_running"),

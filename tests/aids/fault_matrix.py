@@ -1,7 +1,7 @@
 """Faults × frameworks: a sweep is hit while a trial runs, one checker tells what it lost, and ``--resume`` mends it.
 
-``python tests/aids/fault_matrix.py [FRAMEWORK …]`` runs all of it and prints the table (``make faults``). A framework
-that cannot run on this machine is told as such.
+``python tests/aids/fault_matrix.py [FRAMEWORK …]`` runs all of it and prints the table (``make faults``); vLLM where
+``LOADGEN_VLLM_PYTHON`` names an interpreter that has it. A framework that cannot run on this machine is told as such.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import orjson
 import psutil
 
 from loadgen.errors import MissingDependency
+from loadgen.launch.interpreter import variable
 
 PROFILE = """
 name = "hit"
@@ -51,6 +52,9 @@ enabled = false
 [[sweep]]
 concurrency = [2, 1]
 """
+
+
+VLLM = "[frameworks.vllm.options]\nenforce_eager = true\nkv_tokens = 8192"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,7 @@ FRAMEWORKS = (
     Framework(name="triton"),
     Framework(name="ds"),
     Framework(name="ds", tp=2),
+    *([Framework(name="vllm", options=VLLM)] if variable("vllm") in os.environ else []),
 )
 
 
@@ -106,7 +111,9 @@ class Hit:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.pid != self.process.pid and process.environ().get("TMPDIR") == str(self.temporary):
+                if process.pid != self.process.pid and str(self.temporary) in process.environ().get(
+                    "TMPDIR", ""
+                ):
                     found.append(process)
         return found
 
@@ -121,8 +128,11 @@ class Hit:
         return sorted(found, key=lambda process: process.create_time())
 
     def server(self) -> list[psutil.Process]:
-        """The server's processes, the one that the guard started first."""
-        workers = {process.pid for process in self.named("loadgen.load.worker")}
+        """The server's processes, the one that the guard started first, without trackers of Python's multiprocessing:
+        nothing depends on one until the end."""
+        workers = {
+            process.pid for process in self.named("loadgen.load.worker", "multiprocessing.resource_tracker")
+        }
         guards = {process.pid for process in self.family() if "_guard.py" in " ".join(process.cmdline())}
         others = [p for p in self.family() if p.pid not in workers | guards and p.ppid() != self.process.pid]
         return sorted(others, key=lambda process: process.create_time())

@@ -25,8 +25,8 @@ PTX, ELF = 1, 2
 KEPT = ("vllm/_C_stable_libtorch.abi3.so", "vllm/vllm_flash_attn/_vllm_fa3_C.abi3.so")
 # Of all wheels: what is compiled against, shown, or tested, and of vLLM what other models use.
 LEFT_OUT = (
-    "vllm/vllm-rs", "vllm/third_party/deep_gemm/include", "vllm/third_party/fmha_sm100/cutlass", "/static/swagger",
-    "vllm/model_executor/layers/fused_moe/configs", "/tests/", "/include/", "pycountry/locales",
+    "vllm/vllm-rs", "vllm/third_party/deep_gemm", "vllm/third_party/fmha_sm100", "/static/swagger",
+    "vllm/model_executor/layers/fused_moe/configs", "/tests/", "/include/", "pycountry/locales", "mistral_common/data",
 )  # fmt: skip
 ENDINGS = (".a", ".h", ".hpp", ".cuh", ".cu", ".cpp", ".pdb", ".pyi", ".map")
 
@@ -81,7 +81,7 @@ def kept(entries: list[Entry], arch: int) -> list[Entry]:
 
 
 def thin(library: Path, arch: int) -> tuple[int, int]:
-    """Zero other architectures' code in a library; bytes of device code before and after."""
+    """Zero what is not kept of a library's device code; its bytes before and after."""
     data = bytearray(library.read_bytes())
     before = after = 0
     for entries in fat_binaries(data):
@@ -154,7 +154,7 @@ def main() -> int:
             "site",
         ]
         with asked.out.open("wb") as out, subprocess.Popen(archive, stdout=subprocess.PIPE) as tar:
-            subprocess.run(["xz", "-9e", "-T0", "-c"], stdin=tar.stdout, stdout=out, check=True)
+            subprocess.run(["xz", "-9", "-T0", "-c"], stdin=tar.stdout, stdout=out, check=True)
         if tar.returncode:
             return 1
     print(f"{asked.out}: {asked.out.stat().st_size / 1e6:.1f} MB")

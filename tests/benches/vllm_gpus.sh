@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # vLLM beside its rivals on a machine with GPUs, torch and no network, from the package that pack_vllm.py made.
-#   vllm_gpus.sh PACKAGE OUT PART…      parts: core-tp1 core-tp2 rivals greedy-tp1 greedy-tp2 faults
+#   vllm_gpus.sh PACKAGE OUT PART…   parts: rivals core-tp1 core-tp2 greedy-tp1 greedy-tp2 faults checks (greedy-tp1 and faults at once, on two GPUs)
 set -uo pipefail
-package=$1 out=$2
+package=$(realpath "$1") out=$(realpath -m "$2")
 shift 2
 here=$(cd "$(dirname "$0")/../.." && pwd)
 home=${TMPDIR:-/tmp}/vllm-gpus
@@ -10,6 +10,7 @@ mkdir -p "$home/loadgen" "$out"
 tar -C "$home" -xJf "$package"
 cp -r "$here/loadgen/." "$home/loadgen/"
 cp -r "$here/servers" "$here/profiles" "$home/loadgen/"
+cd "$home" || exit # not the checkout, whose loadgen/ has no servers
 export PYTHONPATH=$home/site:$home XDG_CACHE_HOME=$home/cache PYTHONUNBUFFERED=1
 export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1
 loadgen() { python3 -m loadgen.cli "$@"; }
@@ -30,6 +31,11 @@ for part in "$@"; do
     greedy-tp1) python3 "$here/tests/benches/vllm_gpus.py" greedy 2>&1 | tee "$out/greedy-tp1.txt" ;;
     greedy-tp2) python3 "$here/tests/benches/vllm_gpus.py" greedy --tp 2 2>&1 | tee "$out/greedy-tp2.txt" ;;
     faults) python3 "$here/tests/benches/vllm_gpus.py" faults 2>&1 | tee "$out/faults.txt" ;;
+    checks) # on a GPU each, at once: none of them is timed
+        python3 "$here/tests/benches/vllm_gpus.py" greedy >"$out/greedy-tp1.txt" 2>&1 &
+        python3 "$here/tests/benches/vllm_gpus.py" faults --gpu 1 2>&1 | tee "$out/faults.txt"
+        wait
+        cat "$out/greedy-tp1.txt" ;;
     *) echo "no part $part" && exit 2 ;;
     esac
 done

@@ -88,3 +88,29 @@ def test_what_replies_say_of_a_cache_counts_where_the_server_has_no_counter() ->
     assert "300 prompt tokens from its prefix cache (30.0 %" in told.message
     counted = {"server_side": {"cached_prompt_tokens": 0, "prompt_tokens": 1000}}
     assert list(of_engine(load, CALLS, counted, summary=summary)) == []
+
+
+@pytest.mark.parametrize(
+    ("load", "kinds"),
+    [
+        ({"kind": "static", "batch_size": 8}, []),
+        ({"kind": "static", "batch_size": 9}, ["sequence-limit"]),
+        ({"kind": "closed", "concurrency": 9, "input_tokens": 4}, ["sequence-limit"]),
+        ({"kind": "closed", "concurrency": 8, "output_tokens": 31}, ["kv-limit"]),
+        ({"kind": "poisson", "rate": 99.0}, []),
+    ],
+)
+def test_what_an_engine_has_no_room_for_is_told(load: dict[str, Any], kinds: list[str]) -> None:
+    asked: dict[str, Any] = {"input_tokens": 20, "output_tokens": 20, **load}
+    if asked["kind"] == "static" and kinds:
+        asked["input_tokens"] = 4
+    found = of_engine(LoadSpec(**asked), CALLS, {"max_sequences": 8, "kv_tokens": 400, "graphs_up_to": 20})
+    assert [caveat.kind for caveat in found] == kinds
+
+
+def test_a_batch_beyond_an_engines_graphs_is_told() -> None:
+    load = LoadSpec(kind="static", input_tokens=4, output_tokens=4, batch_size=600)
+    (told,) = of_engine(load, CALLS, {"max_sequences": 1024, "graphs_up_to": 512})
+    assert told.kind == "beyond-graphs"
+    assert "600 sequences" in told.message
+    assert list(of_engine(load, CALLS, {"graphs_up_to": 1024})) == []

@@ -21,10 +21,20 @@ from loadgen.errors import ProfileError, StoreError
 from loadgen.identity import point_of
 from loadgen.launch import running
 from loadgen.launch.endpoint import Endpoint
-from loadgen.plan.bisection import Bisection, begin, known_results, memory_of, probe, words
+from loadgen.metrics.engine_caveats import APART
+from loadgen.plan.bisection import (
+    Bisection,
+    apart,
+    begin,
+    known_results,
+    memory_of,
+    probe,
+    verdict_of,
+    words,
+)
 from loadgen.plan.plan import Plan, make_plan
 from loadgen.profile.read import build_profile
-from loadgen.records import Environment, Failure, LoadSpec, Search, ServerSpec
+from loadgen.records import Caveat, Environment, Failure, LoadSpec, Search, ServerSpec
 from loadgen.report.archive import keep
 from loadgen.report.html import write_html
 from loadgen.report.markdown import write_report
@@ -189,6 +199,17 @@ def test_what_speaks_of_a_point(build: Any) -> None:
     again = known_results(search, [result(4, build.out_of_memory), result(4, requests=5)])
     assert again[4].failure is not None, "what ran out once does not fit"
     assert point_of(probe(search, 9).load) == search.load
+
+
+def test_a_batch_that_was_served_in_parts_does_not_fit(build: Any) -> None:
+    whole = build.result(probe(Search(server=TINY, load=LOAD), 8))
+    assert verdict_of(whole) == "fits"
+    for kind in sorted(APART):
+        doubted = replace(whole, caveats=(Caveat(kind=kind, message="not together", remedy="less"),))
+        assert verdict_of(doubted) == "not served"
+        assert apart(doubted) == "not together"
+    few = replace(whole, caveats=(Caveat(kind="few-samples", message="", remedy=""),))
+    assert verdict_of(few) == "fits"
 
 
 @pytest.fixture

@@ -247,9 +247,10 @@ def test_needed_by_the_engines_kv_counter(build: Any) -> None:
     )
     assert ledger is not None
     assert ledger.predicted_weight_bytes is not None
-    assert ledger.needed_bytes == pytest.approx(
-        ledger.predicted_weight_bytes + 0.6 * 1000 * 2 * 40 * 40 * 128 * 2
-    )
+    cache = 1000 * 2 * 40 * 40 * 128 * 2
+    assert ledger.needed_bytes == pytest.approx(ledger.predicted_weight_bytes + 0.6 * cache)
+    assert ledger.kv_bytes == pytest.approx(0.6 * cache)
+    assert ledger.kv_reserved_bytes == cache
 
 
 @pytest.mark.parametrize("fullest", [0, 1, 2])
