@@ -2,14 +2,14 @@
 PYTHON ?= python3
 STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: env demo reproduce reproduction tools test faults fuzz lint bench verdicts clean
+.PHONY: env engines demo reproduce reproduction tools test faults fuzz lint bench verdicts clean
 
 env: $(STAMP)
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'loadgen needs Python 3.11 or newer; name one with make PYTHON=…'; exit 2; }
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	DS_BUILD_OPS=0 .venv/bin/python -m pip install -q --disable-pip-version-check -e '.[hf,triton,ds,dev]'
+	DS_BUILD_OPS=0 .venv/bin/python -m pip install -q --disable-pip-version-check -e '.[hf,triton,ds,llamacpp,dev]'
 	@rm -f .venv/.installed-* && touch $@
 
 demo: env
@@ -45,6 +45,25 @@ WORKERS ?= 3
 
 test: env tools
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# Engines of others, each in an environment of its own, for the tests that start them; without one, those skip. SGLang's
+# wheel asks for CUDA's libraries: what it imports on a CPU is listed, with stand-ins for two packages.
+ENGINES := .engines/llamacpp/.installed .engines/sglang/.installed
+PIP := bin/python -m pip install -q --disable-pip-version-check
+
+engines: $(ENGINES)
+
+.engines/llamacpp/.installed:
+	@$(PYTHON) -m venv .engines/llamacpp
+	.engines/llamacpp/$(PIP) xllamacpp
+	@touch $@
+
+.engines/sglang/.installed: $(wildcard tests/engines/sglang.txt tests/engines/shims/*/*.py)
+	@$(PYTHON) -m venv .engines/sglang
+	.engines/sglang/$(PIP) -r tests/engines/sglang.txt
+	.engines/sglang/$(PIP) --no-deps sglang==0.5.23
+	@cp -r tests/engines/shims/* .engines/sglang/lib/python3*/site-packages/
+	@touch $@
 
 # Every fault on every framework that runs here, and a table of what each cost; half an hour.
 faults: env
