@@ -38,7 +38,7 @@ def run(
         formats = (format_of(out, "--out"),)
     rules = Rules(price_per_gpu_hour=price, with_failures=with_failures)
     for folder in folders:
-        print_tables(folder)
+        print_tables(folder, price)
 
     terminal.print_tables(tables_of(analyse(folders, rules)))
     for kind in formats or DEFAULT_FORMATS:
@@ -77,11 +77,11 @@ def compare(
     return found.exit_code
 
 
-def print_tables(results_dir: str | Path) -> None:
+def print_tables(results_dir: str | Path, price: float | None = None) -> None:
     """Print a results folder's tables. Raises StoreError."""
     from loadgen.live import terminal
 
-    report = gather(results_dir)
+    report = gather(results_dir, price)
     fixed = f"in every trial: {report.fixed}" if report.fixed else ""
     terminal.print_lines([f"{report.name}: {report.headline}", *filter(None, [fixed, report.missing])])
     terminal.print_tables(report.tables)

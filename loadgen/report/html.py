@@ -18,6 +18,8 @@ from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Finding, Rules, cell_text
 from loadgen.analysis.headline import headlines
 from loadgen.report import analysis_tables, plotlyjs, sections, tables, write_whole
+from loadgen.report.capacity_chart import capacity_chart
+from loadgen.report.capacity_table import capacity_tables, found_in
 from loadgen.report.chart import Chart, Figure, said
 from loadgen.report.claim_chart import claim_chart
 from loadgen.report.claim_tables import behind_text, effect_text
@@ -65,7 +67,12 @@ def charts(analysis: Analysis) -> list[Chart]:
     if any(row.usable and row.failed_share for row in analysis.rows):
         served = " Latencies are of the served requests, of trials that lost some, too."
         drawn = [replace(chart, note=chart.note + served) for chart in drawn]
-    return [*drawn, timeline_chart(analysis)]
+    capacity = capacity_chart(found_in(_folders(analysis)))
+    return [*([capacity] if capacity else []), *drawn, timeline_chart(analysis)]
+
+
+def _folders(analysis: Analysis) -> list[Path]:
+    return [source.results.path for source in analysis.sources]
 
 
 def render(analysis: Analysis) -> str:
@@ -83,7 +90,7 @@ def render(analysis: Analysis) -> str:
         ledger_table(
             (row.result, row.results.telemetry(row.id) if row.results else None) for row in analysis.rows
         ),
-        max_batch_table([source.results.path for source in analysis.sources]),
+        max_batch_table(_folders(analysis)),
     )
     caveats = (
         sections.caveat_table(results), sections.failure_table(results), tables.unmeasured(results),
@@ -110,6 +117,7 @@ def render(analysis: Analysis) -> str:
             suspicious=analysis_tables.suspicious(analysis),
             caveats=list(filter(None, caveats)),
             predicted=predicted,
+            capacity=capacity_tables(_folders(analysis), analysis.rules.price_per_gpu_hour),
             memory=list(filter(None, memory)),
             environment=list(filter(None, environment)),
             chart_data={

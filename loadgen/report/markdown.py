@@ -12,6 +12,7 @@ import orjson
 from loadgen.labels import clean
 from loadgen.records import Environment, Trial, TrialResult
 from loadgen.report import sections, tables, write_whole
+from loadgen.report.capacity_table import capacity_tables
 from loadgen.report.ledger_table import ledger_table
 from loadgen.report.max_batch_table import max_batch_table
 from loadgen.results.store import Results, from_json, open_results
@@ -44,8 +45,8 @@ def _broken(folder: Results, results: Sequence[TrialResult]) -> str:
     return f"{len(lacking)} trials lack readable samples (sweep --resume runs them again): {', '.join(lacking[:5])}"
 
 
-def gather(results_dir: str | Path) -> Report:
-    """Read a results folder. Raises StoreError when it is none."""
+def gather(results_dir: str | Path, price: float | None = None) -> Report:
+    """Read a results folder; ``price`` is that of a GPU hour. Raises StoreError when it is none."""
     folder = open_results(results_dir)
     results, sweep = folder.results(), folder.sweep
     planned = [from_json(Trial, orjson.dumps(plain)) for plain in sweep.get("plan", ())]
@@ -64,6 +65,7 @@ def gather(results_dir: str | Path) -> Report:
         left_out=folder.left_out,
         tables=(
             *tables.pivot_tables(results, planned),
+            *capacity_tables([Path(results_dir)], price),
             *_there(
                 max_batch_table([Path(results_dir)]),
                 tables.full_table(results) if results else None,
