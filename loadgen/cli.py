@@ -18,7 +18,13 @@ from click.core import ParameterSource
 
 from loadgen import __version__, urls
 from loadgen.cli_tools import TOOLS
-from loadgen.commands.options import workload_options, load_options, server_options
+from loadgen.commands.options import (
+    load_options,
+    server_options,
+    slo_option,
+    target_options,
+    workload_options,
+)
 from loadgen.errors import BadInput, LoadgenError
 from loadgen.report import FILES, FORMATS
 
@@ -171,57 +177,10 @@ def sweep(
 
 
 @main.command()
-@click.option(
-    "--url",
-    required=True,
-    help="an OpenAI-compatible endpoint: http://127.0.0.1:8000, or the URL of its very route; grpc://HOST:PORT of "
-    "Triton or DeepSpeed-MII",
-)
-@click.option(
-    "--protocol",
-    type=click.Choice(["openai", "triton-grpc", "mii-grpc"]),
-    help="what is spoken there (default: by the URL, and by what a gRPC server says)",
-)
-@click.option("--model", help="model name to ask for (default: the first of /v1/models)")
-@click.option(
-    "--endpoint",
-    type=click.Choice(["chat", "completions", "messages"]),
-    help="the route (default: the most exact one that it takes)",
-)
-@click.option(
-    "--prompt", type=click.Choice(["ids", "text"]), help="what completions are sent (default: found out)"
-)
-@click.option(
-    "--tokenizer",
-    type=click.Path(file_okay=False),
-    metavar="DIR",
-    help="the model's tokenizer: text of exact length",
-)
-@click.option(
-    "--vocab", type=int, help="prompt ids are below this (default: what the server says, else 1000)"
-)
-@click.option(
-    "--exact", is_flag=True, help="an output that ends early is an error, even where it cannot be helped"
-)
-@click.option("--extra-body", metavar="JSON", help="further fields of each request; null leaves one out")
-@click.option(
-    "--header",
-    "headers",
-    multiple=True,
-    metavar="'NAME: VALUE'",
-    help="${VARIABLE} is read from the environment",
-)
-@click.option(
-    "--option",
-    "-o",
-    "options",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="of the driver: extras (true, false, or some of ignore_eos, min_tokens, return_token_ids), transport, stamps, "
-    "limit, request_ids; over gRPC variant (a, b), merged",
-)
+@target_options
 @load_options(requests=64, concurrency=1)
 @workload_options
+@slo_option
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="keep results and samples there"
 )
@@ -253,6 +212,50 @@ def run(context: click.Context, /, **given: Any) -> None:
 
     if given["duration"] is not None and context.get_parameter_source("requests") == ParameterSource.DEFAULT:
         given["requests"] = 0
+    raise SystemExit(command.run(argv=tuple(sys.argv), **given))
+
+
+@main.command()
+@target_options
+@slo_option
+@click.option(
+    "--variable", type=click.Choice(["rate", "concurrency"]), default="rate", show_default=True,
+    help="what is searched: requests per second, or requests in flight",
+)  # fmt: skip
+@click.option("--input-tokens", default=128, show_default=True, help="prompt length, exact")
+@click.option("--output-tokens", default=64, show_default=True, help="output length, exact")
+@click.option(
+    "--burstiness", default=1.0, show_default=True, help="of arrivals: 1 is Poisson, smaller is burstier"
+)
+@click.option("--seed", default=0, show_default=True, help="seed of prompts and schedules")
+@click.option("--workers", default=1, show_default=True, help="load generator processes")
+@click.option(
+    "--window", help="counted window of the trials that decide (default: 90s or more, by goal and rate)"
+)
+@click.option("--lead-in", help="before it, at the trial's own rate (default: 30s or more)")
+@click.option("--within", default=0.05, show_default=True, help="done when the 90 % interval is no wider")
+@click.option("--confirm", is_flag=True, help="a long trial at the interval's lower end")
+@click.option(
+    "--saturating", default=256, show_default=True, help="in flight of the trial of most throughput"
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="results folder [results/capacity]"
+)
+@click.option(
+    "--resume", is_flag=True, help="go on where a search stopped: its stored trials are not run again"
+)
+def capacity(**given: Any) -> None:
+    """Find the highest load at which an endpoint keeps its objectives, with a 90 % interval.
+
+    Up to 12 trials: one request at a time, a saturating load, short ones up or down, six of 30 + 90 s about the
+    capacity. A profile's [capacity] table does it for every server of a sweep.
+
+    \b
+    loadgen capacity --url http://127.0.0.1:8000 --slo ttft=500ms --slo tpot=50ms
+    loadgen capacity --url http://127.0.0.1:8000 --slo e2e=5s@99% --variable concurrency --confirm
+    """
+    from loadgen.commands import capacity as command
+
     raise SystemExit(command.run(argv=tuple(sys.argv), **given))
 
 

@@ -12,12 +12,13 @@ from loadgen.errors import BadInput, ServerDied, ServerError, ServerHung
 from loadgen.identity import server_key, spec_key
 from loadgen.launch.endpoint import fitted
 from loadgen.launch.running import RunningServer, RunningServers
-from loadgen.plan import bisection
+from loadgen.plan import bisection, capacity_outcome
 from loadgen.plan.budget import Budget
+from loadgen.plan.capacity import Step
 from loadgen.plan.plan import Plan
 from loadgen.protocols import Watcher
-from loadgen.records import Environment, Failure, Search, Trial, TrialResult
-from loadgen.results import max_batch_log
+from loadgen.records import CapacitySearch, Environment, Failure, Search, Trial, TrialResult
+from loadgen.results import capacity_log, max_batch_log
 from loadgen.results.store import Store, read_samples
 from loadgen.system import interrupt
 from loadgen.telemetry.host import Gauge
@@ -86,7 +87,14 @@ class Sweep:
                 missing = [trial for trial in trials if trial.id not in skip]
                 servers = {server_key(trial) for trial in trials}
                 searches = [search for search in self.plan.searches if spec_key(search.server) in servers]
-                self._run_together(missing, searches)
+                capacities = [
+                    search for search in self.plan.capacities if server_key(search.point) in servers
+                ]
+                self._run_together(missing, searches, capacities)
+            planned = {server_key(trial) for trial in self.plan.trials}
+            alone = [search for search in self.plan.capacities if server_key(search.point) not in planned]
+            for key in dict.fromkeys(server_key(search.point) for search in alone):
+                self._run_together((), (), [each for each in alone if server_key(each.point) == key])
         except interrupt.TimeIsUp:
             self.watcher.note("the time limit came: what was in flight is not kept")
 
@@ -102,8 +110,10 @@ class Sweep:
             result for result in kept if result.failure is not None or self.store.has_samples(result.trial.id)
         ]
 
-    def _run_together(self, trials: Sequence[Trial], searches: Sequence[Search]) -> None:
-        """Trials in order on servers that are up side by side, then the searches for their largest batches."""
+    def _run_together(
+        self, trials: Sequence[Trial], searches: Sequence[Search], capacities: Sequence[CapacitySearch]
+    ) -> None:
+        """Trials in order on servers that are up side by side, then the searches on them."""
         with self._running() as running:
             for trial in first_of_each(trials):  # before any trial, so that none has the machine to itself
                 if self.budget.fits(trial, starting=True):
@@ -114,6 +124,8 @@ class Sweep:
                     self._keep(self._attempt(running, trial, self.watcher))
             for search in searches:
                 self._settle(running, search)
+            for capacity in capacities:
+                self._find_capacity(running, capacity)
 
     def _settle(self, running: RunningServers, search: Search) -> None:
         """Find a server's largest batch, from what is stored on."""
@@ -141,6 +153,34 @@ class Sweep:
             return
         max_batch_log.add_outcome(folder, found)
         self.watcher.note(bisection.words(found))
+
+    def _find_capacity(self, running: RunningServers, search: CapacitySearch) -> None:
+        """Find a server's highest load within its objectives, from what is stored on."""
+        folder = self.store.path
+        stored = {
+            each.trial.id: each
+            for each in capacity_log.trials(folder)
+            if self._same_machine(each) and not (self.retry_failed and each.failure is not None)
+        }
+
+        def attempt(step: Step) -> TrialResult | None:
+            trial = step.trial
+            if not self.budget.fits(trial, starting=not running.has(trial)):
+                return None
+            self.watcher.note(f"{capacity_outcome.title(search)}: {capacity_outcome.plan_words(step)}")
+            result = self._attempt(running, trial, bisection.Unseen(), may_end=step.role == "bracket")
+            capacity_log.add_trial(folder, result)
+            self.budget.learn(result)
+            return result
+
+        found = capacity_outcome.settle(search, stored, self.environment.id, attempt, self.watcher.note)
+        if found is None:
+            self.watcher.note(f"{capacity_outcome.title(search)}: no time to find it; --resume goes on")
+            return
+        capacity_log.add_outcome(folder, found)
+        self.watcher.note(capacity_outcome.words(found))
+        for caveat in found.caveats:
+            self.watcher.note(f"[{caveat.kind}] {caveat.message}; remedy: {caveat.remedy}")
 
     def _same_machine(self, result: TrialResult) -> bool:
         """Another machine's memory says nothing of this one's."""
@@ -172,7 +212,9 @@ class Sweep:
             self.budget.learn_start(trial, time.monotonic() - began_s)
         return up
 
-    def _attempt(self, running: RunningServers, trial: Trial, watcher: Watcher) -> TrialResult:
+    def _attempt(
+        self, running: RunningServers, trial: Trial, watcher: Watcher, *, may_end: bool = False
+    ) -> TrialResult:
         """One trial on its server, which is stopped if that killed it; a server that cannot start fails it."""
         interrupt.check()
         try:
@@ -181,14 +223,14 @@ class Sweep:
         except (ServerError, BadInput) as error:
             failure = Failure(error=type(error).__name__, message=str(error), phase="start")
             return self._unstarted(trial, failure)
-        result = self._run_one(trial, up, watcher)
+        result = self._run_one(trial, up, watcher, may_end=may_end)
         if result.failure is not None and result.failure.error == ServerHung.__name__:
             running.drop_hung(trial)
         elif up.endpoint.fault() is not None or died(result) or ran_out_of_memory(result):
             running.drop(trial)  # an engine that ran out once is left with a torn heap: start it anew
         return result
 
-    def _run_one(self, trial: Trial, up: RunningServer, watcher: Watcher) -> TrialResult:
+    def _run_one(self, trial: Trial, up: RunningServer, watcher: Watcher, *, may_end: bool) -> TrialResult:
         if up.recorder is not None:
             up.recorder.begin()
         result = run_trial(
@@ -197,6 +239,7 @@ class Sweep:
             watcher,
             environment=self.environment.id,
             writer=self.store.sample_writer(trial.id),
+            may_end=may_end,
         )
         if up.recorder is None:
             return result

@@ -30,6 +30,7 @@ UNITS = {
     "bytes": {"MB": 1e6, "GB": 1e9, "MiB": 2.0**20, "GiB": 2.0**30},
     "W": {"W": 1.0},
     "J/token": {"J": 1.0, "J/token": 1.0},
+    "share": {},
 }
 GATE = re.compile(
     rf"^\s*(?P<metric>\w+?)(?:_(?P<statistic>{'|'.join(STATISTICS)}))?\s*(?P<sign><=|>=)\s*"
@@ -87,7 +88,8 @@ def parse_gate(text: str) -> Gate:
     if match is None or metric not in METRICS:
         accepted = ", ".join(sorted(SHORT))
         raise BadInput(
-            f"--gate {text!r}: cannot be read (accepted: METRIC <= +3%, METRIC_p99 <= 300ms, METRIC >= -5%; "
+            f"--gate {text!r}: cannot be read (accepted: METRIC <= +3%, METRIC_p99 <= 300ms, METRIC >= -5%, "
+            f"attainment >= 95%; "
             f"METRIC: {accepted}; of latencies {', '.join(STATISTICS)})"
         )
     statistic = match["statistic"] or ("p50" if metric in DISTRIBUTIONS else "mean")
@@ -97,7 +99,9 @@ def parse_gate(text: str) -> Gate:
     scales = {"%": 0.01} | UNITS[METRICS[metric]]
     if unit not in scales:
         raise BadInput(f"--gate {text!r}: {unit} is no unit of it (accepted: {', '.join(scales)})")
-    level = level * scales[unit] + (1 if unit == "%" else 0)
+    # A share has no unit but %: with a sign it is a difference, without one the share itself.
+    absolute = unit != "%" or (METRICS[metric] == "share" and match["level"][0] not in "+-")
+    level = level * scales[unit] + (0 if absolute else 1)
     if not (math.isfinite(level) and level > 0):
         raise BadInput(f"--gate {text!r}: nothing is that small (accepted: a level above -100% and above 0)")
     return Gate(
@@ -105,7 +109,7 @@ def parse_gate(text: str) -> Gate:
         metric=metric if statistic == "p50" or metric not in DISTRIBUTIONS else f"{metric}@{statistic}",
         at_most=match["sign"] == "<=",
         level=level,
-        absolute=unit != "%",
+        absolute=absolute,
     )
 
 

@@ -32,7 +32,10 @@ METRICS = {
     "cpu_memory_bytes": "bytes",
     "power_w": "W",
     "joules_per_output_token": "J/token",
+    "attainment": "share",
+    "goodput_per_s": "1/s",
 }
+OF_OBJECTIVES = ("attainment", "goodput_per_s")  # of trials that were held to objectives
 DISTRIBUTIONS = ("e2e_s", "ttft_s", "tpot_s", "itl_s", "latency_per_output_token_s")
 RATES = ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s")
 OUT_OF_MEMORY = "OutOfMemory"
@@ -325,9 +328,14 @@ def _options(trial: Trial, names: Container[str]) -> str:
 def values_of(result: TrialResult) -> dict[str, float]:
     """What a trial measured: medians of its latencies, its rates, and its telemetry. Absent stays absent."""
     values: dict[str, float] = {}
-    summary = result.summary
+    summary, attained = result.summary, result.attained
     if summary is None or summary.requests_ok == 0:
         return values
+    for metric, figure in zip(
+        OF_OBJECTIVES, (attained.share, attained.goodput_per_s) if attained else (), strict=False
+    ):
+        if figure:
+            values[metric] = figure
     for metric in DISTRIBUTIONS:
         dist = getattr(summary, metric)
         if dist is not None and dist.p50 > 0:

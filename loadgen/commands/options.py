@@ -69,6 +69,82 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+slo_option = click.option(
+    "--slo",
+    multiple=True,
+    metavar="NAME=BOUND",
+    help="an objective of every request, from its due time: ttft, tpot, e2e or itl_max, such as ttft=500ms; with a "
+    "share of its own tpot=50ms@99%; share=95% is of those that keep all others",
+)
+
+
+def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which endpoint is loaded, and how it is spoken to."""
+    for option in reversed(
+        [
+            click.option(
+                "--url",
+                required=True,
+                help="an OpenAI-compatible endpoint: http://127.0.0.1:8000, or the URL of its very route; "
+                "grpc://HOST:PORT of Triton or DeepSpeed-MII",
+            ),
+            click.option(
+                "--protocol",
+                type=click.Choice(["openai", "triton-grpc", "mii-grpc"]),
+                help="what is spoken there (default: by the URL, and by what a gRPC server says)",
+            ),
+            click.option("--model", help="model name to ask for (default: the first of /v1/models)"),
+            click.option(
+                "--endpoint",
+                type=click.Choice(["chat", "completions", "messages"]),
+                help="the route (default: the most exact one that it takes)",
+            ),
+            click.option(
+                "--prompt",
+                type=click.Choice(["ids", "text"]),
+                help="what completions are sent (default: found out)",
+            ),
+            click.option(
+                "--tokenizer",
+                type=click.Path(file_okay=False),
+                metavar="DIR",
+                help="the model's tokenizer: text of exact length",
+            ),
+            click.option(
+                "--vocab",
+                type=int,
+                help="prompt ids are below this (default: what the server says, else 1000)",
+            ),
+            click.option(
+                "--exact",
+                is_flag=True,
+                help="an output that ends early is an error, even where it cannot be helped",
+            ),
+            click.option(
+                "--extra-body", metavar="JSON", help="further fields of each request; null leaves one out"
+            ),
+            click.option(
+                "--header",
+                "headers",
+                multiple=True,
+                metavar="'NAME: VALUE'",
+                help="${VARIABLE} is read from the environment",
+            ),
+            click.option(
+                "--option",
+                "-o",
+                "options",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="of the driver: extras (true, false, or some of ignore_eos, min_tokens, return_token_ids), "
+                "transport, stamps, limit, request_ids; over gRPC variant (a, b), merged",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 def load_options(*, requests: int, concurrency: int) -> Decorator:
     """The options that describe one load."""
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from loadgen.identity import server_key
 from loadgen.labels import again_label, bound_text, server_label
 from loadgen.live.progress import trial_row
+from loadgen.metrics.objectives import slo_words
+from loadgen.plan.capacity import MOST_TRIALS
 from loadgen.plan.detectable import Noise, assumed, of_plan
 from loadgen.plan.plan import Plan
 from loadgen.records import ServerSpec
 from loadgen.system.environment import read_gpus
-from loadgen.text_table import Table
+from loadgen.text_table import Table, table_of
 from loadgen.theory.ceilings import datasheet
 from loadgen.theory.predict import Outlook, check_fit, outlook
 from loadgen.units import show_bytes, show_duration, show_s, show_share
@@ -36,7 +38,8 @@ def print_plan(plan: Plan, noise_from: Sequence[Path] = ()) -> None:
     ahead = outlook(plan.trials, starts, device)
     terminal.print_tables(server_tables(plan, ahead))
     searches = search_table(plan, gpus)
-    terminal.print_tables([searches] if searches else [])
+    capacities = capacity_table(plan)
+    terminal.print_tables([table for table in (searches, capacities) if table])
     memory = [memory for gpu in gpus if isinstance(memory := gpu.get("memory_bytes"), int)]
     warnings = check_fit(plan.trials, min(memory)) if memory else []
     terminal.print_lines([f"warning: {warning}" for warning in warnings])
@@ -91,6 +94,19 @@ def search_table(plan: Plan, gpus: Sequence[Mapping[str, object]]) -> Table | No
     head = ("server", "in", "out", "predicted to fit", "starts at", "at most", "to within")
     note = "Doubled until one does not fit, then bisected; each try is one wire call, and out of memory a restart."
     return Table(title='max_batch = "auto": largest batches', head=head, rows=tuple(rows), note=note)
+
+
+def capacity_table(plan: Plan) -> Table | None:
+    """Every search for a highest load within objectives; ``None`` without any."""
+    rows = []
+    for search in plan.capacities:
+        load, slo = search.point.load, search.point.slo
+        lengths = (str(load.input_tokens), str(load.output_tokens))
+        window = "by rule" if search.window_s is None else show_duration(search.window_s)
+        held = slo_words(slo) if slo else "–"
+        rows.append((title(search.point.server), *lengths, search.variable, held, window))
+    note = f"Up to {MOST_TRIALS} trials each; the next one follows from those before it."
+    return table_of("Capacity searches", ("server", "in", "out", "of", "objectives", "window"), rows, note)
 
 
 def together(plan: Plan) -> list[str]:

@@ -39,7 +39,7 @@ def run(
         formats = (format_of(out, "--out"),)
     rules = Rules(prices=parse_prices(prices), with_failures=with_failures)
     for folder in folders:
-        print_tables(folder)
+        print_tables(folder, rules.prices)
 
     analysis = analyse(folders, rules)
     _refuse_unused(rules.prices, {row.key.machine for row in analysis.rows})
@@ -113,11 +113,11 @@ def compare(
     return found.exit_code
 
 
-def print_tables(results_dir: str | Path) -> None:
+def print_tables(results_dir: str | Path, prices: Mapping[str, float] | None = None) -> None:
     """Print a results folder's tables. Raises StoreError."""
     from loadgen.live import terminal
 
-    report = gather(results_dir)
+    report = gather(results_dir, prices)
     fixed = f"in every trial: {report.fixed}" if report.fixed else ""
     terminal.print_lines([f"{report.name}: {report.headline}", *filter(None, [fixed, report.missing])])
     terminal.print_tables(report.tables)

@@ -18,6 +18,7 @@ from loadgen.errors import BadInput, StoreError
 from loadgen.launch.discover import Asked
 from loadgen.launch.endpoint import fitted
 from loadgen.launch.target import TRITON_OPTIONS, find_out
+from loadgen.metrics.objectives import slo_of_options, unseen_objectives
 from loadgen.plan.plan import endpoint_trial
 from loadgen.profile.bounds import default_lead_in_s, duration_problem
 from loadgen.profile.workloads import pairs, read_length, read_prefixes, read_replay
@@ -49,6 +50,7 @@ def run(
     extra_body: str | None = None,
     headers: Sequence[str] = (),
     options: Sequence[str] = (),
+    slo: Sequence[str] = (),
     **load: Any,
 ) -> int:
     """Ask the endpoint what it takes, load it, print its figures. Returns the exit code.
@@ -62,6 +64,9 @@ def run(
     urls.check(url, "--url")
     urls.check_key()
     spec = load_spec(**load)
+    objectives = slo_of_options(slo)
+    if objectives is not None and not spec.stream and (unseen := unseen_objectives(objectives)):
+        raise BadInput(f"--slo {unseen[0]}: cannot be told without streaming (accepted: e2e, or --stream)")
     asked = Asked(
         options=driver_options(endpoint, prompt, extra_body, headers, options, grpc=url.startswith("grpc")),
         protocol=protocol,
@@ -82,6 +87,7 @@ def run(
         driver=found.choice,
         exact=exact,
     )
+    trial = dataclasses.replace(trial, slo=objectives)
     fitted(trial, place)
     with contextlib.ExitStack() as stack:
         folder = out

@@ -18,11 +18,13 @@ from loadgen.launch import frameworks
 from loadgen.launch.discover import asked_of
 from loadgen.plan import interleave
 from loadgen.plan.budget import Budget
+from loadgen.plan.capacity_outcome import title, words
 from loadgen.plan.plan import Plan, make_plan
 from loadgen.profile.profile import Profile
 from loadgen.profile.read import load_profile
 from loadgen.protocols import Watcher
 from loadgen.records import Environment
+from loadgen.results import capacity_log
 from loadgen.results.other_folders import held
 from loadgen.results.store import Store, open_to_go_on
 from loadgen.system import interrupt
@@ -47,7 +49,8 @@ def make(profile_name: str, sets: tuple[str, ...], *, dry_run: bool) -> tuple[Pr
 
         declared.parse(profile.findings, profile.file)
     plan = make_plan(profile)
-    for spec, trials in plan.groups():
+    searched = [(search.point.server, (search.point,)) for search in plan.capacities]
+    for spec, trials in [*plan.groups(), *searched]:
         if spec is None:
             if not (trials[0].url or "").startswith(
                 "grpc"
@@ -158,10 +161,23 @@ def run(profile: Profile, plan: Plan, options: SweepOptions) -> int:
     results = sweep.stored()
     if options.time_limit_s is not None and (left := len(sweep.plan.trials) - len(results)):
         click.echo(f"time limit: {left} of {len(sweep.plan.trials)} trials are left; --resume goes on")
+    lacking = unsettled(plan, folder)
+    for line in lacking:
+        click.echo(line, err=True)
     failed = sum(result.failure is not None for result in results)
     if failed or sweep.limited:
         click.echo(f"{failed} trials failed, {sweep.limited} counted as failed by --strict", err=True)
-    return 1 if failed or sweep.limited else 0
+    return 1 if failed or sweep.limited or lacking else 0
+
+
+def unsettled(plan: Plan, folder: Path) -> list[str]:
+    """The searches for capacity that found none, each in a line with why."""
+    found = capacity_log.outcomes(folder)
+    lines = [words(each) for each in found if each.search in plan.capacities and each.capacity is None]
+    settled = [each.search for each in found]
+    return lines + [
+        f"{title(each)}: not searched to its end" for each in plan.capacities if each not in settled
+    ]
 
 
 def keep_ceilings(folder: Path, plan: Plan, measure: bool, note: Callable[[str], None]) -> None:

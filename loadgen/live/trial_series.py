@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from itertools import product
 
 from loadgen.live.progress import trial_row
+from loadgen.metrics.objectives import Judge
 from loadgen.metrics.summary import e2e_ns, tpot_ns, ttft_ns
 from loadgen.records import Phase, Sample, Trial
 from loadgen.units import seconds
@@ -35,6 +36,8 @@ FAMILIES: dict[str, Series] = {
     "loadgen_input_tokens_total": ("counter", "Prompt tokens of the measured requests that were served"),
     "loadgen_output_tokens_total": ("counter", "Output tokens of the measured requests that were served"),
     "loadgen_trial_duration_seconds": ("gauge", "First send to last end of the measured requests"),
+    "loadgen_good_requests_total": ("counter", "Measured requests that kept all objectives"),
+    "loadgen_objective_kept_total": ("counter", "Measured requests that kept an objective"),
     "loadgen_e2e_latency_seconds": ("histogram", "Start to last token"),
     "loadgen_time_to_first_token_seconds": ("histogram", "Start to first token"),
     "loadgen_time_per_output_token_seconds": ("histogram", "(E2E - TTFT)/(n - 1)"),
@@ -79,6 +82,8 @@ class TrialSeries:
         self._first_sent_ns: int | None = None
         self._last_end_ns = 0
         self._e2e, self._ttft, self._tpot = Histogram(), Histogram(), Histogram()
+        self._judge = Judge(trial.slo) if trial.slo is not None else None
+        self._good = 0
 
     def fold(self) -> None:
         """Count the fresh samples, in steps so short that a load generator in this process waits for none.
@@ -95,6 +100,8 @@ class TrialSeries:
         self._requests[sample.phase, "ok" if sample.error is None else "failed"] += 1
         if sample.phase != "measured":
             return
+        if self._judge is not None:
+            self._good += self._judge.add(sample) is True
         if self._first_sent_ns is None or reply.sent_ns < self._first_sent_ns:
             self._first_sent_ns = reply.sent_ns
         self._last_end_ns = max(self._last_end_ns, reply.end_ns)
@@ -130,6 +137,11 @@ class TrialSeries:
         ):
             if value is not None:
                 yield family, f"{family}{{{name}}} {value}"
+        if self._judge is not None:
+            yield "loadgen_good_requests_total", f"loadgen_good_requests_total{{{name}}} {self._good}"
+            for objective, count in self._judge.kept().items():
+                family = "loadgen_objective_kept_total"
+                yield family, f'{family}{{{name},objective="{objective}"}} {count}'
         for family, histogram in (
             ("loadgen_e2e_latency_seconds", self._e2e),
             ("loadgen_time_to_first_token_seconds", self._ttft),

@@ -75,6 +75,11 @@ def slo_of_options(given: Iterable[str]) -> Slo | None:
         raise BadInput(f"--slo {error}") from None
 
 
+def unseen_objectives(slo: Slo) -> list[str]:
+    """Those that need token times, which a reply that is not streamed has not."""
+    return [each.name for each in slo.objectives if each.name != "e2e"]
+
+
 def slo_words(slo: Slo) -> str:
     """``ttft ≤ 500 ms, tpot ≤ 50 ms (95 % together)``."""
     bound: dict[str, str] = {each.name: f"{each.name} ≤ {show_s(each.limit_s)}" for each in slo.objectives}
@@ -93,6 +98,7 @@ class Judge:
         self.slo = slo
         self._limits_ns = [(each.name, nanoseconds(each.limit_s)) for each in slo.objectives]
         self._due_ns, self._bits = array("q"), array("B")
+        self._kept = [0] * len(self._limits_ns)
 
     def add(self, sample: Sample) -> bool | None:
         """Take a sample in; says whether it was good, ``None`` where that cannot be told."""
@@ -105,8 +111,13 @@ class Judge:
                     bits |= UNKNOWN
                 elif took <= limit_ns:
                     bits |= 1 << place
+                    self._kept[place] += 1
         self._bits.append(bits)
         return None if bits & UNKNOWN else bits == (1 << len(self._limits_ns)) - 1
+
+    def kept(self) -> dict[str, int]:
+        """By objective: how many requests kept it so far."""
+        return {name: count for (name, _), count in zip(self._limits_ns, self._kept, strict=True)}
 
     def attained(self, window_s: float | None, unfinished: int = 0) -> Attained | None:
         """What the samples so far come to; ``None`` without any. ``unfinished`` more were due last and did not end."""

@@ -191,5 +191,7 @@ def _step(search: CapacitySearch, done: Sequence[Done], role: Role, load: LoadSp
             driver=point.driver,
             exact=point.exact,
         )
-    cell = Cell(load=load, server=point.server, target=target, repeat=len(done), start=point.start)
-    return Step(role=role, trial=replace(trial_of(cell), slo=point.slo))
+    cell = Cell(
+        load=load, server=point.server, target=target, repeat=len(done), start=point.start, slo=point.slo
+    )
+    return Step(role=role, trial=trial_of(cell))

@@ -48,11 +48,10 @@ class Done:
 
     @property
     def passed(self) -> bool:
-        """Whether a short trial kept its goals; one whose queue grew did not."""
+        """Whether a short trial kept its goals; one whose queue grew did not. No lag of the client makes one pass."""
         grew = any(caveat.kind == GROWING for caveat in self.result.caveats)
-        return (
-            self.result.failure is None and self.counted is not None and bool(self.counted.met) and not grew
-        )
+        found = self.result.attained
+        return self.result.failure is None and found is not None and bool(found.met) and not grew
 
     @property
     def e2e_s(self) -> float | None:
@@ -125,7 +124,7 @@ def design_effect(windows: Sequence[Attained], place: int) -> float:
 
 def ceiling_of(done: Sequence[Done], place: int) -> float:
     """What one request alone attains of the goal at ``place``: (kept + 1)/(n + 1) of the first trial."""
-    alone = of_role(done, "alone")[0].counted
+    alone = of_role(done, "alone")[0].result.attained
     assert alone is not None, "a search ends where its first trial tells nothing"
     return (alone.goals[place].kept + 1) / (alone.due + 1)
 

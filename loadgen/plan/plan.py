@@ -13,7 +13,7 @@ from typing import Any
 from loadgen.identity import deciding_options, digest, server_key
 from loadgen.plan import interleave
 from loadgen.profile.profile import Cell, Profile, Target
-from loadgen.records import LoadSpec, ModelSpec, Order, Search, ServerSpec, Trial
+from loadgen.records import CapacitySearch, LoadSpec, ModelSpec, Order, Search, ServerSpec, Trial
 from loadgen.theory.duration import relative_cost
 
 ID_SCHEME = 1  # to be raised when the same fields come to mean something else
@@ -29,14 +29,15 @@ class Plan:
     """Trials in order: whole passes (repeats) follow each other, each from the cheapest trial to the dearest, so
     that an early end leaves the most cells and drift over time strikes all cells alike.
 
-    ``grouped``: the trials of one server stand together. ``interleaved``: see interleave.py. ``searches`` come after
-    the trials of their servers. Several starts of the servers follow each other, forward and backward in turn: A B,
-    B A, A B, so that drift over the session does not pass for a difference between servers.
+    ``grouped``: the trials of one server stand together. ``interleaved``: see interleave.py. ``searches`` and
+    ``capacities`` come after the trials of their servers. Several starts of the servers follow each other, forward and
+    backward in turn: A B, B A, A B, so that drift over the session does not pass for a difference between servers.
     """
 
     trials: tuple[Trial, ...]
     order: Order = "grouped"
     searches: tuple[Search, ...] = ()
+    capacities: tuple[CapacitySearch, ...] = ()
 
     def groups(self) -> list[tuple[ServerSpec | None, tuple[Trial, ...]]]:
         """Runs of trials that share a server, in order; ``None`` is an endpoint that already runs."""
@@ -72,7 +73,9 @@ def make_plan(profile: Profile) -> Plan:
         arranged = interleave.arrange(list(trials.values()), _first_start)
     else:
         arranged = tuple(sorted(trials.values(), key=order))
-    return Plan(trials=arranged, order=profile.order, searches=profile.searches)
+    return Plan(
+        trials=arranged, order=profile.order, searches=profile.searches, capacities=profile.capacities
+    )
 
 
 def _first_start(trial: Trial) -> str:
@@ -100,6 +103,7 @@ def trial_of(cell: Cell) -> Trial:
         exact=cell.target.exact if cell.target else False,
         repeat=cell.repeat,
         start=cell.start,
+        slo=cell.slo,
     )
 
 

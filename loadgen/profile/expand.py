@@ -80,6 +80,8 @@ def _check_modes(tables: Tables, number: int, block: SweepTable, problems: Probl
                 _modes_with(key),
             )
     needed = {"rate", "rate_end", "trace", "input_tokens", "output_tokens"} & used
+    if tables.capacity is not None and mode != "ramp":
+        needed -= {"rate"}  # which is searched
     for key in sorted(needed):
         if getattr(tables.load, key) is None and getattr(block, key, None) is None:
             problems.add(

@@ -74,6 +74,20 @@ starts = 3                           # fresh servers that each run all of it, A 
     most = 4096                      # the largest batch to try
     within = 0.05                    # how exactly to find it, relative to it
 
+    [slo]                            # what a request must keep, from its due time; decides no trial's id
+    ttft = "500ms"                   # also tpot, e2e, itl_max
+    tpot = "50ms@99%"                # with a share of its own: so many requests must keep it
+    share = 0.95                     # of requests that must keep all the others together
+
+    [capacity]                       # find the highest load that keeps [slo], for every server and pair of lengths. An
+                                     # open loop that names no rate (mode = "poisson") stands for its search alone
+    variable = "rate"                # or "concurrency"
+    window = "90s"                   # counted window of the trials that decide [by goal, rate and E2E latency]
+    lead_in = "30s"                  # before it, at the trial's rate [by E2E latency]
+    within = 0.05                    # done when the 90 % interval is no wider, relative to the capacity
+    confirm = false                  # a long trial at the interval's lower end
+    saturating = 256                 # requests in flight of the trial that measures the most there is
+
     [target]                         # instead of [server]: an endpoint that already runs
     url = "http://127.0.0.1:8000"
     model = "llama-13b"              # what it calls its model
@@ -119,7 +133,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadgen.records import LoadSpec, Order, Search, ServerSpec
+from loadgen.records import CapacitySearch, LoadSpec, Order, Search, ServerSpec
+from loadgen.slo_records import Slo
 from loadgen.telemetry_records import TelemetrySpec
 
 
@@ -147,6 +162,7 @@ class Cell:
     repeat: int = 0
     start: int = 0
     trace_digest: str = ""
+    slo: Slo | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,5 +181,6 @@ class Profile:
     cells: tuple[Cell, ...]
     order: Order = "grouped"
     searches: tuple[Search, ...] = ()
+    capacities: tuple[CapacitySearch, ...] = ()
     telemetry: TelemetrySpec = field(default_factory=TelemetrySpec)
     findings: tuple[Mapping[str, Any], ...] = ()

@@ -50,6 +50,7 @@ def build_profile(
 ) -> Profile:
     """The same from tables at hand, such as those that command line flags make."""
     # Imported here: pydantic takes time that a plain `loadgen run` does not have.
+    from loadgen.profile.capacity import with_searches
     from loadgen.profile.expand import expand
     from loadgen.profile.max_batch import searches
     from loadgen.profile.overrides import lay_over
@@ -61,6 +62,8 @@ def build_profile(
     cells = expand(tables, origins, gpu_count, frameworks, ask)
     if tables.order == "interleaved":
         cells = side_by_side(cells, tables, origins, gpu_count)
+    largest = searches(cells, tables, origins)
+    cells, capacities = with_searches(cells, tables, origins)
     return Profile(
         name=tables.name or _name_from(file),
         description=tables.description,
@@ -69,7 +72,8 @@ def build_profile(
         sets=tuple(sets),
         cells=cells,
         order=tables.order,
-        searches=searches(cells, tables, origins),
+        searches=largest,
+        capacities=capacities,
         telemetry=telemetry_of(tables.telemetry),
         findings=tuple(tables.finding),
     )

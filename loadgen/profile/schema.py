@@ -12,6 +12,8 @@ from pydantic_core import ErrorDetails
 from loadgen.errors import ProfileError
 from loadgen.profile.values import (
     Amount,
+    Attainment,
+    Bound,
     Capacity,
     Combine,
     Count,
@@ -25,6 +27,7 @@ from loadgen.profile.values import (
     Option,
     Ordering,
     Repeats,
+    Searched,
     Several,
     Share,
     SharedPrefixes,
@@ -170,6 +173,27 @@ class SweepTable(Axes):
     exclude: list[Axes] = []
 
 
+class SloTable(Table):
+    """[slo]: what a request must keep, as ``500ms`` or ``500ms@99%``; ``share`` of those without one of their own."""
+
+    ttft: Bound | None = None
+    tpot: Bound | None = None
+    e2e: Bound | None = None
+    itl_max: Bound | None = None
+    share: Attainment | None = None
+
+
+class CapacityTable(Table):
+    """[capacity]: how to search for the highest load that keeps [slo]; lengths of time ``None``: by rule."""
+
+    variable: Searched = "rate"
+    window: Duration | None = None
+    lead_in: Span | None = None
+    within: Share = 0.05
+    confirm: Flag = False
+    saturating: Count = 256
+
+
 class BisectionTable(Table):
     """[bisection]: the largest batch tried, and how close (as a share) the bracket must come."""
 
@@ -229,6 +253,8 @@ class Tables(Table):
     sweep: list[SweepTable] = [SweepTable()]
     frameworks: dict[str, FrameworkTable] = {}
     bisection: BisectionTable = BisectionTable()
+    slo: SloTable = SloTable()
+    capacity: CapacityTable | None = None
     target: TargetTable | None = None
     finding: list[dict[str, Any]] = []
     telemetry: TelemetryTable = TelemetryTable()
@@ -294,6 +320,8 @@ def _keys_at(path: Sequence[str | int]) -> list[str]:
         "exclude": Axes,
         "frameworks": FrameworkTable,
         "bisection": BisectionTable,
+        "slo": SloTable,
+        "capacity": CapacityTable,
         "target": TargetTable,
         "telemetry": TelemetryTable,
     }

@@ -13,8 +13,9 @@ from pydantic_core import PydanticCustomError
 
 from loadgen import urls
 from loadgen.errors import BadInput
+from loadgen.metrics.objectives import BOUNDS, SHARES, parse_objective, parse_share
 from loadgen.profile.workloads import read_length, read_prefixes, read_replay
-from loadgen.records import LoadKind, OptionValue, Order
+from loadgen.records import LoadKind, OptionValue, Order, Variable
 from loadgen.theory.models import DTYPE_ALIASES, DTYPE_BYTES, dtype_name
 from loadgen.units import SPAN, parse_span
 
@@ -130,6 +131,23 @@ def _slug(value: Any) -> str:
     return value
 
 
+def _bound(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _bad("is not a bound", BOUNDS)
+    try:
+        parse_objective("ttft", str(value))  # all objectives take the same
+    except BadInput:
+        raise _bad("is not a bound", f"{BOUNDS}, shares from {SHARES}") from None
+    return str(value)
+
+
+def _attainment(value: Any) -> float:
+    try:
+        return parse_share(str(value))
+    except BadInput:
+        raise _bad("is not a share of requests", SHARES) from None
+
+
 def _url(value: Any) -> str:
     if (wrong := urls.problem(_text(value))) is not None:
         raise _bad(wrong, "http://HOST:PORT, https://…, grpc://…")
@@ -187,6 +205,9 @@ Ordering = Annotated[Order, BeforeValidator(_one_of(*get_args(Order)))]
 Option = Annotated[Any, BeforeValidator(_option)]
 Repeats = Annotated[list[int], BeforeValidator(_repeat)]
 Devices = Annotated[list[int], BeforeValidator(_devices)]
+Bound = Annotated[str, BeforeValidator(_bound)]
+Attainment = Annotated[float, BeforeValidator(_attainment)]
+Searched = Annotated[Variable, BeforeValidator(_one_of(*get_args(Variable)))]
 Slug = Annotated[str, BeforeValidator(_slug)]
 Url = Annotated[str, BeforeValidator(_url)]
 Combine = Annotated[str, BeforeValidator(_one_of("product", "zip"))]

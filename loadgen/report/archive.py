@@ -23,7 +23,7 @@ from loadgen.report import redact
 from loadgen.report.markdown import gather
 from loadgen.report.redact import Redactor
 from loadgen.report.timeline import chosen
-from loadgen.results import samples
+from loadgen.results import capacity_log, samples
 from loadgen.results.max_batch_log import OUTCOMES, PROBES
 from loadgen.results.rows import SharedWriter
 from loadgen.results.store import Results, open_results
@@ -35,7 +35,7 @@ SAMPLES_LIMIT = 10_000  # token times of one trial
 DRAWN_LIMIT = 1_000_000  # of a trial that the report draws over time: 3 to 4 MB
 SCRAPES = 20  # of one source in one trial
 KEPT = "kept"  # the entry of sweep.json that says what was left out
-LINES = ("trials.jsonl", PROBES, OUTCOMES)
+LINES = ("trials.jsonl", PROBES, OUTCOMES, capacity_log.TRIALS, capacity_log.OUTCOMES)
 # A copy of before had a file a trial, in folders.
 OWN = ("sweep.json", *LINES, CEILINGS_FILE, "samples", "telemetry", "samples.parquet", "telemetry.parquet")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from loadgen.analysis.table import DISTRIBUTIONS, METRICS
+from loadgen.analysis.table import DISTRIBUTIONS, METRICS, OF_OBJECTIVES
 from loadgen.metrics.percentiles import PERCENTILES
 
 VERSION = (
@@ -66,7 +66,7 @@ def _measured() -> list[Column]:
     for metric in METRICS:
         if metric in DISTRIBUTIONS:
             found += _percentiles(metric.removesuffix("_s"))
-        else:
+        elif metric not in OF_OBJECTIVES:
             found.append(Column(metric, "double", FIGURES[metric]))
     return found
 
@@ -118,6 +118,14 @@ TRIAL_COLUMNS = (
     Column("excluded", "string", "why it has no say in findings"),
     Column("caveats", "string", 'kinds of its doubts, split by "; "'),
     Column("failure", "string", "class of the error that ended the trial"),
+    Column("slo", "string", "the objectives that the trial's requests were held to"),
+    Column("attainment", "double", "share of the requests due that kept all of them, 0 to 1"),
+    Column(
+        "attainment_low", "double", "low end of its 95 % interval within this trial; where there is one goal"
+    ),
+    Column("attainment_high", "double", "high end of its 95 % interval within this trial"),
+    Column("goodput_per_s", "double", "requests that kept all of them, per second"),
+    Column("binding", "string", "the objective that uses up most of the misses that it allows"),
 )
 
 REQUEST_COLUMNS = (

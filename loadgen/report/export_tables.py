@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadgen.analysis.analyse import Analysis
-from loadgen.analysis.table import DISTRIBUTIONS, METRICS, Row
+from loadgen.analysis.table import DISTRIBUTIONS, METRICS, OF_OBJECTIVES, Row
+from loadgen.metrics.objectives import slo_words
 from loadgen.metrics.percentiles import PERCENTILES
 from loadgen.report.export_columns import REQUEST_COLUMNS, TRIAL_COLUMNS, VERSION, arrow_schema
 from loadgen.results.rows import Rows
@@ -47,6 +48,8 @@ def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
         "failed_share": row.failed_share,
     }  # fmt: skip
     for metric in METRICS:
+        if metric in OF_OBJECTIVES:
+            continue
         if metric not in DISTRIBUTIONS:
             found[metric] = row.values.get(metric)
             continue
@@ -70,6 +73,16 @@ def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
     found["excluded"] = analysis.excluded.get(row.run)
     found["caveats"] = "; ".join(dict.fromkeys(caveat.kind for caveat in row.result.caveats)) or None
     found["failure"] = row.result.failure.error if row.result.failure else None
+    attained = row.result.attained
+    one = attained.goals[0] if attained and len(attained.goals) == 1 and attained.share is not None else None
+    found |= {
+        "slo": slo_words(attained.slo) if attained else None,
+        "attainment": attained.share if attained else None,
+        "attainment_low": one.low if one else None,
+        "attainment_high": one.high if one else None,
+        "goodput_per_s": attained.goodput_per_s if attained else None,
+        "binding": attained.binding if attained else None,
+    }
     return found
 
 

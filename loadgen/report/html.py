@@ -18,6 +18,8 @@ from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Finding, Rules
 from loadgen.analysis.headline import headlines
 from loadgen.report import analysis_tables, sections, tables, write_whole
+from loadgen.report.capacity_chart import capacity_chart
+from loadgen.report.capacity_table import capacity_tables, found_in
 from loadgen.report.chart import Chart, Figure, said
 from loadgen.report.claim_chart import claim_chart
 from loadgen.report.claim_tables import behind_text, cells_text, effect_text
@@ -68,7 +70,12 @@ def charts(analysis: Analysis) -> list[Chart]:
     if any(row.usable and row.failed_share for row in analysis.rows):
         served = " Latencies are of the served requests, of trials that lost some, too."
         drawn = [replace(chart, note=chart.note + served) for chart in drawn]
-    return [*drawn, timeline_chart(analysis)]
+    capacity = capacity_chart(found_in(_folders(analysis)))
+    return [*([capacity] if capacity else []), *drawn, timeline_chart(analysis)]
+
+
+def _folders(analysis: Analysis) -> list[Path]:
+    return [source.results.path for source in analysis.sources]
 
 
 def render(analysis: Analysis) -> str:
@@ -81,7 +88,7 @@ def render(analysis: Analysis) -> str:
     many = len(folders) > MOST_NAMED
     drawn = charts(analysis)
     predicted = analysis_tables.predicted_memory_table(analysis)
-    memory = (predicted, max_batch_table([source.results.path for source in analysis.sources]))
+    memory = (predicted, max_batch_table(_folders(analysis)))
     caveats = (
         sections.caveat_table(results), sections.failure_table(results), tables.unmeasured(results),
     )  # fmt: skip
@@ -108,6 +115,7 @@ def render(analysis: Analysis) -> str:
             caveats=list(filter(None, caveats)),
             proofs=list(filter(None, proofs)),
             predicted=predicted,
+            capacity=capacity_tables(_folders(analysis), analysis.rules.prices),
             memory=list(filter(None, memory)),
             ledgers=analysis_tables.ledger_tables(analysis),
             environment=list(filter(None, environment)),

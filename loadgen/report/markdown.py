@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadgen.analysis.winners import Prices
 from loadgen.labels import clean
 from loadgen.records import Environment, TrialResult
 from loadgen.report import sections, tables, write_whole
+from loadgen.report.capacity_table import capacity_tables
 from loadgen.report.ledger_table import ledger_table
 from loadgen.report.max_batch_table import max_batch_table
 from loadgen.results.store import Results, open_results
@@ -42,8 +44,8 @@ def _broken(folder: Results, results: Sequence[TrialResult]) -> str:
     return f"{len(lacking)} trials lack readable samples (sweep --resume runs them again): {', '.join(lacking[:5])}"
 
 
-def gather(results_dir: str | Path) -> Report:
-    """Read a results folder. Raises StoreError when it is none."""
+def gather(results_dir: str | Path, prices: Prices | None = None) -> Report:
+    """Read a results folder; ``prices`` are of a GPU hour, by a part of a machine's name. Raises StoreError when it is none."""
     folder = open_results(results_dir)
     results, sweep = folder.results(), folder.sweep
     planned = folder.plan()
@@ -62,6 +64,7 @@ def gather(results_dir: str | Path) -> Report:
         left_out=folder.left_out,
         tables=(
             *tables.pivot_tables(results, planned),
+            *capacity_tables([Path(results_dir)], prices),
             *_there(
                 max_batch_table([Path(results_dir)]),
                 tables.full_table(results) if results else None,

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from loadgen.engine_facts import weights_of
 from loadgen.labels import failed_label, of_the_served, server_label
+from loadgen.metrics.objectives import slo_words
 from loadgen.metrics.percentiles import PERCENTILES, with_interval
 from loadgen.records import Caveat, Environment, Trial, TrialResult
+from loadgen.report.attained import attained_words, kept_words
 from loadgen.report.tables import CLIENT_MARK, describe, varying
 from loadgen.text_table import Table, table_of
 from loadgen.units import show_bytes, show_duration, show_number, show_rate, show_s
@@ -147,6 +149,23 @@ def headline(results: Sequence[TrialResult]) -> str:
     return ", ".join(words)
 
 
+def _of_objectives(result: TrialResult) -> tuple[tuple[str, str], ...]:
+    """Rows of a trial that was held to objectives."""
+    found = result.attained
+    if found is None:
+        return ()
+    share, goodput = attained_words(found)
+    each = ", ".join(f"{name} {kept_words(found, name)}" for name in found.kept)
+    return (
+        ("objectives", slo_words(found.slo)),
+        (
+            "kept",
+            f"{share} of {found.due} ({each})" if found.share is not None else "– (a reply does not tell)",
+        ),
+        ("goodput", f"{goodput} req/s"),
+    )
+
+
 def result_tables(result: TrialResult) -> list[Table]:
     """One trial in full."""
     tables = [table for table in (failure_table([result]), caveat_table([result])) if table]
@@ -187,6 +206,7 @@ def result_tables(result: TrialResult) -> list[Table]:
         ("output throughput", show_rate(summary.output_tokens_per_s, "tok/s")),
         ("total throughput", show_rate(summary.total_tokens_per_s, "tok/s")),
         ("requests", show_rate(summary.requests_per_s, "req/s")),
+        *_of_objectives(result),
         ("in flight", in_flight if summary.in_flight_mean is not None else "–"),
     )
     return [

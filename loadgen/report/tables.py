@@ -14,8 +14,10 @@ from statistics import median
 from loadgen.identity import deciding_options
 from loadgen.labels import CLIENT_MARK as CLIENT_MARK
 from loadgen.labels import again_label, caveat_marks, failed_label
+from loadgen.metrics.objectives import slo_words
 from loadgen.metrics.percentiles import NOT_THE_MAXIMUM, percentile, percentile_words
 from loadgen.records import Dist, Summary, Trial, TrialResult
+from loadgen.report.attained import attained_words, binding_words
 from loadgen.text_table import Table, table_of
 from loadgen.units import show_number, show_s, show_share
 
@@ -261,6 +263,7 @@ def full_table(results: Sequence[TrialResult]) -> Table:
     axes = varying(result.trial for result in results)
     repeated = any(result.trial.repeat for result in results)
     started = any(result.trial.start for result in results)
+    held = dict.fromkeys(slo_words(result.trial.slo) for result in results if result.trial.slo)
     summaries = [result.summary for result in results if result.summary]
     figures = [
         figure for figure in FIGURES if any(figure.text(summary) != show_s(None) for summary in summaries)
@@ -272,12 +275,15 @@ def full_table(results: Sequence[TrialResult]) -> Table:
         shown += [str(result.trial.start + 1)] if started else []
         shown += [str(result.trial.repeat + 1)] if repeated else []
         shown += [figure.text(summary) for figure in figures]
+        shown += [*attained_words(result.attained), binding_words(result.attained)] if held else []
         shown += [failed_label(summary)]
         shown += [f"failed: {result.failure.error}" if result.failure else " ".join(caveat_marks(result))]
         rows.append(tuple(shown))
     again = [name for name, shown in (("start", started), ("repeat", repeated)) if shown]
-    head = (*axes, *again, *(f.name for f in figures), "failed", "marks")
-    return Table(title="All trials", head=head, rows=tuple(rows), optional=LESS_ASKED_FOR)
+    objectives = ("kept", "goodput/s", "binds") if held else ()
+    head = (*axes, *again, *(f.name for f in figures), *objectives, "failed", "marks")
+    note = f"Kept, with its 95 % interval within a trial: {'; or '.join(held)}." if held else ""
+    return Table(title="All trials", head=head, rows=tuple(rows), optional=LESS_ASKED_FOR, note=note)
 
 
 def _trial_order(trial: Trial, axes: Sequence[str]) -> tuple[tuple[int, float, str], ...]:

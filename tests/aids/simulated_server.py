@@ -47,6 +47,9 @@ class Servers:
         return _serve(_Places(self, seed), load, stop_growing)
 
 
+Server = Engine | Servers
+
+
 @dataclass(kw_only=True)
 class Served:
     """Of each request: when it was due, its first and its last token (ns), and its output tokens; -1: not ended."""
@@ -173,7 +176,7 @@ def _serve(server: _Iterations | _Places, load: LoadSpec, stop_growing: bool) ->
     )
 
 
-def result_of(trial: Trial, server: Engine | Servers, *, stop_growing: bool) -> TrialResult:
+def result_of(trial: Trial, server: Server, *, stop_growing: bool) -> TrialResult:
     """A trial as it would be stored, by the same figures that a real one's are made of."""
     load, slo = trial.load, trial.slo
     assert slo is not None
@@ -193,7 +196,7 @@ def result_of(trial: Trial, server: Engine | Servers, *, stop_growing: bool) -> 
         summarise(()),
         requests_ok=int(ended.sum()),
         e2e_s=dist(e2e),
-        requests_per_s=within.sum() / load.duration_s,
+        requests_per_s=float(within.sum()) / load.duration_s,
     )
     grew = served.grew if stop_growing else growing(in_flight_at_ends(served.due[ended], served.last[ended]))
     caveats = (Caveat(kind=GROWING, message="", remedy=""),) if grew and load.open_loop else ()

@@ -1,0 +1,187 @@
+"""Searches for capacity as tables: what was found, how servers compare by it, and every trial behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+
+from loadgen.analysis.table import machine_of
+from loadgen.analysis.winners import Prices, price_of
+from loadgen.labels import caveat_marks, server_label
+from loadgen.metrics.objectives import slo_words
+from loadgen.metrics.percentiles import percentile_words
+from loadgen.plan.capacity_estimate import Done
+from loadgen.plan.capacity_outcome import unit_of
+from loadgen.records import Capacity, Role, Trial, TrialResult
+from loadgen.report.attained import attained_words, kept_words
+from loadgen.results import capacity_log
+from loadgen.results.store import open_results
+from loadgen.text_table import Table, table_of
+from loadgen.units import show_number, show_s
+
+NOTE = (
+    "The highest load at which the objectives are kept, by a curve fitted to trials with a lead-in and a counted "
+    "window, with its 90 % interval. Requests that failed, were refused or did not end are misses."
+)
+PAIRS_NOTE = "Told apart where the 90 % intervals do not overlap."
+TRIALS_NOTE = (
+    "Kept: of the requests due in the window, with the 95 % interval of as many independent ones as they are worth. "
+    "Goodput: those that kept all objectives, per second."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A search's outcome with its trials, where they are stored."""
+
+    capacity: Capacity
+    trials: tuple[tuple[Role, TrialResult], ...]
+    machine: str = "unknown"  # that of its last trial
+
+
+def found_in(folders: Sequence[Path]) -> list[Found]:
+    """Every search of results folders. Raises StoreError."""
+    found = []
+    for folder in folders:
+        outcomes = capacity_log.outcomes(folder)
+        stored = {each.trial.id: each for each in capacity_log.trials(folder)} if outcomes else {}
+        environments = open_results(folder).environments() if outcomes else {}
+        for outcome in outcomes:
+            trials = tuple((role, stored[name]) for role, name in outcome.trials if name in stored)
+            machine = (
+                machine_of(outcome.search.point, environments.get(trials[-1][1].environment))
+                if trials
+                else ""
+            )
+            found.append(Found(capacity=outcome, trials=trials, machine=machine))
+    return found
+
+
+def capacity_tables(folders: Sequence[Path], prices: Prices | None = None) -> list[Table]:
+    """Outcomes, pairs of servers, and the trials of each search. Raises StoreError.
+
+    ``prices`` are of a GPU hour, by a part of a machine's name.
+    """
+    found = found_in(folders)
+    if not found:
+        return []
+    tables = [_outcomes(found, prices or {}), _pairs([each.capacity for each in found])]
+    tables += [_trials(each) for each in found]
+    return [table for table in tables if table is not None]
+
+
+def server_words(trial: Trial) -> str:
+    """The server of a search, in a few words."""
+    return server_label(trial.server) if trial.server else f"{trial.model_name or 'endpoint'} at {trial.url}"
+
+
+def joules_per_output_token(found: Found) -> float | None:
+    """The median over its windows; ``None`` where power was not measured."""
+    told = [
+        result.telemetry.joules_per_output_token
+        for role, result in found.trials
+        if role == "window" and result.telemetry and result.telemetry.joules_per_output_token
+    ]
+    return median(told) if told else None
+
+
+def _outcomes(found: Sequence[Found], prices: Prices) -> Table:
+    priced = bool(prices)
+    head = (
+        "server", "in", "out", "objectives", "capacity", "90 % interval", "binds", "per GPU", "J/output token",
+        *(["requests per price"] if priced else []), "confirmed", "doubts", "trials",
+    )  # fmt: skip
+    rows = []
+    for each in found:
+        outcome, point = each.capacity, each.capacity.search.point
+        gpus = len(point.server.gpus) if point.server else 0
+        capacity, rate = outcome.capacity, outcome.search.variable == "rate"
+        price = price_of(each.machine, prices)
+        hourly = capacity * 3600 / (price * gpus) if capacity and price and gpus and rate else None
+        rows.append(
+            (
+                server_words(point),
+                str(point.load.input_tokens),
+                str(point.load.output_tokens),
+                slo_words(point.slo) if point.slo else "–",
+                f"{show_number(capacity)} {unit_of(outcome.search)}" if capacity else f"none: {outcome.why}",
+                interval_words(outcome),
+                outcome.binding or "–",
+                show_number(capacity / gpus) if capacity and gpus else "–",
+                show_number(joules_per_output_token(each)),
+                *([show_number(hourly)] if priced else []),
+                {None: "–", True: "yes", False: "no"}[outcome.confirmed],
+                " ".join(caveat.kind for caveat in outcome.caveats) or "–",
+                str(len(outcome.trials)),
+            )
+        )
+    return Table(title="Capacity within objectives", head=head, rows=tuple(rows), note=NOTE)
+
+
+def interval_words(outcome: Capacity) -> str:
+    """``17.2 to 19.0``; a dash without a capacity."""
+    return f"{show_number(outcome.low)} to {show_number(outcome.high)}" if outcome.capacity else "–"
+
+
+def same_question(a: Capacity, b: Capacity) -> bool:
+    """Whether two capacities can be held against each other: the same work, objectives and unit."""
+    one, other = a.search, b.search
+    load, against = one.point.load, other.point.load
+    return (
+        one.variable == other.variable
+        and one.point.slo == other.point.slo
+        and (load.input_tokens, load.output_tokens, load.burstiness)
+        == (against.input_tokens, against.output_tokens, against.burstiness)
+    )
+
+
+def _pairs(found: Sequence[Capacity]) -> Table | None:
+    rows = []
+    for a, b in combinations([each for each in found if each.capacity], 2):
+        a, b = sorted((a, b), key=lambda each: -(each.capacity or 0.0))
+        if not (same_question(a, b) and a.capacity and b.capacity and a.low and b.high):
+            continue
+        names = [server_words(each.search.point) for each in (a, b)]
+        load = a.search.point.load
+        verdict = f"{a.capacity / b.capacity:.2f} ×" if a.low > b.high else "not told apart"
+        intervals = [f"{show_number(each.capacity)} ({interval_words(each)})" for each in (a, b)]
+        rows.append((names[0], names[1], f"{load.input_tokens} → {load.output_tokens}", *intervals, verdict))
+    head = ("server", "against", "in → out", "its capacity", "the other's", "ratio")
+    return table_of("Servers by capacity", head, rows, PAIRS_NOTE)
+
+
+def _trials(found: Found) -> Table | None:
+    search = found.capacity.search
+    names = [each.name for each in search.point.slo.objectives] if search.point.slo else []
+    rows = []
+    for role, result in found.trials:
+        load, summary, attained = result.trial.load, result.summary, result.attained
+        length = f"{show_s(load.lead_in_s)} + {show_s(load.duration_s)}"
+        level = Done(role=role, result=result).level
+        loop = "in flight" if load.rate is None else "req/s"
+        rows.append(
+            (
+                role,
+                f"{show_number(level)} {loop}",
+                length,
+                str(attained.due) if attained else "–",
+                *attained_words(attained),
+                *(kept_words(attained, name) for name in names),
+                *(percentile_words(summary.ttft_s if summary else None, at) for at in ("p50", "p99")),
+                *(percentile_words(summary.tpot_s if summary else None, at) for at in ("p50",)),
+                *(percentile_words(summary.e2e_s if summary else None, at) for at in ("p50", "p99")),
+                f"failed: {result.failure.error}"
+                if result.failure
+                else " ".join(caveat_marks(result)) or "–",
+            )
+        )
+    head = (
+        "trial", "load", "lead-in + window", "due", "kept", "goodput", *names, "TTFT p50", "TTFT p99", "TPOT p50",
+        "E2E p50", "E2E p99", "marks",
+    )  # fmt: skip
+    load = search.point.load
+    title = f"Trials of {server_words(search.point)}, {load.input_tokens} in, {load.output_tokens} out"
+    return table_of(title, head, rows, TRIALS_NOTE)

@@ -1,0 +1,33 @@
+"""Files of records beside a sweep's trials, one JSON object a line: written so that no crash leaves half of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from loadgen.errors import StoreError
+from loadgen.results.store import append_line, cut_torn_line, from_json
+
+T = TypeVar("T")
+
+
+def append(path: Path, record: Any) -> None:
+    """Write one record and wait until it is on disk. Raises StoreError."""
+    try:
+        cut_torn_line(path)
+        with path.open("ab") as file:
+            append_line(file, record)
+    except OSError as error:
+        raise StoreError(f"StoreError: {path}: cannot be written: {error.strerror}") from None
+
+
+def read(path: Path, kind: type[T]) -> list[T]:
+    """All records of a file, none where there is no file; a torn last line is left out. Raises StoreError."""
+    whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    found = []
+    for number, line in enumerate(whole, 1):
+        try:
+            found.append(from_json(kind, line))
+        except ValueError as error:
+            raise StoreError(f"{path}: line {number} is not a {kind.__name__}: {error}") from None
+    return found

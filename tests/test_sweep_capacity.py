@@ -1,0 +1,148 @@
+"""Searches for capacity through a sweep: real servers; the trials real, or simulated where a search is whole."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated_server import Engine, result_of
+
+from loadgen.commands import sweep as command
+from loadgen.errors import BadInput
+from loadgen.plan.capacity_outcome import words
+from loadgen.plan.plan import Plan, make_plan
+from loadgen.profile.read import build_profile
+from loadgen.records import Capacity, Trial, TrialResult
+from loadgen.report.archive import keep
+from loadgen.report.capacity_table import capacity_tables
+from loadgen.report.export import write
+from loadgen.results import capacity_log
+from loadgen.sweep import Sweep
+
+PROFILE: dict[str, Any] = {
+    "name": "cap",
+    "server": {"framework": "null", "model": "tiny", "gpus": [], "options": {"slots": 4, "step_ms": 20.0}},
+    "load": {"mode": "poisson", "input_tokens": 32, "output_tokens": 12},
+    "slo": {"tpot": "60ms", "share": "90%"},
+    "capacity": {"window": "60s", "lead_in": "15s", "within": 0.9},
+    "telemetry": {"enabled": False},
+}
+SLOW = Engine(slots=64, step_ns=40_000_000, sequence_ns=1_000_000, prompt_ns=200_000, spread=0.3)
+
+
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Trials of sweeps are simulated, without their servers; their ids, in order."""
+    ran: list[str] = []
+
+    def attempt(
+        sweep: Sweep, _running: object, trial: Trial, _watcher: object, *, may_end: bool
+    ) -> TrialResult:
+        ran.append(trial.id)
+        return replace(result_of(trial, SLOW, stop_growing=may_end), environment=sweep.environment.id)
+
+    monkeypatch.setattr(Sweep, "_attempt", attempt)
+    return ran
+
+
+def search(out: Path, *, resume: bool = False, **tables: Any) -> tuple[int, Capacity]:
+    profile = build_profile({**PROFILE, **tables})
+    options = command.SweepOptions(out=out, live=False, resume=resume, report_after=False)
+    code = command.run(profile, make_plan(profile), options)
+    (found,) = capacity_log.outcomes(out)
+    return code, found
+
+
+def test_a_sweep_finds_and_stores_a_capacity(
+    simulated: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = search(tmp_path / "r")
+    assert (code, found.ended) == (0, "found")
+    assert [name for _, name in found.trials] == simulated
+    assert [each.trial.id for each in capacity_log.trials(tmp_path / "r")] == simulated
+    assert words(found) in capsys.readouterr().err
+
+    outcome, trials = capacity_tables([tmp_path / "r"], prices={"": 2.0})
+    assert len(outcome.rows) == 1
+    assert outcome.rows[0][0] == "null tiny tp1"
+    assert "req/s" in outcome.rows[0][4]
+    assert [row[0] for row in trials.rows] == [role for role, _ in found.trials]
+    for path in write([tmp_path / "r"], "md") + write([tmp_path / "r"], "html"):
+        assert "Capacity within objectives" in path.read_text()
+    keep([tmp_path / "r"], tmp_path / "kept")
+    assert capacity_tables([tmp_path / "kept"])[0].rows == capacity_tables([tmp_path / "r"])[0].rows
+
+
+def test_a_search_that_was_interrupted_goes_on(simulated: list[str], tmp_path: Path) -> None:
+    _, found = search(tmp_path / "r")
+    whole = (tmp_path / "r" / capacity_log.TRIALS).read_bytes().splitlines(keepends=True)
+    (tmp_path / "r" / capacity_log.OUTCOMES).unlink()
+    (tmp_path / "r" / capacity_log.TRIALS).write_bytes(
+        b"".join(whole[:4]) + whole[4][:80]
+    )  # a crash while it wrote
+    first = list(simulated)
+    del simulated[:]
+    assert search(tmp_path / "r", resume=True)[1] == found
+    assert simulated == first[4:]
+    del simulated[:]
+    assert search(tmp_path / "r", resume=True)[1] == found
+    assert simulated == []
+
+
+def test_two_servers_are_compared_by_capacity(simulated: list[str], tmp_path: Path) -> None:
+    sweep = [{"options": {"itl_ms": [1.0, 2.0]}}]
+    server = {**PROFILE["server"], "options": {}}
+    profile = build_profile({**PROFILE, "server": server, "sweep": sweep})
+    options = command.SweepOptions(out=tmp_path / "r", live=False, report_after=False)
+    assert command.run(profile, make_plan(profile), options) == 0
+    tables = {table.title: table for table in capacity_tables([tmp_path / "r"])}
+    assert [row[-1] for row in tables["Servers by capacity"].rows] == ["not told apart"]
+
+
+def test_one_request_alone_that_misses_is_no_capacity(tmp_path: Path) -> None:
+    """A real search, of one real trial."""
+    code, found = search(tmp_path / "r", slo={"ttft": "2ms"}, capacity={"window": "0.6s"})
+    assert (code, found.ended, found.why) == (1, "none", "one request alone misses ttft")
+    (tried,) = capacity_log.trials(tmp_path / "r")
+    assert tried.attained is not None
+    assert (tried.attained.good, tried.failure) == (0, None)
+    assert tried.attained.due >= 1
+    assert tried.summary is not None
+    assert tried.attained.due == tried.summary.requests_ok
+
+
+def test_objectives_of_a_sweeps_trials_are_in_tables_and_exports(tmp_path: Path) -> None:
+    load = {"mode": "closed", "input_tokens": 4, "output_tokens": 3, "requests": 4, "warmup": 0}
+    slo = {"e2e": "60s", "ttft": "1ms@50%"}  # no step is so short
+    profile = build_profile({**PROFILE, "load": load, "slo": slo, "capacity": None})
+    options = command.SweepOptions(out=tmp_path / "r", live=False, report_after=False)
+    assert command.run(profile, make_plan(profile), options) == 0
+    text = write([tmp_path / "r"], "md")[0].read_text()
+    assert "ttft (0.0 %)" in text
+    assert "e2e ≤ 60.00 s (95 %), ttft ≤ 1.00 ms (50 %)" in text
+    with next(path for path in write([tmp_path / "r"], "csv") if "requests" not in path.name).open() as file:
+        (row,) = csv.DictReader(file)
+    assert (float(row["attainment"]), float(row["goodput_per_s"]), row["binding"]) == (0.0, 0.0, "ttft")
+    line = json.loads((tmp_path / "r" / "trials.jsonl").read_bytes())
+    assert line["attained"]["kept"] == {"ttft": 0, "e2e": 4}
+
+
+def test_a_plan_of_nothing_but_searches_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    from loadgen.commands import plan_tables
+
+    plan: Plan = make_plan(build_profile(PROFILE))
+    plan_tables.print_plan(plan)
+    assert "Capacity" in capsys.readouterr().out
+
+
+def test_the_command_asks_for_objectives(tmp_path: Path) -> None:
+    from loadgen.commands import capacity
+
+    asked: Callable[..., int] = capacity.run
+    with pytest.raises(BadInput, match="--slo is missing"):
+        asked(argv=(), slo=(), out=tmp_path / "r", resume=False)
