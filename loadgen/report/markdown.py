@@ -45,7 +45,10 @@ def _broken(folder: Results, results: Sequence[TrialResult]) -> str:
 
 
 def gather(results_dir: str | Path, prices: Prices | None = None) -> Report:
-    """Read a results folder; ``prices`` are of a GPU hour, by a part of a machine's name. Raises StoreError when it is none."""
+    """Read a results folder; ``prices`` are of a GPU hour, by a part of a machine's name.
+
+    Raises StoreError when it is none.
+    """
     folder = open_results(results_dir)
     results, sweep = folder.results(), folder.sweep
     planned = folder.plan()
