@@ -40,9 +40,10 @@ def run(
     for folder in folders:
         print_tables(folder)
 
-    terminal.print_tables(tables_of(analyse(folders, rules)))
+    analysis = analyse(folders, rules)
+    terminal.print_tables(tables_of(analysis))
     for kind in formats or DEFAULT_FORMATS:
-        for path in write(folders, kind, out, rules):
+        for path in write(folders, kind, out, rules, analysis):
             click.echo(f"report: {path}")
     return 0
 
@@ -57,8 +58,8 @@ def end(folder: Path) -> None:
     from loadgen.report.ending import ending
     from loadgen.report.export import write
 
-    written = [path for kind in DEFAULT_FORMATS for path in write([folder], kind)]
     analysis = analyse([folder])
+    written = [path for kind in DEFAULT_FORMATS for path in write([folder], kind, analysis=analysis)]
     results = [row.result for row in analysis.rows]
     terminal.print_summary(ending(analysis, results, folder, written), MOST_LINES)
 
