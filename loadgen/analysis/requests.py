@@ -25,5 +25,6 @@ def was_cold(result: TrialResult, results: Results | None) -> bool:
 
     if results is None or (stored := results.samples(result.trial.id)) is None:
         return False
-    errors = stored.table(["error"], where=pc.field("phase") == "warmup")["error"]
+    requests = stored.table(["phase", "error"])
+    errors = requests["error"].filter(pc.equal(requests["phase"], "warmup"))
     return len(errors) > 0 and unserved(errors[-1].as_py())

@@ -45,7 +45,7 @@ def run(
     _refuse_unused(rules.prices, {row.key.machine for row in analysis.rows})
     terminal.print_tables(tables_of(analysis))
     for kind in formats or DEFAULT_FORMATS:
-        for path in write(folders, kind, out, rules):
+        for path in write(folders, kind, out, rules, analysis):
             click.echo(f"report: {path}")
     return 0
 
@@ -60,8 +60,8 @@ def end(folder: Path) -> None:
     from loadgen.report.ending import ending
     from loadgen.report.export import write
 
-    written = [path for kind in DEFAULT_FORMATS for path in write([folder], kind)]
     analysis = analyse([folder])
+    written = [path for kind in DEFAULT_FORMATS for path in write([folder], kind, analysis=analysis)]
     results = [row.result for row in analysis.rows]
     terminal.print_summary(ending(analysis, results, folder, written), MOST_LINES)
 

@@ -19,6 +19,7 @@ from loadgen.records import Reply, Request
 
 FIRST_TOKENS = 16
 NOT_THE_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
+MOST_BODY = 256 << 20  # bytes that are kept of an answer that is no stream
 MOST_ID, MOST_TOKENS = 2**31 - 1, 2**31 - 1  # what the stored columns hold
 # Finish reasons of an answer that the server gave up: it would pass for a short one.
 GIVEN_UP = frozenset({"abort", "aborted", "cancel", "cancelled", "canceled", "error"})
@@ -51,6 +52,7 @@ class Answer:
         "_latest_read",
         "_read",
         "_request",
+        "_size",
         "_status",
         "_text_only",
         "_token_ns",
@@ -75,14 +77,18 @@ class Answer:
         self._first_answer_ns: int | None = None
         self._token_ns: list[int] = []
         self._tokens: list[int] = []
-        self._coalesced = self._read = self._last_ns = 0
+        self._coalesced = self._read = self._last_ns = self._size = 0
         self.failed: DriverError | None = None
 
     def feed(self, block: bytes, at_ns: int) -> None:
         """Take what one read brought of the body. A fault is kept in ``failed``; nothing behind it is read."""
         self._last_ns = at_ns
         if self._events is None:
-            self._blocks.append((block, at_ns))
+            self._size += len(block)
+            if self._size <= MOST_BODY:
+                self._blocks.append((block, at_ns))
+            elif self.failed is None:
+                self.failed = BadReply(f"a body of more than {MOST_BODY >> 20} MiB")
         else:
             self.take(self._events.feed(block), at_ns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _BOM = b"\xef\xbb\xbf"
+MOST_EVENT = 64 << 20  # bytes: the ids of a whole batch may come as one
 
 
 class EventStream:
@@ -14,10 +15,13 @@ class EventStream:
     ping) is dropped, too.
     """
 
-    __slots__ = ("_after_cr", "_first", "_rest", "failed")
+    __slots__ = ("_after_cr", "_first", "_rest", "_size", "failed")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[
+            bytes
+        ] = []  # not joined before its end has come: that would take the square of its length
+        self._size = 0
         self._after_cr = False
         self._first = True
         self.failed: bytes | None = None
@@ -30,16 +34,22 @@ class EventStream:
     @property
     def held(self) -> bytes:
         """What came of an event that is not complete yet."""
-        return self._rest
+        return b"".join(self._rest)
 
     def feed(self, block: bytes) -> list[bytes]:
         """The data of the events that end in ``block``."""
         if self._after_cr or b"\r" in block:
             block = self._line_feeds(block)
+        if not block:
+            return []
         if self._rest:
-            block = self._rest + block
+            if b"\n\n" not in block and not (block[:1] == b"\n" and self._rest[-1][-1:] == b"\n"):
+                self._hold(block)
+                return []
+            block = b"".join((*self._rest, block))
         pieces = block.split(b"\n\n")
-        self._rest = pieces.pop()
+        rest = pieces.pop()
+        self._rest, self._size = [rest] if rest else [], len(rest)
         if block.count(b"\n") == 2 * len(pieces):  # one line each
             events = [piece[6:] for piece in pieces if piece[:6] == b"data: " and len(piece) > 6]
             if len(events) == len(pieces):
@@ -53,9 +63,17 @@ class EventStream:
         The standard drops such an event. Its tokens were received all the same, and servers exist that forget the
         last blank line, so here it counts.
         """
-        rest, self._rest = self._rest, b""
+        rest, self._rest = self.held, []
         data = self._parse(rest) if rest else None
         return [] if data is None else [data]
+
+    def _hold(self, block: bytes) -> None:
+        """Keep one more block of an event whose end has not come."""
+        self._size += len(block)
+        if self._size <= MOST_EVENT:
+            self._rest.append(block)
+        elif self.failed is None:
+            self.failed, self._rest = b"an event of more than %d MiB" % (MOST_EVENT >> 20), []
 
     def _line_feeds(self, block: bytes) -> bytes:
         """Turn CRLF and CR into LF. A CR ends its line at once; an LF that follows in the next block is skipped."""

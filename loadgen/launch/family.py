@@ -30,6 +30,17 @@ def stopped_in(pid: int | None) -> bool:
     return False
 
 
+def end(family: Family) -> None:
+    """SIGKILL those of a family that still live, wherever they hang now: a guard that is killed leaves them to init."""
+    for pid, created in family:
+        try:
+            process = psutil.Process(pid)
+            if process.create_time() == created:
+                process.kill()
+        except psutil.Error:
+            continue  # gone, as it should be
+
+
 def _descendants(pid: int | None) -> list[psutil.Process]:
     if pid is None:
         return []

@@ -20,7 +20,7 @@ import httpx
 
 from loadgen.errors import BadInput, ServerDied, ServerError, ServerHung, ServerNotReady, ServerOutOfMemory
 from loadgen.launch import shared_memory
-from loadgen.launch.family import Family, family_of, stopped_in
+from loadgen.launch.family import Family, end, family_of, stopped_in
 from loadgen.protocols import Command
 from loadgen.system import interrupt
 
@@ -110,6 +110,7 @@ class Server:
         self.command, self.run_dir, self.log_path = command, run_dir, log_path
         self._process: subprocess.Popen[bytes] | None = None
         self._said_from = 0
+        self._seen: Family = frozenset()
         self._shared_before: frozenset[str] = frozenset()
         self._shared: frozenset[str] = frozenset()
 
@@ -221,7 +222,9 @@ class Server:
 
     def family(self) -> Family:
         """Its processes now."""
-        return family_of(self.pid)
+        found = family_of(self.pid)
+        self._seen |= found
+        return found
 
     def hung(self) -> bool:
         """Whether it runs and answers nothing: a process of it is stopped, or its health page stays silent."""
@@ -281,6 +284,8 @@ class Server:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
         self._process = None
+        end(self._seen)
+        self._seen = frozenset()
         for pattern in self.command.cleanup:
             for path in glob.glob(pattern):
                 Path(path).unlink(missing_ok=True)

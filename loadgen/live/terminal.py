@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -71,15 +72,15 @@ def print_tables(tables: Sequence[PlainTable], console: Console | None = None) -
             else plain.note
         )
         table.caption = Text(clean(note)) if note else None
-        widths = share_widths(shown, console.width) if console.is_terminal else [None] * len(shown)
+        whole: list[int | None] = [max(map(_width, column)) for column in shown]
+        widths = share_widths(shown, console.width) if console.is_terminal else whole
         for (head, *cells), wide in zip(shown, widths, strict=True):
             side: Literal["left", "right"] = "right" if holds_figures(cells) else "left"
             table.add_column(Text(clean(head)), justify=side, overflow="fold", width=wide)
         for row in zip(*(cells for _, *cells in shown), strict=True):
             table.add_row(*map(_cell, row))
-        if not console.is_terminal:
-            endless = console.options.update(width=10_000)
-            console.width = max(console.width, console.measure(table, options=endless).maximum)
+        if not console.is_terminal:  # as rich would find by measuring every cell, twice
+            console.width = max(console.width, 1 + sum(3 + (wide or 0) for wide in whole))
         console.print(table)
 
 
@@ -110,6 +111,10 @@ def print_summary(rows: Sequence[Line], most: int, console: Console | None = Non
         for line in (Text.assemble(label, " ", first), *(Text(" " * side + part) for part in rest)):
             line.rstrip()
             console.print(line, no_wrap=True, overflow="ellipsis", crop=False)
+
+
+def _width(text: str) -> int:
+    return max(map(cell_len, clean(text).splitlines()), default=0)
 
 
 def _cell(text: str) -> Text:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadgen.analysis.analyse import analyse
+from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Finding, Rules
 from loadgen.errors import BadInput
 from loadgen.report import write_whole
@@ -20,12 +20,14 @@ from loadgen.report.markdown import escape, gather, markdown_table, to_markdown
 BEGIN, END = "<!-- findings: begin -->", "<!-- findings: end -->"
 
 
-def write_document(folders: Sequence[str | Path], out: Path, rules: Rules | None = None) -> Path:
+def write_document(
+    folders: Sequence[str | Path], out: Path, rules: Rules | None = None, analysis: Analysis | None = None
+) -> Path:
     """Write ``out``, or only its block of findings where it has one.
 
     Raises StoreError for a folder that is none, BadInput for a file with half a block.
     """
-    analysis = analyse(folders, rules)
+    analysis = analysis or analyse(folders, rules)
     block = findings_block(analysis.findings)
     text = with_block(out, block) if out.exists() else None
     if text is None:

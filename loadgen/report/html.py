@@ -39,13 +39,18 @@ CODE = re.compile(r"`([^`]+)`")
 LINE_ENDS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029"})  # they end a line of old scripts
 
 
-def write_html(folders: Sequence[str | Path], out: Path | None = None, rules: Rules | None = None) -> Path:
+def write_html(
+    folders: Sequence[str | Path],
+    out: Path | None = None,
+    rules: Rules | None = None,
+    analysis: Analysis | None = None,
+) -> Path:
     """Write the report of one or more results folders; by default beside the first one's results.
 
     Raises StoreError for a folder that is none, and ProfileError for a declared finding that cannot be decided.
     """
     target = out or Path(folders[0]) / NAME
-    return write_whole(target, render(analyse(folders, rules)))
+    return write_whole(target, render(analysis or analyse(folders, rules)))
 
 
 SERIES = (

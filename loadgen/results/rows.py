@@ -33,6 +33,11 @@ class Rows:
         import pyarrow.parquet as pq
 
         with readable(self.path):
+            if (
+                self._shared is None and where is None
+            ):  # without the machinery of data sets: a fifth of the time
+                with pq.ParquetFile(self.path) as file:
+                    return file.read(columns)
             if self._shared is None:
                 return pq.read_table(self.path, columns=columns, filters=where)
             found = self._shared if where is None else self._shared.filter(where)

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.drivers.sse import EventStream
+from loadgen.drivers.sse import MOST_EVENT, EventStream
 
 
 class SlowEvents:
@@ -108,3 +109,23 @@ def test_an_error_event_is_told_apart() -> None:
     events = EventStream()
     assert events.feed(b'event: error\ndata: {"message": "no"}\n\n') == [b'{"message": "no"}']
     assert events.failed == b'{"message": "no"}'
+
+
+def test_an_event_without_an_end_is_held_in_linear_time_and_not_for_ever() -> None:
+    stream = EventStream()
+    block = b"a" * (1 << 20)
+    for _ in range(MOST_EVENT >> 20):
+        assert stream.feed(block) == []
+    assert len(stream.held) == MOST_EVENT
+    assert stream.failed is None
+    assert stream.feed(block) == []
+    assert stream.failed == b"an event of more than 64 MiB"
+    assert stream.held == b""
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_an_end_between_two_blocks_is_seen(cut: int) -> None:
+    stream, body = EventStream(), b"data: a\n\ndata: b\n\n"
+    found = [*stream.feed(body[:3]), *stream.feed(b""), *stream.feed(body[3:cut] if cut > 3 else b"")]
+    found += stream.feed(body[max(cut, 3) :])
+    assert found == [b"a", b"b"]

@@ -262,3 +262,15 @@ def test_a_server_may_open_as_many_files_as_its_client(tmp_path: Path) -> None:
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as guard:
         assert guard.stdout is not None
         assert int(guard.stdout.read()) == min(hard, 65536)
+
+
+def test_a_killed_guard_leaves_nobody_behind(tmp_path: Path) -> None:
+    """Its child dies with it, by the kernel; the grandchildren are left to init."""
+    port = free_ports(1)[0]
+    server = Server(command(SERVER, str(port), port=port), tmp_path / "run", tmp_path / "log")
+    server.start(30.0)
+    pids = [int(pid) for pid in (tmp_path / "run" / "pids").read_text().split()]
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    server.stop()
+    assert all(gone(pid) for pid in pids)

@@ -53,7 +53,7 @@ def test_a_client_that_cannot_be_imported_is_told_before_any_start(
     half = SimpleNamespace(
         check=lambda _spec: None, protocol="triton-grpc", ports=1
     )  # it has no command to start
-    monkeypatch.setattr(frameworks, "find", lambda _name: half)
+    monkeypatch.setattr(frameworks, "of", lambda _spec: half)
     monkeypatch.delitem(sys.modules, "loadgen.drivers.triton_grpc", raising=False)
     monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
     with pytest.raises(MissingDependency, match=r"pip install 'loadgen\[triton\]'"):
