@@ -250,7 +250,9 @@ class Reply:
     ``token_ns`` and ``tokens_per_arrival`` run in parallel: when output tokens came, and how many (over all
     sequences). Without streaming both are empty. ``output_tokens`` counts per sequence, by token ids where the
     server sends them (``counted_by`` = ``ids``), else by its usage figures, else ``None``: chunks are never counted
-    as tokens. ``first_answer_ns`` is when a chat's answer itself began, behind any reasoning; ``None`` elsewhere.
+    as tokens. ``begun_ns`` is when the last of several sequences had its first token, since an engine may begin a batch
+    in several steps; ``None`` of one sequence, and where arrivals are not told apart by sequence.
+    ``first_answer_ns`` is when a chat's answer itself began, behind any reasoning; ``None`` elsewhere.
     ``cached_tokens`` are those input tokens that the server says it took from a cache of prefixes; ``None``: it says
     nothing. ``coalesced`` counts reads that held more than one chunk, whose earlier arrival times are lost;
     ``lag_ns`` is the largest gap between the kernel's stamp and the read, ``None`` with user-space stamps.
@@ -261,6 +263,7 @@ class Reply:
     end_ns: int
     token_ns: tuple[int, ...] = ()
     tokens_per_arrival: tuple[int, ...] = ()
+    begun_ns: int | None = None
     first_answer_ns: int | None = None
     output_tokens: tuple[int, ...] | None = None
     counted_by: Literal["ids", "usage"] | None = None

@@ -39,6 +39,7 @@ class Answer:
     """
 
     __slots__ = (
+        "_begun_ns",
         "_blocks",
         "_by_ids",
         "_coalesced",
@@ -57,6 +58,7 @@ class Answer:
         "_text_only",
         "_token_ns",
         "_tokens",
+        "_unbegun",
         "_usage",
         "failed",
     )
@@ -74,6 +76,8 @@ class Answer:
         self._by_ids = self._text_only = self._done = False
         self._first: list[int] = []
         self._usage: Mapping[str, Any] = {}
+        self._unbegun = sequences  # without a token yet
+        self._begun_ns: int | None = None
         self._first_answer_ns: int | None = None
         self._token_ns: list[int] = []
         self._tokens: list[int] = []
@@ -120,6 +124,7 @@ class Answer:
             usage_prompt_tokens=self._used("prompt_tokens"),
             usage_output_tokens=self._used("completion_tokens"),
             cached_tokens=cached_tokens(self._usage),
+            begun_ns=self._begun_ns,
             first_answer_ns=self._first_answer_ns,
             first_tokens=tuple(self._first[:FIRST_TOKENS]),
             finish=finish,
@@ -199,8 +204,11 @@ class Answer:
                         new = 0
                     if new:
                         tokens += new
-                        if self._latest_read[index] == self._read:
+                        latest = self._latest_read[index]
+                        if latest == self._read:
                             lost = True
+                        elif not latest:
+                            self._began(at_ns)
                         self._latest_read[index] = self._read
                     finish = choice.get("finish_reason")
                     if finish:
@@ -249,6 +257,12 @@ class Answer:
             self._usage = usage
         elif isinstance(usage, Mapping):
             self._usage = {**self._usage, **{key: value for key, value in usage.items() if value is not None}}
+
+    def _began(self, at_ns: int | None) -> None:
+        """Another sequence has its first token."""
+        self._unbegun -= 1
+        if not self._unbegun and len(self._counts) > 1:
+            self._begun_ns = at_ns
 
     def _count(self, index: int, ids: list[int]) -> int:
         if ids.__class__ is not list:

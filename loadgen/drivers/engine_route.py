@@ -79,7 +79,10 @@ class EngineAnswer(Answer):
                         new = self._note(part)
                         tokens += new
                         if new:
-                            lost = lost or self._latest_read[part.index] == self._read
+                            latest = self._latest_read[part.index]
+                            lost = lost or latest == self._read
+                            if not latest:
+                                self._began(at_ns)
                             self._latest_read[part.index] = self._read
         except DriverError as error:
             self.failed = error

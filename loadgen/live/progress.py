@@ -15,6 +15,7 @@ from typing import Any
 from loadgen.labels import CLIENT_MARK, again_label, caveat_marks, clean, load_label, server_label
 from loadgen.live.course import Course
 from loadgen.metrics.percentiles import percentile
+from loadgen.metrics.summary import ttft_ns
 from loadgen.records import Caveat, Dist, Sample, ServerSpec, Trial, TrialResult
 from loadgen.theory.duration import Durations, Work, total, work_of
 from loadgen.units import seconds, show_number, show_rate, show_s
@@ -204,8 +205,8 @@ class Tally:
         start_ns = reply.sent_ns if sample.due_ns is None else sample.due_ns
         self.e2e_ns.append(reply.end_ns - start_ns)
         self.course.add(reply.end_ns, seconds(reply.end_ns - start_ns))
-        if reply.token_ns:
-            self.ttft_ns.append(reply.token_ns[0] - start_ns)
+        if (ttft := ttft_ns(sample)) is not None:
+            self.ttft_ns.append(ttft)
 
     def figures(self) -> Live:
         """A snapshot. Cumulative, so that one that is never shown costs nothing but its moment."""

@@ -67,6 +67,7 @@ def join(replies: list[Reply], seq: int) -> Reply:
     arrivals = sorted(
         pair for reply in replies for pair in zip(reply.token_ns, reply.tokens_per_arrival, strict=True)
     )
+    firsts = [reply.token_ns[0] for reply in replies if reply.token_ns]
     counts = [reply.output_tokens for reply in replies]
     lags = [reply.lag_ns for reply in replies if reply.lag_ns is not None]
     return Reply(
@@ -75,6 +76,7 @@ def join(replies: list[Reply], seq: int) -> Reply:
         end_ns=max(reply.end_ns for reply in replies),
         token_ns=tuple(at for at, _ in arrivals),
         tokens_per_arrival=tuple(count for _, count in arrivals),
+        begun_ns=max(firsts) if len(firsts) == len(replies) > 1 else None,
         output_tokens=None if None in counts else tuple(n for count in counts for n in count or ()),
         counted_by=replies[0].counted_by,
         usage_prompt_tokens=_total([reply.usage_prompt_tokens for reply in replies]),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from loadgen.errors import BadInput
 from loadgen.metrics.effective import independent, wilson
-from loadgen.metrics.summary import e2e_ns, start_ns, token_gaps_ns, tokens_per_sequence
+from loadgen.metrics.summary import e2e_ns, start_ns, token_gaps_ns, tokens_per_sequence, tpot_ns, ttft_ns
 from loadgen.records import Sample
 from loadgen.slo_records import OBJECTIVES, SHARE, Attained, GoalKept, Objective, Slo
 from loadgen.units import nanoseconds, parse_span, show_s
@@ -152,20 +152,18 @@ def attained(slo: Slo, bits: NDArray[np.uint8], window_s: float | None) -> Attai
 
 def _time_ns(name: str, sample: Sample) -> float | None:
     """What an objective bounds of a served request; ``None`` where its reply does not tell."""
-    reply, start = sample.reply, start_ns(sample)
+    reply = sample.reply
     if name == "e2e":
         return e2e_ns(sample)
     if not reply.token_ns:
         return None
-    first = reply.token_ns[0]
     if name == "ttft":
-        return first - start
+        return ttft_ns(sample)
     tokens = tokens_per_sequence(sample)
     if tokens is not None and tokens < 2:
         return 0  # one token has no pace to keep
     if len(reply.token_ns) < 2 or (tokens is None and name == "tpot"):
         return None
     if name == "tpot":
-        assert tokens is not None
-        return (reply.token_ns[-1] - first) / (tokens - 1)
+        return tpot_ns(sample)
     return max(token_gaps_ns(sample), default=0)

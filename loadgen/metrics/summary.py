@@ -16,7 +16,7 @@ from loadgen.metrics.distribution import Values
 from loadgen.metrics.distribution import dist as dist  # a figure of its own, for callers of this module
 from loadgen.metrics.observations import Observations
 from loadgen.metrics.within import Within
-from loadgen.records import DEFINITIONS, Sample, Summary, Window
+from loadgen.records import DEFINITIONS, Reply, Sample, Summary, Window
 from loadgen.units import NS_PER_S, seconds
 
 LENGTHS = ("input_asked", "input_had", "output_asked", "output_had")
@@ -33,10 +33,20 @@ def e2e_ns(sample: Sample) -> int:
     return (reply.token_ns[-1] if reply.token_ns else reply.end_ns) - start_ns(sample)
 
 
+def begun_ns(reply: Reply) -> int | None:
+    """When every sequence had its first token; None when not streamed.
+
+    The very first token of a batch would flatter an engine that begins its sequences one after the other.
+    """
+    if not reply.token_ns:
+        return None
+    return reply.token_ns[0] if reply.begun_ns is None else reply.begun_ns
+
+
 def ttft_ns(sample: Sample) -> int | None:
-    """Start → first token; None when not streamed."""
-    reply = sample.reply
-    return reply.token_ns[0] - start_ns(sample) if reply.token_ns else None
+    """Start → first token of every sequence; None when not streamed."""
+    begun = begun_ns(sample.reply)
+    return None if begun is None else begun - start_ns(sample)
 
 
 def tpot_ns(sample: Sample) -> float | None:
@@ -44,8 +54,10 @@ def tpot_ns(sample: Sample) -> float | None:
 
     Such a one shows no pace: 0 would be a wrong number that looks right.
     """
-    stamps, tokens = sample.reply.token_ns, tokens_per_sequence(sample)
-    return (stamps[-1] - stamps[0]) / (tokens - 1) if len(stamps) > 1 and tokens and tokens >= 2 else None
+    begun, tokens = begun_ns(sample.reply), tokens_per_sequence(sample)
+    if begun is None or not tokens or tokens < 2 or (last := sample.reply.token_ns[-1]) <= begun:
+        return None
+    return (last - begun) / (tokens - 1)
 
 
 def tokens_per_sequence(sample: Sample) -> float | None:

@@ -29,7 +29,7 @@ class Column:
 
 WORDS = {
     "e2e": "start to last token",
-    "ttft": "start to first token",
+    "ttft": "start to first token, in a batch of the last sequence to begin",
     "tpot": "(E2E − TTFT)/(n − 1)",
     "itl": "gap between token arrivals",
     "latency_per_output_token": "E2E by output tokens of a sequence",

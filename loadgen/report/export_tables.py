@@ -122,6 +122,9 @@ def _requests(stored: Rows) -> dict[str, Any]:
     sent, end, due = (_times(table[name], began_ns) for name in ("sent_ns", "end_ns", "due_ns"))
     start = np.where(np.isnan(due), sent, due)
     first, last, arrivals = _ends(table["token_ns"], began_ns)
+    if stored.has("begun_ns"):  # which an earlier version did not write
+        begun = _times(stored.table(["begun_ns"])["begun_ns"].combine_chunks(), began_ns)
+        first = np.where(np.isnan(begun), first, begun)
     tokens, sequences = _sums(table["output_tokens"])
     served = ~np.asarray(table["error"].is_valid())
     thinned = ~np.asarray(table["token_ns"].is_valid())
@@ -129,7 +132,7 @@ def _requests(stored: Rows) -> dict[str, Any]:
     e2e = np.where(served & ~thinned, np.where(streamed, last, end) - start, np.nan)
     ttft = np.where(served & streamed, first - start, np.nan)
     each = tokens / np.where(sequences > 0, sequences, np.nan)
-    paced = served & (arrivals > 1) & (each >= 2)
+    paced = served & (last > first) & (each >= 2)
     tpot = np.where(paced, (last - first) / np.where(paced, each - 1, np.nan), np.nan)
     return {
         "request": table["seq"], "phase": table["phase"], "batch": table["batch_size"],

@@ -43,6 +43,15 @@ class Rows:
             found = self._shared if where is None else self._shared.filter(where)
             return found if columns is None else found.select(columns)
 
+    def has(self, column: str) -> bool:
+        """Whether the rows have a column: an earlier version wrote fewer."""
+        import pyarrow.parquet as pq
+
+        if self._shared is not None:
+            return column in self._shared.column_names
+        with readable(self.path):
+            return column in pq.read_schema(self.path).names
+
     def whole(self, columns: Sequence[str] = ()) -> bool:
         """Whether there is a row at all, and these columns; by the file's own table of contents alone, which a file cut
         short lacks. Raises StoreError for other columns."""

@@ -141,6 +141,19 @@ def test_sequences_of_a_batch_may_end_early_and_out_of_order() -> None:
     assert reply.finish == "length,stop"
 
 
+def test_a_batch_has_begun_with_the_first_token_of_its_last_sequence() -> None:
+    """vLLM begins one sequence, and the rest a step later or in several."""
+    blocks = (
+        choices(choice(1, [1])),
+        choices(choice(1, [1])) + choices(choice(0, [1])),
+        choices(choice(2, [1])),
+        choices(*(choice(i, [1], finish="length") for i in range(3))) + DONE,
+    )
+    assert streamed(asked(sequences=3), *blocks).begun_ns == 300
+    assert streamed(asked(sequences=4), *blocks).begun_ns is None, "the fourth never did"
+    assert streamed(asked(), choices(choice(0, [1], finish="length")) + DONE).begun_ns is None
+
+
 def test_two_steps_in_one_read_are_counted_as_coalesced() -> None:
     step = choices(choice(ids=[1]))
     reply = streamed(asked(), step + step, choices(choice(ids=[1], finish="length")) + usage(3) + DONE)

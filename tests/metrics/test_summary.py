@@ -110,6 +110,14 @@ def test_a_static_batch_counts_all_its_sequences() -> None:
     assert mean(summary.tpot_s) == pytest.approx(0.020)
 
 
+def test_ttft_of_a_batch_is_that_of_its_last_sequence_and_tpot_the_pace_behind_it() -> None:
+    late = summarise([sample(batch_size=2, output_tokens=(3, 3), begun_ns=170 * MS)])
+    assert mean(late.ttft_s) == pytest.approx(0.070)
+    assert mean(late.tpot_s) == pytest.approx(0.040 / 2)
+    at_once = summarise([sample(batch_size=2, output_tokens=(3, 3), begun_ns=210 * MS)])
+    assert at_once.tpot_s is None, "the last began with the last arrival: no pace was seen"
+
+
 def test_failed_requests_are_counted_by_class_and_give_no_latency() -> None:
     bad = [
         sample(1, error="TimedOut: no first byte in 1 s", end_ns=9_000 * MS),
