@@ -97,8 +97,8 @@ lint: env
 bench: env
 	.venv/bin/python tests/benches/client_cost.py
 
-# How often comparisons, gates, thresholds and findings are wrong, in worlds whose truth is known, against goals; over an
-# hour on two cores, a quarter of it the first, minutes the second.
+# How often comparisons, gates, thresholds and findings are wrong, in worlds whose truth is known, against goals; half an
+# hour on two quiet cores, half of it the first. Each takes all cores.
 verdicts: env
 	.venv/bin/python tests/benches/verdicts.py
 	.venv/bin/python tests/benches/thresholds_cover.py
