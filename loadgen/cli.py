@@ -275,13 +275,16 @@ WITH_FAILURES = click.option(
     type=click.Path(path_type=Path),
     help="where to write, the format by the file's name (default: beside the results)",
 )
-@click.option("--price", type=float, help="price of a GPU hour, for throughput per money")
+@click.option(
+    "--price", "prices", multiple=True, metavar="[GPU=]PRICE",
+    help="of a GPU hour: of all machines, or of those whose GPU's name holds GPU",
+)  # fmt: skip
 @WITH_FAILURES
 def report(
     folders: tuple[Path, ...],
     formats: tuple[str, ...],
     out: Path | None,
-    price: float | None,
+    prices: tuple[str, ...],
     with_failures: bool,
 ) -> None:
     """Print the tables and findings of results folders, and write one self-contained HTML report.
@@ -293,10 +296,11 @@ def report(
     loadgen report results/exp1
     loadgen report results/exp1 results/exp3 --format csv
     loadgen report results/exp1 results/exp3 --out study.md
+    loadgen report results/h100 results/h200 --price H100=2.1 --price H200=3.4
     """
     from loadgen.commands import report as command
 
-    raise SystemExit(command.run(folders, formats, out, price, with_failures))
+    raise SystemExit(command.run(folders, formats, out, prices, with_failures))
 
 
 @main.command()

@@ -46,7 +46,7 @@ CLAIMS = {
 class Rules:
     """The margins that words stand for. A change within ``margin`` counts as none, and a larger one as a change.
 
-    ``with_failures`` lets trials speak that lost requests.
+    ``with_failures`` lets trials speak that lost requests. ``prices`` are of a GPU hour, by a part of a machine's name.
     """
 
     margin: float = 0.10
@@ -56,7 +56,7 @@ class Rules:
     slightly_more: float = 0.60  # (0.5, 0.6] is "slightly more than half"
     ridge_factor: float = 1.5  # a measured ridge within this factor agrees with the predicted one
     alike_below: int = 32  # F11: batches below this
-    price_per_gpu_hour: float | None = None
+    prices: Mapping[str, float] = field(default_factory=dict)
     with_failures: bool = False
 
 

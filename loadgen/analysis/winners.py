@@ -107,7 +107,7 @@ def jobs(study: Study) -> dict[Key, list[Cell]]:
 
 
 def _size(cells: Sequence[Cell]) -> tuple[int, int, int]:
-    return len(set(map(_stack, cells))), len({_server(cell) for cell in cells}), len(cells)
+    return len(set(map(stack, cells))), len({_server(cell) for cell in cells}), len(cells)
 
 
 def job_text(job: Key) -> str:
@@ -157,9 +157,9 @@ def _answer(study: Study, goal: Goal, cells: Iterable[Cell], prices: Prices) -> 
     if not entries:
         return None
     entries.sort(key=lambda entry: entry.value if goal.lower else -entry.value)
-    named = _names([entry.cell for entry in entries])
-    several = len({_stack(entry.cell) for entry in entries}) > 1
-    side: Callable[[Cell], tuple[str, ...]] = _stack if several else _server
+    named = names([entry.cell for entry in entries])
+    several = len({stack(entry.cell) for entry in entries}) > 1
+    side: Callable[[Cell], tuple[str, ...]] = stack if several else _server
     if goal.metric == LATENCY:
         entries = _at_lowest_load(entries, side)
     winner = entries[0]
@@ -243,7 +243,7 @@ def _sentence(answer: Answer, goal: Goal, nearest: str, untold: int) -> str:
 
 
 def _more(untold: int) -> str:
-    return f" (and {untold - 1} more)" if untold > 1 else ""
+    return f" (likewise {untold - 1} more)" if untold > 1 else ""
 
 
 def lead_text(ahead: tuple[float, float]) -> str:
@@ -264,20 +264,21 @@ def load_text(key: Key) -> str:
     return f"batch {key.batch}" if key.kind == "static" else f"{key.batch} at once"
 
 
-def _stack(cell: Cell) -> tuple[str, str, str, str]:
+def stack(cell: Cell) -> tuple[str, str, str, str]:
+    """What runs, and on which machine, without its GPUs."""
     key = cell.key
     return key.label, key.variant, key.dtype, key.machine
 
 
 def _server(cell: Cell) -> tuple[str, ...]:
-    return *_stack(cell), split_text(cell.key)
+    return *stack(cell), split_text(cell.key)
 
 
 def _load(cell: Cell) -> tuple[int, float]:
     return cell.key.batch, cell.key.rate
 
 
-def _names(cells: Sequence[Cell]) -> Callable[[Cell], str]:
+def names(cells: Sequence[Cell]) -> Callable[[Cell], str]:
     """How servers are called: with a dtype that is not the usual one, and what else differs among them."""
     keys = [cell.key for cell in cells]
     usual = Counter(key.dtype for key in keys).most_common(1)[0][0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -18,7 +19,7 @@ def run(
     folders: Sequence[Path],
     formats: Sequence[str],
     out: Path | None,
-    price: float | None,
+    prices: Sequence[str] = (),
     with_failures: bool = False,
 ) -> int:
     """Print tables and findings, write the reports. Returns the exit code.
@@ -36,11 +37,13 @@ def run(
         raise BadInput(f"--out {out}: names one file (accepted: one --format, or none: by the file's name)")
     if out is not None and not formats:
         formats = (format_of(out, "--out"),)
-    rules = Rules(price_per_gpu_hour=price, with_failures=with_failures)
+    rules = Rules(prices=parse_prices(prices), with_failures=with_failures)
     for folder in folders:
         print_tables(folder)
 
-    terminal.print_tables(tables_of(analyse(folders, rules)))
+    analysis = analyse(folders, rules)
+    _refuse_unused(rules.prices, {row.key.machine for row in analysis.rows})
+    terminal.print_tables(tables_of(analysis))
     for kind in formats or DEFAULT_FORMATS:
         for path in write(folders, kind, out, rules):
             click.echo(f"report: {path}")
@@ -61,6 +64,39 @@ def end(folder: Path) -> None:
     analysis = analyse([folder])
     results = [row.result for row in analysis.rows]
     terminal.print_summary(ending(analysis, results, folder, written), MOST_LINES)
+
+
+def parse_prices(texts: Sequence[str]) -> dict[str, float]:
+    """Prices of a GPU hour by a part of the GPU's name, "" of all, from ``2.5`` and ``H100=2.5``. Raises BadInput."""
+    from loadgen.errors import BadInput
+
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            price = float(number)
+        except ValueError:
+            price = math.nan
+        if not 0 < price < math.inf:
+            raise BadInput(
+                f"--price {text}: {number!r} is no price (accepted: a number above 0, or GPU=number)"
+            )
+        if name.strip() in found:
+            raise BadInput(f"--price {text}: a second price of the same GPU (accepted: one each)")
+        found[name.strip()] = price
+    return found
+
+
+def _refuse_unused(prices: Mapping[str, float], machines: Collection[str]) -> None:
+    """A price of no machine is a typing error: raises BadInput."""
+    from loadgen.errors import BadInput
+
+    for name in prices:
+        if not any(name.lower() in machine.lower() for machine in machines):
+            known = ", ".join(sorted(machines)) or "none"
+            raise BadInput(
+                f"--price {name}=…: no machine of these results has that name (there are: {known})"
+            )
 
 
 def compare(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from loadgen.analysis.analyse import Analysis
-from loadgen.analysis.finding import cell_text, split_text, subject_text
+from loadgen.analysis.finding import cell_text, server_text, split_text, subject_text
 from loadgen.analysis.starts import machines
-from loadgen.analysis.table import Key
+from loadgen.analysis.table import Key, Row
 from loadgen.metrics.percentiles import tail
 from loadgen.records import ClientQuality, Dist
 from loadgen.report.claim_tables import claim_table, open_table, server_table
+from loadgen.report.ledger_table import ledger_table
 from loadgen.telemetry.ledger import kv_at_most
 from loadgen.text_table import Table, table_of
 from loadgen.theory.models import kv_bytes_per_token, weight_bytes
@@ -193,6 +195,20 @@ def predicted_memory_table(analysis: Analysis) -> Table | None:
     note = "Bytes of the fullest GPU (CPU column: the server's processes)."
     note += "" if measured else " Memory was not measured: dashes are unknown, not zero."
     return table_of("", head, rows, note)
+
+
+def ledger_tables(analysis: Analysis) -> list[Table]:
+    """The memory ledgers of each server's trials, as a table with its name."""
+    servers: dict[str, list[Row]] = defaultdict(list)
+    for row in analysis.rows:
+        servers[f"{server_text(row.key)} · {row.key.model} · {row.key.machine}"].append(row)
+    found = {
+        name: ledger_table(
+            (row.result, row.results.telemetry(row.id) if row.results else None) for row in members
+        )
+        for name, members in sorted(servers.items())
+    }
+    return [replace(table, title=name) for name, table in found.items() if table]
 
 
 def _tokens(key: Key) -> int:

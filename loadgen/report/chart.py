@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,19 @@ class Figure:
     layout: Mapping[str, Any]
 
     def plain(self) -> dict[str, Any]:
-        """Traces and layout, as plotly takes them."""
-        return {"data": list(self.traces), "layout": dict(self.layout)}
+        """Traces and layout, as plotly takes them, in as many digits as can be seen."""
+        return {"data": [_short(trace) for trace in self.traces], "layout": _short(self.layout)}
+
+
+DIGITS = 5
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {key: _short(each) for key, each in value.items()}
+    return [_short(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +61,18 @@ class Chart:
     note: str
     choices: Mapping[str, Figure]
     absent: str = ""
+    opens: int | None = None
+
+    @property
+    def opening(self) -> int:
+        """The choice that is shown first: that of most points, unless ``opens`` names one."""
+        if self.opens is not None:
+            return self.opens
+        points = [
+            sum(len(trace["x"]) for trace in each.traces if "markers" in trace["mode"])
+            for each in self.choices.values()
+        ]
+        return points.index(max(points)) if points else 0
 
     @property
     def logarithmic(self) -> bool:
@@ -57,19 +81,86 @@ class Chart:
 
 
 def axis(title: str, *, log: bool = False, unit: str = "") -> dict[str, Any]:
-    """An axis; a logarithmic one has ticks at 1, 2, 5 of every decade, written with SI prefixes and the unit."""
-    found: dict[str, Any] = {"title": {"text": title}, "automargin": True}
+    """An axis, its numbers written with SI prefixes and the unit; ``figure`` sets the ticks of a logarithmic one."""
+    found: dict[str, Any] = {"title": {"text": title, "standoff": 6}, "automargin": True}
     if log:
-        ticks = [factor * 10.0**power for power in range(-7, 17) for factor in (1, 2, 5)]
-        found |= {
-            "type": "log",
-            "tickmode": "array",
-            "tickvals": ticks,
-            "ticktext": [prefixed(tick, unit) for tick in ticks],
-        }
-    elif unit:
+        found["type"] = "log"
+    if log or unit:
         found |= {"ticksuffix": unit, "tickformat": "~s"}
     return found
+
+
+FEWEST_TICKS, MOST_TICKS = 4, 8
+FACTORS = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,))
+LEAST_SPAN = math.log10(1.2)  # of a logarithmic axis: below, three digits would not tell its ticks apart
+BORDER = 0.05  # of the span, free at both ends
+FARTHEST = 3.0  # times beyond its points an axis follows their intervals
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round figures from ``low`` > 0 to ``high``, 3 to 9 of them: of every decade, else in even steps."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in FACTORS:
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if FEWEST_TICKS <= len(inside) <= MOST_TICKS:
+            return inside
+        if len(inside) < FEWEST_TICKS:
+            break
+    else:
+        return inside[:: math.ceil(len(inside) / MOST_TICKS)]
+    size = 10.0 ** math.floor(math.log10((high - low) / MOST_TICKS))
+    step = next(factor * size for factor in (1, 2, 5, 10) if high - low <= MOST_TICKS * factor * size)
+    return [at * step for at in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def figure(traces: Sequence[Trace], layout: Mapping[str, Any]) -> Figure:
+    """A picture whose logarithmic axes span what is drawn, with numbers at readable steps."""
+    axes = {}
+    for name in ("x", "y"):
+        found = layout[f"{name}axis"]
+        values = [value for value in _drawn(traces, layout, name) if value > 0]
+        if found.get("type") == "log" and values:
+            axes[f"{name}axis"] = found | _numbered(found, min(values), max(values))
+    return Figure(traces=tuple(traces), layout={**layout, **axes})
+
+
+def _drawn(traces: Iterable[Trace], layout: Mapping[str, Any], name: str) -> Iterator[float]:
+    """Everything that has a place on an axis, with the ends of intervals that are not endless."""
+    for trace in traces:
+        values = [value for value in trace[name] if value is not None]
+        yield from values
+        bars = trace.get(f"error_{name}")
+        for sign, ends in ((1, bars["array"]), (-1, bars["arrayminus"])) if bars else ():
+            for value, reach in zip(trace[name], ends, strict=True):
+                if reach is not None:
+                    yield min(max(value + sign * reach, min(values) / FARTHEST), max(values) * FARTHEST)
+    if name == "x":
+        yield from (shape["x0"] for shape in layout.get("shapes", ()))
+
+
+def _numbered(found: Mapping[str, Any], low: float, high: float) -> dict[str, Any]:
+    start, end = math.log10(low), math.log10(high)
+    spare = max(BORDER * (end - start), (LEAST_SPAN - (end - start)) / 2)
+    start, end = start - spare, end + spare
+    span = {"range": [start, end]}
+    if "tickvals" in found:
+        return span | _spaced(found, (end - start) * CLOSEST)
+    ticks = log_ticks(10**start, 10**end)
+    words = [prefixed(tick, found.get("ticksuffix", "")) for tick in ticks]
+    return span | {"tickmode": "array", "tickvals": ticks, "ticktext": words}
+
+
+CLOSEST = 0.045  # of an axis, between two of its numbers
+
+
+def _spaced(found: Mapping[str, Any], gap: float) -> dict[str, Any]:
+    """The ticks at measured values that stand far enough apart, the last one among them."""
+    kept: list[tuple[float, str]] = []
+    for tick, text in reversed(list(zip(found["tickvals"], found["ticktext"], strict=True))):
+        if not kept or math.log10(kept[-1][0] / tick) >= gap:
+            kept.append((tick, text))
+    return {"tickvals": [tick for tick, _ in kept[::-1]], "ticktext": [text for _, text in kept[::-1]]}
 
 
 def bytes_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
@@ -104,8 +195,8 @@ def layout(x: Mapping[str, Any], y: Mapping[str, Any], **more: Any) -> dict[str,
         "xaxis": dict(x),
         "yaxis": dict(y),
         "hovermode": "closest",
-        "margin": {"l": 70, "r": 20, "t": 20, "b": 60},
-        "legend": {"orientation": "v"},
+        "margin": {"l": 60, "r": 10, "t": 24, "b": 44},
+        "legend": {"orientation": "v", "font": {"size": 11.5}},
     } | more
 
 

@@ -29,6 +29,15 @@ def claim_table(findings: Sequence[Finding]) -> Table | None:
     return table_of("Findings", ("claim", "verdict", "one server", "effect", "behind it"), rows, note=note)
 
 
+def cells_text(cells: Sequence[Key]) -> list[str]:
+    """Cells in a line a series: ``hf/generate tp 1, static 20/100: batch 1, 8``."""
+    series: dict[str, list[str]] = {}
+    for key in cells:
+        name = f"{key.label} {split_text(key)}, {key.kind} {key.input_tokens}/{key.output_tokens}"
+        series.setdefault(name, []).append(str(key.batch))
+    return [f"{name}: batch {', '.join(batches)}" for name, batches in series.items()]
+
+
 def effect_text(finding: Finding) -> str:
     """``×0.7 [0.69, 0.71] at 20/100``; a dash without one."""
     if finding.effect is None:

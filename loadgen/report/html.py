@@ -1,4 +1,4 @@
-"""Results folders → one HTML file that opens offline: findings first, then charts, doubts, environment, every trial."""
+"""Results folders → one HTML file that opens offline: who wins first, every trial last."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from loadgen import __version__
 from loadgen.analysis.analyse import Analysis, analyse
-from loadgen.analysis.finding import Finding, Rules, cell_text
+from loadgen.analysis.finding import Finding, Rules
 from loadgen.analysis.headline import headlines
-from loadgen.report import analysis_tables, plotlyjs, sections, tables, write_whole
+from loadgen.report import analysis_tables, sections, tables, write_whole
 from loadgen.report.chart import Chart, Figure, said
 from loadgen.report.claim_chart import claim_chart
-from loadgen.report.claim_tables import behind_text, effect_text
-from loadgen.report.ledger_table import ledger_table
+from loadgen.report.claim_tables import behind_text, cells_text, effect_text
+from loadgen.report.first_screen import claims_shown, first_screen
 from loadgen.report.max_batch_table import max_batch_table
-from loadgen.report.overview_charts import pareto_chart, roofline_chart, winners_chart
+from loadgen.report.overview_charts import pareto_chart, roofline_chart
 from loadgen.report.series_charts import LATENCY, MEMORY, PER_TOKEN, RATE, ridge_chart, series_chart
 from loadgen.report.timeline import timeline_chart
 from loadgen.report.trial_table import trial_table
 
 NAME = "report.html"
+PLOTLY = (
+    "vendor/plotly-basic.min.js"  # 4.1.1: lines, points and bars, in a quarter of the whole library's bytes
+)
 MOST_NAMED = 3  # folders in the title; more go into a list
 CODE = re.compile(r"`([^`]+)`")
 LINE_ENDS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029"})  # they end a line of old scripts
@@ -60,7 +63,7 @@ def charts(analysis: Analysis) -> list[Chart]:
     """Every chart of the report, in its order; one that lossy trials speak in says so."""
     drawn = [
         *(series_chart(analysis, *each) for each in SERIES),
-        *(draw(analysis) for draw in (ridge_chart, roofline_chart, pareto_chart, winners_chart)),
+        *(draw(analysis) for draw in (ridge_chart, roofline_chart, pareto_chart)),
     ]
     if any(row.usable and row.failed_share for row in analysis.rows):
         served = " Latencies are of the served requests, of trials that lost some, too."
@@ -78,17 +81,11 @@ def render(analysis: Analysis) -> str:
     many = len(folders) > MOST_NAMED
     drawn = charts(analysis)
     predicted = analysis_tables.predicted_memory_table(analysis)
-    memory = (
-        predicted,
-        ledger_table(
-            (row.result, row.results.telemetry(row.id) if row.results else None) for row in analysis.rows
-        ),
-        max_batch_table([source.results.path for source in analysis.sources]),
-    )
+    memory = (predicted, max_batch_table([source.results.path for source in analysis.sources]))
     caveats = (
         sections.caveat_table(results), sections.failure_table(results), tables.unmeasured(results),
-        analysis_tables.proof_table(analysis), analysis_tables.client_table(analysis),
     )  # fmt: skip
+    proofs = (analysis_tables.proof_table(analysis), analysis_tables.client_table(analysis))
     environment = (
         analysis_tables.ceilings_table(analysis), sections.environment_table(list(used.values())),
         sections.engine_table(results),
@@ -101,16 +98,18 @@ def render(analysis: Analysis) -> str:
             title=f"{len(folders)} results folders" if many else ", ".join(name for name, _ in folders),
             listed_folders=folders if many else [],
             description=" ".join(dict.fromkeys(text for _, text in folders if text)),
-            headline=_headline(analysis),
-            claims=_claims(analysis.findings),
+            first=first_screen(analysis),
+            claims=_claims(analysis.findings) if claims_shown(analysis) else [],
             inside_noise=analysis.inside_noise,
-            charts=drawn,
+            charts={chart.id: chart for chart in drawn},
             statistics=analysis_tables.statistics(analysis),
             excluded=analysis_tables.excluded(analysis),
             suspicious=analysis_tables.suspicious(analysis),
             caveats=list(filter(None, caveats)),
+            proofs=list(filter(None, proofs)),
             predicted=predicted,
             memory=list(filter(None, memory)),
+            ledgers=analysis_tables.ledger_tables(analysis),
             environment=list(filter(None, environment)),
             chart_data={
                 chart.id: {"figures": [figure.plain() for figure in chart.choices.values()]}
@@ -137,7 +136,7 @@ def _templates() -> Environment:
         loader=PackageLoader("loadgen.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    found.filters |= {"split_at_code": CODE.split, "cell_text": cell_text}
+    found.filters |= {"split_at_code": CODE.split, "cells_text": cells_text}
     found.policies |= {"json.dumps_function": _json, "json.dumps_kwargs": {}}
     return found
 
@@ -150,21 +149,10 @@ def _json(data: object) -> str:
 def _inlined() -> dict[str, str]:
     """The files that a page holds whole: ours and plotly's, the only text that is not escaped."""
     here = resources.files("loadgen.report")
-    own = {
+    return {
         name: here.joinpath(file).read_text("utf-8")
-        for name, file in (("css", "page.css"), ("script", "page.js"))
+        for name, file in (("css", "page.css"), ("script", "page.js"), ("plotly", PLOTLY))
     }
-    return own | {"plotly": plotlyjs.source()}
-
-
-def _headline(analysis: Analysis) -> str:
-    verdicts = [row.verdict for row in analysis.headlines]
-    told = ", ".join(f"{each} {verdicts.count(each)}" for each in dict.fromkeys(verdicts))
-    failed = sum(row.result.failure is not None for row in analysis.rows)
-    return (
-        f"{len(analysis.rows)} trials in {len(analysis.study.cells)} cells, {failed} failed, "
-        f"{len(analysis.excluded) - failed} kept out. Claims: {told or 'none'}."
-    )
 
 
 def _claims(findings: Sequence[Finding]) -> list[dict[str, Any]]:

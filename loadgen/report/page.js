@@ -4,11 +4,13 @@
   const charts = JSON.parse(document.getElementById("chart-data").textContent);
   const trials = JSON.parse(document.getElementById("trial-data").textContent);
   const root = document.documentElement;
+  // Without the button that would send a chart to its makers' site.
+  const OPTIONS = { responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
   let printing = false;
 
   function paint(name) { return getComputedStyle(root).getPropertyValue(name).trim(); }
 
-  function themed(layout, linear) {
+  function themed(layout, linear, narrow) {
     const full = structuredClone(layout);
     full.paper_bgcolor = "rgba(0,0,0,0)";
     full.plot_bgcolor = "rgba(0,0,0,0)";
@@ -21,25 +23,56 @@
       axis.gridcolor = paint("--grid");
       axis.zerolinecolor = paint("--rule");
       axis.linecolor = paint("--rule");
-      if (linear && name === "yaxis" && axis.type === "log") { 
+      if (linear && name === "yaxis" && axis.type === "log") {
         axis.type = "linear";
+        delete axis.range;
         axis.rangemode = "tozero";
         axis.tickmode = "auto"; // the ticks given are those of decades
-        axis.tickformat = "~s";
       }
     }
-    if (window.innerWidth < 720) full.legend = { orientation: "h", y: -0.25 };
+    if (narrow) {
+      full.legend = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", font: { size: 10.5 } };
+      full.font.size = 11;
+      full.margin = { l: 8, r: 8, t: 10, b: 30 };
+    }
     return full;
   }
 
   function draw(section) {
     const chart = charts[section.dataset.chart];
     const select = section.querySelector("select");
-    const figure = chart.figures[select ? select.value : 0];
     const linear = section.dataset.linear === "yes";
     section.dataset.drawn = "yes";
-    return Plotly.react(section.querySelector(".plot"), figure.data, themed(figure.layout, linear),
-      { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
+    for (const plot of section.querySelectorAll(".plot")) {
+      const figure = chart.figures[select ? select.value : plot.dataset.at];
+      const narrow = plot.clientWidth < 700;
+      plot.style.height = narrow ? `${280 + 15 * lines(figure.data, plot.clientWidth)}px` : "";
+      const full = themed(figure.layout, linear, narrow);
+      plot.steps = structuredClone({ xaxis: full.xaxis, yaxis: full.yaxis }); // plotly writes into the layout
+      Plotly.react(plot, figure.data, full, { ...OPTIONS, displayModeBar: narrow ? false : "hover" });
+      if (!plot.dataset.watched) plot.on("plotly_relayout", (change) => number(plot, change));
+      plot.dataset.watched = "yes";
+    }
+  }
+
+  // Of a legend below its plot.
+  function lines(traces, width) {
+    const names = traces.filter((trace) => trace.showlegend !== false).map((trace) => trace.name.length);
+    return Math.ceil(names.length / Math.max(1, Math.floor(width / (60 + 6 * Math.max(...names)))));
+  }
+
+  // The numbers given are for the whole of an axis: a part of it gets plotly's own, until it is whole again.
+  function number(plot, change) {
+    const wanted = {};
+    for (const name of ["xaxis", "yaxis"]) {
+      const steps = plot.steps[name];
+      if (!steps.range || steps.tickmode !== "array") continue;
+      const moved = Object.keys(change).some((key) => key.startsWith(name) && /range/.test(key));
+      const whole = plot.layout[name].range.every((end, at) => Math.abs(end - steps.range[at]) < 1e-6);
+      const mode = whole ? "array" : "auto";
+      if (moved && plot.layout[name].tickmode !== mode) wanted[`${name}.tickmode`] = mode;
+    }
+    if (Object.keys(wanted).length) Plotly.relayout(plot, wanted);
   }
 
   const sections = Array.from(document.querySelectorAll(".chart[data-chart]"));
@@ -85,6 +118,7 @@
   const filter = document.getElementById("filter");
   const more = document.getElementById("more");
   const page = 100;
+  for (const row of trials.rows) row.text = row.cells.map((value) => (Array.isArray(value) ? value[1] : value)).join(" ").toLowerCase();
   let shown = page, column = null, down = false, found = trials.rows;
 
   function cell(row, at) {

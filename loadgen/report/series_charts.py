@@ -23,6 +23,7 @@ from loadgen.report.chart import (
     bytes_axis,
     colour,
     counts,
+    figure,
     layout,
     line,
     marks,
@@ -40,7 +41,7 @@ LATENCY, PER_TOKEN, RATE = "e2e_s", "latency_per_output_token_s", "output_tokens
 MEMORY, RESERVED = "gpu_memory_bytes", "gpu_memory_reserved_bytes"
 TITLES = {
     LATENCY: "end-to-end latency, p50",
-    PER_TOKEN: "latency per output token (end to end / output tokens)",
+    PER_TOKEN: "latency per output token",
     RATE: "output tokens per second",
     MEMORY: "GPU memory needed, fullest GPU",
 }
@@ -155,7 +156,7 @@ def _figure(
         upright = bytes_axis(TITLES[metric], [value for trace in traces for value in trace["y"]])
     else:
         upright = axis(TITLES[metric], log=True, unit=UNITS[metric])
-    return Figure(traces=tuple(traces), layout=layout(axis(WORDS[x], log=True) | ticks, upright))
+    return figure(traces, layout(axis(WORDS[x], log=True) | ticks, upright))
 
 
 def hover_text(name: str, cell: Cell, estimate: Estimate, metric: str, x: str) -> str:
@@ -253,9 +254,9 @@ def _ridge_figure(analysis: Analysis, key: Key, found: MeasuredRidge) -> Figure:
         if known:
             at, least = [size for size, _ in known], [seconds for _, seconds in known]
             traces.append(theory("floor", at, least, colour(1), "floor", shown=True))
-    return Figure(
-        traces=tuple(traces),
-        layout=layout(
+    return figure(
+        traces,
+        layout(
             axis("input tokens in one forward (batch × input)", log=True),
             axis("prefill time, p50", log=True, unit="s"),
             shapes=[_upright(at, paint) for at, paint, _ in uprights],

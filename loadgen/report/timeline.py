@@ -36,6 +36,7 @@ def timeline_chart(analysis: Analysis) -> Chart:
         note=f"Output tokens per interval and requests in flight, the first {MOST_REQUESTS} requests; shaded is what "
         "does not count. Replies that were not streamed show their tokens at their end.",
         choices=choices,
+        opens=0,
         absent="No samples are stored with these results.",
     )
 

@@ -75,5 +75,4 @@ def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
     ]
     mark = "" if not why else "limited" if row.client_limited and not row.flags else "excluded"
     evidence = physics.evidence if physics else ""
-    text = " ".join(str(cell[1] if isinstance(cell, list) else cell) for cell in cells if cell is not None)
-    return {"cells": cells, "mark": mark, "why": why or evidence, "text": text.lower()}
+    return {"cells": cells, "mark": mark, "why": why or evidence}

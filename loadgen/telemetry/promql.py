@@ -118,7 +118,12 @@ def _time_s(told: Any) -> float:
 
 
 def scrapes_of(
-    url: str, result: Sequence[Any], offset_s: float, start_ns: int, end_ns: int, rules: Mapping[str, Rule] = RULES
+    url: str,
+    result: Sequence[Any],
+    offset_s: float,
+    start_ns: int,
+    end_ns: int,
+    rules: Mapping[str, Rule] = RULES,
 ) -> list[Scrape]:
     """A matrix as scrapes: the series of one target at one time belong together."""
     by_scrape: dict[tuple[str, float], list[Series]] = {}

@@ -72,7 +72,7 @@ def test_templates_escape_all_but_the_files_of_the_package() -> None:
         for found in re.findall(r"(\w+) *\| *safe|(autoescape|Markup)", source(name))
     ]
     assert sorted(raw) == [(name, "") for name in ("css", "plotly", "plotly", "script")]
-    for name in ("page.css", "page.js"):
+    for name in ("page.css", "page.js", html.PLOTLY):
         assert not re.search(r"</(style|script)|<!--", (REPORT / name).read_text(encoding="utf-8"), re.I)
 
 

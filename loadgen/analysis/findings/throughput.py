@@ -32,6 +32,7 @@ from loadgen.analysis.starts import Cell
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import POWER, Key
 from loadgen.analysis.thresholds import FINEST_STEP, between
+from loadgen.analysis.winners import price_of
 from loadgen.units import show_rate
 
 
@@ -141,7 +142,7 @@ def f4c(case: Case, subject: Key, study: Study) -> list[Finding]:
             beside = best_value(study, other, series)
             numbers += [_number(beside)] if beside is not None else []
         best_cell = next(cell for cell in value.cells if cell.key.batch == value.best)
-        costs = "; ".join(cost_texts(study, best_cell, case.rules.price_per_gpu_hour))
+        costs = "; ".join(cost_texts(study, best_cell, price_of(best_cell.key.machine, case.rules.prices)))
         numbers.append(Number(name=f"at batch {value.best}", text=costs))
         tied = [str(batch) for batch in value.tied if batch != value.best]
         also = f"not told from {listed(tied, 5)}" if tied else ""

@@ -67,7 +67,7 @@ def test_throughput_that_rises_in_every_step_holds_and_one_that_falls_refutes() 
 
 
 def test_price_per_token_is_told_when_given() -> None:
-    found = case(rows(sweep(EXP3, roofline_world())), price_per_gpu_hour=4.0)
+    found = case(rows(sweep(EXP3, roofline_world())), prices={"": 4.0})
     texts = " ".join(number.text for each in findings(found, "F4c") for number in each.numbers)
     assert "tokens per unit of price" in texts
     assert "per watt" not in texts  # power was not measured: it is left out, not zero
