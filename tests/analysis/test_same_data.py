@@ -12,10 +12,11 @@ from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.compare import compare
 from loadgen.analysis.same_data import AT_CAP, other_data, power_cap_share
 from loadgen.analysis.table import Row, rows_of
+from loadgen.analysis.winners import jobs
 from loadgen.engine_facts import ITS_OWN, Weights
 from loadgen.records import Caveat, TrialResult
 from loadgen.report.comparison import headline, tables_of
-from loadgen.report.overview_charts import winners_chart
+from loadgen.report.server_tables import server_tables
 from loadgen.telemetry_records import PhaseFigures, TelemetrySummary
 
 WORLD = roofline_world(plateau_s=30e-3)
@@ -130,9 +131,6 @@ def test_findings_and_the_map_of_winners_say_so(tmp_path: Path) -> None:
 
 def fields(analysis: Analysis) -> list[str]:
     """The words of every field in the map of winners."""
-    return [
-        text
-        for figure in winners_chart(analysis).choices.values()
-        for line in figure.traces[0]["text"]
-        for text in line
-    ]
+    maps = [server_tables(analysis.study, cells)[-1] for cells in jobs(analysis.study).values()]
+    assert {table.title for table in maps} == {"Lowest latency by load and number of GPUs"}
+    return [text for table in maps for row in table.rows for text in row[1:]]
