@@ -114,8 +114,14 @@ def test_workers_count_one_window(server: str) -> None:
     summary = summarise(samples, window=window)
     assert summary.duration_s == pytest.approx(0.4)
     assert summary.output_tokens is not None
-    inside = [at for s in samples if s.phase != "warmup" for at in s.reply.token_ns if window.holds(at)]
-    assert summary.output_tokens == len(inside)
+    inside = sum(
+        count
+        for s in samples
+        if s.phase != "warmup"
+        for at, count in zip(s.reply.token_ns, s.reply.tokens_per_arrival, strict=True)
+        if window.holds(at)
+    )
+    assert summary.output_tokens == inside
 
 
 def test_workers_send_the_schedule_of_one(server: str) -> None:
