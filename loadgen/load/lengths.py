@@ -30,7 +30,7 @@ def lengths(load: LoadSpec, which: Literal["input", "output"]) -> Iterator[int]:
 def draw(spread: Spread, random: np.random.Generator, count: int) -> NDArray[np.int64]:
     """``count`` lengths: whole tokens, within ``least`` and ``most``."""
     if spread.kind == "uniform":
-        return random.integers(spread.least, spread.most, count, endpoint=True)
+        return random.integers(spread.least, spread.most, count, dtype=np.int64, endpoint=True)
     found: NDArray[np.float64]
     if spread.kind == "empirical":
         weights = np.asarray(spread.weights or (1.0,) * len(spread.values))
@@ -44,4 +44,5 @@ def draw(spread: Spread, random: np.random.Generator, count: int) -> NDArray[np.
         assert spread.cv is not None
         shape = 1 / spread.cv**2
         found = random.gamma(shape, spread.mean / shape, count)
-    return np.clip(np.rint(found), spread.least, spread.most).astype(np.int64)
+    clipped: NDArray[np.int64] = np.clip(np.rint(found), spread.least, spread.most).astype(np.int64)
+    return clipped
