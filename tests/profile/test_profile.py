@@ -269,7 +269,7 @@ def test_repeats_by_count_or_by_name() -> None:
 # What is shipped
 
 
-@pytest.mark.parametrize("name", ["quick", "exp1", "exp2", "exp3"])
+@pytest.mark.parametrize("name", ["quick", "exp1", "exp2", "exp3", "chat", "code", "agent"])
 def test_shipped_profiles_run_by_name_and_by_file(name: str) -> None:
     text = shipped()[name]
     found = load_profile(name, gpu_count=4, frameworks=["hf"])
