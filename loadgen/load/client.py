@@ -21,6 +21,7 @@ from loadgen.load.quality import Figures, ReplyFigures, SelfWatch, client_qualit
 from loadgen.load.sending import Sending
 from loadgen.protocols import Clock, Driver, DriverFactory
 from loadgen.records import ClientQuality, LoadSpec, Reply, Trial
+from loadgen.system import interrupt
 from loadgen.system.timer import TimerFactory, make_timer
 from loadgen.traces.files import open_trace
 from loadgen.units import nanoseconds
@@ -171,7 +172,7 @@ def run_here(
     on_start: OnStart = lambda start_ns: None,
     stop: Stop = lambda: False,
 ) -> LoadOutcome | None:
-    """Send one share of a trial's load from this process."""
+    """Send one share of a trial's load from this process. KeyboardInterrupt where an end was asked for."""
     from loadgen.load.prompts import PromptSource
 
     load = trial.load
@@ -193,15 +194,17 @@ def run_here(
             on_start=on_start,
             exact=trial.exact,
         )
-        return await _unless_stopped(work, stop)
+        return await _unless_stopped(work, lambda: stop() or interrupt.asked())
 
     gc.collect()
     gc.freeze()  # what lives already need not be looked at while requests are timed
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(main())
+        with interrupt.held(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            outcome = runner.run(main())
     finally:
         gc.unfreeze()
+    interrupt.check()
+    return outcome
 
 
 async def _unless_stopped(work: Coroutine[Any, Any, LoadOutcome], stop: Stop) -> LoadOutcome | None:
