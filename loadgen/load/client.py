@@ -22,6 +22,7 @@ from loadgen.load.sending import Sending
 from loadgen.load.shared import for_warmup
 from loadgen.protocols import Clock, Driver, DriverFactory
 from loadgen.records import ClientQuality, LoadSpec, Reply, Trial
+from loadgen.system import interrupt
 from loadgen.system.timer import TimerFactory, make_timer
 from loadgen.traces.files import PLAIN, measure_trace, open_rows
 from loadgen.units import nanoseconds
@@ -173,7 +174,7 @@ def run_here(
     on_start: OnStart = lambda start_ns: None,
     stop: Stop = lambda: False,
 ) -> LoadOutcome | None:
-    """Send one share of a trial's load from this process."""
+    """Send one share of a trial's load from this process. KeyboardInterrupt where an end was asked for."""
     from loadgen.load.prompts import PromptSource
 
     load = trial.load
@@ -195,15 +196,17 @@ def run_here(
             on_start=on_start,
             exact=trial.exact,
         )
-        return await _unless_stopped(work, stop)
+        return await _unless_stopped(work, lambda: stop() or interrupt.asked())
 
     gc.collect()
     gc.freeze()  # what lives already need not be looked at while requests are timed
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(main())
+        with interrupt.held(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            outcome = runner.run(main())
     finally:
         gc.unfreeze()
+    interrupt.check()
+    return outcome
 
 
 def block_tokens_of(load: LoadSpec) -> int | None:

@@ -153,7 +153,11 @@ class _Worker:
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         except subprocess.TimeoutExpired:
             how = "it closed its output and hangs"
-        tail = "".join(f"\n  | {line}" for line in self._log.read_text(errors="replace").splitlines()[-12:])
+        try:
+            said = self._log.read_text(errors="replace").splitlines()[-12:]
+        except OSError:  # someone cleared the folder of temporary files
+            said = []
+        tail = "".join(f"\n  | {line}" for line in said)
         raise WorkerDied(f"load generator worker {self.number} ended early ({how}){tail}")
 
     def stop(self) -> None:

@@ -246,21 +246,14 @@ class Store(Results):
             known = Results(path).sweep.get("environments", {})
         write_whole(
             path / "sweep.json",
-            orjson.dumps(
-                {"schema_version": SCHEMA_VERSION, "environments": known, **sweep},
-                option=orjson.OPT_INDENT_2,
-                default=_plain,
-            ),
+            _indented({"schema_version": SCHEMA_VERSION, "environments": known, **sweep}),
         )
         return cls(path, lock)
 
     def add_environment(self, environment: Environment) -> None:
         """Record where the coming trials run; results name it by its id."""
         self.sweep["environments"][environment.id] = asdict(environment)
-        write_whole(
-            self.path / "sweep.json",
-            orjson.dumps(self.sweep, option=orjson.OPT_INDENT_2, default=_plain),
-        )
+        write_whole(self.path / "sweep.json", _indented(self.sweep))
 
     def append(self, result: TrialResult) -> None:
         """Write one finished trial and wait until it is on disk.
@@ -271,6 +264,8 @@ class Store(Results):
         try:
             append_line(self._trials, result)
             self._still_there()
+            if not (self.path / "sweep.json").exists():  # without it the folder would pass for none of ours
+                write_whole(self.path / "sweep.json", _indented(self.sweep))
         except StoreError as error:
             self._trouble.append(str(error))
             try:
@@ -324,6 +319,10 @@ class Store(Results):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _indented(record: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(record, option=orjson.OPT_INDENT_2, default=_plain)
 
 
 def write_whole(path: Path, data: bytes) -> None:

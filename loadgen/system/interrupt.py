@@ -7,13 +7,16 @@ only its mark: it ends what runs at the same places.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 _asked = False
 _deadline_s: float | None = None
+_held = 0
 
 
 class TimeIsUp(KeyboardInterrupt):
@@ -45,8 +48,23 @@ def install() -> None:
 
 def _on_signal(_number: int, _frame: object) -> None:
     global _asked
-    _asked = True
-    raise KeyboardInterrupt
+    before, _asked = _asked, True
+    if not _held or before:  # who asks again does not want to wait
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Inside, a signal leaves its mark and raises nothing: for an event loop that looks at ``asked`` itself.
+
+    KeyboardInterrupt would come up wherever the loop is, and in a callback of gRPC's C code that ends the process.
+    """
+    global _held
+    _held += 1
+    try:
+        yield
+    finally:
+        _held -= 1
 
 
 def asked() -> bool:

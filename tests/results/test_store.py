@@ -196,3 +196,10 @@ def test_a_parquet_of_other_columns_is_no_samples(tmp_path: Path) -> None:
     results = open_results(tmp_path)
     assert not results.has_samples("x")
     assert "lacks end_ns" in results.broken[0]
+
+
+def test_a_sweep_json_that_is_deleted_meanwhile_is_written_anew(tmp_path: Path) -> None:
+    with Store.create(tmp_path, {"name": "s"}) as store:
+        (tmp_path / "sweep.json").unlink()
+        store.append(result("a"))
+    assert open_results(tmp_path).sweep["name"] == "s"

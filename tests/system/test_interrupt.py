@@ -1,4 +1,4 @@
-"""Ctrl-C while modules are still being imported."""
+"""Ctrl-C while modules are still being imported, and while an event loop must not be torn."""
 
 import subprocess
 import sys
@@ -9,3 +9,21 @@ def test_an_early_ctrl_c_is_a_line_and_130() -> None:
     early += "; os.kill(os.getpid(), signal.SIGINT); signal.pause()"
     ran = subprocess.run([sys.executable, "-c", early], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (130, "\nloadgen: interrupted; nothing had begun\n")
+
+
+def test_inside_held_a_signal_is_a_mark_and_the_second_one_raises() -> None:
+    source = """
+import os, signal
+from loadgen.system import interrupt
+interrupt.install()
+try:
+    with interrupt.held():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("went on", interrupt.asked())
+        os.kill(os.getpid(), signal.SIGINT)
+        print("never")
+except KeyboardInterrupt:
+    print("raised")
+"""
+    ran = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert ran.stdout == "went on True\nraised\n", ran.stderr
