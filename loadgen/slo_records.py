@@ -9,6 +9,7 @@ from typing import Literal, get_args
 ObjectiveName = Literal["ttft", "tpot", "e2e", "itl_max"]
 OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
 SHARE = 0.95
+MOST_UNKNOWN = 0.05  # of requests: a late reader gets a few streams in one piece, some servers all of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ class Attained:
     objectives' ``goals``. One that failed, was refused, timed out or did not end kept none.
 
     ``window_s`` is the time in which they were due. ``unknown`` are served requests of which an objective cannot be
-    told (a stream that came in one piece has no pace): with any, no share is known.
+    told (a stream that came in one piece has no pace): they count as misses, and over 5 % of them no share is known.
     """
 
     slo: Slo
@@ -75,13 +76,17 @@ class Attained:
     @property
     def share(self) -> float | None:
         """Attainment: good / due."""
-        return self.good / self.due if self.due and not self.unknown else None
+        return self.good / self.due if self.known else None
+
+    @property
+    def known(self) -> bool:
+        """Whether nearly all requests tell of all objectives."""
+        return bool(self.due) and self.unknown <= MOST_UNKNOWN * self.due
 
     @property
     def goodput_per_s(self) -> float | None:
         """Good requests per second of the window."""
-        known = self.window_s and not self.unknown
-        return self.good / self.window_s if known and self.window_s else None
+        return self.good / self.window_s if self.known and self.window_s else None
 
     @property
     def met(self) -> bool | None:

@@ -108,6 +108,8 @@ def test_what_cannot_be_told_is_no_share() -> None:
     piece = sample(token_ns=(150 * MS,), tokens_per_arrival=(4,))
     found = judged(slo("tpot=20ms"), sample(), piece)
     assert (found.unknown, found.share, found.goodput_per_s, found.met) == (1, None, None, None)
+    few = judged(slo("tpot=20ms"), *[sample()] * 39, piece)
+    assert (few.unknown, few.good, few.share, few.kept) == (1, 39, 39 / 40, {"tpot": 39})
     assert judged(slo("ttft=60ms"), piece).share == 1.0
     assert judged(slo("ttft=60ms"), sample(token_ns=(), tokens_per_arrival=())).unknown == 1
     one = sample(token_ns=(150 * MS,), tokens_per_arrival=(1,), output_tokens=(1,))
