@@ -142,7 +142,8 @@ def _beside_trend(pairs: Sequence[Pair], metric: str) -> Ratio | None:
     """
     if pairs[0][0].server.engine_class != pairs[0][1].server.engine_class:
         return None
-    grids, times = [], []
+    grids: list[Array] = []
+    times: list[Array] = []
     for side in (0, 1):
         logs = np.stack([pair[side].logs(metric) for pair in pairs], axis=1)
         ran = ~np.isnan(logs).all(axis=1)

@@ -85,7 +85,6 @@ class Server:
         self._trials: dict[str, Array] = {}
         self._means: dict[str, Array] = {}
         self._spreads: dict[str, Spread] = {}
-        self._repeats: dict[str, float] = {}
         self._fits: dict[str, Fit] = {}
         self._by_cell: dict[str, list[tuple[float, float] | None]] = {}
 
@@ -151,14 +150,6 @@ class Server:
             self._by_cell[metric] = cell_variances([self.means(metric)], self.spread(metric))
         return self._by_cell[metric][self.cells[cell]]
 
-    def repeats(self, metric: str) -> float:
-        """How many trials a start has in a cell: the harmonic mean, 1 where it has none at all."""
-        if metric not in self._repeats:
-            counts = (~np.isnan(self.trials(metric))).sum(axis=2)
-            counts = counts[counts > 0]
-            self._repeats[metric] = float(1 / np.mean(1 / counts)) if len(counts) else 1.0
-        return self._repeats[metric]
-
     def trial_variance(self, metric: str) -> tuple[float, int]:
         """The variance between trials of one start in one cell, and its degrees of freedom (0: unknown)."""
         trials = self.trials(metric)
@@ -219,21 +210,12 @@ Pair = tuple[Cell, Cell]  # numerator and denominator
 def lenders(
     servers: Iterable[Server], claimants: Iterable[Server], metric: str
 ) -> dict[Hashable, list[Spread]]:
-    """The spreads of the servers that take no part in a claim, by class.
-
-    One that ran a cell more often in a start than the claim's servers has the quieter figures: it lends what it would
-    have seen with as few trials.
-    """
+    """The spreads of the servers that take no part in a claim, by class."""
     found: dict[Hashable, list[Spread]] = defaultdict(list)
-    claim = list(claimants)
-    apart = {id(each) for each in claim}
-    fewest = min(each.repeats(metric) for each in claim)
+    apart = {id(each) for each in claimants}
     for server in servers:
         if id(server) not in apart:
-            spread, more = server.spread(metric), 1 / fewest - 1 / server.repeats(metric)
-            if more > 0:
-                spread = spread.noisier(more * server.trial_variance(metric)[0])
-            found[server.engine_class].append(spread)
+            found[server.engine_class].append(server.spread(metric))
     return found
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,12 +82,6 @@ class Spread:
             rest=self.rest * weight,
             rest_df=self.rest_df * weight,
             servers=self.servers,
-        )
-
-    def noisier(self, variance: float) -> Spread:
-        """The same spread with so much more variance of each start's figure in a cell."""
-        return replace(
-            self, starts=self.starts + self.share * variance, rest=self.rest + self.rest_df * variance
         )
 
     @property

@@ -9,10 +9,9 @@ import pytest
 from cases import ENVIRONMENTS, rows
 from synthetic import H200, Point, World, environment, grid, result, sweep
 
-from loadgen.analysis.starts import devices_of, figure, lenders, machines, start_of
+from loadgen.analysis.starts import devices_of, figure, machines, start_of
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Row, rows_of
-from loadgen.analysis.variance import Spread
 from loadgen.records import TrialResult
 
 FLAT = World(prefill=lambda _p: 1e-2, step=lambda _p: 1e-2, noise=0.003)
@@ -81,21 +80,3 @@ def test_a_slow_trial_is_no_part_of_its_starts_figure(metric: str) -> None:
     assert server.trials(metric).shape == (3, 4, 2)
     assert server.slow_trials(metric) == (1, 24)
     assert float(np.nanstd(server.means(metric) - server.means(metric).mean(axis=0))) < 0.01
-
-
-def test_a_server_of_more_repeats_lends_what_it_would_have_seen_with_as_few() -> None:
-    """Trials scatter by 5 %, starts and cells by nothing: the mean of four repeats by half of that."""
-    noisy = replace(FLAT, noise=0.05)
-    batches = (1, 2, 4, 8, 16, 32)
-    results = sweep(grid(tp=(1, 2), batch=batches), noisy, repeats=24, starts=6)
-    once = sweep(grid(tp=(4,), batch=batches), noisy, repeats=1)
-    study = Study(rows([*results, *once]))
-    single = next(each for each in study.servers if each.key.tp == 4)
-    lent = sum(
-        (each for group in lenders(study.servers, [single], "e2e_s").values() for each in group), Spread()
-    )
-    assert lent.of_rest**0.5 == pytest.approx(0.05, rel=0.15)
-    assert (lent.of_starts * len(batches)) ** 0.5 == pytest.approx(0.05, rel=0.35)
-    own = next(each for each in study.servers if each.key.tp == 1)
-    (unchanged, *_), *_ = lenders([own, study.servers[1]], [own], "e2e_s").values()
-    assert unchanged == study.servers[1].spread("e2e_s"), "as many repeats"
