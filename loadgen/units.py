@@ -74,6 +74,8 @@ def show_number(value: float | None) -> str:
     if value is None:
         return "–"
     size = abs(value)
+    if not math.isfinite(value):  # text such as "nan", in a file that somebody wrote
+        return str(value)
     if size >= 1000 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if size >= 100 else f"{value:.3g}"

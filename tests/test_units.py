@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from loadgen.units import show_interval
+from loadgen.units import show_interval, show_number
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,8 @@ from loadgen.units import show_interval
 )
 def test_an_interval_shows_its_width(value: float, low: float, high: float, text: str) -> None:
     assert show_interval(value, low, high) == text
+
+
+def test_a_figure_that_is_not_finite_is_shown_as_that() -> None:
+    assert show_number(float("nan")) == "nan"
+    assert show_number(float("-inf")) == "-inf"
