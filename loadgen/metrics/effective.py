@@ -20,7 +20,8 @@ MOST_CORRELATED = 0.8
 Z95 = 1.959964
 GROWTH_BATCHES, GROWTH_SKIPPED = 10, 2  # the first ones are those of a queue that fills
 GROWTH_ERRORS, GROWTH_FACTOR = 3.0, 1.5
-LOOK_S = 10.0  # between looks at a running load: each may be wrong by chance
+LOOK_S = 30.0  # before it a queue that fills looks as one that grows
+GRID = 200
 
 
 def independent(kept: NDArray[np.bool_]) -> float:
@@ -54,7 +55,7 @@ def wilson(kept: float, n: float, worth: float, z: float = Z95) -> tuple[float, 
 
 
 def growing(in_flight: ArrayLike) -> bool:
-    """Whether a queue grows, from the requests in flight at even events such as completions, in order.
+    """Whether a queue grows, from the requests in flight at even times, in order.
 
     Of 10 batch means less the first 2: a slope over 3 standard errors, and the last over 1.5 × the first. Few events
     say nothing.
@@ -70,22 +71,40 @@ def growing(in_flight: ArrayLike) -> bool:
     return slope > GROWTH_ERRORS * error and bool(means[-1] > GROWTH_FACTOR * means[0])
 
 
+def grew(sent_ns: ArrayLike, end_ns: ArrayLike, in_flight: ArrayLike) -> bool:
+    """``growing`` at even times from the first send to the last end, of requests in flight right after each end.
+
+    At ends alone a load that is far too high has few events while its queue grows most. Under 30 s nothing is said.
+    """
+    ends, counts = np.asarray(end_ns, np.float64), np.asarray(in_flight, np.float64)
+    if len(ends) < 2 * GROWTH_BATCHES:
+        return False
+    order, first = np.argsort(ends, kind="stable"), float(np.min(np.asarray(sent_ns)))
+    if ends.max() - first < nanoseconds(LOOK_S):
+        return False
+    times = np.concatenate([[first], ends[order]])
+    along = np.linspace(first, times[-1], GRID)
+    return growing(np.interp(along, times, np.concatenate([[0.0], counts[order]])))
+
+
 class Growth:
     """Watches the requests in flight of a running load, and looks every ``LOOK_S`` whether their number grows."""
 
     def __init__(self) -> None:
-        self._counts = array("q")
+        self._sent_ns, self._end_ns, self._counts = array("q"), array("q"), array("q")
         self._look_ns: int | None = None
         self.seen = False
 
-    def heard(self, at_ns: int, in_flight: int) -> None:
-        """A request has ended, with so many left in flight."""
+    def heard(self, sent_ns: int, end_ns: int, in_flight: int) -> None:
+        """A request that was sent then has ended now, with so many left in flight."""
+        self._sent_ns.append(sent_ns)
+        self._end_ns.append(end_ns)
         self._counts.append(in_flight)
         if self._look_ns is None:
-            self._look_ns = at_ns + nanoseconds(LOOK_S)
-        if at_ns >= self._look_ns:
-            self._look_ns = at_ns + nanoseconds(LOOK_S)
-            self.seen = self.seen or growing(self._counts)
+            self._look_ns = sent_ns + nanoseconds(LOOK_S)
+        if end_ns >= self._look_ns:
+            self._look_ns = end_ns + nanoseconds(LOOK_S)
+            self.seen = self.seen or grew(self._sent_ns, self._end_ns, self._counts)
 
 
 def in_flight_at_ends(sent_ns: ArrayLike, end_ns: ArrayLike) -> NDArray[np.int64]:

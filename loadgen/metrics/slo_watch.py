@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from loadgen.metrics.effective import Growth, growing, in_flight_at_ends
+from loadgen.metrics.effective import Growth, grew, in_flight_at_ends
 from loadgen.metrics.objectives import Judge
 from loadgen.records import Caveat, Sample, Trial
 from loadgen.slo_records import Attained
@@ -42,7 +42,7 @@ class SloWatch:
             self._sent_ns.append(sample.reply.sent_ns)
             self._end_ns.append(sample.reply.end_ns)
             if self._may_end:
-                self._growth.heard(sample.reply.end_ns, in_flight)
+                self._growth.heard(sample.reply.sent_ns, sample.reply.end_ns, in_flight)
                 self.over = self._growth.seen
 
     def attained(self, window_s: float | None) -> Attained | None:
@@ -53,9 +53,10 @@ class SloWatch:
         """Doubts that only objectives raise."""
         if not self._sent_ns:
             return
-        ends = np.array(self._end_ns)
-        loaded = in_flight_at_ends(self._sent_ns, ends)[: int((ends <= max(self._sent_ns)).sum())]
-        if self.over or growing(loaded):
+        ends = np.sort(np.array(self._end_ns))
+        loaded = int((ends <= max(self._sent_ns)).sum())  # behind the last send a load only drains
+        counts = in_flight_at_ends(self._sent_ns, ends)
+        if self.over or grew(self._sent_ns, ends[:loaded], counts[:loaded]):
             early = "; it was ended early" if self.over else ""
             yield Caveat(
                 kind=GROWING,

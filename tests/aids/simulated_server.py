@@ -10,7 +10,7 @@ import numpy as np
 
 from loadgen.load.arrivals import offset_chunks
 from loadgen.metrics.distribution import dist
-from loadgen.metrics.effective import Growth, growing, in_flight_at_ends
+from loadgen.metrics.effective import Growth, grew, in_flight_at_ends
 from loadgen.metrics.objectives import attained
 from loadgen.metrics.slo_watch import GROWING
 from loadgen.metrics.summary import summarise
@@ -160,8 +160,8 @@ def _serve(server: _Iterations | _Places, load: LoadSpec, stop_growing: bool) ->
         started, ended = server.step()
         first.update(dict.fromkeys(started, at))
         last.update(dict.fromkeys(ended, at))
-        for _ in ended:
-            growth.heard(at, len(due) - len(last))
+        for key in ended:
+            growth.heard(due[key], at, len(due) - len(last))
             if closed and at < last_due:
                 send(at)
         if stop_growing and growth.seen:
@@ -198,8 +198,11 @@ def result_of(trial: Trial, server: Server, *, stop_growing: bool) -> TrialResul
         e2e_s=dist(e2e),
         requests_per_s=float(within.sum()) / load.duration_s,
     )
-    grew = served.grew if stop_growing else growing(in_flight_at_ends(served.due[ended], served.last[ended]))
-    caveats = (Caveat(kind=GROWING, message="", remedy=""),) if grew and load.open_loop else ()
+    ends = np.sort(served.last[ended])
+    loaded = int((ends <= served.due[-1]).sum()) if len(served.due) else 0
+    counts = in_flight_at_ends(served.due[ended], ends)
+    over = served.grew if stop_growing else grew(served.due, ends[:loaded], counts[:loaded])
+    caveats = (Caveat(kind=GROWING, message="", remedy=""),) if over and load.open_loop else ()
     return TrialResult(
         trial=trial,
         environment="simulated",

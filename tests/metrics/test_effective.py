@@ -46,10 +46,10 @@ def test_a_queue_that_grows_is_told_from_one_that_does_not() -> None:
 def test_growth_is_looked_for_now_and_then() -> None:
     growth = Growth()
     for at in range(200):
-        growth.heard(at * S // 25, at)  # 8 s
+        growth.heard(0, at * S // 8, at)  # 25 s
     assert not growth.seen
     for at in range(200, 300):
-        growth.heard(at * S // 25, at)
+        growth.heard(0, at * S // 8, at)
     assert growth.seen
 
 
