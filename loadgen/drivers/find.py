@@ -10,7 +10,7 @@ from loadgen.protocols import DriverFactory
 from loadgen.system import plugins
 
 EXTRAS = {"triton-grpc": "triton", "mii-grpc": "ds"}
-BUILT_IN = ("llamacpp", "lmdeploy", "mii-grpc", "openai", "sglang", "triton-grpc")
+BUILT_IN = ("llamacpp", "lmdeploy", "mii-grpc", "openai", "sglang", "tgi", "triton-grpc")
 
 
 def driver_factory(protocol: str) -> DriverFactory:

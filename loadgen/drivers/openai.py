@@ -25,6 +25,7 @@ OPTIONS: dict[str, str] = {
     "extras": "true, false or some of ignore_eos, min_tokens and return_token_ids, which OpenAI refuses (default true)",
     "extra_body": "further fields of each request's body; null leaves one out",
     "headers": "further headers; ${VARIABLE} in one is read from the environment",
+    "usage": "whole or each: a figure for the call, or one for each of its prompts, to be added up (default whole)",
     "limit": "max_tokens or max_completion_tokens: the field that limits the output (default max_tokens)",
     "transport": "auto, raw or httpx (default auto: raw, on Linux, unless TLS or a proxy is needed)",
     "stamps": "kernel or user: where arrival times come from (default kernel, where the machine can)",
@@ -34,6 +35,7 @@ CHOICES = {
     "endpoint": tuple(sorted(ROUTES)),
     "prompt": ("ids", "text"),
     "limit": ("max_tokens", "max_completion_tokens"),
+    "usage": ("whole", "each"),
     "transport": ("auto", "raw", "httpx"),
     "stamps": ("kernel", "user"),
 }

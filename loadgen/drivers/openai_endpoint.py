@@ -13,6 +13,7 @@ import orjson
 from loadgen import urls
 from loadgen.drivers.answer import Answer
 from loadgen.drivers.chat_answer import ChatAnswer
+from loadgen.drivers.usage_of_each import UsageOfEach
 from loadgen.drivers.words import COMMON, OPENING, Words
 from loadgen.errors import BadInput
 from loadgen.records import Request
@@ -62,7 +63,8 @@ class Endpoint:
         self.prompt: str = (
             "ids" if self.route == "completions" and options.get("prompt") != "text" else "text"
         )
-        self.answer = Answer if self.route == "completions" else ChatAnswer
+        plain = UsageOfEach if options.get("usage") == "each" else Answer
+        self.answer = plain if self.route == "completions" else ChatAnswer
         self.extras = extras_of(options.get("extras", True))
         limit: str = options.get("limit", "max_tokens")
         self._lengths = (limit, "min_tokens") if "min_tokens" in self.extras else (limit,)

@@ -131,6 +131,8 @@ def contained(command: Command, image: Image, spec: ServerSpec, run_dir: str, po
     """
     ours = (CHILD.parents[1], servers_folder())
     mounts = {run_dir: "rw", **{str(folder): "ro" for folder in ours}, **command.mounts}
+    if spec.model.checkpoint is not None:
+        mounts.setdefault(spec.model.checkpoint, "ro")
     gpus = ",".join(map(str, spec.gpus))
 
     def inside(words: Sequence[str], name: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loadgen.drivers import llamacpp, lmdeploy, sglang
+from loadgen.drivers import llamacpp, lmdeploy, sglang, tgi
 from loadgen.drivers.find import BUILT_IN, driver_factory
 from loadgen.errors import BadInput
 from loadgen.protocols import DriverFactory
@@ -234,3 +234,27 @@ def test_routes_lie_beside_the_openai_ones(
 def test_every_protocol_has_its_driver(protocol: str) -> None:
     found: DriverFactory = driver_factory(protocol)
     assert callable(found)
+
+
+def test_tgi_takes_words_and_tells_both_lengths_at_the_end(send: Any, serve: Any) -> None:
+    def answer(peer: Any, found: Any) -> None:
+        server.notes.put(found)
+        peer.stream_head()
+        for number in (1, 2, 3):
+            event: dict[str, Any] = {"index": number, "token": {"id": number, "text": " x", "special": False}}
+            event |= {"generated_text": None, "details": None}
+            if number == 3:
+                event |= {"generated_text": "x x x"}
+                event |= {"details": {"finish_reason": "length", "generated_tokens": 3, "input_length": 3}}
+            peer.event(event)
+        end(peer)
+
+    server = serve(answer=answer)
+    (reply,) = send(server.url, [request(prompts=((5, 6, 7),))], make=tgi.make_driver)
+    assert (reply.error, reply.output_tokens, reply.first_tokens) == (None, (3,), (1, 2, 3))
+    assert (reply.usage_prompt_tokens, reply.usage_output_tokens, reply.finish) == (3, 3, "length")
+    body = server.notes.get()
+    assert body["inputs"] == "5 6 7"
+    assert (body["parameters"]["truncate"], body["parameters"]["max_new_tokens"]) == (3, 3)
+    with pytest.raises(BadInput, match="text = 'other'"):
+        tgi.make_driver(server.url, "m", Timeouts(), {"text": "other"})
