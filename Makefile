@@ -38,7 +38,7 @@ reproduction: env
 ENGINES := .engines
 PIP := bin/python -m pip install -q --disable-pip-version-check
 
-engines: $(ENGINES)/vllm/.installed $(ENGINES)/llamacpp/.installed $(ENGINES)/sglang/.installed
+engines: $(ENGINES)/vllm/.installed $(ENGINES)/llamacpp/.installed
 
 $(ENGINES)/vllm/.installed: Makefile
 	$(PYTHON) -m venv $(@D)
