@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -22,6 +22,7 @@ SPEC = ServerSpec(framework="made", model=PRESETS["tiny"], tp=1, gpus=(), option
 class FakeFramework:
     """Its set-up appends the engine and tp of its spec to a file, or fails where the engine is called so."""
 
+    options: ClassVar[dict[str, str]] = {}
     name, protocol, ports = "made", "openai", 1
 
     def __init__(self, written: Path, stays: bool = True) -> None:
