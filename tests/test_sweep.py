@@ -181,7 +181,10 @@ def test_a_server_that_cannot_start_fails_its_trials_and_not_the_others(slow: Pa
     text = text.replace('framework = "null"\n', "", 1).replace(
         "[server.options]\nttft_ms = 100\nitl_ms = 20\n", ""
     )
-    (slow / "two.toml").write_text(text + '\n[frameworks.hf]\npython = "/no/such/python"\n')
+    broken = slow / "broken"  # answers when it is looked at, and starts no server
+    broken.write_text(f'#!/bin/sh\ncase "$1" in *_look.py) exec {sys.executable} "$@";; esac\nexit 3\n')
+    broken.chmod(0o755)
+    (slow / "two.toml").write_text(text + f'\n[frameworks.hf]\npython = "{broken}"\n')
     done = loadgen("sweep", "two.toml", cwd=slow)
     assert done.returncode == 1, done.stdout + done.stderr
     by_framework = {}
@@ -192,7 +195,7 @@ def test_a_server_that_cannot_start_fails_its_trials_and_not_the_others(slow: Pa
     failure = by_framework["hf"].failure
     assert failure is not None
     assert failure.phase == "start"
-    assert "/no/such/python" in failure.message
+    assert "exit status 3" in failure.message
 
 
 @pytest.mark.parametrize(
