@@ -72,8 +72,15 @@ def test_serve_says_what_runs_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
 
 def test_serve_fails_with_the_servers_own_words(tmp_path: Path) -> None:
     done = loadgen("serve", "--framework", "null", "--gpus", "", "--python", "/no/such/python", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "/no/such/python" in done.stderr
+    broken = tmp_path / "broken"  # answers when it is looked at, and starts no server
+    look = f'case "$1" in *_look.py) exec {sys.executable} "$@";; esac'
+    broken.write_text(f"#!/bin/sh\n{look}\necho no libraries here\nexit 3\n")
+    broken.chmod(0o755)
+    done = loadgen("serve", "--framework", "null", "--gpus", "", "--python", str(broken), cwd=tmp_path)
     assert done.returncode == 1
-    assert "cannot run /no/such/python" in done.stderr
+    assert "no libraries here" in done.stderr
 
 
 @pytest.mark.parametrize(
