@@ -248,7 +248,9 @@ class Builder:
         found = self._traces[path, replay]
         if isinstance(found, BadInput):
             why = str(found).removeprefix(f"{path}: ")  # which the problem names as the key's value
-            self._problems.add(point.paths["trace"], path, why, f"a trace of one of {', '.join(FORMATS)}")
+            why, _, accepted = why.partition(" (accepted: ")
+            accepted = accepted.removesuffix(")") or f"a trace of one of {', '.join(FORMATS)}"
+            self._problems.add(point.paths["trace"], path, why, accepted)
         return found
 
 

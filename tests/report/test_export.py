@@ -101,7 +101,7 @@ def test_a_name_of_no_format_is_bad_input(name: str) -> None:
 
 
 def test_the_report_takes_the_format_from_the_name(folder: Path, tmp_path: Path) -> None:
-    assert report.run([folder], (), tmp_path / "all.json", None) == 0
+    assert report.run([folder], (), tmp_path / "all.json") == 0
     assert json.loads((tmp_path / "all.json").read_bytes())["schema_version"] == VERSION
     with pytest.raises(BadInput, match="one file"):
         report.run([folder], ("csv", "md"), tmp_path / "all.csv", None)

@@ -145,7 +145,9 @@ def test_the_report_regenerates_in_one_command(
     assert "Findings" in words
     said = analysed(folder)
     page, words = (copy / "report.html").read_text(), (copy / "report.md").read_text()
-    assert f"{len(said.rows)} trials in {len(said.study.cells)} cells" in page
+    trials, cells = len(said.rows), len(said.study.cells)
+    counts = f"{trials} trial{'s' * (trials > 1)} in {cells} cell{'s' * (cells > 1)}"
+    assert counts in page
     assert all(row.id in page for row in said.rows)
     assert words.count("\n") > len(said.study.cells)
 
