@@ -16,13 +16,14 @@ import torch
 
 from loadgen.launch.child import child_argv
 from loadgen.records import ServerSpec
-from loadgen.servers._ds import decode, ops, weights
+from loadgen.servers._ds import decode, ops
 from loadgen.servers._ds import fastgen as ds_fastgen
 from loadgen.servers._ds import options as ds_options
 from loadgen.servers._ds.channel import Call, Follower, Leader
 from loadgen.servers._ds.decode import Decoder
 from loadgen.servers._ds.text import Decimal
 from loadgen.servers._torch import model as hf_model
+from loadgen.servers._torch import weights
 from loadgen.servers._torch.memory import Blocks, Memory
 from loadgen.theory.models import PRESETS
 

@@ -19,7 +19,7 @@ from loadgen.telemetry_records import ServerCores
 BOUND = """
 import os, socket, subprocess, sys, time
 if sys.argv[1:] == ["engine"]:
-    while time.process_time() < 0.5:
+    while time.process_time() < 1.5:
         pass
     with socket.create_server(("127.0.0.1", 0)) as server:
         print(os.getpid(), server.getsockname()[1], flush=True)

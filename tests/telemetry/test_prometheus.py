@@ -274,7 +274,7 @@ def test_raw_samples_come_back_with_the_times_of_their_scrapes(ports: Ports) -> 
         len(times) <= span_ns / 200e6 + 2
     )  # each sample once, at its own time: no grid filled up with repeats
     assert all(("server_rss_bytes", str(os.getpid())) in {r[:2] for r in scrape.readings} for scrape in found)
-    empty = source.read(began_ns - 10_000_000_000, began_ns - 9_000_000_000)
+    empty = source.read(began_ns - 3_600_000_000_000, began_ns - 3_599_000_000_000)  # before it was up
     assert empty == []
 
 
