@@ -38,7 +38,7 @@ reproduction: env
 ENGINES := .engines
 PIP := bin/python -m pip install -q --disable-pip-version-check
 
-engines: $(ENGINES)/vllm/.installed $(ENGINES)/llamacpp/.installed
+engines: $(ENGINES)/vllm/.installed $(ENGINES)/llamacpp/.installed $(ENGINES)/sglang/.installed
 
 $(ENGINES)/vllm/.installed: Makefile
 	$(PYTHON) -m venv $(@D)
@@ -75,7 +75,7 @@ test: env tools
 
 # The tests of engines that pin their own torch: minutes, and some GB for their environments.
 test-engines: env engines
-	.venv/bin/python -m pytest tests/servers/test_vllm_server.py tests/servers/test_llamacpp_server.py
+	.venv/bin/python -m pytest tests/servers/test_vllm_server.py tests/servers/test_llamacpp_server.py tests/servers/test_sglang_server.py
 
 # Every fault on every framework that runs here, and a table of what each cost; half an hour.
 faults: env
