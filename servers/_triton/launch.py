@@ -1,4 +1,4 @@
-"""What every Triton-based framework's command has in common: flags, addresses, options. Pure."""
+"""What every Triton-based framework's command has in common: flags and addresses. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadgen.launch.child import url_host
-from loadgen.launch.options import Options as Options
 from loadgen.records import ServerSpec
 from loadgen.servers._triton.repository import REPOSITORY
 
