@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Engines beside each other on a machine with two GPUs, torch and no network: profiles/engines.toml on fresh starts.
+#   engines_gpus.sh PACKAGES OUT PART…
+# PACKAGES is a folder of *.tar.xz, each a site/ of packages for this Python (pack_vllm.py makes vLLM's). Parts:
+#   ops            DeepSpeed's ops compiled, by one small sweep, beside greedy tokens at tp 1: nothing of it is timed
+#   tp1:A,B        start A of every framework on GPU 0 beside start B on GPU 1
+#   tp2:A          start A of every framework at tp 2 ($TP2 names which: hf,vllm)
+#   greedy-tp2     greedy tokens against transformers; faults: start, stop, kill, too large a cache
+set -uo pipefail
+packages=$(realpath "$1") out=$(realpath -m "$2")
+shift 2
+here=$(cd "$(dirname "$0")/../.." && pwd)
+home=${TMPDIR:-/tmp}/engines-gpus
+mkdir -p "$home/loadgen" "$home/results" "$out"
+if [ ! -e "$home/unpacked" ]; then
+    for package in "$packages"/*.tar.xz; do tar -C "$home" -xJf "$package"; done
+    touch "$home/unpacked"
+fi
+cp -r "$here/loadgen/." "$home/loadgen/"
+cp -r "$here/servers" "$here/profiles" "$home/loadgen/"
+cd "$home" || exit # not the checkout, whose loadgen/ has no servers
+export PYTHONPATH=$home/site:$home XDG_CACHE_HOME=$home/cache PYTHONUNBUFFERED=1 TORCH_CUDA_ARCH_LIST=9.0
+export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1
+loadgen() { python3 -m loadgen.cli "$@"; }
+step() { echo "== $* ($SECONDS s)"; }
+sweep() { # NAME [--set …]: results, compact and redacted, below OUT
+    loadgen sweep engines --out "$home/results/$1" "${@:2}" >"$out/$1.log" 2>&1
+    echo "$1: exit $? ($SECONDS s)"
+    rm -rf "$home/kept/$1"
+    loadgen keep "$home/results/$1" "$home/kept/$1" && tar -C "$home/kept" -cJf "$out/$1.tar.xz" "$1"
+    mkdir -p "$out/logs" && cp "$home/results/$1"/logs/* "$out/logs/" 2>/dev/null
+}
+step doctor
+loadgen doctor >"$out/doctor.txt" 2>&1
+for part in "$@"; do
+    step "$part"
+    of=${part#*:}
+    case $part in
+    ops)
+        python3 "$here/tests/benches/vllm_gpus.py" greedy >"$out/greedy-tp1.txt" 2>&1 &
+        sweep ops --set framework=ds --set gpus=1 --set batch_size=1 --set output_tokens=20
+        wait
+        cat "$out/greedy-tp1.txt" ;;
+    tp1:*)
+        sweep "tp1-${of%,*}" --set "starts=[${of%,*}]" --set gpus=0 --set "framework=${TP1:-hf,ds,vllm}" &
+        sweep "tp1-${of#*,}" --set "starts=[${of#*,}]" --set gpus=1 --set "framework=${TP1:-hf,ds,vllm}"
+        wait ;;
+    tp2:*) sweep "tp2-$of" --set "starts=[$of]" --set tp=2 --set "framework=${TP2:-hf,vllm}" ;;
+    greedy-tp2) python3 "$here/tests/benches/vllm_gpus.py" greedy --tp 2 2>&1 | tee "$out/greedy-tp2.txt" ;;
+    faults) python3 "$here/tests/benches/vllm_gpus.py" faults 2>&1 | tee "$out/faults.txt" ;;
+    *) echo "no part $part" && exit 2 ;;
+    esac
+done
+for log in "$out"/tp*.log; do tail -n 25 "$log"; done 2>/dev/null
+step done
