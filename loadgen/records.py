@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from loadgen.slo_records import Attained, Goal, Slo
+from loadgen.slo_records import Attained, Slo
 from loadgen.telemetry_records import ServerCores, TelemetrySummary
 from loadgen.units import nanoseconds
 from loadgen.workload_records import Prefixes, Replay, Spread
@@ -21,8 +21,6 @@ DEFINITIONS = 2  # of a summary's figures
 LoadKind = Literal["static", "closed", "constant", "poisson", "gamma", "ramp", "trace"]
 Phase = Literal["warmup", "lead_in", "measured", "drain"]
 Order = Literal["grouped", "interleaved"]
-Variable = Literal["rate", "concurrency"]
-Role = Literal["alone", "saturated", "bracket", "window", "confirm"]
 OptionValue = str | int | float | bool
 OPEN_LOOP: frozenset[str] = frozenset({"constant", "poisson", "gamma", "ramp", "trace"})
 
@@ -196,38 +194,6 @@ class Trial:
     repeat: int = 0
     start: int = 0
     slo: Slo | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """A point whose largest static batch is to be found: ``load`` with one wire call, no warm-up, batch 1.
-
-    ``most`` is the largest batch to try; ``within`` how exactly to find it, relative to it.
-    """
-
-    server: ServerSpec
-    load: LoadSpec
-    most: int = 4096
-    within: float = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CapacitySearch:
-    """A server or an endpoint whose highest load within its objectives is to be found.
-
-    ``point`` is a trial with its objectives: its load gives lengths, arrivals and seed, while rate (or concurrency),
-    duration and repeat are the search's. ``window_s`` and ``lead_in_s`` are of the trials that decide, ``None``: by
-    rule. ``within``: done when the interval is no wider, relative to the capacity. ``confirm``: a long trial at its
-    lower end follows. ``saturating``: requests in flight of the trial that measures what the server can do at most.
-    """
-
-    point: Trial
-    variable: Variable = "rate"
-    window_s: float | None = None
-    lead_in_s: float | None = None
-    within: float = 0.05
-    confirm: bool = False
-    saturating: int = 256
 
 
 # Not frozen, as Reply and Sample are not: one of each is made for every request, and takes thrice the time frozen.
@@ -462,64 +428,3 @@ class TrialResult:
     attained: Attained | None = None
     workload: Mapping[str, object] | None = None
     schema_version: int = SCHEMA_VERSION
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaxBatch:
-    """The outcome of a Search: ``fits`` is the largest batch that was served, ``out_of_memory`` the smallest above it
-    that ran out of memory; both were tried, by the trials named.
-
-    ``None`` where there is none: nothing fitted; or something else ended the search (``ended``, ``why``): all batches
-    up to ``most`` fitted, the server refused more, or did not start. ``predicted`` is the batch whose weights and KV
-    cache would fill a GPU. ``trials`` are the ids behind it all, by batch.
-    """
-
-    search: Search
-    environment: str
-    predicted: int | None
-    most: int
-    fits: int | None
-    fits_trial: str | None
-    out_of_memory: int | None
-    out_of_memory_trial: str | None
-    ended: Literal["most", "out of memory", "not served", "not started"]
-    why: str | None = None
-    trials: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GoalCapacity:
-    """The highest load that keeps one goal, with its 90 % interval; ``ceiling`` is what one request alone attains,
-    ``effect`` how many correlated requests are worth one independent one."""
-
-    goal: Goal
-    capacity: float
-    low: float
-    high: float
-    ceiling: float
-    effect: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
-    """The outcome of a CapacitySearch: the highest rate (or concurrency) that keeps every goal, with its 90 % interval.
-
-    Without one ``ended`` and ``why`` say what ended the search: "none" where one request alone misses. ``binding`` is
-    the objective that most requests miss there. ``p_confirm`` is how likely a server that is not up to the goals would
-    have passed the confirming trial as it did; it ``confirmed`` them when that is at most 5 %. ``trials`` are what was
-    tried and why, in order.
-    """
-
-    search: CapacitySearch
-    environment: str
-    ended: Literal["found", "none", "failed", "client"]
-    why: str | None = None
-    capacity: float | None = None
-    low: float | None = None
-    high: float | None = None
-    binding: str | None = None
-    goals: tuple[GoalCapacity, ...] = ()
-    confirmed: bool | None = None
-    p_confirm: float | None = None
-    caveats: tuple[Caveat, ...] = ()
-    trials: tuple[tuple[Role, str], ...] = ()

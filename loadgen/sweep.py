@@ -17,9 +17,10 @@ from loadgen.plan.budget import Budget
 from loadgen.plan.capacity import Step
 from loadgen.plan.plan import Plan
 from loadgen.protocols import Watcher
-from loadgen.records import CapacitySearch, Environment, Failure, Search, Trial, TrialResult
+from loadgen.records import Environment, Failure, Trial, TrialResult
 from loadgen.results import capacity_log, max_batch_log
 from loadgen.results.store import Store, read_samples
+from loadgen.search_records import CapacitySearch, Search
 from loadgen.system import interrupt
 from loadgen.telemetry.host import Gauge
 from loadgen.telemetry_records import TelemetrySpec

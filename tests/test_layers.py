@@ -42,6 +42,7 @@ ORDER = """
 errors units telemetry_records slo_records workload_records text_table
 urls
 records
+search_records
 identity labels protocols engine_facts
 system theory traces metrics results
 drivers telemetry profile

@@ -17,11 +17,12 @@ from loadgen.errors import BadInput
 from loadgen.plan.capacity_outcome import words
 from loadgen.plan.plan import Plan, make_plan
 from loadgen.profile.read import build_profile
-from loadgen.records import Capacity, Trial, TrialResult
+from loadgen.records import Trial, TrialResult
 from loadgen.report.archive import keep
 from loadgen.report.capacity_table import capacity_tables
 from loadgen.report.export import write
 from loadgen.results import capacity_log
+from loadgen.search_records import Capacity
 from loadgen.sweep import Sweep
 
 PROFILE: dict[str, Any] = {

@@ -18,7 +18,8 @@ from loadgen.labels import server_label
 from loadgen.metrics.engine_caveats import APART
 from loadgen.plan.plan import trial_of
 from loadgen.profile.profile import Cell
-from loadgen.records import Environment, MaxBatch, Sample, Search, Trial, TrialResult
+from loadgen.records import Environment, Sample, Trial, TrialResult
+from loadgen.search_records import MaxBatch, Search
 from loadgen.theory.predict import largest_batch
 
 Verdict = Literal["fits", "out of memory", "not served", "not started"]

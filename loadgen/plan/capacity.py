@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from loadgen.plan.capacity_estimate import Done, bracket, estimate, of_role
 from loadgen.plan.plan import trial_of
 from loadgen.profile.profile import Cell, Target
-from loadgen.records import CapacitySearch, LoadSpec, Role, Trial, TrialResult
+from loadgen.records import LoadSpec, Trial, TrialResult
+from loadgen.search_records import CapacitySearch, Role
 from loadgen.slo_records import Goal
 
 MOST_TRIALS = 12

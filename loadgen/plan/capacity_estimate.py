@@ -10,7 +10,8 @@ from statistics import median
 from loadgen.errors import LoadgenError, WorkerDied
 from loadgen.metrics.slo_watch import GROWING
 from loadgen.plan.capacity_fit import TAIL, Fit, Grid, Point, ceiling_above, fit, quantile, smallest
-from loadgen.records import CapacitySearch, Role, TrialResult
+from loadgen.records import TrialResult
+from loadgen.search_records import CapacitySearch, Role
 from loadgen.slo_records import Attained, Goal
 
 TELLING_MISSES = 3  # a trial with fewer tells nothing of how misses hang together

@@ -12,7 +12,8 @@ from loadgen.labels import caveat_marks, server_label
 from loadgen.plan.capacity import VOID, WINDOW_E2E, Step, ended, replay
 from loadgen.plan.capacity_estimate import Done, Estimate, estimate, of_role, windows_of
 from loadgen.plan.capacity_fit import CLIFF_NATS, TAIL
-from loadgen.records import Capacity, CapacitySearch, Caveat, GoalCapacity, TrialResult
+from loadgen.records import Caveat, TrialResult
+from loadgen.search_records import Capacity, CapacitySearch, GoalCapacity
 from loadgen.slo_records import Attained
 from loadgen.units import show_number, show_s, show_share
 

@@ -13,7 +13,8 @@ from typing import Any
 from loadgen.identity import deciding_options, digest, server_key
 from loadgen.plan import interleave
 from loadgen.profile.profile import Cell, Profile, Target
-from loadgen.records import CapacitySearch, LoadSpec, ModelSpec, Order, Search, ServerSpec, Trial
+from loadgen.records import LoadSpec, ModelSpec, Order, ServerSpec, Trial
+from loadgen.search_records import CapacitySearch, Search
 from loadgen.theory.duration import relative_cost
 
 ID_SCHEME = 1  # to be raised when the same fields come to mean something else

@@ -11,7 +11,8 @@ from loadgen.metrics.objectives import make_slo, unseen_objectives
 from loadgen.profile.build import Problems
 from loadgen.profile.profile import Cell
 from loadgen.profile.schema import Origins, Tables
-from loadgen.records import CapacitySearch, Trial
+from loadgen.records import Trial
+from loadgen.search_records import CapacitySearch
 from loadgen.slo_records import OBJECTIVES, Slo
 
 

@@ -9,7 +9,7 @@ from loadgen.profile.build import Problems
 from loadgen.profile.profile import Cell
 from loadgen.profile.schema import FrameworkTable, Origins, ServerTable, Tables
 from loadgen.profile.values import AUTO
-from loadgen.records import Search
+from loadgen.search_records import Search
 
 
 def searches(cells: Sequence[Cell], tables: Tables, origins: Origins) -> tuple[Search, ...]:

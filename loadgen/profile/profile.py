@@ -133,7 +133,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadgen.records import CapacitySearch, LoadSpec, Order, Search, ServerSpec
+from loadgen.records import LoadSpec, Order, ServerSpec
+from loadgen.search_records import CapacitySearch, Search
 from loadgen.slo_records import Slo
 from loadgen.telemetry_records import TelemetrySpec
 

@@ -15,7 +15,8 @@ from loadgen import urls
 from loadgen.errors import BadInput
 from loadgen.metrics.objectives import BOUNDS, SHARES, parse_objective, parse_share
 from loadgen.profile.workloads import read_length, read_prefixes, read_replay
-from loadgen.records import LoadKind, OptionValue, Order, Variable
+from loadgen.records import LoadKind, OptionValue, Order
+from loadgen.search_records import Variable
 from loadgen.theory.models import DTYPE_ALIASES, DTYPE_BYTES, dtype_name
 from loadgen.units import SPAN, parse_span
 

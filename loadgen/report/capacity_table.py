@@ -15,10 +15,11 @@ from loadgen.metrics.objectives import slo_words
 from loadgen.metrics.percentiles import percentile_words
 from loadgen.plan.capacity_estimate import Done
 from loadgen.plan.capacity_outcome import unit_of
-from loadgen.records import Capacity, Role, Trial, TrialResult
+from loadgen.records import Trial, TrialResult
 from loadgen.report.attained import attained_words, kept_words
 from loadgen.results import capacity_log
 from loadgen.results.store import open_results
+from loadgen.search_records import Capacity, Role
 from loadgen.text_table import Table, table_of
 from loadgen.units import show_number, show_s
 

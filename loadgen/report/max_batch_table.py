@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loadgen.labels import server_label
-from loadgen.records import MaxBatch, TrialResult
+from loadgen.records import TrialResult
 from loadgen.results import max_batch_log
 from loadgen.results.store import open_results
+from loadgen.search_records import MaxBatch
 from loadgen.text_table import Table, table_of
 from loadgen.units import show_bytes, show_share
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loadgen.records import Capacity, TrialResult
+from loadgen.records import TrialResult
 from loadgen.results import lines
+from loadgen.search_records import Capacity
 
 TRIALS, OUTCOMES = "search.jsonl", "capacity.jsonl"
 

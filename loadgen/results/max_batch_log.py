@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loadgen.records import MaxBatch, TrialResult
+from loadgen.records import TrialResult
 from loadgen.results import lines
+from loadgen.search_records import MaxBatch
 
 PROBES, OUTCOMES = "probes.jsonl", "max_batch.jsonl"
 

@@ -28,8 +28,9 @@ from loadgen.metrics.objectives import slo_of_options
 from loadgen.plan.capacity import next_step
 from loadgen.plan.capacity_estimate import Done
 from loadgen.plan.capacity_outcome import outcome
-from loadgen.records import Capacity, CapacitySearch, LoadSpec, Trial, TrialResult
+from loadgen.records import LoadSpec, Trial, TrialResult
 from loadgen.results import capacity_log
+from loadgen.search_records import Capacity, CapacitySearch
 from loadgen.slo_records import Slo
 
 TRUTH_SEEDS, TRUTH_S = range(9000, 9008), 1500.0

@@ -34,12 +34,13 @@ from loadgen.plan.bisection import (
 )
 from loadgen.plan.plan import Plan, make_plan
 from loadgen.profile.read import build_profile
-from loadgen.records import Caveat, Environment, Failure, LoadSpec, Search, ServerSpec
+from loadgen.records import Caveat, Environment, Failure, LoadSpec, ServerSpec
 from loadgen.report.archive import keep
 from loadgen.report.html import write_html
 from loadgen.report.markdown import write_report
 from loadgen.results import max_batch_log
 from loadgen.results.store import Store, open_results
+from loadgen.search_records import Search
 from loadgen.sweep import Sweep
 from loadgen.telemetry_records import TelemetrySpec
 from loadgen.theory.models import PRESETS, kv_bytes_per_token, weight_bytes

@@ -15,7 +15,8 @@ from loadgen.metrics.objectives import attained, slo_of_options
 from loadgen.plan.capacity import MOST_TRIALS, Step, next_step, replay
 from loadgen.plan.capacity_estimate import Done
 from loadgen.plan.capacity_outcome import outcome, words
-from loadgen.records import Capacity, CapacitySearch, Caveat, Failure, LoadSpec, Trial, TrialResult
+from loadgen.records import Caveat, Failure, LoadSpec, Trial, TrialResult
+from loadgen.search_records import Capacity, CapacitySearch
 
 SLOW = Engine(slots=64, step_ns=40_000_000, sequence_ns=1_000_000, prompt_ns=200_000, spread=0.3)
 Change = Callable[[Step, TrialResult], TrialResult]

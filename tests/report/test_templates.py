@@ -16,10 +16,11 @@ import pytest
 from synthetic import Point, environment, failed, limited, result, roofline_world, write
 
 from loadgen.analysis.analyse import analyse
-from loadgen.records import LoadSpec, MaxBatch, Search
+from loadgen.records import LoadSpec
 from loadgen.report import html
 from loadgen.report.chart import Figure, bold, said
 from loadgen.results import max_batch_log
+from loadgen.search_records import MaxBatch, Search
 
 REPORT = Path(html.__file__).parent
 TEMPLATES = sorted(path.name for path in (REPORT / "templates").iterdir())
