@@ -63,7 +63,8 @@ class Framework(Protocol):
     BadInput for a spec that cannot run, here or anywhere; ``command`` is pure. ``run_dir`` is an absolute path of an
     empty folder that lives as long as the server. ``driver_options`` are what its driver must know of the spec.
     ``needs`` looks at this machine without importing heavy libraries. ``uses_gpus``: it takes GPUs where there are
-    any; ``needs_gpus``: it runs on nothing else.
+    any; ``needs_gpus``: it runs on nothing else. A framework of several transports has ``for_spec(spec)`` besides: the
+    one that the spec's options choose.
 
     What only its running engine knows stands on the page behind ``info_url``, and so in results: see engine_facts.py.
     """
