@@ -19,11 +19,12 @@ class Command:
     the same log (a checkpoint conversion); each must exit 0. ``setup_stays``: what they make outlives the run folder
     (compiled ops), so that they may run ahead of the first start, off its clock. ``info_url`` and ``metrics_url``
     may be ``None``; so may ``version_url``, a JSON page with the ``name`` and ``version`` of a server that holds the
-    engine. ``read_back`` is asked once the server takes work, with its log: its facts join those of ``info_url``; it
-    raises ServerError where what runs is not what was asked for. ``cleanup`` are globs of the server's own leftovers
-    (shared memory), removed after its stop. ``oom_pattern`` is a regular expression that tells running out of device
-    memory in the log, ``meanings`` are others with what it means that they match when the server has ended.
-    ``if_silent`` is what to try where it takes requests and answers none.
+    engine, and ``records_url``, a page that reading empties, so that telemetry alone reads it. ``read_back`` is asked
+    once the server takes work, with its log: its facts join those of ``info_url``; it raises ServerError where what
+    runs is not what was asked for. ``cleanup`` are globs of the server's own leftovers (shared memory), removed after
+    its stop. ``oom_pattern`` is a regular expression that tells running out of device memory in the log, ``meanings``
+    are others with what it means that they match when the server has ended. ``if_silent`` is what to try where it takes
+    requests and answers none.
     """
 
     argv: tuple[str, ...]
@@ -36,6 +37,7 @@ class Command:
     info_url: str | None = None
     version_url: str | None = None
     metrics_url: str | None = None
+    records_url: str | None = None
     stop_timeout_s: float = 15.0
     cleanup: tuple[str, ...] = ()
     oom_pattern: str = r"CUDA out of memory|OutOfMemoryError"

@@ -132,6 +132,7 @@ class LlamaCpp(Foreign):
             "slots": _slots(spec),
             "max_context": _slot_context(spec, options),
             "kv_ahead": True,
+            "kv_dtype": "float16",  # its default, whatever the weights have
             "kv_tokens": _slots(spec) * _slot_context(spec, options),
             "prefix_caching": options.flag("prefix_caching", False),
             **({} if brought else {"weights": own_weights(spec).page()}),

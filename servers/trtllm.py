@@ -98,6 +98,7 @@ class TensorRtLlm(Foreign):
             ready_url=f"{base}/health",
             base_url=base,
             info_url=Path(run_dir, "info.json").as_uri(),
+            records_url=f"{base}/metrics",
             stop_timeout_s=30.0,
             mounts=mounts,
         )
@@ -132,6 +133,7 @@ def _settings(spec: ServerSpec, options: Options) -> dict[str, Any]:
             "free_gpu_memory_fraction": options.share("cache_share", 0.8),
         },
         "stream_interval": 1,
+        "enable_iter_perf_stats": True,  # else its page of iterations stays empty
         "disable_overlap_scheduler": not options.flag("overlap_scheduler", True),
         "cuda_graph_config": {"enable_padding": True, "max_batch_size": spec.max_batch or SEQUENCES},
         "batch_wait_timeout_ms": options.number("batch_wait_ms", 0, 0),

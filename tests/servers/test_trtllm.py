@@ -45,6 +45,8 @@ def test_a_command_line_with_dummy_weights() -> None:
     settings = json.loads(found.files["extra.yaml"])
     assert settings["load_format"] == "dummy"
     assert settings["kv_cache_config"] == {"enable_block_reuse": False, "free_gpu_memory_fraction": 0.8}
+    assert settings["enable_iter_perf_stats"] is True
+    assert (found.metrics_url, found.records_url) == (None, "http://127.0.0.1:30001/metrics")
     assert {"llama-13b/config.json", "llama-13b/tokenizer.json"} <= found.files.keys()
     assert json.loads(found.files["info.json"])["by_contract_only"] is True
 
