@@ -142,12 +142,14 @@ class LlamaCpp(Foreign):
         """The program; and what writes its weights."""
         python = interpreter_of(self.name, None)
         missing = _missing(python)
+        named = _found(Options(self.name, {}))
+        program = named if named is not None and os.access(named, os.X_OK) else None
         there = None if missing else f"gguf {look_into(python, distributions=WRITERS).versions['gguf']}"
         return [
             Need(
                 name="run here", ok=True, found="by tests on a CPU (xllamacpp); no figure of it was measured"
             ),
-            found_or_not(PROGRAM, _found(Options(self.name, {})), GET_IT),
+            found_or_not(PROGRAM, program, GET_IT, f"no {named}" if named else "not on PATH"),
             found_or_not("GGUF writer", there, INSTALL, f"missing: {', '.join(missing)}"),
         ]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from loadgen.errors import BadInput
 from loadgen.launch.child import child_argv, url_host
-from loadgen.launch.interpreter import interpreter_of, look_into
+from loadgen.launch.interpreter import interpreter_of, look_into, program_of
 from loadgen.launch.options import Options
 from loadgen.launch.sockets import sockets_in
 from loadgen.protocols import Command, Need
@@ -66,7 +65,8 @@ class Tgi(Foreign):
 
     def lack(self, spec: ServerSpec) -> tuple[str, str] | None:
         """See Foreign."""
-        return None if shutil.which(self.program) else (f"no {self.program} on PATH", GET_IT)
+        program = program_of(self.name, spec.python, self.program)
+        return None if shutil.which(program) else (f"no {program}", GET_IT)
 
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it, on a folder of safetensors with a tokenizer: it has no dummy loader."""
@@ -76,7 +76,7 @@ class Tgi(Foreign):
         model = folders.model_of(spec, interpreter_of(self.name, spec.python))
         return Command(
             argv=(
-                *(shutil.which(self.program) or self.program, "--model-id", model.path),
+                *(program_of(self.name, spec.python, self.program), "--model-id", model.path),
                 *("--num-shard", str(spec.tp), "--hostname", spec.host, "--port", str(port)),
                 *("--prometheus-port", str(ports[1]), "--master-addr", "127.0.0.1"),
                 *("--master-port", str(ports[2]), "--shard-uds-path", f"{run_dir}/shard"),
@@ -101,9 +101,9 @@ class Tgi(Foreign):
         return {"text": "tokenizer", "tokenizer": spec.model.checkpoint}
 
     def needs(self) -> Sequence[Need]:
-        """The launcher on PATH; an image needs none."""
-        programs = (self.program, SHARD.program)
-        return [UNSEEN, *(found_or_not(name, shutil.which(name), GET_IT) for name in programs)]
+        """The launcher, and what the shards are without it; an image needs neither."""
+        programs = {name: program_of(self.name, None, name) for name in (self.program, SHARD.program)}
+        return [UNSEEN, *(found_or_not(name, shutil.which(path), GET_IT) for name, path in programs.items())]
 
 
 class TgiShard(Tgi):
@@ -127,11 +127,10 @@ class TgiShard(Tgi):
             )
 
     def lack(self, spec: ServerSpec) -> tuple[str, str] | None:
-        """See Foreign. It lies beside the interpreter that was named, else on PATH."""
+        """See Foreign."""
+        if (lack := super().lack(spec)) is not None:
+            return lack
         python = interpreter_of(self.name, spec.python)
-        place = os.pathsep.join((os.path.dirname(python), os.environ.get("PATH", "")))
-        if shutil.which(self.program, path=place) is None:
-            return f"no {self.program} beside {python} or on PATH", GET_IT
         missing = [
             name for name in LIBRARIES if name not in look_into(python, distributions=LIBRARIES).versions
         ]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.launch.child import url_host
-from loadgen.launch.interpreter import interpreter_of
+from loadgen.launch.interpreter import interpreter_of, program_of
 from loadgen.launch.options import Options
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
@@ -53,7 +53,8 @@ class TensorRtLlm(Foreign):
 
     def lack(self, spec: ServerSpec) -> tuple[str, str] | None:
         """See Foreign."""
-        return None if shutil.which(_program(spec)) else (f"no {_program(spec)}", GET_IT)
+        program = program_of(self.name, spec.python, PROGRAM)
+        return None if shutil.which(program) else (f"no {program}", GET_IT)
 
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it. The model is called as its folder, so that lies in the run folder under its name."""
@@ -78,7 +79,8 @@ class TensorRtLlm(Foreign):
         )
         return Command(
             argv=(
-                *(_program(spec), os.path.join(run_dir, name), "--host", spec.host, "--port", str(port)),
+                *(program_of(self.name, spec.python, PROGRAM), os.path.join(run_dir, name)),
+                *("--host", spec.host, "--port", str(port)),
                 *("--backend", "pytorch", "--tp_size", str(spec.tp), "--pp_size", str(spec.pp)),
                 *("--max_batch_size", str(spec.max_batch or SEQUENCES)),
                 *("--max_num_tokens", str(options.number("max_num_tokens", 8192, 1))),
@@ -112,15 +114,9 @@ class TensorRtLlm(Foreign):
         }
 
     def needs(self) -> Sequence[Need]:
-        """Its program on PATH; an image needs none."""
-        return [UNSEEN, found_or_not(PROGRAM, shutil.which(PROGRAM), GET_IT)]
-
-
-def _program(spec: ServerSpec) -> str:
-    """Beside the interpreter that was named, else on PATH."""
-    if spec.python is None:
-        return shutil.which(PROGRAM) or PROGRAM
-    return os.path.join(os.path.dirname(interpreter_of("trtllm", spec.python)), PROGRAM)
+        """Its program, beside the interpreter that is named for it or on PATH; an image needs none."""
+        found = shutil.which(program_of(self.name, None, PROGRAM))
+        return [UNSEEN, found_or_not(PROGRAM, found, GET_IT)]
 
 
 def _settings(spec: ServerSpec, options: Options) -> dict[str, Any]:

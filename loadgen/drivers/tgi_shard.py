@@ -72,6 +72,7 @@ class ShardDriver:
         self._kv_tokens: int | None = None
         self._channels: list[Any] = []
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
         self._busy = False  # until the task's last act, which is to call for the next batch
 
     async def open(self, connections: int) -> None:
@@ -153,7 +154,7 @@ class ShardDriver:
                 answers = await self._ask(method, wire, limit_s, words)
                 run.answers.append((time.monotonic_ns(), answers))
                 batch = await self._following(run, answers)
-                if batch is None:
+                if batch is None or self._closing:
                     break
                 method, wire = DECODE, message("DecodeRequest")(batches=[batch]).SerializeToString()
                 limit_s, words = self._timeouts.between_bytes_s, "between_bytes_s"
@@ -162,10 +163,11 @@ class ShardDriver:
         except Exception as error:  # noqa: BLE001 a batch that ends nowhere would be waited for, for ever
             run.error = f"BadReply: {type(error).__name__}: {error}"
         run.end_ns = run.answers[-1][0] if run.answers and run.error is None else time.monotonic_ns()
-        if run.error is not None:
+        if run.error is not None or self._closing:
             await self._abandon()
         self._busy = False
-        run.done(run)
+        if not self._closing:
+            run.done(run)
 
     async def _following(self, run: _Run, answers: list[bytes]) -> Any | None:
         """The batch to decode next, without the sequences that have ended; ``None`` where all have."""
@@ -237,9 +239,11 @@ class ShardDriver:
     async def close(self) -> None:
         """Give up what is under way and close the connections."""
         if self._task is not None and self._busy:
+            # The step under way is waited for: a message that one shard got and another did not would hang both.
+            self._closing = True
+            await asyncio.wait({self._task}, timeout=CLEAN_S)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await self._abandon()
         for channel in self._channels:
             await channel.close()
         self._channels.clear()

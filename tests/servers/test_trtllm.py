@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,8 +105,12 @@ def test_what_cannot_run_is_refused(change: dict[str, Any], words: str) -> None:
         FRAMEWORK.check(replace(SPEC, **change))
 
 
-def test_what_this_machine_lacks_is_told() -> None:
+def test_what_this_machine_lacks_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(MissingDependency, match="no trtllm-serve"):
         FRAMEWORK.check(SPEC)
     with pytest.raises(MissingDependency, match="no /envs/trt/bin/trtllm-serve"):
         FRAMEWORK.check(replace(SPEC, python="/envs/trt/bin/python"))
+    (tmp_path / "trtllm-serve").touch(mode=0o755)
+    monkeypatch.setenv("LOADGEN_TRTLLM_PYTHON", str(tmp_path / "python"))
+    FRAMEWORK.check(SPEC)
+    assert [need.ok for need in FRAMEWORK.needs()] == [True, True]
