@@ -7,6 +7,8 @@ an earlier version of ours, known by its name.
 ``kv_ahead`` the engine takes its whole KV cache at its start, so its allocator does not tell what a trial needed
 ``graphs``   its calls are replayed CUDA graphs, whose working memory was taken at the capture
 ``eager``    it launches every kernel from Python, so that a low share of the memory bandwidth is no wonder
+``kv_dtype`` that of the cache's numbers, where it is not the weights'
+``kv_tokens`` how many tokens the cache holds that is taken ahead
 ``keeps_buffers`` it keeps every buffer at its largest, so that its memory tells of its largest trial alone
 ``weights``  whose numbers it multiplies: ``maker``, and its ``distribution`` and ``seed``, or the ``fingerprint`` of a
              checkpoint. At the power cap numbers that switch fewer bits leave the clock higher
@@ -116,6 +118,12 @@ def takes_kv_ahead(page: Page) -> bool:
         return told
     name = str(page.get("engine", "")).lower()
     return any(known in name for known in ("fastgen", "vllm", "continuous"))
+
+
+def kv_dtype(page: Page, server: ServerSpec) -> str:
+    """The dtype of the key/value cache."""
+    told = page.get("kv_dtype")
+    return told if isinstance(told, str) else server.dtype
 
 
 def keeps_buffers(page: Page) -> bool:

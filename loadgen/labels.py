@@ -79,8 +79,8 @@ def again_label(start: int, repeat: int) -> str:
 
 
 def server_label(spec: ServerSpec) -> str:
-    """A short name of a server for people: ``hf/generate llama-13b tp2``."""
-    engine = spec.options.get("engine")
+    """A short name of a server for people: ``hf/generate llama-13b tp2``, ``tgi/shard llama-13b tp2``."""
+    engine = spec.options.get("engine") or spec.options.get("transport")
     split = f" tp{spec.tp}" + (f" pp{spec.pp}" if spec.pp > 1 else "")
     return f"{spec.framework}{f'/{engine}' if engine else ''} {spec.model.name}{split}"
 

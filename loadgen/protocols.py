@@ -19,11 +19,12 @@ class Command:
     the same log (a checkpoint conversion); each must exit 0. ``setup_stays``: what they make outlives the run folder
     (compiled ops), so that they may run ahead of the first start, off its clock. ``info_url`` and ``metrics_url``
     may be ``None``; so may ``version_url``, a JSON page with the ``name`` and ``version`` of a server that holds the
-    engine. ``read_back`` is asked once the server takes work, with its log: its facts join those of ``info_url``; it
-    raises ServerError where what runs is not what was asked for. ``cleanup`` are globs of the server's own leftovers
-    (shared memory), removed after its stop. ``oom_pattern`` is a regular expression that tells running out of device
-    memory in the log, ``meanings`` are others with what it means that they match when the server has ended.
-    ``if_silent`` is what to try where it takes requests and answers none.
+    engine, and ``records_url``, a page that reading empties, so that telemetry alone reads it. ``read_back`` is asked
+    once the server takes work, with its log: its facts join those of ``info_url``; it raises ServerError where what
+    runs is not what was asked for. ``cleanup`` are globs of the server's own leftovers (shared memory), removed after
+    its stop. ``oom_pattern`` is a regular expression that tells running out of device memory in the log, ``meanings``
+    are others with what it means that they match when the server has ended. ``if_silent`` is what to try where it takes
+    requests and answers none.
     """
 
     argv: tuple[str, ...]
@@ -36,6 +37,7 @@ class Command:
     info_url: str | None = None
     version_url: str | None = None
     metrics_url: str | None = None
+    records_url: str | None = None
     stop_timeout_s: float = 15.0
     cleanup: tuple[str, ...] = ()
     oom_pattern: str = r"CUDA out of memory|OutOfMemoryError"
@@ -63,7 +65,8 @@ class Framework(Protocol):
     BadInput for a spec that cannot run, here or anywhere; ``command`` is pure. ``run_dir`` is an absolute path of an
     empty folder that lives as long as the server. ``driver_options`` are what its driver must know of the spec.
     ``needs`` looks at this machine without importing heavy libraries. ``uses_gpus``: it takes GPUs where there are
-    any; ``needs_gpus``: it runs on nothing else.
+    any; ``needs_gpus``: it runs on nothing else. A framework of several transports has ``for_spec(spec)`` besides: the
+    one that the spec's options choose.
 
     What only its running engine knows stands on the page behind ``info_url``, and so in results: see engine_facts.py.
     """

@@ -15,34 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.engine_facts import own_weights
-from loadgen.errors import BadInput, MissingDependency
+from loadgen.errors import BadInput
 from loadgen.identity import digest
 from loadgen.launch.child import child_argv, url_host
 from loadgen.launch.interpreter import interpreter_of, look_into
 from loadgen.launch.options import Options
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
-from loadgen.servers._llama import fits, weights
+from loadgen.servers._llama import weights
+from loadgen.servers._llama.foreign import ANY, Foreign, found_or_not
 from loadgen.theory import models
 
 PROGRAM = "llama-server"
 VARIABLE = "LOADGEN_LLAMA_SERVER"
 SLOTS = 32  # where no max_batch says how many sequences there are at once
-DTYPES = ("bfloat16", "float16", "float32")
 WRITERS = ("gguf", "torch", "safetensors")  # distributions that write a GGUF
 INSTALL = "pip install 'loadgen[hf,llamacpp]' in the interpreter that python = names"
 FORMAT = 1  # of the files that are written
 GET_IT = "build llama.cpp's target llama-server, or use its image (-o image=)"
 
 
-class LlamaCpp:
+class LlamaCpp(Foreign):
     """See protocols.Framework."""
 
     name = "llamacpp"
     protocol = "llamacpp"
-    ports = 1
-    uses_gpus = True
     needs_gpus = False
+    dtypes = ANY
+    splits_layers = True
     options: Mapping[str, str] = {
         "server": f"the executable {PROGRAM}. Default: {VARIABLE}, then PATH",
         "gguf": "a GGUF file that is there already. Default: one is written, of random weights or of the checkpoint",
@@ -54,10 +54,6 @@ class LlamaCpp:
         "seed": "seed of random weights, a whole number. Default 0",
     }
 
-    def default_dtype(self, on_gpu: bool) -> str:
-        """bfloat16 on GPUs; float32 on CPUs, so that tokens are those of framework ``hf`` there."""
-        return "bfloat16" if on_gpu else "float32"
-
     def library(self, spec: ServerSpec) -> str:
         """Of the program and of a file that is brought: size and time of change tell one from another."""
         options = Options(self.name, spec.options)
@@ -68,30 +64,28 @@ class LlamaCpp:
         ]
         return digest([state[1:] for state in states])[:16] if states else ""
 
-    def check(self, spec: ServerSpec) -> None:
-        """Raise BadInput for a spec that cannot run anywhere, MissingDependency for what is not on this machine."""
-        options = Options(self.name, spec.options)
-        options.known(self.options)
-        fits.check(spec, DTYPES)
-        weights.seed_of(spec)
+    def doubt(self, spec: ServerSpec, options: Options) -> None:
+        """See Foreign."""
         _flags(spec, options)
         if spec.tp > 1 and spec.pp > 1:
             raise BadInput(f"llamacpp: tp = {spec.tp} with pp = {spec.pp} (accepted: one of them above 1)")
         if spec.tp * spec.pp > 1 and not spec.gpus:
             raise BadInput(f"llamacpp: tp = {spec.tp}, pp = {spec.pp} without GPUs (accepted: 1 on a CPU)")
-        if spec.max_batch is not None and spec.max_batch < 1:
-            raise BadInput(f"llamacpp: max_batch = {spec.max_batch} (accepted: whole numbers from 1)")
         gguf = options.text("gguf")
         if gguf is not None and not Path(gguf).is_file():
             raise BadInput(f"llamacpp: option gguf = {gguf!r}: no such file (accepted: a GGUF file)")
+
+    def lack(self, spec: ServerSpec) -> tuple[str, str] | None:
+        """See Foreign."""
+        options = Options(self.name, spec.options)
         found = _found(options)
         if found is None or not os.access(found, os.X_OK):
-            raise MissingDependency(f"llamacpp: no {options.text('server') or PROGRAM}", GET_IT)
-        if gguf is None:
+            return f"no {options.text('server') or PROGRAM}", GET_IT
+        if options.text("gguf") is None:
             python = interpreter_of(self.name, spec.python)
-            there = look_into(python, distributions=WRITERS).versions
-            if missing := [name for name in WRITERS if name not in there]:
-                raise MissingDependency(f"llamacpp: {python} has no {', '.join(missing)}", INSTALL)
+            if missing := _missing(python):
+                return f"{python} has no {', '.join(missing)}", INSTALL
+        return None
 
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it: the GGUF first, where it does not lie there yet."""
@@ -138,37 +132,32 @@ class LlamaCpp:
             "slots": _slots(spec),
             "max_context": _slot_context(spec, options),
             "kv_ahead": True,
+            "kv_dtype": "float16",  # its default, whatever the weights have
             "kv_tokens": _slots(spec) * _slot_context(spec, options),
             "prefix_caching": options.flag("prefix_caching", False),
             **({} if brought else {"weights": own_weights(spec).page()}),
         }
 
-    def driver_options(self, spec: ServerSpec) -> Mapping[str, Any]:
-        """Nothing: its own route takes lists of token ids."""
-        return {}
-
     def needs(self) -> Sequence[Need]:
         """The program; and what writes its weights."""
-        found = _found(Options(self.name, {}))
-        there = look_into(interpreter_of(self.name, None), distributions=WRITERS).versions
-        missing = [name for name in WRITERS if name not in there]
+        python = interpreter_of(self.name, None)
+        missing = _missing(python)
+        named = _found(Options(self.name, {}))
+        program = named if named is not None and os.access(named, os.X_OK) else None
+        there = None if missing else f"gguf {look_into(python, distributions=WRITERS).versions['gguf']}"
         return [
             Need(
                 name="run here", ok=True, found="by tests on a CPU (xllamacpp); no figure of it was measured"
             ),
-            Need(
-                name=PROGRAM,
-                ok=found is not None,
-                found=found or "not on PATH",
-                remedy="" if found else GET_IT,
-            ),
-            Need(
-                name="GGUF writer",
-                ok=not missing,
-                found=f"missing: {', '.join(missing)}" if missing else f"gguf {there['gguf']}",
-                remedy=INSTALL if missing else "",
-            ),
+            found_or_not(PROGRAM, program, GET_IT, f"no {named}" if named else "not on PATH"),
+            found_or_not("GGUF writer", there, INSTALL, f"missing: {', '.join(missing)}"),
         ]
+
+
+def _missing(python: str) -> list[str]:
+    """The libraries that write a GGUF and are not in an interpreter."""
+    there = look_into(python, distributions=WRITERS).versions
+    return [name for name in WRITERS if name not in there]
 
 
 def _found(options: Options) -> str | None:

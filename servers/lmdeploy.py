@@ -9,30 +9,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from loadgen.errors import BadInput, MissingDependency
+from loadgen.errors import BadInput
 from loadgen.launch.child import url_host
 from loadgen.launch.interpreter import interpreter_of, look_into, variable
 from loadgen.launch.options import Options
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
-from loadgen.servers._llama import fits, folders
+from loadgen.servers._llama import folders
+from loadgen.servers._llama.foreign import UNSEEN, Foreign, found_or_not
 
-DTYPES = ("bfloat16", "float16")
 BACKENDS = ("turbomind", "pytorch")
 SEQUENCES = 1024
 INSTALL = "pip install lmdeploy in an environment of its own (it pins torch), named by --python PATH"
 
 
-class LmDeploy:
+class LmDeploy(Foreign):
     """See protocols.Framework."""
 
     name = "lmdeploy"
     protocol = "lmdeploy"
-    ports = 1
-    uses_gpus = True
-    needs_gpus = True
     options: Mapping[str, str] = {
         "weights": folders.HELP,
         "seed": "seed of random weights, a whole number. Default 0",
@@ -42,28 +38,15 @@ class LmDeploy:
         "prefix_caching": "true, false: prompts known from before are not computed again. Default false",
     }
 
-    def default_dtype(self, on_gpu: bool) -> str:
-        """bfloat16."""
-        return "bfloat16"
-
-    def library(self, spec: ServerSpec) -> str:
-        """Nothing that its version does not tell."""
-        return ""
-
-    def check(self, spec: ServerSpec) -> None:
-        """Raise BadInput for a spec that cannot run anywhere, MissingDependency for one that cannot run here."""
-        options = Options(self.name, spec.options)
-        options.known(self.options)
-        fits.check(spec, DTYPES)
+    def doubt(self, spec: ServerSpec, options: Options) -> None:
+        """See Foreign."""
         folders.check(spec)
         _flags(spec, options)
-        if spec.pp > 1:
-            raise BadInput(f"lmdeploy: pp = {spec.pp} (accepted: 1)")
-        if not spec.gpus:
-            raise MissingDependency("lmdeploy: no GPU is given, and it runs on nothing else", "name --gpus")
+
+    def lack(self, spec: ServerSpec) -> tuple[str, str] | None:
+        """See Foreign."""
         python = interpreter_of(self.name, spec.python)
-        if "lmdeploy" not in look_into(python, distributions=("lmdeploy",)).versions:
-            raise MissingDependency(f"lmdeploy: {python} has no lmdeploy", INSTALL)
+        return None if _version(python) else (f"{python} has no lmdeploy", INSTALL)
 
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it, on a folder of safetensors with a tokenizer: it has no dummy loader."""
@@ -73,16 +56,8 @@ class LmDeploy:
         model = folders.model_of(spec, python)
         return Command(
             argv=(
-                *(
-                    python,
-                    "-m",
-                    "lmdeploy",
-                    "serve",
-                    "api_server",
-                    model.path,
-                    "--model-name",
-                    spec.model.name,
-                ),
+                *(python, "-m", "lmdeploy", "serve", "api_server", model.path),
+                *("--model-name", spec.model.name),
                 *("--server-name", spec.host, "--server-port", str(port), "--tp", str(spec.tp)),
                 *("--dtype", spec.dtype, "--session-len", str(spec.model.max_context)),
                 *_flags(spec, Options(self.name, spec.options)),
@@ -99,27 +74,22 @@ class LmDeploy:
             mounts=model.mounts,
         )
 
-    def driver_options(self, spec: ServerSpec) -> Mapping[str, Any]:
-        """Nothing: its own route takes token ids."""
-        return {}
-
     def needs(self) -> Sequence[Need]:
         """LMDeploy in the interpreter that ``LOADGEN_LMDEPLOY_PYTHON`` names, else in loadgen's own."""
         python = interpreter_of(self.name, None)
-        version = look_into(python, distributions=("lmdeploy",)).versions.get("lmdeploy")
-        remedy = "" if version else f"{INSTALL} or {variable(self.name)}=PATH"
-        found = f"{version} in {python}" if version else f"{python} has no lmdeploy"
-        return [
-            Need(name="by contract only", ok=True, found="command line and answers as read; never run by us"),
-            Need(name="lmdeploy", ok=version is not None, found=found, remedy=remedy),
-        ]
+        version = _version(python)
+        found = None if version is None else f"{version} in {python}"
+        remedy = f"{INSTALL} or {variable(self.name)}=PATH"
+        return [UNSEEN, found_or_not("lmdeploy", found, remedy, f"{python} has no lmdeploy")]
+
+
+def _version(python: str) -> str | None:
+    return look_into(python, distributions=("lmdeploy",)).versions.get("lmdeploy")
 
 
 def _flags(spec: ServerSpec, options: Options) -> tuple[str, ...]:
     """What decides its figures. Raises BadInput for bad values."""
-    share = options.values.get("cache_share", 0.8)
-    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share < 1:
-        raise BadInput(f"lmdeploy: option cache_share = {share!r} (accepted: a number above 0, below 1)")
+    share = options.share("cache_share", 0.8)
     backend = options.choice("backend", BACKENDS)
     flags = ["--backend", backend, "--max-batch-size", str(spec.max_batch or SEQUENCES)]
     flags += ["--cache-max-entry-count", f"{share:g}"]

@@ -9,19 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from loadgen.errors import BadInput, MissingDependency, ServerError
+from loadgen.errors import BadInput, ServerError
 from loadgen.launch.child import url_host
 from loadgen.launch.endpoint import server_info
 from loadgen.launch.interpreter import Interpreter, interpreter_of, look_into, variable
 from loadgen.launch.options import Options
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
-from loadgen.servers._llama import fits, weights
+from loadgen.servers._llama import weights
 from loadgen.servers._llama.files import CONFIG, config_json, tokenizer_files
+from loadgen.servers._llama.foreign import ANY, Foreign, found_or_not
 
-DTYPES = ("bfloat16", "float16", "float32")
 SEQUENCES = 1024  # at once, where no max_batch says how many there are
 CPU_SEQUENCES = 16  # there their cache is not a share of the memory, but named
 OLDEST, KNOWN = (0, 5, 15), (0, 5, 23)  # whose flags are known here
@@ -38,14 +37,14 @@ MEANINGS = (
 )
 
 
-class SGLang:
+class SGLang(Foreign):
     """See protocols.Framework."""
 
     name = "sglang"
     protocol = "sglang"
-    ports = 1
-    uses_gpus = True
     needs_gpus = False
+    dtypes = ANY
+    splits_layers = True
     options: Mapping[str, str] = {
         "weights": weights.HELP,
         "seed": "seed of random weights, a whole number. Default 0",
@@ -59,27 +58,15 @@ class SGLang:
         "attention": "attention backend by SGLang's name, such as fa3, triton, flashinfer. Default SGLang's own",
     }
 
-    def default_dtype(self, on_gpu: bool) -> str:
-        """bfloat16 on GPUs; float32 on CPUs, so that tokens are those of framework ``hf`` there."""
-        return "bfloat16" if on_gpu else "float32"
-
-    def library(self, spec: ServerSpec) -> str:
-        """Nothing that its version does not tell."""
-        return ""
-
-    def check(self, spec: ServerSpec) -> None:
-        """Raise BadInput for a spec that cannot run anywhere, MissingDependency for one that cannot run here."""
-        options = Options(self.name, spec.options)
-        options.known(self.options)
-        fits.check(spec, DTYPES)
+    def doubt(self, spec: ServerSpec, options: Options) -> None:
+        """See Foreign."""
         weights.choice(spec)
-        weights.seed_of(spec)
         _flags(spec, options)
-        if spec.max_batch is not None and spec.max_batch < 1:
-            raise BadInput(f"sglang: max_batch = {spec.max_batch} (accepted: whole numbers from 1)")
+
+    def lack(self, spec: ServerSpec) -> tuple[str, str] | None:
+        """See Foreign."""
         problem = _problem(_look(spec.python))
-        if problem is not None:
-            raise MissingDependency(f"sglang: {problem}", INSTALL)
+        return None if problem is None else (problem, INSTALL)
 
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it: on a folder that is written first, or on one with a configuration alone."""
@@ -130,24 +117,23 @@ class SGLang:
             mounts=mounts,
         )
 
-    def driver_options(self, spec: ServerSpec) -> Mapping[str, Any]:
-        """Nothing: its own route takes lists of token ids."""
-        return {}
-
     def needs(self) -> Sequence[Need]:
         """SGLang in the interpreter that ``LOADGEN_SGLANG_PYTHON`` names, else in loadgen's own."""
         there = _look(None)
         problem = _problem(there)
         named = f"in {there.path}" + ("" if variable(self.name) in os.environ else ", loadgen's own")
-        found = problem or f"{there.versions['sglang']} {named}"
-        remedy = f"{INSTALL} or {variable(self.name)}=PATH" if problem else ""
         return [
             Need(
                 name="run here",
                 ok=True,
                 found="by tests on a CPU, version 0.5.23; no figure of it was measured",
             ),
-            Need(name="sglang", ok=problem is None, found=found, remedy=remedy),
+            found_or_not(
+                "sglang",
+                None if problem else f"{there.versions['sglang']} {named}",
+                f"{INSTALL} or {variable(self.name)}=PATH",
+                problem or "",
+            ),
         ]
 
 
@@ -223,7 +209,7 @@ def _flags(spec: ServerSpec, options: Options) -> tuple[str, ...]:
             raise BadInput("sglang: option chunked_prefill_size = 0 (accepted: from 1, or -1)")
         flags += ["--chunked-prefill-size", str(size)]
     tokens = None if "kv_tokens" not in options.values else options.number("kv_tokens", 1, 1)
-    share = _share(options)
+    share = options.share("mem_fraction_static")
     attention = options.text("attention")
     if attention is not None and not attention.replace("_", "").isalnum():
         raise BadInput(f"sglang: option attention = {attention!r} (accepted: a name such as fa3, triton)")
@@ -238,17 +224,6 @@ def _flags(spec: ServerSpec, options: Options) -> tuple[str, ...]:
     if attention is not None:
         flags += ["--attention-backend", attention]
     return tuple(flags)
-
-
-def _share(options: Options) -> float | None:
-    value = options.values.get("mem_fraction_static")
-    if value is not None and (
-        not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1
-    ):
-        raise BadInput(
-            f"sglang: option mem_fraction_static = {value!r} (accepted: a number above 0, below 1)"
-        )
-    return None if value is None else float(value)
 
 
 def _sequences(spec: ServerSpec) -> int:

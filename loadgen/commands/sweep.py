@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from loadgen.drivers.find import driver_factory
+from loadgen.drivers.find import check_load, driver_factory
 from loadgen.drivers.openai import check_options
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.launch import frameworks
@@ -60,6 +60,8 @@ def make(profile_name: str, sets: tuple[str, ...], *, dry_run: bool) -> tuple[Pr
             try:
                 framework = frameworks.of(spec)
                 framework.check(spec)
+                for trial in trials:
+                    check_load(framework.protocol, trial.load)
                 driver_factory(framework.protocol)
             except MissingDependency:
                 if not dry_run:  # a plan can be seen on any machine

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from orjson import JSONDecodeError, loads
 
+from loadgen.drivers.server_words import shown, words_of
 from loadgen.drivers.sse import EventStream
 from loadgen.errors import BadReply, DriverError, Refused
-from loadgen.labels import clean
 from loadgen.records import Reply, Request
 
 FIRST_TOKENS = 16
@@ -157,8 +157,8 @@ class Answer:
             reasons = ", ".join(sorted(GIVEN_UP.intersection(filter(None, finish))))
             self.failed = Refused(f"the server gave the answer up: finish_reason {reasons}")
         elif not (self._usage or any(finish) or any(self._latest_read)):
-            shown = f": {_show(self._body())}" if self._events is None else ""
-            self.failed = BadReply(f"no choices{shown}")
+            body = f": {shown(self._body())}" if self._events is None else ""
+            self.failed = BadReply(f"no choices{body}")
         elif self._events is not None and not self._done and None in finish:
             self.failed = BadReply("the stream ended without [DONE] and without a finish reason")
 
@@ -216,7 +216,16 @@ class Answer:
         except DriverError as error:
             self.failed = error
         except NOT_THE_SHAPE as error:
-            self.failed = BadReply(f"not a completion ({type(error).__name__}: {error}): {_show(data)}")
+            self.failed = BadReply(f"not a completion ({type(error).__name__}: {error}): {shown(data)}")
+        if tokens and at_ns is not None:
+            self._token_ns.append(at_ns)
+            self._tokens.append(tokens)
+            self._coalesced += lost
+        if self._events is not None and self._events.failed is not None:
+            self.failed = Refused(words_of(self._events.failed))
+
+    def _note_read(self, tokens: int, lost: bool, at_ns: int | None) -> None:
+        """What one read brought; ``take`` has the same in its own body, where a call is a cost of every token."""
         if tokens and at_ns is not None:
             self._token_ns.append(at_ns)
             self._tokens.append(tokens)
@@ -236,9 +245,9 @@ class Answer:
         try:
             event = json.loads(data.decode("utf-8-sig", "replace"))
         except (ValueError, RecursionError):
-            raise BadReply(f"not JSON: {_show(data)}") from None
+            raise BadReply(f"not JSON: {shown(data)}") from None
         if not isinstance(event, dict):
-            raise BadReply(f"no choices: {_show(data)}")
+            raise BadReply(f"no choices: {shown(data)}")
         if event.get("object") == "error":
             raise Refused(words_of(data))
         return event
@@ -272,7 +281,7 @@ class Answer:
         if index == 0 and len(self._first) < FIRST_TOKENS:
             for token in ids[:FIRST_TOKENS]:
                 if token.__class__ is not int or not 0 <= token <= MOST_ID:
-                    raise TypeError(f"token id {_show(repr(token).encode())} is none")
+                    raise TypeError(f"token id {shown(repr(token).encode())} is none")
             self._first += ids[:FIRST_TOKENS]
         return len(ids)
 
@@ -305,24 +314,3 @@ def cached_tokens(usage: Mapping[str, Any]) -> int | None:
 
 def _begins_a_stream(body: bytes) -> bool:
     return body.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"data:", b"event:", b"id:", b":"))
-
-
-def words_of(body: bytes) -> str:
-    """The message in an error body of the common shapes, else the body itself; in one line of printable text."""
-    try:
-        found = json.loads(body.decode("utf-8-sig", "replace"))
-    except (ValueError, RecursionError):
-        return _show(body)
-    for key in ("error", "message", "detail"):
-        if isinstance(found, dict) and found.get(key):
-            found = found[key]
-    return _line(found, 500) if isinstance(found, str) else _show(body)
-
-
-def _show(body: bytes) -> str:
-    return _line(body.decode("utf-8", "replace"), 300) or "(nothing)"
-
-
-def _line(text: str, most: int) -> str:
-    text = clean(" ".join(text.split()))
-    return text[:most] + "…" if len(text) > most else text

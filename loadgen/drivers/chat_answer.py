@@ -10,8 +10,9 @@ from typing import Any
 
 from orjson import JSONDecodeError, loads
 
-from loadgen.drivers.answer import NOT_THE_SHAPE, Answer, words_of
+from loadgen.drivers.answer import NOT_THE_SHAPE, Answer
 from loadgen.drivers.messages import as_chat
+from loadgen.drivers.server_words import words_of
 from loadgen.errors import BadReply, DriverError, Refused
 
 ANSWERS = ("content", "refusal")
@@ -70,12 +71,7 @@ class ChatAnswer(Answer):
             self.failed = BadReply(
                 f"not a chat completion ({type(error).__name__}: {error}): {words_of(data)}"
             )
-        if tokens and at_ns is not None:
-            self._token_ns.append(at_ns)
-            self._tokens.append(tokens)
-            self._coalesced += lost
-        if self._events is not None and self._events.failed is not None:
-            self.failed = Refused(words_of(self._events.failed))
+        self._note_read(tokens, lost, at_ns)
 
     def _event(self, data: bytes) -> Mapping[str, Any]:
         try:

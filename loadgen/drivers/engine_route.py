@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Literal
 
 import orjson
 
-from loadgen.drivers.answer import NOT_THE_SHAPE, Answer, words_of
+from loadgen.drivers.answer import NOT_THE_SHAPE, Answer
 from loadgen.drivers.openai import carried
 from loadgen.drivers.openai_endpoint import Endpoint
+from loadgen.drivers.server_words import words_of
 from loadgen.errors import BadInput, BadReply, DriverError, Refused
 from loadgen.protocols import Driver
 from loadgen.records import Request, Timeouts
@@ -90,10 +91,7 @@ class EngineAnswer(Answer):
             self.failed = BadReply(
                 f"not this engine's answer ({type(error).__name__}: {error}): {words_of(data)}"
             )
-        if tokens and at_ns is not None:
-            self._token_ns.append(at_ns)
-            self._tokens.append(tokens)
-            self._coalesced += lost
+        self._note_read(tokens, lost, at_ns)
 
     def _found(self, data: bytes) -> Any:
         try:

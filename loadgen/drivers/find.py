@@ -7,10 +7,21 @@ from typing import cast
 
 from loadgen.errors import BadInput, MissingDependency
 from loadgen.protocols import DriverFactory
+from loadgen.records import LoadSpec
 from loadgen.system import plugins
 
-EXTRAS = {"triton-grpc": "triton", "mii-grpc": "ds"}
-BUILT_IN = ("llamacpp", "lmdeploy", "mii-grpc", "openai", "sglang", "tgi", "triton-grpc")
+EXTRAS = {"triton-grpc": "triton", "mii-grpc": "ds", "tgi-shard": "triton"}
+BUILT_IN = ("llamacpp", "lmdeploy", "mii-grpc", "openai", "sglang", "tgi", "tgi-shard", "triton-grpc")
+STATIC_ALONE = frozenset({"tgi-shard"})  # whose caller is the scheduler, so that nothing arrives meanwhile
+
+
+def check_load(protocol: str, load: LoadSpec) -> None:
+    """Raise BadInput for a load that a protocol cannot carry."""
+    if protocol in STATIC_ALONE and load.kind != "static":
+        raise BadInput(
+            f"mode = {load.kind!r} over {protocol}: its caller forms the batches, and nothing arrives meanwhile "
+            "(accepted: static)"
+        )
 
 
 def driver_factory(protocol: str) -> DriverFactory:

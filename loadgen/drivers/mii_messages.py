@@ -11,14 +11,25 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-__all__ = ["SERVICE", "DecodeError", "MultiGenerationReply", "MultiStringRequest", "file", "settings"]
+__all__ = [
+    "SERVICE",
+    "DecodeError",
+    "MultiGenerationReply",
+    "MultiStringRequest",
+    "add_field",
+    "file",
+    "settings",
+]
 
 SERVICE = "/modelresponse.ModelResponse/"
 PACKAGE = "modelresponse"
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _TYPES = {
     "string": _FIELD.TYPE_STRING,
+    "int32": _FIELD.TYPE_INT32,
     "int64": _FIELD.TYPE_INT64,
+    "uint32": _FIELD.TYPE_UINT32,
+    "uint64": _FIELD.TYPE_UINT64,
     "float": _FIELD.TYPE_FLOAT,
     "bool": _FIELD.TYPE_BOOL,
 }
@@ -46,23 +57,26 @@ def file() -> Any:
         if name == "MultiStringRequest":
             entry = message.nested_type.add(name="QueryKwargsEntry")
             entry.options.map_entry = True
-            _add(entry, 1, "key", "string", False)
-            _add(entry, 2, "value", "Value", False)
+            add_field(entry, 1, "key", "string")
+            add_field(entry, 2, "value", "Value")
         for number, (field, kind, repeated) in enumerate(fields, start=1):
             scope = f"{name}." if kind == "QueryKwargsEntry" else ""
-            added = _add(message, number, field, scope + kind, repeated)
+            added = add_field(message, number, field, scope + kind, repeated=repeated)
             if name == "Value":
                 added.oneof_index = 0
     return made
 
 
-def _add(message: Any, number: int, name: str, kind: str, repeated: bool) -> Any:
+def add_field(
+    message: Any, number: int, name: str, kind: str, *, repeated: bool = False, package: str = PACKAGE
+) -> Any:
+    """Add a field to a message's description; a ``kind`` that is not of ``_TYPES`` is a message of ``package``."""
     label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
     field = message.field.add(name=name, number=number, label=label, json_name=_json_name(name))
     if kind in _TYPES:
         field.type = _TYPES[kind]
     else:
-        field.type, field.type_name = _FIELD.TYPE_MESSAGE, f".{PACKAGE}.{kind}"
+        field.type, field.type_name = _FIELD.TYPE_MESSAGE, f".{package}.{kind}"
     return field
 
 

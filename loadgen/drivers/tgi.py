@@ -39,17 +39,22 @@ class Stream(EngineAnswer):
         )
 
 
-def make_driver(base_url: str, model: str, timeouts: Timeouts, options: Mapping[str, Any]) -> Driver:
-    """The driver of a TGI router. ``text``: ids (the words are the ids in decimal) or tokenizer (the folder's words).
+def text_of(options: Mapping[str, Any]) -> Text:
+    """How prompts become text. ``text``: ids (the words are the ids in decimal) or tokenizer (the folder's words).
 
-    Raises BadInput for other options, and for a tokenizer whose words are not one token each.
+    Raises BadInput for other words, and for a tokenizer whose words are not one token each.
     """
     kind = options.get("text", "ids")
     if kind not in ("ids", "tokenizer"):
         raise BadInput(f"tgi driver option text = {kind!r}: (accepted: ids, tokenizer)")
-    text: Text = Decimal()
-    if kind == "tokenizer":
-        text = OneTokenWords(from_tokenizer(str(options.get("tokenizer", ""))))
+    if kind == "ids":
+        return Decimal()
+    return OneTokenWords(from_tokenizer(str(options.get("tokenizer", ""))))
+
+
+def make_driver(base_url: str, model: str, timeouts: Timeouts, options: Mapping[str, Any]) -> Driver:
+    """The driver of a TGI router. Raises BadInput, as ``text_of`` does, and for other options."""
+    text = text_of(options)
 
     def body(request: Request) -> Mapping[str, Any]:
         ids = request.prompts[0]

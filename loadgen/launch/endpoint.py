@@ -39,6 +39,7 @@ class Endpoint:
     driver_options: Mapping[str, Any] = field(default_factory=dict)
     info_url: str | None = None
     metrics_url: str | None = None
+    records_url: str | None = None
     start: str | None = None
     fault: Callable[[], ServerError | None] = lambda: None
     family: Callable[[], Family] = frozenset

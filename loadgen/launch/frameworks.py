@@ -69,9 +69,11 @@ def find(name: str) -> Framework:
 def of(spec: ServerSpec) -> Framework:
     """The framework of a spec; where its options name a container image, that framework from the image.
 
-    Raises as ``find`` does.
+    Raises as ``find`` does, and BadInput for options that choose none of a framework's transports.
     """
     found = find(spec.framework)
+    if (choose := getattr(found, "for_spec", None)) is not None:
+        found = choose(_plain(spec))
     asked = container.OPTIONS.keys() & spec.options.keys()
     return cast(Framework, FromImage(found)) if asked - found.options.keys() else found
 

@@ -52,6 +52,13 @@ def interpreter_of(framework: str, python: str | None) -> str:
     return os.path.abspath(named) if os.sep in named else shutil.which(named) or named
 
 
+def program_of(framework: str, python: str | None, program: str) -> str:
+    """Where a framework's program lies, or should: beside the interpreter that is named for it, else on PATH."""
+    if python is None and variable(framework) not in os.environ:
+        return shutil.which(program) or program
+    return os.path.join(os.path.dirname(interpreter_of(framework, python)), program)
+
+
 def look_into(
     path: str,
     *,

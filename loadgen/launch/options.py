@@ -42,6 +42,16 @@ class Options:
             self._refuse(name, f"a whole number from {low}")
         return number
 
+    def share(self, name: str, default: float | None = None, *, whole: bool = False) -> float | None:
+        """A number above 0 and below 1, with ``whole`` 1 too; ``default`` where it is absent. Raises BadInput."""
+        value = self.values.get(name)
+        if value is None:
+            return default
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+        if not 0 < number < 1 and not (whole and number == 1):
+            self._refuse(name, f"a number above 0, {'up to' if whole else 'below'} 1")
+        return float(number)
+
     def choice(self, name: str, accepted: Sequence[str]) -> str:
         """One of ``accepted``; the first is the default."""
         value = str(self.values.get(name, accepted[0])).lower()

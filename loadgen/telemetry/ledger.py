@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loadgen.engine_facts import keeps_buffers, replays_graphs, takes_kv_ahead
+from loadgen.engine_facts import keeps_buffers, kv_dtype, replays_graphs, takes_kv_ahead
 from loadgen.records import LoadSpec, ServerSpec, Trial, TrialResult
 from loadgen.telemetry import kept_buffers
+from loadgen.telemetry.held import by_driver, by_kv_counter
 from loadgen.telemetry.needed import AT_LEAST, is_bound, need, need_again
 from loadgen.telemetry.overhead import overhead
-from loadgen.telemetry.prometheus_text import ENGINE, MOST
+from loadgen.telemetry.prometheus_text import MOST
 from loadgen.telemetry.series import Readings, peak
-from loadgen.telemetry.spans import Span, Spans
+from loadgen.telemetry.spans import Spans
 from loadgen.telemetry_records import MemoryLedger
 from loadgen.theory.models import activation_bytes, kv_bytes_per_token, stage_layers, stage_weight_bytes
 
@@ -110,7 +111,7 @@ def make_ledger(
     own = pools.get(place, {}) if place is not None else {}
     kv_needed, kv_reserved = own.get("kv_needed"), own.get("kv_reserved")
     if ahead and kv_needed is None:
-        kv_needed, kv_reserved = _by_kv_counter(server, readings, busy)
+        kv_needed, kv_reserved = by_kv_counter(server, readings, busy, after)
     if needed is None and ahead and kv_needed is not None:
         needed, needed_from = expected.weights + kv_needed, "weights as predicted, KV by the engine's counter"
     elif (
@@ -123,9 +124,9 @@ def make_ledger(
     # A GPU that the environment does not name would shift the others' places.
     if number is not None and number < len(gpus) == len(server.gpus):
         gpus = [gpus[number]]
-    process, process_from = _process(readings, busy, gpus, used_before or {})
+    process, process_from = by_driver(readings, busy, gpus, used_before or {})
     if needed is None and keeps_buffers(after):
-        first_held, _ = _process(readings, spans.idle, gpus, used_before or {})
+        first_held, _ = by_driver(readings, spans.idle, gpus, used_before or {})
         held = max((each for each in (held_before, first_held) if each is not None), default=None)
         needed, needed_from = kept_buffers.need_of(held, process)
     idle = peak(_series(readings, "engine_allocated_bytes", place), spans.idle)
@@ -166,7 +167,9 @@ def expect(server: ServerSpec, load: LoadSpec, page: Mapping[str, object], place
     if sequences is None:
         return Expected(weights=weights[stage], kv=None, kv_rounding=None, activations=None)
     # Per token the cache of a stage is that of its layers.
-    per_token = kv_bytes_per_token(server.model, server.dtype, server.tp) * layers[stage] // sum(layers)
+    per_token = (
+        kv_bytes_per_token(server.model, kv_dtype(page, server), server.tp) * layers[stage] // sum(layers)
+    )
     length = load.input_tokens + load.output_tokens
     block = page.get("kv_block_tokens")
     tokens = sequences * load.input_tokens
@@ -265,38 +268,3 @@ def _series(readings: Readings, metric: str, place: str | None) -> list[Any]:
     """A metric's series of one GPU, or of all."""
     places = readings.subjects(metric) if place is None else [place]
     return [one for name in places if (one := readings.get(metric, name)) is not None]
-
-
-def _process(
-    readings: Readings,
-    busy: Sequence[Span],
-    gpus: Sequence[str],
-    before: Mapping[str, float],
-) -> tuple[float | None, Any]:
-    """What the driver counts for the server on the fullest of ``gpus``, else what its use grew by; how it is known.
-
-    In a container NVML may name the host's process ids, of which none can be known for the server's.
-    """
-    by_process = peak(readings.all_of("gpu_server_memory_bytes", gpus), busy)
-    if by_process is not None:
-        return by_process, "process"
-    grown = []
-    for gpu in gpus:
-        used = peak(readings.all_of("gpu_memory_used_bytes", [gpu]), busy)
-        if used is None or gpu not in before:
-            return None, None
-        grown.append(used - before[gpu])
-    return (max(grown), "growth") if grown else (None, None)
-
-
-def _by_kv_counter(
-    server: ServerSpec, readings: Readings, busy: Sequence[Span]
-) -> tuple[float | None, float | None]:
-    """The cache in use at its peak, and all that was taken ahead, by the engine's counters of blocks; ``None`` where
-    its metrics do not tell both."""
-    usage, capacity = readings.get("kv_usage", ENGINE), readings.get("kv_capacity_tokens", ENGINE)
-    highest, tokens = peak([usage] if usage else None, busy), peak([capacity] if capacity else None, busy)
-    if highest is None or tokens is None:
-        return None, None
-    taken = tokens * kv_bytes_per_token(server.model, server.dtype, server.tp, server.pp)
-    return highest * taken, taken

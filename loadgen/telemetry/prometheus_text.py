@@ -129,11 +129,13 @@ Series = tuple[str, Mapping[str, str], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What a page said. ``refused`` are values that cannot be, ``blind`` the GPUs that its source cannot read."""
+    """What a page said. ``refused`` are values that cannot be, ``blind`` the GPUs that its source cannot read;
+    ``quiet``: it has nothing to say, because nothing has happened."""
 
     readings: tuple[Reading, ...]
     refused: tuple[str, ...]
     blind: tuple[str, ...]
+    quiet: bool = False
 
 
 def names_of(rules: Mapping[str, Rule] = RULES) -> frozenset[str]:

@@ -19,6 +19,7 @@ from typing import IO
 import httpx
 import orjson
 
+from loadgen.telemetry.engine_records import read_records
 from loadgen.telemetry.known_series import known_series
 from loadgen.telemetry.prometheus_text import Page, Rule, read_page
 
@@ -64,8 +65,9 @@ class Source:
         began_ns, error, page = time.monotonic_ns(), None, None
         try:
             async with asyncio.timeout(SCRAPE_LIMIT_S):
-                page = read_page(await self._fetch(), self._rules)
-            if not (page.readings or page.blind or page.refused):
+                text = await self._fetch()
+            page = read_records(text) or read_page(text, self._rules)
+            if not (page.readings or page.blind or page.refused or page.quiet):
                 raise BadPage("answers, but with no metric that loadgen knows")
         except TimeoutError:
             error = f"no whole answer within {SCRAPE_LIMIT_S:g} s"

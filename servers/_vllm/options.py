@@ -9,11 +9,10 @@ from loadgen.errors import BadInput
 from loadgen.launch.options import Options
 from loadgen.records import ServerSpec
 from loadgen.servers._llama import weights
-from loadgen.theory.models import kv_bytes_per_token, split_problem
+from loadgen.theory.models import kv_bytes_per_token
 
 SEQUENCES = 1024  # at once, as vLLM itself has it on GPUs of 70 GiB or more
 KV_BLOCK = 128  # tokens; that of CPUs, a multiple of those of GPUs
-DTYPES = ("bfloat16", "float16", "float32")
 HELP: Mapping[str, str] = {
     "weights": weights.HELP,
     "seed": "seed of random weights, a whole number. Default 0",
@@ -29,28 +28,6 @@ HELP: Mapping[str, str] = {
 }
 _FLAGS = {"async_scheduling": "async-scheduling", "chunked_prefill": "enable-chunked-prefill"}
 _NUMBERS = ("max_num_batched_tokens", "max_cudagraph_capture_size")
-
-
-def check(spec: ServerSpec) -> None:
-    """Raise BadInput for a spec that vLLM cannot run anywhere."""
-    Options(spec.framework, spec.options).known(HELP)
-    weights.choice(spec)
-    weights.seed_of(spec)
-    flags(spec)
-    if spec.dtype not in DTYPES:
-        raise BadInput(f"vllm: dtype = {spec.dtype!r} (accepted: {', '.join(DTYPES)})")
-    if not spec.dummy_weights and spec.model.checkpoint is None:
-        raise BadInput(
-            f"vllm: model {spec.model.name!r} is a preset without weights (accepted: a checkpoint folder)"
-        )
-    if (problem := split_problem(spec.model, spec.tp, spec.pp)) is not None:
-        raise BadInput(f"vllm: {problem}")
-    if spec.gpus and len(spec.gpus) != spec.tp * spec.pp:
-        raise BadInput(
-            f"vllm: {len(spec.gpus)} GPUs for tp {spec.tp} × pp {spec.pp} (accepted: {spec.tp * spec.pp})"
-        )
-    if len(set(spec.gpus)) != len(spec.gpus):
-        raise BadInput(f"vllm: gpus = {spec.gpus} names one twice")
 
 
 def flags(spec: ServerSpec) -> tuple[str, ...]:
@@ -69,7 +46,7 @@ def flags(spec: ServerSpec) -> tuple[str, ...]:
         if name in options.values:
             found += [f"--{name.replace('_', '-')}", str(options.number(name, 0, 1))]
     if "gpu_memory_utilization" in options.values:
-        found += ["--gpu-memory-utilization", str(_share(options))]
+        found += ["--gpu-memory-utilization", f"{options.share('gpu_memory_utilization', whole=True):g}"]
     if "kv_tokens" in options.values:
         tokens = -(-options.number("kv_tokens", 0, 1) // KV_BLOCK) * KV_BLOCK
         size = tokens * kv_bytes_per_token(spec.model, spec.dtype, spec.tp, spec.pp)
@@ -80,12 +57,3 @@ def flags(spec: ServerSpec) -> tuple[str, ...]:
             raise BadInput(f"vllm: option attention = {backend!r} (accepted: a name such as FLASH_ATTN)")
         found += ["--attention-backend", backend.upper()]
     return tuple(found)
-
-
-def _share(options: Options) -> float:
-    value = options.values["gpu_memory_utilization"]
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
-        raise BadInput(
-            f"vllm: option gpu_memory_utilization = {value!r} (accepted: a number above 0, up to 1)"
-        )
-    return float(value)

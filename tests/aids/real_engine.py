@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from loadgen.drivers.find import driver_factory
 from loadgen.launch.endpoint import Endpoint
 from loadgen.launch.process import Server
 from loadgen.launch.running import start_server
 from loadgen.records import LoadSpec, Reply, Request, ServerSpec, Timeouts, Trial, TrialResult
-from loadgen.servers._torch import model as torch_model
 from loadgen.trial import run_trial
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +86,10 @@ def running(spec: ServerSpec, folder: Path) -> Iterator[Running]:
 
 def greedy(spec: ServerSpec, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
     """What transformers gives for the same random weights, prompt by prompt."""
+    import torch
+
+    from loadgen.servers._torch import model as torch_model
+
     model = torch_model.build(spec, torch.device("cpu"), 0, seed=0, attention="sdpa")
     found = []
     for prompt in prompts:

@@ -8,7 +8,9 @@ import pytest
 
 from loadgen.errors import UnknownFramework
 from loadgen.launch import frameworks
+from loadgen.records import ServerSpec
 from loadgen.selfcheck.contract import CHECKS, breaches
+from loadgen.theory.models import PRESETS
 
 NAMES = frameworks.names()
 
@@ -66,3 +68,10 @@ def test_it_keeps_the_contract(name: str, check: str) -> None:
     framework = frameworks.find(name)
     assert framework.name == name
     assert breaches(framework, check) == []
+
+
+def test_another_transport_of_a_framework_keeps_it_too() -> None:
+    spec = ServerSpec(framework="tgi", model=PRESETS["tiny"], gpus=(0,), options={"transport": "shard"})
+    framework = frameworks.of(spec)
+    assert framework.protocol == "tgi-shard"
+    assert [fault for check in CHECKS for fault in breaches(framework, check)] == []

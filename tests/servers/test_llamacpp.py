@@ -134,3 +134,5 @@ def test_a_program_that_is_not_here_is_told(program: Path, monkeypatch: pytest.M
     assert not FRAMEWORK.needs()[1].ok
     monkeypatch.setenv("LOADGEN_LLAMA_SERVER", "/opt/llama-server")
     assert flags(SPEC)[0] == "/opt/llama-server"
+    told = FRAMEWORK.needs()[1]
+    assert (told.ok, told.found) == (False, "no /opt/llama-server")

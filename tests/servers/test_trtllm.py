@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,8 @@ def test_a_command_line_with_dummy_weights() -> None:
     settings = json.loads(found.files["extra.yaml"])
     assert settings["load_format"] == "dummy"
     assert settings["kv_cache_config"] == {"enable_block_reuse": False, "free_gpu_memory_fraction": 0.8}
+    assert settings["enable_iter_perf_stats"] is True
+    assert (found.metrics_url, found.records_url) == (None, "http://127.0.0.1:30001/metrics")
     assert {"llama-13b/config.json", "llama-13b/tokenizer.json"} <= found.files.keys()
     assert json.loads(found.files["info.json"])["by_contract_only"] is True
 
@@ -102,8 +105,12 @@ def test_what_cannot_run_is_refused(change: dict[str, Any], words: str) -> None:
         FRAMEWORK.check(replace(SPEC, **change))
 
 
-def test_what_this_machine_lacks_is_told() -> None:
+def test_what_this_machine_lacks_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(MissingDependency, match="no trtllm-serve"):
         FRAMEWORK.check(SPEC)
     with pytest.raises(MissingDependency, match="no /envs/trt/bin/trtllm-serve"):
         FRAMEWORK.check(replace(SPEC, python="/envs/trt/bin/python"))
+    (tmp_path / "trtllm-serve").touch(mode=0o755)
+    monkeypatch.setenv("LOADGEN_TRTLLM_PYTHON", str(tmp_path / "python"))
+    FRAMEWORK.check(SPEC)
+    assert [need.ok for need in FRAMEWORK.needs()] == [True, True]

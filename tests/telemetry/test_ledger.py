@@ -253,6 +253,18 @@ def test_needed_by_the_engines_kv_counter(build: Any) -> None:
     assert ledger.kv_reserved_bytes == cache
 
 
+def test_a_cache_that_only_the_page_tells_is_reserved_and_needed_by_nobody(build: Any) -> None:
+    page = {"engine": "llama.cpp", "kv_ahead": True, "kv_tokens": 1000, "kv_dtype": "float16"}
+    trial = build.trial()
+    trial = replace(trial, server=replace(trial.server, dtype="float32"))
+    ledger = make_ledger(trial, readings(), SPANS, gpus=GPUS[:1], before={}, after=page)
+    assert ledger is not None
+    assert (ledger.kv_reserved_bytes, ledger.kv_bytes) == (1000 * 2 * 40 * 40 * 128 * 2, None)
+    plain = make_ledger(trial, readings(), SPANS, gpus=GPUS[:1], before={}, after={})
+    assert plain is not None
+    assert plain.predicted_kv_bytes == 2 * (ledger.predicted_kv_bytes or 0)
+
+
 @pytest.mark.parametrize("fullest", [0, 1, 2])
 def test_a_pipelines_fullest_gpu_is_held_against_its_own_stage(build: Any, fullest: int) -> None:
     """40 layers over 3 GPUs: 14, 13, 13; the embedding lies on the first, the norm and the head on the last."""

@@ -147,19 +147,27 @@ def alone(trial: Trial, url: str) -> Recorder:
 
 def test_a_source_is_read_and_stored_on_the_samples_clock(build: Any, tmp_path: Path) -> None:
     began_ns = time.monotonic_ns()
-    with endpoint(lambda handler, n: page(handler, POWER % 300)) as url:
-        first, second = record(build, tmp_path, url, trials=2)
+    records = '[{"iter": 7, "inflightBatchingStats": {"numScheduledRequests": 3}}]'
+    with (
+        endpoint(lambda handler, n: page(handler, POWER % 300)) as url,
+        endpoint(lambda handler, n: page(handler, "[]" if n % 2 else records)) as emptied,
+    ):
+        first, second = record(build, tmp_path, url, emptied, trials=2)
     assert first.telemetry is not None
     assert second.telemetry is not None
-    assert (first.caveats, second.caveats) == ((), ())
+    assert (first.caveats, second.caveats) == ((), ()), "a page of records that is empty is no fault"
     assert first.telemetry.phases["load"].power_mean_w == second.telemetry.phases["load"].power_mean_w == 300
     # Of so short a load power readings tell neither mean nor energy.
     assert first.telemetry.power_w is first.telemetry.energy_from is None
     assert first.telemetry.joules_per_output_token is None
-    stored = [read_scrapes(Rows(tmp_path / "telemetry" / f"{number}.parquet")) for number in range(2)]
+    every = [read_scrapes(Rows(tmp_path / "telemetry" / f"{number}.parquet")) for number in range(2)]
+    told = {reading for scrape in every[0] if scrape.source == emptied for reading in scrape.readings}
+    assert told == {("engine_steps", "engine", 7.0), ("engine_running", "engine", 3.0)}
+    stored = [[scrape for scrape in scrapes if scrape.source == url] for scrapes in every]
     assert began_ns < stored[0][0].at_ns < stored[0][-1].at_ns < stored[1][0].at_ns < time.monotonic_ns()
     assert all(scrape.readings == (("gpu_power_w", "GPU-a", 300.0),) for scrape in stored[0])
-    assert first.telemetry.sources[0].scrapes == len(stored[0]) >= 3
+    figures = {source.url: source.scrapes for source in first.telemetry.sources}
+    assert figures[url] == len(stored[0]) >= 3
     assert first.telemetry.cpu_cores is not None
 
 
