@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from loadgen.commands.options import load_options
+from loadgen.commands.options import MODES, load_options
 
 
 @click.command()
 @click.option("--like", metavar="PROFILE", help="replay the load of a profile that asks most of the client")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="with --like: override a key")
-@load_options(requests=256, concurrency=64)
+@load_options(requests=256, concurrency=64, modes=[mode for mode in MODES if mode != "sessions"])
 @click.option("--ttft-ms", default=200.0, show_default=True, help="the null server's time to the first token")
 @click.option("--itl-ms", default=20.0, show_default=True, help="its time between tokens; 0: no pause")
 @click.option("--bound-ms", default=1.0, show_default=True, help="the error that is still good")

@@ -29,6 +29,8 @@ def _released(trial: Trial) -> str:
     each = f" × {load.batch_size}" if load.batch_size > 1 else ""
     if load.kind == "closed":
         return f"{load.concurrency} in flight{each}"
+    if load.sessions is not None:
+        return f"{load.sessions.users} users"
     if load.kind == "ramp":
         return f"ramp {show_number(load.rate)}–{show_number(load.rate_end)}/s{each}"
     return f"{load.kind} {show_number(load.rate)}/s{each}" if load.rate else f"{load.kind}{each}"
@@ -42,6 +44,9 @@ def varied_text(load: LoadSpec) -> str:
         for way, spread in (("in", load.input_spread), ("out", load.output_spread))
         if spread is not None
     ]
+    if (talk := load.sessions) is not None:
+        parts.append(f"{_always_text(talk.turns)} turns")
+        parts += [f"think {_always_text(talk.think_ms)} ms"] if talk.think_ms.most else []
     if (shared := load.prefixes) is not None:
         share = "" if shared.share == 1 else f" of {show_share(shared.share)}"
         parts.append(f"{shared.groups} prefixes × {shared.tokens}{share}")
@@ -50,6 +55,10 @@ def varied_text(load: LoadSpec) -> str:
         parts += [pace] if replay.rate or replay.speed != 1 else []
         parts += [f"sample {show_share(replay.sample)}"] if replay.sample < 1 else []
     return ", ".join(parts)
+
+
+def _always_text(spread: Spread) -> str:
+    return str(spread.least) if spread.least == spread.most else spread_text(spread)
 
 
 def spread_text(spread: Spread) -> str:

@@ -103,12 +103,14 @@ class Driver(Protocol):
     ``prepare`` serialises a request ahead of its due time; ``start`` writes it and stamps the write; ``done`` is
     called exactly once with something that ``decode`` turns into a Reply, later, off the hot path. A failed request
     is a Reply with ``error`` set to ``ClassName: message`` of a DriverError. ``batches``: one call takes several
-    sequences; else a static batch goes out as single calls, released together.
+    sequences; else a static batch goes out as single calls, released together. ``can``: ``ids``, the server gets the
+    very ids of a prompt.
     """
 
     name: str
     stamps: str
     batches: bool
+    can: frozenset[str]
 
     async def open(self, connections: int) -> None:
         """Bring up ``connections`` before the schedule starts. Raises DriverError where they cannot be."""

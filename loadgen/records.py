@@ -13,12 +13,13 @@ from typing import Literal
 from loadgen.slo_records import Attained, Slo
 from loadgen.telemetry_records import ServerCores, TelemetrySummary
 from loadgen.units import nanoseconds
-from loadgen.workload_records import Prefixes, Replay, Spread
+from loadgen.workload_records import Prefixes, Replay, SessionFigures, Sessions, Spread
 
 SCHEMA_VERSION = 1
 DEFINITIONS = 2  # of a summary's figures
+FIRST_TOKENS = 16  # of a reply, kept with its sample
 
-LoadKind = Literal["static", "closed", "constant", "poisson", "gamma", "ramp", "trace"]
+LoadKind = Literal["static", "closed", "constant", "poisson", "gamma", "ramp", "trace", "sessions"]
 Phase = Literal["warmup", "lead_in", "measured", "drain"]
 Order = Literal["grouped", "interleaved"]
 OptionValue = str | int | float | bool
@@ -103,7 +104,8 @@ class LoadSpec:
     ``static``: one wire call holds ``batch_size`` sequences, the next follows its completion.
     ``closed``: ``concurrency`` requests in flight. The open-loop kinds send at seeded due times at ``rate``
     requests per second: ``constant``, ``poisson``, ``gamma`` (``burstiness`` 1 is Poisson, smaller is burstier),
-    ``ramp`` (linear from ``rate`` to ``rate_end``), ``trace`` (a file: see traces/formats.py).
+    ``ramp`` (linear from ``rate`` to ``rate_end``), ``trace`` (a file: see traces/formats.py). ``sessions``: turns of
+    conversations, where ``input_tokens`` are those that a turn adds and ``requests`` counts turns.
     ``warmup`` requests of the same shape are drained before ``requests`` are measured.
     ``duration_s`` bounds a load by time in place of ``requests``, which is 0 then: the load runs for ``lead_in_s``,
     uncounted (phase ``lead_in``), and on through a counted window of ``duration_s``. A request belongs to the phase in
@@ -139,6 +141,7 @@ class LoadSpec:
     input_spread: Spread | None = None
     output_spread: Spread | None = None
     prefixes: Prefixes | None = None
+    sessions: Sessions | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
@@ -149,7 +152,14 @@ class LoadSpec:
     @property
     def varies(self) -> bool:
         """Whether its requests have other lengths than each other."""
-        return self.kind == "trace" or self.input_spread is not None or self.output_spread is not None
+        told = (self.input_spread, self.output_spread, self.sessions)
+        return self.kind == "trace" or any(each is not None for each in told)
+
+    @property
+    def longest(self) -> int:
+        """Input and output tokens of its longest request; of a session, of its first turn."""
+        shared = self.prefixes.tokens if self.sessions is not None and self.prefixes is not None else 0
+        return shared + self.input_tokens + self.output_tokens
 
     def window(self, start_ns: int) -> Window | None:
         """The counted window of a load that began at ``start_ns``; ``None`` of one that is bound by its requests, and
@@ -161,14 +171,17 @@ class LoadSpec:
 
     @property
     def in_flight(self) -> int | None:
-        """Wire calls that are kept in flight; ``None`` in open loop, where the server's speed decides."""
-        if self.open_loop:
+        """Wire calls that are kept in flight; ``None`` in open loop, where the server's speed decides, and of sessions,
+        whose users think between them."""
+        if self.open_loop or self.sessions is not None:
             return None
         return 1 if self.kind == "static" else self.concurrency
 
     @property
     def sequences(self) -> int | None:
-        """Sequences that are kept in the server; ``None`` in open loop."""
+        """Sequences that are kept in the server, at most so many of sessions; ``None`` in open loop."""
+        if self.sessions is not None:
+            return self.sessions.users
         return None if (calls := self.in_flight) is None else calls * self.batch_size
 
 
@@ -199,14 +212,15 @@ class Trial:
 # Not frozen, as Reply and Sample are not: one of each is made for every request, and takes thrice the time frozen.
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """One wire call: ``prompts`` holds ``batch_size`` lists of token ids, each asking for ``output_tokens``."""
+    """One wire call: ``prompts`` holds ``batch_size`` lists of token ids, each asking for ``output_tokens``.
+    ``keep_ids``: how many token ids of the reply are kept, where the server tells them."""
 
     seq: int
     phase: Phase
     prompts: tuple[tuple[int, ...], ...]
     output_tokens: int
     stream: bool = True
-    due_ns: int | None = None
+    keep_ids: int = FIRST_TOKENS
 
 
 @dataclass(slots=True, kw_only=True)
@@ -246,7 +260,12 @@ class Reply:
 
 @dataclass(slots=True, kw_only=True)
 class Sample:
-    """The measured record of one request: what was asked, and what its driver stamped."""
+    """The measured record of one request: what was asked, and what its driver stamped.
+
+    ``session`` is equal for the turns of one conversation. ``offset_ns`` is when its trace had it, on the samples'
+    clock: a turn is due then, or when the reply before it has come and its user has thought, whichever is later.
+    ``known_tokens`` of the input an endless cache would hold: what the session has sent and received before.
+    """
 
     phase: Phase
     batch_size: int
@@ -254,6 +273,9 @@ class Sample:
     output_tokens_asked: int
     due_ns: int | None
     reply: Reply
+    session: int | None = None
+    offset_ns: int | None = None
+    known_tokens: int | None = None
 
     @property
     def seq(self) -> int:
@@ -301,6 +323,8 @@ class Summary:
     failed requests out and whose percentiles are interpolated. ``cached_tokens`` of ``cached_of_tokens`` input tokens
     of the served requests came from the server's cache of prefixes, by the replies that tell; ``None`` where none does.
     ``lengths`` are tokens per sequence, asked for and had, of a load whose requests have lengths of their own.
+    ``session_lag_s`` is how much later than in its trace a turn was due, for the reply before it came late.
+    ``known_tokens`` of the input tokens of sessions were sent or received in an earlier turn: no cache has more.
     """
 
     requests_ok: int
@@ -324,6 +348,8 @@ class Summary:
     cached_tokens: int | None = None
     cached_of_tokens: int | None = None
     lengths: Mapping[str, Dist] = field(default_factory=dict)
+    session_lag_s: Dist | None = None
+    known_tokens: int | None = None
     definitions: int = 1
 
     @property
@@ -409,7 +435,7 @@ class TrialResult:
     (an endpoint that already ran, results of earlier versions, a server that did not come up). ``cores`` is what CPU
     the server may use, where its processes can be seen. ``window`` is what counted of a duration-bound load;
     ``attained`` is how many requests kept the trial's objectives; ``workload`` says what was taken of a trace, and what
-    its prompts share.
+    its prompts share, ``sessions`` what became of them.
     """
 
     trial: Trial
@@ -427,4 +453,5 @@ class TrialResult:
     window: Window | None = None
     attained: Attained | None = None
     workload: Mapping[str, object] | None = None
+    sessions: SessionFigures | None = None
     schema_version: int = SCHEMA_VERSION

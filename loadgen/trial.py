@@ -22,7 +22,7 @@ from loadgen.errors import (
 from loadgen.hang_watch import HangWatch
 from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text, server_cores
 from loadgen.load.run import run_trial_load
-from loadgen.load.workload import of_workload, workload_of
+from loadgen.load.workload import of_sessions, of_workload, workload_of
 from loadgen.metrics import caveats as checks
 from loadgen.metrics.engine_caveats import of_engine
 from loadgen.metrics.slo_watch import SloWatch
@@ -153,6 +153,7 @@ def run_trial(
     doubts = [] if failure is not None else checks.caveats(trial, accumulator, summary, quality)
     doubts += objectives.caveats()
     workload = workload_of(trial.load)
+    sessions = outcome.sessions if outcome is not None else None
     sent = outcome.requests_sent + outcome.warmup_sent if outcome is not None else 0
     cores = None if fault is not None else server_cores(endpoint, trial.server)
     of_server = (*of_engine(trial.load, sent, engine, quality, summary), *of_cores(cores, engine))
@@ -165,12 +166,22 @@ def run_trial(
         wall_s=time.monotonic() - start,
         summary=None if failure is not None else summary,
         client=quality,
-        caveats=(*doubts, *of_server, *of_workload(trial.load, workload)) if failure is None else (),
+        caveats=(
+            (
+                *doubts,
+                *of_server,
+                *of_workload(trial.load, workload),
+                *of_sessions(sessions),
+            )
+            if failure is None
+            else ()
+        ),
         attained=objectives.attained(trial.load.duration_s or summary.duration_s),
         failure=failure,
         cores=cores,
         window=window,
         workload=workload,
+        sessions=sessions,
     )
 
 
@@ -236,9 +247,14 @@ def smallest(trial: Trial) -> Trial:
         kind="static",
         input_tokens=1,
         output_tokens=1,
+        input_spread=None,
+        output_spread=None,
+        prefixes=None,
+        sessions=None,
         batch_size=1,
         concurrency=1,
         trace=None,
+        replay=None,
         requests=1,
         warmup=0,
         duration_s=None,

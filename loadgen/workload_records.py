@@ -52,6 +52,38 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sessions:
+    """Conversations, ``users`` of them at once: where one ends, the next begins. Each has ``turns`` requests. Behind a
+    reply its user thinks for ``think_ms`` (milliseconds), and the next prompt is all that was sent and received before,
+    with the load's input tokens behind it. A turn that would not fit into ``max_context`` tokens is none."""
+
+    users: int
+    turns: Spread
+    think_ms: Spread
+    max_context: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFigures:
+    """What became of sessions, behind the warm-up.
+
+    ``begun`` and ``whole`` (every turn of it served) are ``None`` of a trace, which does not say where one ends.
+    ``failed`` ended with a turn that failed, ``not_sent`` are the turns behind such ones. ``filled``: replies that came
+    back without their token ids, so that filler of their length stands for them in the prompts that follow. ``held``
+    turns of a trace were due before the reply to the turn before them. ``active_mean``: sessions at once, thinking
+    included, over the counted window or the whole load.
+    """
+
+    begun: int | None
+    whole: int | None
+    failed: int
+    not_sent: int
+    filled: int
+    held: int = 0
+    active_mean: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prefixes:
     """Prompts that begin alike: a ``share`` of the requests has one of ``groups`` prefixes of ``tokens`` tokens, each
     as likely as the others. A prompt that is not longer than its prefix is the beginning of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import click
@@ -50,6 +50,13 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a load that is bound by time, of a trace's replay and of prompts that begin alike."""
     for option in (
+        click.option(
+            "--think", help="sessions: from a reply to the next turn: 2s, lognormal:median=2s,sigma=1,max=60s"
+        ),
+        click.option("--turns", help="sessions: requests of each, or a distribution of their number"),
+        click.option(
+            "--users", type=int, help="sessions: conversations at once; --requests counts their turns"
+        ),
         click.option(
             "--prefixes",
             metavar="KEY=VALUE,…",
@@ -145,7 +152,7 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def load_options(*, requests: int, concurrency: int) -> Decorator:
+def load_options(*, requests: int, concurrency: int, modes: Sequence[str] = MODES) -> Decorator:
     """The options that describe one load."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,7 +160,7 @@ def load_options(*, requests: int, concurrency: int) -> Decorator:
             [
                 click.option(
                     "--mode",
-                    type=click.Choice(MODES),
+                    type=click.Choice(modes),
                     default="closed",
                     show_default=True,
                     help="how requests are sent",

@@ -21,13 +21,21 @@ from loadgen.launch.target import TRITON_OPTIONS, find_out
 from loadgen.metrics.objectives import slo_of_options, unseen_objectives
 from loadgen.plan.plan import endpoint_trial
 from loadgen.profile.bounds import default_lead_in_s, duration_problem
-from loadgen.profile.workloads import pairs, read_length, read_prefixes, read_replay
+from loadgen.profile.workloads import (
+    NO_THINK,
+    pairs,
+    read_length,
+    read_prefixes,
+    read_replay,
+    read_think,
+    read_turns,
+)
 from loadgen.records import LoadSpec, Timeouts, Trial, TrialResult
 from loadgen.report import format_of, sections
 from loadgen.traces.files import TraceExtent, measure_trace
 from loadgen.trial import run_trial
 from loadgen.units import SPAN, parse_span
-from loadgen.workload_records import Replay, Spread
+from loadgen.workload_records import Replay, Sessions, Spread
 
 MOST = 10**12  # of whatever is counted
 
@@ -159,8 +167,11 @@ def driver_options(
 
 
 def as_it_fits(load: LoadSpec, context: int | None) -> LoadSpec:
-    """The load with what is left out of its trace, or cut, by the context that the server told. Raises BadInput."""
+    """The load with what is left out of its trace, or cut, by the context that the server told, and its sessions ended
+    by it. Raises BadInput."""
     replay = load.replay
+    if load.sessions is not None:
+        return dataclasses.replace(load, sessions=dataclasses.replace(load.sessions, max_context=context))
     if load.kind != "trace" or load.trace is None or replay is None or replay.too_long == "fail":
         return load
     if replay.max_context is None:
@@ -217,11 +228,14 @@ def load_spec(
     lead_in: str | None = None,
     replay: str | None = None,
     prefixes: str | None = None,
+    users: int | None = None,
+    turns: str | None = None,
+    think: str | None = None,
 ) -> LoadSpec:
     """The command line as a LoadSpec. Raises BadInput that names the option, its value and what is accepted."""
     for option, value in (
         ("--concurrency", concurrency), ("--batch-size", batch_size), ("--requests", requests),
-        ("--workers", workers),
+        ("--workers", workers), ("--users", 1 if users is None else users),
     ):  # fmt: skip
         unbound = option == "--requests" and value == 0  # a whole trace, or as many as a duration holds
         if not (1 <= value <= MOST or unbound):
@@ -249,6 +263,7 @@ def load_spec(
         raise BadInput("--mode ramp needs --rate-end (requests per second)")
     if mode == "trace" and trace is None:
         raise BadInput("--mode trace needs --trace FILE")
+    talk = _sessions(mode, users, turns, think)
     lengths = {
         "input": read_length(input_tokens, "--input-tokens"), "output": read_length(output_tokens, "--output-tokens")
     }  # fmt: skip
@@ -265,7 +280,7 @@ def load_spec(
         extent = extent_of(trace, taken, requests if mode == "trace" else 0)
         if mode == "trace":
             lengths = {"input": extent.input_tokens, "output": extent.output_tokens}
-    in_flight = concurrency if mode == "closed" else 1
+    in_flight = concurrency if mode == "closed" else talk.users if talk is not None else 1
     return LoadSpec(
         kind=mode,  # type: ignore[arg-type]  # click checked it
         input_tokens=most_of(lengths["input"]),
@@ -274,8 +289,9 @@ def load_spec(
         output_spread=spreads.get("output"),
         replay=None if taken == Replay() else taken,
         prefixes=shared,
+        sessions=talk,
         batch_size=batch_size if mode == "static" else 1,
-        concurrency=in_flight,
+        concurrency=in_flight if mode == "closed" else 1,
         rate=rate,
         rate_end=rate_end,
         burstiness=burstiness,
@@ -289,6 +305,24 @@ def load_spec(
         seed=seed,
         workers=workers,
         timeouts=Timeouts(total_s=timeout, first_byte_s=timeout),
+    )
+
+
+def _sessions(mode: str, users: int | None, turns: str | None, think: str | None) -> Sessions | None:
+    given = {"--users": users, "--turns": turns, "--think": think}
+    if mode != "sessions":
+        for option, value in given.items():
+            if value is not None:
+                raise BadInput(f"{option} {value}: has no effect in mode {mode} (accepted: --mode sessions)")
+        return None
+    if users is None or turns is None:
+        raise BadInput(
+            f"--mode sessions needs {'--users (sessions at once)' if users is None else '--turns'}"
+        )
+    return Sessions(
+        users=users,
+        turns=read_turns(turns, "--turns"),
+        think_ms=NO_THINK if think is None else read_think(think, "--think"),
     )
 
 

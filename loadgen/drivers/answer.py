@@ -17,7 +17,6 @@ from loadgen.drivers.sse import EventStream
 from loadgen.errors import BadReply, DriverError, Refused
 from loadgen.records import Reply, Request
 
-FIRST_TOKENS = 16
 NOT_THE_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
 MOST_BODY = 256 << 20  # bytes that are kept of an answer that is no stream
 MOST_ID, MOST_TOKENS = 2**31 - 1, 2**31 - 1  # what the stored columns hold
@@ -126,7 +125,7 @@ class Answer:
             cached_tokens=cached_tokens(self._usage),
             begun_ns=self._begun_ns,
             first_answer_ns=self._first_answer_ns,
-            first_tokens=tuple(self._first[:FIRST_TOKENS]),
+            first_tokens=tuple(self._first[: self._request.keep_ids]),
             finish=finish,
             reads=reads,
             coalesced=self._coalesced,
@@ -278,11 +277,11 @@ class Answer:
             raise TypeError("token_ids is no list")
         self._by_ids = True
         self._counts[index] += len(ids)
-        if index == 0 and len(self._first) < FIRST_TOKENS:
-            for token in ids[:FIRST_TOKENS]:
+        if index == 0 and len(self._first) < (most := self._request.keep_ids):
+            for token in ids[:most]:
                 if token.__class__ is not int or not 0 <= token <= MOST_ID:
                     raise TypeError(f"token id {shown(repr(token).encode())} is none")
-            self._first += ids[:FIRST_TOKENS]
+            self._first += ids[:most]
         return len(ids)
 
     def _output_tokens(self) -> tuple[tuple[int, ...] | None, Literal["ids", "usage"] | None]:

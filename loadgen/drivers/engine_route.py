@@ -146,8 +146,9 @@ class EngineEndpoint(Endpoint):
         body: Body,
         answer: type[Answer],
         batches: bool,
+        prompt: Literal["ids", "text"] = "ids",
     ) -> None:
-        super().__init__(base_url, model, {"batches": batches})
+        super().__init__(base_url, model, {"batches": batches, "prompt": prompt})
         self._make = body
         self.answer = answer
         self.target = self.prefix.removesuffix("/v1") + path

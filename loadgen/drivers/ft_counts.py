@@ -17,7 +17,6 @@ from loadgen.errors import BadReply
 from loadgen.records import Reply, Request
 
 VARIANTS = ("a", "b")
-FIRST_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +189,7 @@ class Answer:
         first: tuple[int, ...] = ()
         if self._last is not None and self._output_tokens is not None:
             start = len(self._request.prompts[0])
-            first = tuple(self._last.rows[0][start : start + min(FIRST_TOKENS, self._counts[0])])
+            first = tuple(self._last.rows[0][start : start + min(self._request.keep_ids, self._counts[0])])
         return Reply(
             seq=self._request.seq,
             sent_ns=sent_ns,

@@ -17,7 +17,6 @@ from loadgen.protocols import Driver
 from loadgen.records import Reply, Request, Timeouts
 
 WHOLE, STREAM = f"{messages.SERVICE}GeneratorReply", f"{messages.SERVICE}GeneratorReplyStream"
-FIRST_TOKENS = 16
 OPTIONS: dict[str, str] = {
     "text": "ids: prompts are token ids in decimal (a server of loadgen's for a preset); tokenizer or words: words of "
     "one token",
@@ -54,6 +53,7 @@ class MiiDriver:
     def __init__(self, address: str, timeouts: Timeouts, text: Text) -> None:
         self._calls = GrpcCalls(address, timeouts, {WHOLE: "unary", STREAM: "stream"})
         self._text = text
+        self.can = frozenset({"ids"} if isinstance(text, Decimal) else ())
 
     async def open(self, connections: int) -> None:
         """Connect. Raises ConnectFailed."""
@@ -146,7 +146,7 @@ class _Answer:
             counted_by=("ids" if by_ids else "usage") if self._generated else None,
             usage_prompt_tokens=self._prompt_tokens or None,
             usage_output_tokens=sum(self._generated) if self._generated else None,
-            first_tokens=tuple(self._first[:FIRST_TOKENS]),
+            first_tokens=tuple(self._first[: self._request.keep_ids]),
             finish=",".join(sorted(set(self._finish))) or None,
             reads=len(raw.arrivals),
             error=error,
@@ -186,7 +186,7 @@ class _Answer:
             self._by_ids = False
             return
         self._ids += len(ids)
-        if place == 0 and len(self._first) < FIRST_TOKENS:
+        if place == 0 and len(self._first) < self._request.keep_ids:
             self._first += ids
 
     def _check(self, place: int, reply: Any) -> None:

@@ -94,6 +94,11 @@ class Endpoint:
         """Whether one call takes several prompts."""
         return self.route == "completions" and self._lists
 
+    @property
+    def can(self) -> frozenset[str]:
+        """See protocols.Driver."""
+        return frozenset({"ids"} if self.prompt == "ids" else ())
+
     def page(self, name: str) -> str:
         """The URL of a page: ``models`` and others that begin without a slash lie beside the routes; ``/version`` lies
         beside ``/v1``."""

@@ -52,7 +52,7 @@ class HttpxDriver:
     stamps = "user"
 
     def __init__(self, endpoint: Endpoint, timeouts: Timeouts) -> None:
-        self.batches = endpoint.batches
+        self.batches, self.can = endpoint.batches, endpoint.can
         self._endpoint = endpoint
         self._timeouts = timeouts
         self._headers = endpoint.headers()

@@ -39,7 +39,7 @@ class RawDriver:
 
     def __init__(self, endpoint: Endpoint, timeouts: Timeouts, *, kernel_stamps: bool = True) -> None:
         self.stamps = "user"
-        self.batches = endpoint.batches
+        self.batches, self.can = endpoint.batches, endpoint.can
         self._endpoint = endpoint
         self._timeouts = timeouts
         self._connect_ns = nanoseconds(timeouts.connect_s)

@@ -69,5 +69,13 @@ def make_driver(base_url: str, model: str, timeouts: Timeouts, options: Mapping[
             },
         }
 
-    endpoint = EngineEndpoint(base_url, model, path=ROUTE, body=body, answer=Stream, batches=False)
+    endpoint = EngineEndpoint(
+        base_url,
+        model,
+        path=ROUTE,
+        body=body,
+        answer=Stream,
+        batches=False,
+        prompt="text" if kind == "tokenizer" else "ids",
+    )
     return driver("tgi", endpoint, timeouts, options, own=OPTIONS)

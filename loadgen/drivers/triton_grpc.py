@@ -58,6 +58,7 @@ class TritonDriver:
     name = "triton-grpc"
     stamps = "user"
     batches = True
+    can = frozenset({"ids"})
 
     def __init__(self, address: str, model: str, timeouts: Timeouts, meaning: Meaning) -> None:
         self._model, self._timeouts, self._meaning = model, timeouts, meaning

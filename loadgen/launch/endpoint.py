@@ -100,7 +100,7 @@ def fitted(trial: Trial, endpoint: Endpoint) -> Trial:
     if trial.server is not None:
         return trial
     load = trial.load
-    longest = load.input_tokens + load.output_tokens
+    longest = load.longest
     if load.kind == "trace" and load.trace is not None:
         longest = measure_trace(load.trace, load.replay or PLAIN).longest
     if endpoint.context is not None and longest > endpoint.context:
@@ -121,7 +121,10 @@ def fitted(trial: Trial, endpoint: Endpoint) -> Trial:
     if endpoint.vocab is not None and (vocab is None or endpoint.text):
         vocab = endpoint.vocab if endpoint.text else min(endpoint.vocab, SAFE_VOCAB)  # what None means else
     at_most = load.at_most or (endpoint.at_most and not trial.exact)
-    return replace(trial, vocab=vocab, load=replace(load, at_most=at_most))
+    sessions = load.sessions
+    if sessions is not None and sessions.max_context is None:
+        sessions = replace(sessions, max_context=endpoint.context)
+    return replace(trial, vocab=vocab, load=replace(load, at_most=at_most, sessions=sessions))
 
 
 def server_cores(endpoint: Endpoint, spec: ServerSpec | None) -> ServerCores | None:

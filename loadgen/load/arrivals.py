@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from itertools import chain, count, islice, repeat
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loadgen.errors import BadInput
+from loadgen.load.arrival import Arrival
 from loadgen.load.lengths import lengths
+from loadgen.load.sessions import session_arrivals
 from loadgen.load.shared import groups
 from loadgen.records import LoadSpec
 from loadgen.traces.rows import TraceRow
@@ -28,27 +30,20 @@ T = TypeVar("T")
 Offsets = NDArray[np.int64]
 
 
-class Arrival(NamedTuple):
-    """One request of a schedule: its place, when it is due (ns from the start, None: at once), its lengths, and the
-    blocks that its prompt shares with others."""
-
-    number: int
-    offset_ns: int | None
-    input_tokens: int
-    output_tokens: int
-    blocks: tuple[int, ...] = ()
-
-
 def schedule(load: LoadSpec, trace: Iterable[TraceRow] = ()) -> Iterator[Arrival]:
     """The measured requests of a load, in order. ``trace`` are the rows of the trace, where there is one.
 
-    Closed loops have no due times. A load that is bound by its duration never ends here, but for a ramp.
+    Closed loops have no due times. Of sessions the first turns are given, with all others in them. A load that is bound
+    by its duration never ends here, but for a ramp.
 
     Raises BadInput for a rate that is missing or not positive, and for a trace that is shorter than ``requests``
     (0 takes the whole trace).
     """
     if load.kind == "trace":
         yield from _trace_arrivals(load, trace)
+        return
+    if load.kind == "sessions":
+        yield from session_arrivals(load)
         return
     offsets: Iterable[int | None]
     if load.open_loop:
@@ -68,6 +63,21 @@ def schedule(load: LoadSpec, trace: Iterable[TraceRow] = ()) -> Iterator[Arrival
 def share(items: Iterable[T], worker: int, workers: int) -> Iterator[T]:
     """Worker ``worker``'s part of ``items``: every ``workers``-th, so that the load is even at every instant."""
     return islice(items, worker, None, workers)
+
+
+def share_of_sessions(rows: Iterable[Arrival], worker: int, workers: int) -> Iterator[Arrival]:
+    """Worker ``worker``'s part of a trace's rows: all turns of a session are one worker's."""
+    if workers == 1:
+        yield from rows
+        return
+    for row in rows:
+        if (row.number if row.session is None else _mixed(row.session)) % workers == worker:
+            yield row
+
+
+def _mixed(session: int) -> int:
+    """A number as even as a hash: sessions may be numbered in steps."""
+    return (session * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF) >> 32
 
 
 def offset_chunks(load: LoadSpec) -> Iterator[Offsets]:
@@ -143,7 +153,15 @@ def _trace_arrivals(load: LoadSpec, rows: Iterable[TraceRow]) -> Iterator[Arriva
     wanted = load.requests or None
     have = 0
     for have, row in enumerate(islice(rows, wanted), 1):
-        yield Arrival(have - 1, row.offset_ns, row.input_tokens, row.output_tokens, row.blocks)
+        yield Arrival(
+            have - 1,
+            row.offset_ns,
+            row.input_tokens,
+            row.output_tokens,
+            row.blocks,
+            row.session,
+            row.think_ns,
+        )
     if wanted is not None and have < wanted:
         raise BadInput(
             f"{load.trace}: requests = {wanted}: the trace has {have} (accepted: up to {have}; 0 takes all)"

@@ -13,12 +13,14 @@ from itertools import islice
 from typing import Any, cast
 
 from loadgen.errors import BadInput, LoadgenError, WarmupRefused, unserved
-from loadgen.load.arrivals import Arrival, schedule
+from loadgen.load.arrival import Arrival
+from loadgen.load.arrivals import schedule, share_of_sessions
 from loadgen.load.arrivals import share as stride
 from loadgen.load.dispatch import GUARD_S, Dispatcher, OnSample, PromptMaker
 from loadgen.load.fan_out import FanOut
 from loadgen.load.quality import Figures, ReplyFigures, SelfWatch, client_quality
 from loadgen.load.sending import Sending
+from loadgen.load.session_dispatch import Filler, SessionDispatcher
 from loadgen.load.shared import for_warmup
 from loadgen.protocols import Clock, Driver, DriverFactory
 from loadgen.records import ClientQuality, LoadSpec, Reply, Trial
@@ -26,6 +28,7 @@ from loadgen.system import interrupt
 from loadgen.system.timer import TimerFactory, make_timer
 from loadgen.traces.files import PLAIN, measure_trace, open_rows
 from loadgen.units import nanoseconds
+from loadgen.workload_records import SessionFigures
 
 CLOSE_S = 10.0
 START_LEAD_S = 0.01  # the loop is awake and its alarm set half of this before the first due time
@@ -42,7 +45,7 @@ class LoadOutcome:
     those are of the last warm-up, of which there are two where the first one's last request was not served.
 
     ``in_flight_mean`` runs from the first send to the last, by the stamps of each request; ``in_flight_target`` is
-    None in open loop. ``start_ns`` is the instant that due times count from.
+    None in open loop. ``start_ns`` is the instant that due times count from. ``sessions`` is of loads that have some.
     """
 
     quality: ClientQuality
@@ -55,6 +58,7 @@ class LoadOutcome:
     warmup_sent: int
     warmup_failed: int
     processes: tuple[Figures, ...] = ()
+    sessions: SessionFigures | None = None
 
 
 async def run_load(
@@ -69,6 +73,7 @@ async def run_load(
     agree_start: Agree | None = None,
     on_start: OnStart = lambda start_ns: None,
     exact: bool = False,
+    filler: Filler = lambda seq, tokens: (0,) * tokens,
 ) -> LoadOutcome:
     """Send ``load`` through ``driver`` and hand every sample to ``on_sample(sample, in_flight)`` as it comes.
 
@@ -76,7 +81,7 @@ async def run_load(
     warm-up requests are numbered from 0, measured ones on from there. ``share`` is (worker, workers): this process
     sends every workers-th request. ``agree_start`` is awaited between warm-up and measurement and gives the start
     instant, which ``on_start`` is told before the first sample behind the warm-up. ``exact``: a prompt that the server
-    counts otherwise is an error.
+    counts otherwise is an error. ``filler(seq, tokens)`` stands for a reply in the prompts of its session that follow.
 
     Raises BadInput for a load that cannot be sent, WarmupRefused where the server refused all of the warm-up,
     LoadgenError for a driver that hangs. When cancelled it stops
@@ -91,12 +96,15 @@ async def run_load(
     # A load that is bound by its duration has no last number: a second warm-up's come before its first.
     first_measured = load.warmup if load.duration_s is None else 2 * load.warmup
 
+    in_sessions = has_sessions(load)
+    among_workers = share_of_sessions if in_sessions and load.sessions is None else stride
+
     def dispatcher(phase: Any, arrivals: Iterator[Arrival], **more: Any) -> Dispatcher:
-        return Dispatcher(
+        return (SessionDispatcher if "users" in more else Dispatcher)(
             phase=phase,
             load=load,
             driver=wire,
-            arrivals=stride(arrivals, worker, workers),
+            arrivals=(among_workers if "users" in more else stride)(arrivals, worker, workers),
             prompts=prompts,
             on_sample=on_sample,
             clock=clock,
@@ -123,14 +131,20 @@ async def run_load(
         if isinstance(wire, FanOut):
             del wire.skews_ns[:]
 
-        measured = dispatcher(
+        kind: dict[str, Any] = {"places": places, "max_rate": load.max_rate and load.max_rate / workers}
+        if in_sessions:
+            kind = {
+                "users": places,
+                "filler": filler,
+                "window": lambda: load.window(measured.start_ns),
+            }
+        measured: Dispatcher = dispatcher(
             "measured",
             _schedule(load),
             first_seq=first_measured,
-            places=places,
             on_reply=replies.add,
-            max_rate=load.max_rate and load.max_rate / workers,
             sending=None if load.duration_s is None else Sending(load),
+            **kind,
         )
         measured.prepare()
         measured.start_ns = (
@@ -148,17 +162,19 @@ async def run_load(
             figures.skews_ns = wire.skews_ns.tolist()
     finally:
         await _close(wire)
+    target = None if load.in_flight is None else places
     return LoadOutcome(
-        quality=client_quality([figures], replies, places),
+        quality=client_quality([figures], replies, target),
         in_flight_mean=measured.time.mean(),
         in_flight_max=measured.in_flight_max or None,
-        in_flight_target=places,
+        in_flight_target=target,
         start_ns=measured.start_ns,
         requests_sent=measured.sent,
         requests_failed=measured.failed,
         warmup_sent=warmup.sent,
         warmup_failed=warmup.failed,
         processes=(figures,),
+        sessions=measured.figures() if isinstance(measured, SessionDispatcher) else None,
     )
 
 
@@ -195,6 +211,7 @@ def run_here(
             agree_start=agree_start,
             on_start=on_start,
             exact=trial.exact,
+            filler=source.filler,
         )
         return await _unless_stopped(work, lambda: stop() or interrupt.asked())
 
@@ -207,6 +224,13 @@ def run_here(
         gc.unfreeze()
     interrupt.check()
     return outcome
+
+
+def has_sessions(load: LoadSpec) -> bool:
+    """Whether its requests, or some of them, are turns of conversations. Raises BadInput for a trace that is none."""
+    if load.kind == "trace" and load.trace is not None:
+        return measure_trace(load.trace, load.replay or PLAIN).in_sessions is not None
+    return load.sessions is not None
 
 
 def block_tokens_of(load: LoadSpec) -> int | None:
@@ -232,13 +256,15 @@ async def _unless_stopped(work: Coroutine[Any, Any, LoadOutcome], stop: Stop) ->
 
 
 def places_of(load: LoadSpec, share: tuple[int, int]) -> int | None:
-    """Requests that this worker keeps in flight; None in open loop. Raises BadInput when there is not one each."""
+    """Requests that this worker keeps in flight, or sessions at once; None in open loop. Raises BadInput when there is
+    not one each."""
     worker, workers = share
-    total = load.in_flight
+    total = load.in_flight if load.sessions is None else load.sessions.users
     if total is None:
         return None
     if total < workers:
-        what = "a static load has one call in flight" if load.kind == "static" else f"concurrency is {total}"
+        what = "users are" if load.sessions is not None else "concurrency is"
+        what = "a static load has one call in flight" if load.kind == "static" else f"{what} {total}"
         raise BadInput(f"workers = {workers}: {what} (accepted: up to {total})")
     return total // workers + (worker < total % workers)
 
@@ -261,8 +287,15 @@ def _warmup(load: LoadSpec) -> Iterator[Arrival]:
     count = 0
     while count < load.warmup:
         before = count
-        for arrival in islice(_schedule(load), load.warmup - count):
-            yield arrival._replace(number=count, offset_ns=None, blocks=for_warmup(arrival.blocks))
+        turns = (turn for arrival in _schedule(load) for turn in (arrival, *arrival.then))
+        for turn in islice(turns, load.warmup - count):
+            yield Arrival(
+                count,
+                None,
+                turn.context_tokens + turn.input_tokens,
+                turn.output_tokens,
+                for_warmup(turn.blocks),
+            )
             count += 1
         if count == before:
             return

@@ -15,12 +15,12 @@ from dataclasses import replace
 from typing import Any
 
 from loadgen.errors import LoadgenError, Refused, WrongLength
-from loadgen.load.arrivals import Arrival
+from loadgen.load.arrival import Arrival
 from loadgen.load.sending import Sending
 from loadgen.load.sound import length_error, sound
 from loadgen.metrics.in_flight import FlightTime
 from loadgen.protocols import Clock, Driver
-from loadgen.records import LoadSpec, Phase, Reply, Request, Sample
+from loadgen.records import FIRST_TOKENS, LoadSpec, Phase, Reply, Request, Sample
 from loadgen.system.timer import TimerFactory
 from loadgen.units import nanoseconds, seconds
 
@@ -183,8 +183,12 @@ class Dispatcher:
         return False
 
     def _start(self, due_ns: int | None) -> None:
+        """Send what is ready first."""
         seq, arrival, prepared = self._ready.popleft()
         self._ready_tokens -= arrival.input_tokens
+        self._send(seq, arrival, prepared, due_ns)
+
+    def _send(self, seq: int, arrival: Arrival, prepared: Any, due_ns: int | None) -> None:
         phase = self._phase
         if self._sending is not None:
             phase = self._sending.phase((self._clock() if due_ns is None else due_ns) - self.start_ns)
@@ -230,7 +234,11 @@ class Dispatcher:
     # Background: slices between the hot moments.
 
     def _finished(self) -> bool:
-        return not (self._more or self._ready or self.in_flight or self._raws)
+        return not (self.in_flight or self._raws or self._to_come())
+
+    def _to_come(self) -> bool:
+        """Whether there are requests that have not been sent."""
+        return self._more or bool(self._ready)
 
     async def _rest(self) -> None:
         if self._starved or len(self._raws) > UNDECODED // 2:
@@ -282,18 +290,27 @@ class Dispatcher:
             self._room.set()
             return
         seq = self._first_seq + arrival.number
-        request = Request(
-            seq=seq,
-            phase=self._phase,
-            prompts=self._prompts(seq, arrival.input_tokens, *((arrival.blocks,) if arrival.blocks else ())),
-            output_tokens=arrival.output_tokens,
-            stream=self._load.stream,
-        )
-        self._ready.append((seq, arrival, self._driver.prepare(request)))
+        self._ready.append((seq, arrival, self._made(seq, arrival)))
         self._ready_tokens += arrival.input_tokens
         if self._starved:
             self._starved = False
             self._launch()
+
+    def _made(self, seq: int, arrival: Arrival) -> Any:
+        """The request of an arrival, serialised."""
+        shared = (arrival.blocks,) if arrival.blocks else ()
+        return self._prepared(seq, arrival, self._prompts(seq, arrival.input_tokens, *shared))
+
+    def _prepared(self, seq: int, arrival: Arrival, prompts: Prompts, keep_ids: int = FIRST_TOKENS) -> Any:
+        request = Request(
+            seq=seq,
+            phase=self._phase,
+            prompts=prompts,
+            output_tokens=arrival.output_tokens,
+            stream=self._load.stream,
+            keep_ids=keep_ids,
+        )
+        return self._driver.prepare(request)
 
     def _decode_one(self) -> None:
         reply = sound(self._driver.decode(self._raws.popleft()))
@@ -308,7 +325,7 @@ class Dispatcher:
         if reply.error is not None:
             self.failed += 1
             self.refused += reply.error.startswith(Refused.__name__)
-        self.time.add(reply.sent_ns, reply.end_ns, more=self._more or bool(self._ready))
+        self.time.add(reply.sent_ns, reply.end_ns, more=self._to_come())
         self._on_reply(reply, due_ns)
         sample = Sample(
             phase=phase,
@@ -318,6 +335,10 @@ class Dispatcher:
             due_ns=due_ns,
             reply=reply,
         )
+        self._ended(sample, arrival)
+
+    def _ended(self, sample: Sample, arrival: Arrival) -> None:
+        """Hand a sample out."""
         self._on_sample(sample, self.in_flight)
 
     def _length_error(self, reply: Reply, arrival: Arrival) -> str | None:

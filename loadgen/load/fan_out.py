@@ -22,7 +22,7 @@ class FanOut:
 
     def __init__(self, driver: Driver, batch_size: int) -> None:
         self._driver, self._batch_size = driver, batch_size
-        self.name, self.stamps = driver.name, driver.stamps
+        self.name, self.stamps, self.can = driver.name, driver.stamps, driver.can
         self.skews_ns = array("q")
 
     async def open(self, connections: int) -> None:

@@ -19,6 +19,8 @@ BLOCK_IDS, BLOCK_REQUESTS = (
     64,
 )  # short prompts are made a block at a time: seeding costs more than they do
 
+FILLER = 4  # a stream of its own, beside the prompts' 0 and 1 and those of shared blocks
+
 Prompts = tuple[tuple[int, ...], ...]
 
 
@@ -85,6 +87,12 @@ class PromptSource:
             self._made = self._block(block, requests, length)
             self._made_of = (length, block)
         return tuple(map(tuple, self._made[place]))
+
+    def filler(self, seq: int, tokens: int) -> tuple[int, ...]:
+        """Ids that stand for the reply to a request, where the server did not tell its own."""
+        raw = np.random.PCG64([self.seed, FILLER, seq]).random_raw(tokens)
+        ids: list[int] = ((raw % self._base).astype(np.int32) + self.low).tolist()
+        return tuple(ids)
 
     def _block(self, block: int, requests: int, length: int) -> list[list[list[int]]]:
         # Raw bits: numpy promises their stream for good, and that of Generator.integers for one version only.

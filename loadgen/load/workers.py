@@ -38,6 +38,7 @@ from loadgen.protocols import DriverFactory
 from loadgen.records import Sample, Trial
 from loadgen.results.store import read_samples
 from loadgen.units import nanoseconds
+from loadgen.workload_records import SessionFigures
 
 START_IN_S = 0.1  # every worker must have read the start instant before it comes
 SILENT_S = (
@@ -244,7 +245,16 @@ def _joined(trial: Trial, outcomes: list[dict[str, Any]], start_ns: int, merged:
         warmup_sent=total("warmup_sent"),
         warmup_failed=total("warmup_failed"),
         processes=figures,
+        sessions=_sessions([outcome["sessions"] for outcome in outcomes]),
     )
 
 
-# The child's side.
+def _sessions(parts: list[dict[str, Any] | None]) -> SessionFigures | None:
+    """The figures of all workers' sessions together: sessions of different workers are different ones."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    names = known[0].keys()
+    told = {name: [part[name] for part in known if part[name] is not None] for name in names}
+    figures: dict[str, Any] = {name: sum(values) if values else None for name, values in told.items()}
+    return SessionFigures(**figures)

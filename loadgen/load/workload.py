@@ -9,6 +9,7 @@ from loadgen.load.lengths import lengths
 from loadgen.records import Caveat, LoadSpec
 from loadgen.traces.files import PLAIN, measure_trace
 from loadgen.units import show_s
+from loadgen.workload_records import SessionFigures
 
 DRAWS = 4096  # lengths behind the share of tokens that prefixes are
 
@@ -21,7 +22,7 @@ def workload_of(load: LoadSpec) -> Mapping[str, object] | None:
     """
     if load.kind == "trace" and load.trace is not None:
         return measure_trace(load.trace, load.replay or PLAIN).facts()
-    if load.prefixes is None:
+    if load.prefixes is None or load.sessions is not None:  # of which samples say what could be had
         return None
     drawn = list(islice(lengths(load, "input"), DRAWS))
     shared = sum(min(length, load.prefixes.tokens) for length in drawn)
@@ -37,4 +38,25 @@ def of_workload(load: LoadSpec, facts: Mapping[str, object] | None) -> Iterator[
             message=f"the trace's clock has steps of {show_s(grid_s)}: many of its requests are due at one instant, "
             "which they never were",
             remedy=f"replay it with spread = '{grid_s:g}s'",
+        )
+
+
+def of_sessions(told: SessionFigures | None) -> Iterator[Caveat]:
+    """Doubts about the conversations of a load."""
+    if told is None:
+        return
+    if told.failed:
+        yield Caveat(
+            kind="sessions-failed",
+            message=f"{told.failed} sessions ended with a turn that failed; {told.not_sent} turns behind those were "
+            "not sent, and the load was that much lighter",
+            remedy="see to the failed requests first",
+        )
+    if told.filled:
+        yield Caveat(
+            kind="session-filler",
+            message=f"{told.filled} replies are not in the prompts behind them, since prompts go out as text or the "
+            "server does not tell its token ids: other tokens, as many, stand for them, and a cache of prefixes "
+            "holds what was sent and no reply",
+            remedy="completions by token ids, with return_token_ids, from a server that sends them",
         )

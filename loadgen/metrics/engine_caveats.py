@@ -45,7 +45,8 @@ def of_engine(
     ours = calls > 0 and output == calls * load.batch_size * load.output_tokens
     if load.kind == "static" and load.batch_size > 1 and ours and isinstance(steps, int):
         yield from _of_steps(load, steps / calls)
-    shares = load.prefixes is not None or load.kind == "trace"  # then a cache is what is measured
+    # Then a cache is what is measured.
+    shares = load.prefixes is not None or load.sessions is not None or load.kind == "trace"
     if isinstance(cached, int) and isinstance(prompt, int) and cached > CACHED * prompt and not shares:
         yield Caveat(
             kind="prefix-cache",

@@ -114,6 +114,8 @@ class Accumulator:
         self._lengths: dict[str, Values] | None = {name: Values() for name in LENGTHS} if varied else None
         self._e2e, self._ttft, self._tpot, self._itl = Values(), Values(), Values(), Values()
         self._per_token, self._send_lag, self._answer = Values(), Values(), Values()
+        self._session_lag = Values()
+        self._known: int | None = None
 
     def count_within(self, window: Window) -> None:
         """Have rates and tokens be those of a window."""
@@ -143,6 +145,8 @@ class Accumulator:
         if reply.cached_tokens is not None:
             self._cached += reply.cached_tokens
             self._cached_of += input_tokens
+        if sample.known_tokens is not None:
+            self._known = (self._known or 0) + sample.known_tokens
         if self._lengths is not None:
             self._note_lengths(sample, self._lengths)
         start, e2e = start_ns(sample), e2e_ns(sample)
@@ -150,6 +154,8 @@ class Accumulator:
         self.observations.add(sample, start, e2e)
         if sample.due_ns is not None:
             self._send_lag.add(reply.sent_ns - sample.due_ns)
+            if sample.offset_ns is not None:
+                self._session_lag.add(sample.due_ns - sample.offset_ns)
         tokens = tokens_per_sequence(sample)
         if reply.output_tokens is None or tokens is None:
             self._uncounted += 1
@@ -216,6 +222,8 @@ class Accumulator:
             first_answer_s=self._answer.dist(to_s),
             cached_tokens=self._cached if self._cached_of else None,
             cached_of_tokens=self._cached_of or None,
+            session_lag_s=self._session_lag.dist(to_s),
+            known_tokens=self._known,
             lengths={
                 name: found
                 for name, values in (self._lengths or {}).items()

@@ -17,7 +17,7 @@ from loadgen.records import LoadSpec, ModelSpec, ServerSpec, Timeouts
 from loadgen.theory import models
 from loadgen.traces.files import TraceExtent, measure_trace
 from loadgen.traces.formats import FORMATS
-from loadgen.workload_records import Replay, Spread
+from loadgen.workload_records import Replay, Sessions, Spread
 
 USED_BY: dict[str, frozenset[str]] = {
     "static": frozenset({"batch_size"}),
@@ -27,6 +27,7 @@ USED_BY: dict[str, frozenset[str]] = {
     "gamma": frozenset({"rate", "burstiness", "prefixes"}),
     "ramp": frozenset({"rate", "rate_end", "prefixes"}),
     "trace": frozenset({"trace", "replay"}),
+    "sessions": frozenset({"users", "turns", "think", "prefixes"}),
 }
 
 
@@ -94,7 +95,8 @@ class Builder:
             return []
         if not self._is_bounded(point):
             return []
-        load = _load(point, trace, replay, self._tables.load.timeouts.model_dump())
+        context = None if server is None else server.model.max_context
+        load = _load(point, trace, replay, context, self._tables.load.timeouts.model_dump())
         if server is not None:
             self._check_lengths(point, server, load, trace)
         digest = trace.digest if trace else ""
@@ -192,6 +194,8 @@ class Builder:
         own, listed = self._tables.frameworks.get(point.values["framework"] or ""), "server.gpus"
         if own is not None and own.gpus is not None:
             gpus, listed = own.gpus, f"frameworks.{point.values['framework']}.gpus"
+        if gpus == AUTO:
+            gpus = [] if self._gpu_count == 0 else None
         blamed = "pp" if pp > model.layers or tp == 1 < pp else "tp"
         path, value = point.paths[blamed], point.values[blamed]
         problem = models.split_problem(model, tp, pp)
@@ -218,7 +222,7 @@ class Builder:
     def _check_lengths(
         self, point: Point, server: ServerSpec, load: LoadSpec, trace: TraceExtent | None
     ) -> None:
-        model, length = server.model, load.input_tokens + load.output_tokens
+        model, length = server.model, load.longest
         if trace is not None:
             length = trace.longest
         if length > model.max_context:
@@ -255,7 +259,11 @@ class Builder:
 
 
 def _load(
-    point: Point, trace: TraceExtent | None, replay: Replay | None, timeouts: Mapping[str, float]
+    point: Point,
+    trace: TraceExtent | None,
+    replay: Replay | None,
+    context: int | None,
+    timeouts: Mapping[str, float],
 ) -> LoadSpec:
     values = dict(point.values)
     for way in ("input", "output"):
@@ -282,6 +290,7 @@ def _load(
         input_spread=values["input_spread"],
         output_spread=values["output_spread"],
         replay=None if replay == Replay() else replay,
+        sessions=_sessions(values, context) if mode == "sessions" else None,
         requests=requests if values["requests"] is None else values["requests"],
         warmup=warmup if values["warmup"] is None else values["warmup"],
         duration_s=duration_s,
@@ -294,10 +303,18 @@ def _load(
     )
 
 
+def _sessions(values: Mapping[str, Any], context: int | None) -> Sessions:
+    return Sessions(
+        users=values["users"], turns=values["turns"], think_ms=values["think"], max_context=context
+    )
+
+
 def _default_counts(mode: str, values: Mapping[str, Any]) -> tuple[int, int]:
     """Measured and warm-up requests when the profile gives none: in open loop, about 30 s of arrivals."""
     if values["duration"] is not None:
-        return 0, values["concurrency"] if mode == "closed" else 1
+        return 0, {"closed": values["concurrency"], "sessions": values["users"]}.get(mode, 1)
+    if mode == "sessions":
+        return max(16, 4 * values["users"]), values["users"]
     if mode == "static":
         return 5, 1
     if mode == "closed":

@@ -49,7 +49,7 @@ def with_searches(
     points: dict[tuple[str, int, int], Cell] = {}
     for cell in cells:
         load = cell.load
-        if cell.start or load.kind in ("trace", "ramp"):
+        if cell.start or load.kind in ("trace", "ramp", "sessions"):
             continue
         key = (server_key(_point(cell)), load.input_tokens, load.output_tokens)
         if key not in points or (load.open_loop and not points[key].load.open_loop):

@@ -79,7 +79,7 @@ def _check_modes(tables: Tables, number: int, block: SweepTable, problems: Probl
                 f"has no effect in mode = {mode!r}",
                 _modes_with(key),
             )
-    needed = {"rate", "rate_end", "trace", "input_tokens", "output_tokens"} & used
+    needed = {"rate", "rate_end", "trace", "users", "turns", "input_tokens", "output_tokens"} & used
     if tables.capacity is not None and mode != "ramp":
         needed -= {"rate"}  # which is searched
     for key in sorted(needed):

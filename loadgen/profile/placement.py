@@ -71,9 +71,10 @@ def _place(
 
 def _listed(spec: ServerSpec, tables: Tables) -> list[int] | None:
     own = tables.frameworks.get(spec.framework)
+    told: list[int] | str | None = tables.server.gpus if tables.server else None
     if own is not None and own.gpus is not None:
-        return own.gpus
-    return tables.server.gpus if tables.server else None
+        told = own.gpus
+    return told if isinstance(told, list) else None
 
 
 def _choices(spec: ServerSpec, tables: Tables) -> float:

@@ -17,7 +17,8 @@ starts = 3                           # fresh servers that each run all of it, A 
     dtype = "bfloat16"               # or float16, float32; left out: what the framework takes on GPUs
     tp = 1                           # tensor parallel: every layer split over tp GPUs
     pp = 1                           # pipeline: layers spread over pp GPUs
-    gpus = [0, 1]                    # device indices to use; [] is the CPU; all GPUs when left out
+    gpus = [0, 1]                    # device indices to use; [] is the CPU; all GPUs when left out; "auto": those, or
+                                     # the CPU of a machine that has none
     max_batch = 64                   # capacity that the server is started with, where it needs one; "auto": find the
                                      # largest static batch that fits, for every pair of lengths, by bisection
     dummy_weights = true             # random weights: what presets have, and a checkpoint when asked
@@ -30,13 +31,18 @@ starts = 3                           # fresh servers that each run all of it, A 
     python = "…"                     # also: dtype, gpus, max_batch, ready_timeout_s, options
 
     [load]                           # what to send
-    mode = "static"                  # static closed constant poisson gamma ramp trace
+    mode = "static"                  # static closed constant poisson gamma ramp trace sessions
     batch_size = 8                   # static: sequences in one wire call
     concurrency = 8                  # closed: requests in flight
     max_rate = 50.0                  # closed: at most so many requests per second
     rate = 5.0                       # constant poisson gamma ramp: requests per second; ramp also takes rate_end
     burstiness = 1.0                 # gamma: 1 is Poisson, smaller is burstier
     trace = "trace.jsonl"            # trace: a file of loadgen's own format or of one of traces/formats.py
+    users = 8                        # sessions: conversations at once; requests counts their turns
+    turns = 6                        # sessions: requests of each, or a distribution of their number
+    think = "2s"                     # sessions: from a reply to the next turn; or { kind = "lognormal", median = "2s",
+                                     # sigma = 1, max = "60s" }. A prompt is all that was sent and received before, and
+                                     # input_tokens more; a session ends before it outgrows the model's context
     input_tokens = 20                # or drawn for each request: { kind = "lognormal", median = 512, sigma = 0.8,
     output_tokens = 100              # max = 4096 }; gamma (mean, cv, max), uniform (min, max), empirical (file, column)
     requests = 5                     # measured wire calls of a trial

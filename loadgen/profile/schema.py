@@ -34,10 +34,13 @@ from loadgen.profile.values import (
     Slug,
     Span,
     Text,
+    Think,
     TraceReplay,
+    Turns,
     Url,
     did_you_mean,
 )
+from loadgen.profile.workloads import NO_THINK
 from loadgen.telemetry_records import TelemetrySpec
 
 Path = tuple[str | int, ...]
@@ -79,8 +82,8 @@ class Table(BaseModel):
 
 
 class ServerTable(Table):
-    """[server]: what to start. ``extend_context`` multiplies a preset's context; ``gpus = []`` is the CPU. Without a
-    ``dtype`` it is what the framework computes in on GPUs."""
+    """[server]: what to start. ``extend_context`` multiplies a preset's context; ``gpus = []`` is the CPU, and so is
+    ``"auto"`` where there are no GPUs. Without a ``dtype`` it is what the framework computes in on GPUs."""
 
     framework: Text | None = None
     model: Text | None = None
@@ -129,6 +132,9 @@ class LoadTable(Table):
     trace: Text | None = None
     replay: TraceReplay | None = None
     prefixes: SharedPrefixes | None = None
+    users: Count | None = None
+    turns: Turns | None = None
+    think: Think = NO_THINK
     input_tokens: Length | None = None
     output_tokens: Length | None = None
     requests: Index | None = None
@@ -153,6 +159,7 @@ class Axes(Table):
     batch_size: Annotated[list[Count] | None, Several] = None
     concurrency: Annotated[list[Count] | None, Several] = None
     rate: Annotated[list[Amount] | None, Several] = None
+    users: Annotated[list[Count] | None, Several] = None
     input_tokens: Annotated[list[Length] | None, Several] = None
     output_tokens: Annotated[list[Length] | None, Several] = None
     stream: Annotated[list[Flag] | None, Several] = None

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from loadgen import urls
 from loadgen.errors import BadInput
 from loadgen.metrics.objectives import BOUNDS, SHARES, parse_objective, parse_share
-from loadgen.profile.workloads import read_length, read_prefixes, read_replay
+from loadgen.profile.workloads import read_length, read_prefixes, read_replay, read_think, read_turns
 from loadgen.records import LoadKind, OptionValue, Order
 from loadgen.search_records import Variable
 from loadgen.theory.models import DTYPE_ALIASES, DTYPE_BYTES, dtype_name
@@ -73,7 +73,7 @@ def _read_by(reader: Callable[[Any, str], Any], name: str) -> Validator:
     """A validator out of what reads a table, whose errors say themselves what is accepted."""
 
     def check(value: Any) -> Any:
-        if reader is not read_length and not isinstance(value, dict):
+        if reader in (read_replay, read_prefixes) and not isinstance(value, dict):
             raise _bad("is not a table", "a table of keys")
         try:
             return reader(value, name)
@@ -184,6 +184,8 @@ def _repeat(value: Any) -> Any:
 
 
 def _devices(value: Any) -> Any:
+    if value == AUTO:
+        return value
     values = [] if value == [] else _several(value)
     return [whole_number(0)(item) for item in values]
 
@@ -192,6 +194,8 @@ Capacity = Annotated[Any, BeforeValidator(_capacity)]
 Share = Annotated[float, BeforeValidator(_share)]
 Count = Annotated[int, BeforeValidator(whole_number(1))]
 Length = Annotated[Any, BeforeValidator(_read_by(read_length, "length"))]
+Turns = Annotated[Any, BeforeValidator(_read_by(read_turns, "turns"))]
+Think = Annotated[Any, BeforeValidator(_read_by(read_think, "think"))]
 TraceReplay = Annotated[Any, BeforeValidator(_read_by(read_replay, "replay"))]
 SharedPrefixes = Annotated[Any, BeforeValidator(_read_by(read_prefixes, "prefixes"))]
 Index = Annotated[int, BeforeValidator(whole_number(0))]
@@ -205,7 +209,7 @@ Mode = Annotated[LoadKind, BeforeValidator(_one_of(*get_args(LoadKind)))]
 Ordering = Annotated[Order, BeforeValidator(_one_of(*get_args(Order)))]
 Option = Annotated[Any, BeforeValidator(_option)]
 Repeats = Annotated[list[int], BeforeValidator(_repeat)]
-Devices = Annotated[list[int], BeforeValidator(_devices)]
+Devices = Annotated[Any, BeforeValidator(_devices)]
 Bound = Annotated[str, BeforeValidator(_bound)]
 Attainment = Annotated[float, BeforeValidator(_attainment)]
 Searched = Annotated[Variable, BeforeValidator(_one_of(*get_args(Variable)))]

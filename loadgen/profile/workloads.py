@@ -1,7 +1,9 @@
-"""What a profile or the command line says of lengths, traces and shared prefixes → records, in one set of words.
+"""What a profile or the command line says of lengths, traces, shared prefixes and sessions → records, in one set of
+words.
 
 Lengths: a whole number, or a distribution, as a table (``{kind = "lognormal", median = 512, sigma = 0.8, max = 4096}``)
-or as text (``lognormal:median=512,sigma=0.8,max=4096``).
+or as text (``lognormal:median=512,sigma=0.8,max=4096``). Thinking: a span of time (``2s``), or a distribution of them,
+whose ``median``, ``mean``, ``min`` and ``max`` are spans.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,8 @@ REPLAY = (
     "block_tokens",
 )
 PREFIXES = ("groups", "tokens", "share")
+SPANS = ("median", "mean", "min", "max")  # of a distribution of times
+NO_THINK = Spread(kind="uniform", least=0, most=0)
 
 
 def read_length(value: Any, name: str) -> int | Spread:
@@ -72,6 +77,33 @@ def read_length(value: Any, name: str) -> int | Spread:
         raise BadInput(f"{name}: min = {least} is above max = {most}")
     numbers = {key: _number(f"{name}.{key}", number) for key, number in given.items()}
     return Spread(kind=kind, least=least, most=most, **numbers)  # type: ignore[arg-type]
+
+
+def read_turns(value: Any, name: str) -> Spread:
+    """How many turns a session has: a number, or a distribution. Raises BadInput."""
+    found = read_length(value, name)
+    return found if isinstance(found, Spread) else Spread(kind="uniform", least=found, most=found)
+
+
+def read_think(value: Any, name: str) -> Spread:
+    """How long a user thinks, in milliseconds: a span of time, or a distribution. Raises BadInput."""
+    if isinstance(value, str) and ":" in value:
+        kind, _, rest = value.partition(":")
+        value = {"kind": kind, **pairs(rest, name)}
+    if not isinstance(value, Mapping):
+        always = _milliseconds(name, value)
+        return Spread(kind="uniform", least=always, most=always)
+    if value.get("kind") == "empirical":
+        raise BadInput(f"{name}: kind = 'empirical': of lengths alone (accepted: uniform, lognormal, gamma)")
+    spans = {key: _milliseconds(f"{name}.{key}", value[key]) for key in SPANS if key in value}
+    least = spans.pop("min", 0)
+    found = read_length({**value, **spans, "min": max(1, least)}, name)
+    assert isinstance(found, Spread), "a table is a distribution"
+    return replace(found, least=least)
+
+
+def _milliseconds(name: str, value: Any) -> int:
+    return round(_span(name, value) * 1000)
 
 
 def _empirical(given: Mapping[str, Any], name: str) -> Spread:

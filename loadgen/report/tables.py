@@ -116,6 +116,8 @@ def conditions(trial: Trial) -> dict[str, Value]:
     named |= {"batch": load.batch_size}
     if load.kind == "closed":
         named |= {"in flight": load.concurrency, "max rate": load.max_rate}
+    if load.sessions is not None:
+        named |= {"users": load.sessions.users}
     if load.open_loop:
         named |= {
             "rate": load.rate,

@@ -160,7 +160,7 @@ def _load_parquet() -> None:
     importlib.import_module("pyarrow.parquet")
 
 
-_SAMPLE_FIELDS = ("phase", "batch_size", "input_tokens", "output_tokens_asked", "due_ns")
+_SAMPLE_FIELDS = tuple(name for name in Sample.__dataclass_fields__ if name != "reply")
 _REPLY_FIELDS = tuple(Reply.__dataclass_fields__)
 
 
@@ -239,7 +239,7 @@ def read_samples(stored: Rows | str | Path) -> Iterator[Sample]:
     source = stored if isinstance(stored, Rows) else Rows(Path(stored))
     for batch in source.batches(ROW_GROUP):
         for row in batch.to_pylist():
-            own = {name: row[name] for name in _SAMPLE_FIELDS}
+            own = {name: row.get(name) for name in _SAMPLE_FIELDS}
             reply = {name: row.get(name) for name in _REPLY_FIELDS}
             for name in ("token_ns", "tokens_per_arrival", "first_tokens"):
                 if reply[name] is None:

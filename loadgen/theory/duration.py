@@ -14,6 +14,7 @@ from loadgen.records import LoadSpec, ServerSpec, Trial
 from loadgen.theory.ceilings import Ceilings, datasheet
 from loadgen.theory.models import PRESETS, weight_bytes
 from loadgen.theory.physics import request_floor
+from loadgen.workload_records import Spread
 
 REACHED = 0.5  # of the ceilings, what serving engines commonly reach
 # The time that launching one layer's kernels takes the CPU without CUDA graphs: transformers' generate takes
@@ -52,7 +53,7 @@ def work_of(trial: Trial) -> Work:
     return Work(
         server=server_label(trial.server) if trial.server else str(trial.url),
         kind=load.kind,
-        at_once=load.batch_size * load.concurrency,
+        at_once=load.sequences or load.batch_size,
         input_tokens=load.input_tokens,
         output_tokens=load.output_tokens,
         requests=load.requests + load.warmup,
@@ -162,8 +163,16 @@ def trial_s(load: LoadSpec, one_call_s: float | None) -> float | None:
     if load.kind == "closed":
         paced = calls / load.max_rate if load.max_rate else 0.0
         return max(math.ceil(calls / load.concurrency) * one_call_s, paced)
+    if load.sessions is not None:
+        return math.ceil(calls / load.sessions.users) * (one_call_s + _think_s(load.sessions.think_ms))
     lasts_s = schedule_s(load)
     return None if lasts_s is None else lasts_s + one_call_s
+
+
+def _think_s(spread: Spread) -> float:
+    """A typical time of thinking: the median or mean that shapes it, else the middle."""
+    shape = spread.median or spread.mean or (spread.least + spread.most) / 2
+    return min(max(shape, spread.least), spread.most) / 1000
 
 
 def _distance(one: Work, other: Work) -> float:

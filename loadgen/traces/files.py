@@ -36,6 +36,7 @@ class TraceExtent:
     the last at the trace's own speed, ``unsorted`` how many rows came before the one above them. Of all blocks of the
     prompts, ``hit_share`` would be in an endless cache of prefixes, and so ``hit_tokens`` of ``tokens``; ``None``
     without blocks, and where they are too many to be told apart. ``grid_s`` is the step of a coarse clock.
+    ``in_sessions`` requests are turns of conversations; ``None`` of a trace that tells of none.
     """
 
     format: str
@@ -52,6 +53,7 @@ class TraceExtent:
     hit_tokens: int | None = None
     tokens: int = 0
     grid_s: float | None = None
+    in_sessions: int | None = None
 
     def facts(self) -> dict[str, Any]:
         """What of it stands in a result."""
@@ -125,7 +127,7 @@ class _Seen:
     def __init__(self, reader: Reader, unsorted: int = 0) -> None:
         self.reader, self.unsorted = reader, unsorted
         self.taken = Taken()
-        self.requests = self.tokens = self.hit_tokens = 0
+        self.requests = self.tokens = self.hit_tokens = self.in_sessions = 0
         self._input = self._output = self._longest = 0
         self._blocks: set[int] | None = set()
         self._all = self._hits = 0
@@ -137,6 +139,7 @@ class _Seen:
         """Note one."""
         self.requests += 1
         self.tokens += row.input_tokens
+        self.in_sessions += row.session is not None
         self._input, self._output = max(self._input, row.input_tokens), max(self._output, row.output_tokens)
         self._longest = max(self._longest, row.input_tokens + row.output_tokens)
         if self._first_ns < 0:
@@ -179,6 +182,7 @@ class _Seen:
             hit_tokens=self.hit_tokens if told else None,
             tokens=self.tokens,
             grid_s=self._least_ns / NS_PER_S if coarse else None,
+            in_sessions=self.in_sessions or None,
         )
 
 

@@ -2,10 +2,10 @@
 
 | name | file | time | blocks |
 |---|---|---|---|
-| ``loadgen`` | JSON lines: offset_s, input_tokens, output_tokens | s from the start | – |
+| ``loadgen`` | JSON lines: offset_s, input_tokens, output_tokens, and session, think_s | s from the start | – |
 | ``azure`` | CSV: TIMESTAMP, ContextTokens, GeneratedTokens (Azure's LLM traces, 2023 and 2024) | date, UTC | – |
 | ``burstgpt`` | CSV: Timestamp, Model, Request tokens, Response tokens, …; Session ID in its third release | s | – |
-| ``mooncake`` | JSON lines: timestamp, input_length, output_length, hash_ids (Mooncake, FAST '25) | ms | 512 tokens |
+| ``mooncake`` | JSON lines: timestamp, input_length, output_length, hash_ids; session_id, delay | ms | 512 tokens |
 | ``bailian`` | the same, chat_id and parent_chat_id (Qwen-Bailian) | s | 16 tokens |
 """
 
@@ -20,7 +20,16 @@ from functools import lru_cache
 from time import strptime
 
 from loadgen.errors import BadInput
-from loadgen.traces.rows import KEYS, LONGEST_S, TraceRow, count, json_object, parse_row
+from loadgen.traces.rows import (
+    KEYS,
+    LONGEST_S,
+    TraceRow,
+    count,
+    hash_of,
+    json_object,
+    parse_row,
+    session_of,
+)
 from loadgen.units import NS_PER_S
 
 FORMATS = ("loadgen", "azure", "burstgpt", "mooncake", "bailian")
@@ -195,23 +204,17 @@ def _hashed(size: int, unit_ns: int) -> Parse:
                 f"{where}: {len(blocks)} hash_ids for input_length = {asked}: their blocks are not of {size} "
                 "tokens (accepted: another block_tokens)"
             )
-        return TraceRow(at_ns, asked, given, _session(row, roots), tuple(blocks))
+        think_ns = _offset(row.get("delay") or 0, unit_s, "delay", where)
+        return TraceRow(at_ns, asked, given, _session(row, roots, where), tuple(blocks), think_ns)
 
     return parse
 
 
-def _session(row: dict[str, object], roots: dict[int, int]) -> int | None:
+def _session(row: dict[str, object], roots: dict[int, int], where: str) -> int | None:
     chat, parent = row.get("chat_id"), row.get("parent_chat_id", -1)
     if not isinstance(chat, int):
-        return None
+        return session_of(row.get("session_id"), "session_id", where)
     root = roots.get(parent, parent) if isinstance(parent, int) and parent >= 0 else chat
     if root != chat:
         roots[chat] = root  # first ones stand for themselves, so that these take no memory
-    return root
-
-
-def hash_of(text: bytes) -> int:
-    """63 bits that are equal for equal texts on any machine."""
-    import hashlib
-
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+    return session_of(root, "chat_id", where)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadgen.errors import BadInput
-from loadgen.traces.formats import hash_of
-from loadgen.traces.rows import TraceRow
+from loadgen.traces.rows import TraceRow, hash_of
 from loadgen.units import NS_PER_S, nanoseconds
 from loadgen.workload_records import Replay
 
@@ -81,7 +80,7 @@ def timed(rows: Iterable[TraceRow], *, speed: float, spread_s: float, seed: int)
     """Rows at ``speed`` times their own pace, each a seeded time below ``spread_s`` later; in order again."""
     if not spread_s:
         for row in rows:
-            yield row if speed == 1 else row._replace(offset_ns=round(row.offset_ns / speed))
+            yield row if speed == 1 else _faster(row, speed)
         return
     random = np.random.default_rng([SPREAD_SEED, seed])
     waiting: list[tuple[int, int, TraceRow]] = []
@@ -91,9 +90,13 @@ def timed(rows: Iterable[TraceRow], *, speed: float, spread_s: float, seed: int)
             waiting and waiting[0][0] <= row.offset_ns / speed
         ):  # nothing that follows can come before these
             yield _at(waiting)
-        heapq.heappush(waiting, (at_ns, number, row))
+        heapq.heappush(waiting, (at_ns, number, row._replace(think_ns=round(row.think_ns / speed))))
     while waiting:
         yield _at(waiting)
+
+
+def _faster(row: TraceRow, speed: float) -> TraceRow:
+    return row._replace(offset_ns=round(row.offset_ns / speed), think_ns=round(row.think_ns / speed))
 
 
 def _at(waiting: list[tuple[int, int, TraceRow]]) -> TraceRow:

@@ -60,7 +60,7 @@ class FakeTimer:
 class FakeDriver:
     """Answers each request after ``service(seq)`` ns; ``spoil`` may change a reply."""
 
-    name, stamps, batches = "fake", "kernel", True
+    name, stamps, batches, can = "fake", "kernel", True, frozenset({"ids"})
 
     def __init__(
         self, world: World, service: Callable[[int], int] = lambda seq: 10 * MS, **more: Any
@@ -123,8 +123,8 @@ class FakeDriver:
         self.closed = True
 
 
-def prompts_of(spec: LoadSpec) -> Callable[[int, int], Any]:
-    def make(seq: int, input_tokens: int) -> tuple[tuple[int, ...], ...]:
+def prompts_of(spec: LoadSpec) -> Callable[..., Any]:
+    def make(seq: int, input_tokens: int, blocks: tuple[int, ...] = ()) -> tuple[tuple[int, ...], ...]:
         return tuple((seq, *range(input_tokens - 1)) for _ in range(spec.batch_size))
 
     return make

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from loadgen.drivers.answer import FIRST_TOKENS, Answer, cached_tokens
+from loadgen.drivers.answer import Answer, cached_tokens
 from loadgen.drivers.chat_answer import ChatAnswer
 from loadgen.drivers.messages import as_chat
-from loadgen.records import Reply, Request
+from loadgen.records import FIRST_TOKENS, Reply, Request
 
 
 def asked(sequences: int = 1, tokens: int = 3, stream: bool = True) -> Request:

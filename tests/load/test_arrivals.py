@@ -110,7 +110,7 @@ ROWS = [TraceRow(0, 5, 6), TraceRow(250, 5, 7), TraceRow(250, 8, 6, None, (3, 1)
 
 def test_a_trace_is_replayed_as_written() -> None:
     rows = list(schedule(load("trace", trace="t.jsonl", requests=3, rate=None), ROWS))
-    assert [tuple(row) for row in rows] == [(0, 0, 5, 6, ()), (1, 250, 5, 7, ()), (2, 250, 8, 6, (3, 1))]
+    assert [row[:5] for row in rows] == [(0, 0, 5, 6, ()), (1, 250, 5, 7, ()), (2, 250, 8, 6, (3, 1))]
     assert len(list(schedule(load("trace", requests=0), ROWS))) == 4
 
 

@@ -149,6 +149,14 @@ def test_no_gpus_means_the_cpu() -> None:
         assert cell.server.gpus == ()
 
 
+def test_the_gpus_that_there_are_else_the_cpu() -> None:
+    for count, gpus in ((0, ()), (1, (0,)), (8, (0,)), (None, (0,))):
+        (cell,) = cells(BASE, "gpus=auto", gpus=count)
+        assert cell.server is not None
+        assert cell.server.gpus == gpus
+    assert "tp × pp = 2 GPUs are needed, this machine has 1" in problem(BASE, "gpus=auto", "tp=2", gpus=1)
+
+
 def test_every_problem_is_reported_at_once_and_none_twice() -> None:
     text = (
         BASE.replace("input_tokens = 20", "input_tokens = 0\nspeed = 3")

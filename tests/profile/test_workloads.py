@@ -1,4 +1,4 @@
-"""Distributions, replays and prefixes in a profile's words and on the command line."""
+"""Distributions, replays, prefixes and sessions in a profile's words and on the command line."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from loadgen.errors import BadInput, ProfileError
 from loadgen.labels import load_label
 from loadgen.plan.plan import make_plan
 from loadgen.profile.read import build_profile
-from loadgen.profile.workloads import pairs, read_length, read_prefixes, read_replay
+from loadgen.profile.workloads import (
+    pairs,
+    read_length,
+    read_prefixes,
+    read_replay,
+    read_think,
+    read_turns,
+)
 from loadgen.records import LoadSpec
-from loadgen.workload_records import Prefixes, Replay, Spread
+from loadgen.workload_records import Prefixes, Replay, Sessions, Spread
 
 LOGNORMAL = Spread(kind="lognormal", least=1, most=4096, median=512.0, sigma=0.8)
 CONVERSATION = str(
@@ -170,6 +177,12 @@ def test_the_command_line_takes_them() -> None:
         ({"replay": "speed=2"}, "--replay speed=2: has no effect in mode closed"),
         ({"mode": "static", "prefixes": "groups=4,tokens=32"}, "has no effect in mode static"),
         ({"output_tokens": 0}, "--output-tokens = 0"),
+        ({"users": 3}, "--users 3: has no effect in mode closed"),
+        ({"think": "2s"}, "--think 2s: has no effect in mode closed"),
+        ({"mode": "sessions", "turns": "3"}, "--mode sessions needs --users"),
+        ({"mode": "sessions", "users": 3}, "--mode sessions needs --turns"),
+        ({"mode": "sessions", "users": 0, "turns": "3"}, "--users 0"),
+        ({"mode": "sessions", "users": 2, "turns": "3", "think": "soon"}, "--think = soon"),
     ):
         with pytest.raises(BadInput, match=words):
             load_spec(**{**COMMAND_LINE, **wrong})
@@ -183,3 +196,67 @@ def test_what_varies_decides_the_trial_and_stands_in_its_name() -> None:
     assert {load_label(trial) for trial in trials} == {
         "2 in flight", "2 in flight, in uniform 16–64", "2 in flight, in gamma 40, cv 0.5, 1–64"
     }  # fmt: skip
+
+
+def fixed(value: int) -> Spread:
+    return Spread(kind="uniform", least=value, most=value)
+
+
+def test_turns_and_thinking() -> None:
+    assert read_turns(6, "t") == read_turns("6", "t") == fixed(6)
+    assert read_turns("uniform:min=1,max=4", "t") == Spread(kind="uniform", least=1, most=4)
+    assert read_think("2s", "t") == read_think(2, "t") == fixed(2000)
+    assert read_think("500ms", "t") == fixed(500)
+    assert read_think("lognormal:median=2s,sigma=1,max=1m", "t") == Spread(
+        kind="lognormal", least=0, most=60_000, median=2000.0, sigma=1.0
+    )
+    assert read_think({"kind": "uniform", "min": "1s", "max": 3}, "t") == Spread(
+        kind="uniform", least=1000, most=3000
+    )
+    for wrong, words in (
+        ("later", "t = later"),
+        ("normal:mean=2s", "t: kind = 'normal'"),
+        ("gamma:mean=2s,max=9s", "t: gamma needs cv"),
+        ({"kind": "empirical", "file": "x"}, "t: kind = 'empirical'"),
+        (-1, "t = -1"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            read_think(wrong, "t")
+
+
+def test_a_profile_and_the_command_line_have_sessions() -> None:
+    load = {"mode": "sessions", "turns": 6, "think": "2s", "input_tokens": 32, "output_tokens": 8}
+    profile = build_profile({"target": TARGET, "load": load, "sweep": {"users": [2, 16]}})
+    few, many = (cell.load for cell in profile.cells)
+    assert few.sessions == Sessions(users=2, turns=fixed(6), think_ms=fixed(2000))
+    assert (few.requests, few.warmup, many.requests, many.sequences, many.in_flight) == (16, 2, 64, 16, None)
+    trials = make_plan(profile).trials
+    assert len({trial.load.seed for trial in trials}) == len({trial.id for trial in trials}) == 2
+    assert (
+        load_label(next(each for each in trials if each.load.requests == 16))
+        == "2 users, 6 turns, think 2000 ms"
+    )
+    served = build_profile(
+        {
+            "server": {"framework": "null", "model": "tiny", "gpus": []},
+            "load": {**load, "users": 1, "duration": "5s"},
+        },
+    )
+    (cell,) = served.cells
+    assert cell.load.sessions == Sessions(users=1, turns=fixed(6), think_ms=fixed(2000), max_context=4096)
+    given = {"mode": "sessions", "users": 4, "turns": "6", "think": "2s", "requests": 24}
+    spec = load_spec(**{**COMMAND_LINE, **given})
+    assert (spec.sessions, spec.concurrency) == (Sessions(users=4, turns=fixed(6), think_ms=fixed(2000)), 1)
+    fitted = as_it_fits(spec, 2048).sessions
+    assert fitted is not None
+    assert fitted.max_context == 2048
+    for wrong, words in (
+        ({"users": None}, "load.users: is missing for mode = 'sessions'"),
+        ({"turns": None}, "load.turns: is missing"),
+        ({"rate": 3}, "load.rate = 3.0: has no effect in mode = 'sessions'"),
+        ({"mode": "closed"}, "load.think"),
+    ):
+        table = {key: value for key, value in {**load, "users": 2, **wrong}.items() if value is not None}
+        with pytest.raises(ProfileError) as caught:
+            build_profile({"target": TARGET, "load": table})
+        assert words in str(caught.value)

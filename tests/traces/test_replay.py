@@ -140,7 +140,7 @@ def test_what_is_too_long_fails_is_left_out_or_cut(tmp_path: Path) -> None:
     left = measure_trace(str(path), Replay(max_context=1000, too_long="skip"))
     assert (left.requests, left.taken.too_long, left.longest) == (1, 2, 15)
     cut = rows_of(path, Replay(max_context=1000, too_long="cut"))
-    assert [each[1:3] + each[4:] for each in cut] == [(900, 100, (1, 2)), (10, 5, (1,)), (1, 999, (4,))]
+    assert [each[1:3] + each[4:5] for each in cut] == [(900, 100, (1, 2)), (10, 5, (1,)), (1, 999, (4,))]
     assert measure_trace(str(path), Replay(max_context=1000, too_long="cut")).taken.cut == 2
 
 
