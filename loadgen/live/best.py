@@ -38,6 +38,10 @@ def best_so_far(rows: Sequence[ResultRow], running: TrialRow | None) -> list[tup
     if rates:
         value, row = max(rates, key=lambda pair: pair[0])
         found.append(("most tokens/s", show_rate(value, "tok/s"), _where(row)))
+    good_rates = [(row.goodput_per_s, row) for row in good if row.goodput_per_s is not None]
+    if good_rates:
+        value, row = max(good_rates, key=lambda pair: pair[0])
+        found.append(("most goodput", show_rate(value, "req/s"), _where(row)))
     if rates and any(gpus(row) > 1 for _, row in rates):
         value, row = max(((rate / gpus(row), row) for rate, row in rates), key=lambda pair: pair[0])
         found.append(("most tokens/s per GPU", show_rate(value, "tok/s"), _where(row)))

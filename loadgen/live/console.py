@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from loadgen.labels import clean
-from loadgen.live.progress import Tally, TrialRow, result_row, to_plain, trial_row
+from loadgen.live.progress import TrialRow, result_row, to_plain, trial_row
+from loadgen.live.tally import Kept, Tally
 from loadgen.protocols import Watcher
 from loadgen.records import Sample, Trial, TrialResult
 from loadgen.system.environment import read_gpus
@@ -99,7 +100,8 @@ class PlainConsole:
 
     def trial(self, trial: Trial) -> None:
         """Tell that a trial starts; its tally begins anew."""
-        self.tally, self._beat_s = Tally(), self._clock()
+        self.tally = Tally(kept=None if trial.slo is None else Kept(trial.slo))
+        self._beat_s = self._clock()
         self._row = trial_row(trial)
         self._say(f"[{self._done + 1}/{self._total}] {self._row.title}: started")
 
@@ -114,7 +116,9 @@ class PlainConsole:
             self._say(
                 f"    {done}, {live.failed} failed, {in_flight} in flight, "
                 f"E2E p50 {show_s(live.e2e_p50_s)}, TTFT {show_s(live.ttft_p50_s)}, "
-                f"{show_rate(live.tokens_per_s, 'tok/s out')}" + (f"; {live.told}" if live.errors else "")
+                f"{show_rate(live.tokens_per_s, 'tok/s out')}"
+                + (f", {live.kept_text}" if live.kept else "")
+                + (f"; {live.told}" if live.errors else "")
             )
 
     def result(self, result: TrialResult) -> None:

@@ -1,4 +1,4 @@
-"""What a watcher knows of a sweep: rows of trials and results, the running trial's tally, and the time left.
+"""What a watcher knows of a sweep: rows of trials and results, the running trial at a moment, and the time left.
 
 Pure: no clock, no terminal. Both consoles read from here, so that they cannot disagree. Rows hold plain values only,
 since the live view runs in a process of its own and is sent them as JSON.
@@ -6,21 +6,15 @@ since the live view runs in a process of its own and is sent them as JSON.
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import median
 from typing import Any
 
 from loadgen.labels import CLIENT_MARK, again_label, caveat_marks, clean, load_label, server_label
-from loadgen.live.course import Course
 from loadgen.metrics.percentiles import percentile
-from loadgen.metrics.summary import ttft_ns
-from loadgen.records import Caveat, Dist, Sample, ServerSpec, Trial, TrialResult
+from loadgen.records import Caveat, Dist, ServerSpec, Trial, TrialResult
 from loadgen.theory.duration import Durations, Work, total, work_of
-from loadgen.units import seconds, show_number, show_rate, show_s
-
-RECENT = 64  # samples behind the live percentiles and bars
+from loadgen.units import show_number, show_rate, show_s, show_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +57,7 @@ class TrialRow:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultRow:
     """What is shown of a finished trial. ``marks`` are its caveats' kinds, ``meanings`` what was seen of each mark;
-    ``failure`` is the error's class."""
+    ``failure`` is the error's class; ``kept`` is the share of requests that kept all objectives, where it has some."""
 
     trial: TrialRow
     wall_s: float
@@ -81,6 +75,8 @@ class ResultRow:
     client_limited: bool
     failure: str | None
     message: str
+    kept: float | None = None
+    goodput_per_s: float | None = None
 
     @property
     def figures(self) -> str:
@@ -93,6 +89,8 @@ class ResultRow:
             f"TPOT {show_s(self.tpot_p50_s)}",
             show_rate(self.output_tokens_per_s, "tok/s out"),
         ]
+        if self.kept is not None:
+            parts.append(f"{show_share(self.kept)} kept the objectives")
         if self.failed:
             parts.append(f"{self.failed} requests failed")
         return ", ".join(parts + [f"[{mark}]" for mark in self.marks])
@@ -134,7 +132,7 @@ def _p50(dist: Dist | None) -> float | None:
 
 def result_row(result: TrialResult) -> ResultRow:
     """The row of a finished trial."""
-    summary, failure = result.summary, result.failure
+    summary, failure, attained = result.summary, result.failure, result.attained
     return ResultRow(
         trial=trial_row(result.trial),
         wall_s=result.wall_s,
@@ -152,6 +150,8 @@ def result_row(result: TrialResult) -> ResultRow:
         client_limited=any(caveat.client for caveat in result.caveats),
         failure=clean(failure.error) if failure else None,
         message=clean(failure.message).partition("\n")[0] if failure else "",
+        kept=attained.share if attained else None,
+        goodput_per_s=attained.goodput_per_s if attained else None,
     )
 
 
@@ -161,75 +161,10 @@ def _meaning(caveat: Caveat) -> tuple[str, str]:
     return mark, clean(caveat.message).partition("\n")[0]
 
 
-@dataclass(slots=True)
-class Tally:
-    """The running trial's figures so far, folded sample by sample.
-
-    Latency percentiles run over the last ``RECENT`` good measured samples; the token rate over the time of all measured
-    ones, first send → last end, as in a Summary. ``tokens`` is ``None`` once a reply's were counted by nobody.
-    """
-
-    warmup: int = 0
-    ok: int = 0
-    failed: int = 0
-    in_flight: int = 0
-    tokens: int | None = 0
-    first_sent_ns: int | None = None
-    last_end_ns: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    words: dict[str, str] = field(default_factory=dict)  # the first error of each class
-    e2e_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
-    ttft_ns: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
-    course: Course = field(default_factory=Course)
-
-    def fold(self, sample: Sample, in_flight: int) -> None:
-        """Take in one reply; ``in_flight`` counts the requests still out. A failed one gives no latency."""
-        reply = sample.reply
-        self.in_flight = in_flight
-        if sample.phase == "measured":
-            if self.first_sent_ns is None or reply.sent_ns < self.first_sent_ns:
-                self.first_sent_ns = reply.sent_ns
-            self.last_end_ns = max(self.last_end_ns, reply.end_ns)
-        if reply.error is not None:  # a failed warm-up request is news as well
-            self.failed += 1
-            name, _, words = clean(reply.error).partition(": ")
-            self.errors[name] += 1
-            self.words.setdefault(name, words.partition("\n")[0][:200])
-            return
-        if sample.phase != "measured":
-            self.warmup += sample.phase == "warmup"
-            return
-        self.ok += 1
-        counted = reply.output_tokens
-        self.tokens = None if counted is None or self.tokens is None else self.tokens + sum(counted)
-        start_ns = reply.sent_ns if sample.due_ns is None else sample.due_ns
-        self.e2e_ns.append(reply.end_ns - start_ns)
-        self.course.add(reply.end_ns, seconds(reply.end_ns - start_ns))
-        if (ttft := ttft_ns(sample)) is not None:
-            self.ttft_ns.append(ttft)
-
-    def figures(self) -> Live:
-        """A snapshot. Cumulative, so that one that is never shown costs nothing but its moment."""
-        span_ns = 0 if self.first_sent_ns is None else self.last_end_ns - self.first_sent_ns
-        return Live(
-            warmup=self.warmup,
-            ok=self.ok,
-            failed=self.failed,
-            in_flight=self.in_flight,
-            e2e_p50_s=seconds(median(self.e2e_ns)) if self.e2e_ns else None,
-            ttft_p50_s=seconds(median(self.ttft_ns)) if self.ttft_ns else None,
-            tokens_per_s=self.tokens / seconds(span_ns) if self.tokens and span_ns > 0 else None,
-            recent_e2e_s=tuple(map(seconds, self.e2e_ns)),
-            course_s=self.course.means,
-            bin_s=self.course.width_s,
-            errors=dict(self.errors),
-            words=dict(self.words),
-        )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """The running trial at one moment. ``course_s``: mean E2E of the replies of each ``bin_s`` seconds so far."""
+    """The running trial at one moment. ``course_s``: mean E2E of the replies of each ``bin_s`` seconds so far, and
+    ``course_tokens_per_s`` its output tokens; ``kept``: the share that kept ``all`` objectives, and each by name."""
 
     warmup: int = 0
     ok: int = 0
@@ -240,9 +175,19 @@ class Live:
     tokens_per_s: float | None = None
     recent_e2e_s: Sequence[float] = ()
     course_s: Sequence[float | None] = ()
+    course_tokens_per_s: Sequence[float] = ()
     bin_s: float = 0.0
     errors: Mapping[str, int] = field(default_factory=dict)
     words: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def kept_text(self) -> str:
+        """``kept 93 %``, and of several objectives each; empty without any."""
+        if not self.kept:
+            return ""
+        each = [f"{name} {show_share(share)}" for name, share in self.kept.items() if name != "all"]
+        return f"kept {show_share(self.kept['all'])}" + (f" ({', '.join(each)})" if len(each) > 1 else "")
 
     @property
     def told(self) -> str:

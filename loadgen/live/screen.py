@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live as LiveDisplay
@@ -27,14 +26,11 @@ from loadgen.live.best import best_so_far, marks_text
 from loadgen.live.course import BLOCKS, bars
 from loadgen.live.progress import ResultRow
 from loadgen.live.state import LiveState
-from loadgen.units import show_duration, show_number, show_rate, show_s
-
-if TYPE_CHECKING:
-    pass
+from loadgen.units import show_duration, show_number, show_rate, show_s, show_share
 
 PERIOD_S = 0.25
 WIDE, HIGH = 120, 39  # from here on there is room for a chart; the cursor has a line of its own
-CHART_ROWS, BEST_ROWS = 8, 3
+MOST_CHART_ROWS, BEST_ROWS = 8, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +69,7 @@ COLUMNS = (
     Column(head="tok/s out", rank=2, text=lambda r: show_number(r.output_tokens_per_s)),
     Column(head="tok/s total", rank=8, text=lambda r: show_number(r.total_tokens_per_s)),
     Column(head="req/s", rank=8, text=lambda r: show_number(r.requests_per_s)),
+    Column(head="kept", rank=1, text=lambda r: "–" if r.kept is None else show_share(r.kept), usual="–"),
     Column(head="failed", rank=1, text=_failed, usual="0"),
     Column(head="took", rank=9, text=lambda r: show_duration(r.wall_s)),
 )  # fmt: skip
@@ -84,7 +81,7 @@ def frame(shown: LiveState, width: int, height: int, now_s: float) -> Renderable
     parts: list[RenderableType] = [_plan_line(shown, width, now_s), _server_line(shown, now_s)]
     wide = width >= WIDE and height >= HIGH
     trial = _trial_lines(shown, width, now_s)
-    parts += [*trial[:2], *_chart_lines(shown, width), *_best_lines(shown)] if wide else trial
+    parts += [*trial[:2], *_chart_lines(shown, width, height), *_best_lines(shown)] if wide else trial
     room = height - len(parts) - (3 if wide else 2)  # a blank line and the table's head; the marks' line
     if room > 0 and shown.finished:
         parts += [Text(), finished_table(shown.finished, width, room)]
@@ -95,23 +92,32 @@ def frame(shown: LiveState, width: int, height: int, now_s: float) -> Renderable
     return Group(*parts[:height])
 
 
-def _chart_lines(shown: LiveState, width: int) -> list[RenderableType]:
-    """The running trial's latency over time; blank while there is none, so that nothing below jumps."""
-    live = shown.live
-    if shown.trial is None or live.errors or not any(live.course_s):
-        words = (
-            [_line(("        ", ""), (live.told, "red"))]
-            if shown.trial is not None and live.errors
-            else [Text()]
-        )
-        return [*words, *[Text()] * (CHART_ROWS + 1)]
-    top = show_s(max(value for value in live.course_s if value is not None))
-    axis = [top, *[""] * (CHART_ROWS - 2), "0"]
-    drawn = bars(live.course_s, CHART_ROWS, width - 12)
-    lines = [_line((f"{label:>10} ", "dim"), (bar, "cyan")) for label, bar in zip(axis, drawn, strict=True)]
-    title = f"  E2E latency, mean of the replies of each {show_s(live.bin_s)}"
-    span = show_s(live.bin_s * len(live.course_s))
-    return [_line((title, "dim")), *lines, _line((f"{'':11}first reply … {span} after it", "dim"))]
+def _chart_lines(shown: LiveState, width: int, height: int) -> list[RenderableType]:
+    """The running trial's latency and token rate over time; blank while there is none, so that nothing below jumps."""
+    live, rows = shown.live, min(MOST_CHART_ROWS, (height - 19) // 4)
+    lines: list[RenderableType] = []
+    if shown.trial is not None and live.errors:
+        lines = [_line(("        ", ""), (live.told, "red"))]
+    elif shown.trial is not None and any(live.course_s):
+        late = f"; the newest {show_s(live.e2e_p50_s)} lacks what is in flight" if live.in_flight else ""
+        lines = [
+            _line((f"  E2E latency, mean of the replies of each {show_s(live.bin_s)}", "dim")),
+            *_bar_lines(live.course_s, rows, width, show_s),
+            _line((f"  output tokens per second{late}", "dim")),
+            *_bar_lines(live.course_tokens_per_s, rows, width, show_number),
+            _line((f"{'':11}first request … {show_s(live.bin_s * len(live.course_s))} after it", "dim")),
+        ]
+    return [*lines, *[Text()] * (2 * rows + 3 - len(lines))]
+
+
+def _bar_lines(
+    values: Sequence[float | None], rows: int, width: int, show: Callable[[float | None], str]
+) -> list[RenderableType]:
+    """Bars beside an upright axis from zero to the largest value."""
+    known = [value for value in values if value is not None]
+    axis = [show(max(known)), *[""] * (rows - 2), "0"] if known else [""] * rows
+    drawn = bars(values, rows, width - 12)
+    return [_line((f"{label:>10} ", "dim"), (bar, "cyan")) for label, bar in zip(axis, drawn, strict=True)]
 
 
 def _best_lines(shown: LiveState) -> list[RenderableType]:
@@ -169,7 +175,13 @@ def _trial_lines(shown: LiveState, width: int, now_s: float) -> list[RenderableT
     shape = f"{trial.load}, {trial.input_tokens} in, {trial.output_tokens} out"
     again = again_label(trial.start, trial.repeat)
     warm = f"warm-up {live.warmup}/{trial.warmup}, " if live.ok == 0 and trial.warmup else ""
-    head = _line((" trial  ", "dim"), (shape + again, "bold"), f"  {warm}{trial.done_text(live.ok)}  {spent}")
+    kept = f"  {live.kept_text}" if live.kept else ""
+    head = _line(
+        (" trial  ", "dim"),
+        (shape + again, "bold"),
+        f"  {warm}{trial.done_text(live.ok)}  {spent}",
+        (kept, "cyan"),
+    )
     in_flight = "–" if live.in_flight is None else str(live.in_flight)
     figures = _line(
         ("        E2E p50 ", "dim"), (show_s(live.e2e_p50_s), "cyan"),

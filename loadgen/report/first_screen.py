@@ -9,8 +9,11 @@ from loadgen.analysis.analyse import Analysis
 from loadgen.analysis.finding import CLAIMS
 from loadgen.analysis.starts import machines, server_of, start_of
 from loadgen.analysis.winners import Answer, answers_at, job_text, jobs
-from loadgen.report.sections import result_tables
+from loadgen.labels import CLIENT_MARK
+from loadgen.records import TrialResult
+from loadgen.report.sections import failure_table, result_latencies, result_rates
 from loadgen.report.server_tables import other_jobs_table, server_tables
+from loadgen.report.tables import fixed_words
 from loadgen.text_table import Table
 
 MOST_KINDS = 3  # of doubts that are counted by name
@@ -21,13 +24,16 @@ FEWEST_DECIDED = 2  # claims, from which on they have a section of their own
 class FirstScreen:
     """``answers`` are at ``job``, the one at which most servers meet; ``others`` has the winners of all other jobs.
 
-    ``figures`` are those of a lone trial, which has no rival. ``servers`` holds the tables of each job by its name.
+    ``counts`` says how much there is and what not to believe. ``figures`` and ``rates`` are of a lone trial, which
+    has no rival, and ``work`` is what it was. ``servers`` holds the tables of each job by its name.
     """
 
     job: str
     answers: tuple[Answer, ...]
     others: Table | None
+    work: str
     figures: tuple[Table, ...]
+    rates: tuple[tuple[str, str], ...]
     servers: tuple[tuple[str, tuple[Table, ...]], ...]
     counts: str
 
@@ -35,18 +41,25 @@ class FirstScreen:
 def first_screen(analysis: Analysis) -> FirstScreen:
     """The first screen of one or more results folders."""
     study, found = analysis.study, jobs(analysis.study)
-    lone = len(analysis.rows) == 1
+    lone = analysis.rows[0].result if len(analysis.rows) == 1 else None
     first, *others = found or [None]
     return FirstScreen(
         job=job_text(first) if first else "",
-        answers=() if lone or first is None else answers_at(study, first, analysis.rules.prices),
+        answers=() if lone is not None or first is None else answers_at(study, first, analysis.rules.prices),
         others=other_jobs_table(study, [(job_text(job), job) for job in others if job is not None]),
-        figures=tuple(result_tables(analysis.rows[0].result)) if lone else (),
+        work=fixed_words([lone.trial]) if lone is not None else "",
+        figures=() if lone is None else _figures(lone),
+        rates=() if lone is None else result_rates(lone),
         servers=()
-        if lone
+        if lone is not None
         else tuple((job_text(job), tuple(server_tables(study, cells))) for job, cells in found.items()),
-        counts=_counts(analysis),
+        counts=_counts(analysis) if lone is None else _doubts(analysis),
     )
+
+
+def _figures(lone: TrialResult) -> tuple[Table, ...]:
+    """Its latencies; why it has none where it failed. Requests that failed are counted among its rates."""
+    return tuple(filter(None, [result_latencies(lone) or failure_table([lone])]))
 
 
 def _counts(analysis: Analysis) -> str:
@@ -64,6 +77,15 @@ def _counts(analysis: Analysis) -> str:
     doubtful = f"{sum(map(bool, kinds))} with a doubt{f' ({told})' if told else ''}"
     kept_out = len(analysis.excluded) - failed
     return "{} in {}, of {} on {}: ".format(*many) + f"{failed} failed, {kept_out} more kept out, {doubtful}."
+
+
+def _doubts(analysis: Analysis) -> str:
+    """What of the lone trial not to believe."""
+    (row,) = analysis.rows
+    kinds = dict.fromkeys(f"{CLIENT_MARK} " * each.client + each.kind for each in row.result.caveats)
+    said = f"doubts: {', '.join(kinds)}" if kinds else "no doubt"
+    why = analysis.excluded.get(row.run)
+    return f"{said[0].upper()}{said[1:]}." + (f" Kept out of findings: {why}." if why else "")
 
 
 def _many(count: int, name: str) -> str:

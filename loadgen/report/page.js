@@ -92,6 +92,13 @@
       draw(section);
     });
   }
+  // A link to a folded section opens it.
+  function unfold() {
+    const found = document.getElementById(location.hash.slice(1));
+    if (found && found.tagName === "DETAILS") found.open = true;
+  }
+  window.addEventListener("hashchange", unfold);
+  unfold();
   function redraw() { for (const section of sections) if (section.dataset.drawn === "yes") draw(section); }
   window.addEventListener("beforeprint", () => {
     printing = true;

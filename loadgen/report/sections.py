@@ -168,10 +168,19 @@ def _of_objectives(result: TrialResult) -> tuple[tuple[str, str], ...]:
 
 def result_tables(result: TrialResult) -> list[Table]:
     """One trial in full."""
-    tables = [table for table in (failure_table([result]), caveat_table([result])) if table]
+    rates = result_rates(result)
+    found = [
+        result_latencies(result), Table(title="Throughput", head=("", "measured"), rows=rates) if rates else None,
+        failure_table([result]), caveat_table([result]),
+    ]  # fmt: skip
+    return list(filter(None, found))
+
+
+def result_latencies(result: TrialResult) -> Table | None:
+    """One trial's distributions; ``None`` where it has no figures."""
     summary = result.summary
     if summary is None:
-        return tables
+        return None
     dists = {
         "E2E latency": summary.e2e_s,
         "TTFT": summary.ttft_s,
@@ -198,8 +207,16 @@ def result_tables(result: TrialResult) -> list[Table]:
         "Percentiles are nearest ranks with the 95 % interval within this run: – at its upper end where n values have "
         "none, and in place of a percentile that would be the largest of n."
     )
+    return Table(title=f"Latency{of_the_served(summary)}", head=head, rows=rows, note=note)
+
+
+def result_rates(result: TrialResult) -> tuple[tuple[str, str], ...]:
+    """One trial's counts and rates, each with its name; none where it has no figures."""
+    summary = result.summary
+    if summary is None:
+        return ()
     in_flight = f"{show_number(summary.in_flight_mean)} mean, {show_number(summary.in_flight_max)} at most"
-    rates = (
+    return (
         ("requests failed", failed_label(summary)),
         ("requests served", str(summary.requests_ok)),
         ("measured over", show_s(summary.duration_s)),
@@ -209,13 +226,3 @@ def result_tables(result: TrialResult) -> list[Table]:
         *_of_objectives(result),
         ("in flight", in_flight if summary.in_flight_mean is not None else "–"),
     )
-    return [
-        Table(
-            title=f"Latency{of_the_served(summary)}",
-            head=head,
-            rows=rows,
-            note=note,
-        ),
-        Table(title="Throughput", head=("", "measured"), rows=rates),
-        *tables,
-    ]

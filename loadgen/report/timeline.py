@@ -56,8 +56,12 @@ def chosen(rows: Sequence[Row]) -> dict[str, Row]:
         doubtful = [row for row in mine if not row.usable]
         if doubtful:
             picks["doubtful"] = doubtful[0]
+        whys: dict[str, tuple[Row, list[str]]] = {}
         for why, row in picks.items():
-            found[f"{cell_text(row.key)} ({why})"] = row
+            whys.setdefault(row.run, (row, []))[1].append(why)
+        for row, why in whys.values():
+            name = cell_text(row.key)
+            found[f"{name} ({', '.join(why)})" if len(mine) > 1 else name] = row
     return dict(list(found.items())[:MOST_TRIALS])
 
 
@@ -85,14 +89,20 @@ def _timeline(first: pa.RecordBatch) -> Figure:
         traces=tuple(traces),
         layout=layout(
             axis("since the first send (s)"),
-            axis("output tokens per second") | {"rangemode": "tozero"},
+            axis("output tokens per second") | {"range": _with_room(traces[0])},
             yaxis2={
-                "title": {"text": "requests in flight"}, "overlaying": "y", "side": "right", "rangemode": "tozero",
-                "showgrid": False, "automargin": True, "tickmode": "auto", "nticks": 6, "tickformat": "~r",
+                "title": {"text": "requests in flight"}, "overlaying": "y", "side": "right", "showgrid": False,
+                "range": _with_room(traces[1]), "automargin": True, "tickmode": "auto", "nticks": 6, "tickformat": "~r",
             },
             shapes=shapes,
+            legend={"orientation": "h", "y": 1, "yanchor": "bottom", "font": {"size": 11.5}},
         ),
     )  # fmt: skip
+
+
+def _with_room(trace: Trace) -> list[float]:
+    """From zero to above the largest value, where what is shaded has its name."""
+    return [0.0, 1.15 * max((value for value in trace["y"] if value == value), default=0.0) or 1.0]
 
 
 def _uncounted(phases: np.ndarray, sent: np.ndarray, end: np.ndarray) -> Iterator[tuple[str, float, float]]:  # type: ignore[type-arg]

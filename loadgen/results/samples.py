@@ -48,7 +48,8 @@ class SampleWriter:
         self._unwritten: list[Any] = []
         self._arrivals = self._packed_rows = self._packed_arrivals = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="samples")
-        self._writing: Future[None] = self._thread.submit(_load_parquet)
+        self._writing: Future[None] = self._thread.submit(lambda: None)
+        _load()
 
     def add(self, sample: Sample) -> None:
         """Take in a sample; rows are packed and handed over in parts, so that memory stays flat."""
@@ -155,9 +156,13 @@ def _words(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error).partition("\n")[0]
 
 
-def _load_parquet() -> None:
-    """Import what ``add`` will need, in the background: it takes longer than a request should wait."""
+def _load() -> None:
+    """Import what ``add`` will need before there is a load. Where pandas is installed, the first array imports it, too:
+    within ``add`` that would be half a second in which nothing is sent."""
+    import pyarrow as pa
+
     importlib.import_module("pyarrow.parquet")
+    pa.array([0])
 
 
 _SAMPLE_FIELDS = tuple(name for name in Sample.__dataclass_fields__ if name != "reply")

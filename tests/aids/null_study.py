@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner, Result
+
+from loadgen.cli import main
 from loadgen.results.store import open_results, read_samples
 
 PART = """
@@ -46,6 +50,12 @@ def loadgen(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*args), cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
+def here(*args: object, cwd: Path) -> Result:
+    """The command in this process, for one that starts nothing: a second less than an interpreter of its own."""
+    with contextlib.chdir(cwd):
+        return CliRunner().invoke(main, list(map(str, args)))
+
+
 def stored(folder: Path) -> list[str]:
     path = folder / "trials.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
@@ -72,9 +82,9 @@ def wait_until(done: Any, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def parts_in(folder: Path) -> Path:
+def parts_in(folder: Path, ttft_ms: int = 20) -> Path:
     for name in ("10-one", "20-two"):
-        write(folder / f"parts/core/{name}.toml", name, ttft_ms=200)
+        write(folder / f"parts/core/{name}.toml", name, ttft_ms=ttft_ms)
     return folder
 
 

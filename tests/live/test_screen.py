@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loadgen.live.progress import Live, Tally, result_row, to_plain, trial_row
+from loadgen.live.progress import Live, result_row, to_plain, trial_row
 from loadgen.live.screen import choose_columns, frame, sparkline
 from loadgen.live.state import LiveState
+from loadgen.live.tally import Tally
 from loadgen.live.terminal import print_doctor, print_tables
 from loadgen.protocols import Need
 from loadgen.report.tables import full_table
 from loadgen.selfcheck.doctor import Section
 from loadgen.text_table import Table
-from loadgen.units import show_s
+from loadgen.units import show_number, show_s
 
 
 def render(shown: LiveState, width: int, height: int, now_s: float = 60.0) -> list[str]:
@@ -76,10 +77,10 @@ def test_at_80_columns_all_that_matters_is_there(build: Any) -> None:
 
 
 def test_a_wide_terminal_shows_more(build: Any) -> None:
-    text = "\n".join(render(state_of(build), 200, 50))
+    text = "\n".join(render(state_of(build, finished=20), 200, 50))
     for head in ("p99", "tok/s total", "req/s", "took", "server"):
         assert head in text
-    assert text.count("batch") == 33, "30 finished trials, the running one, and the best at two goals"
+    assert text.count("batch") == 24, "20 finished trials, the running one, and the best at three goals"
 
 
 def test_the_newest_trials_stay_visible(build: Any) -> None:
@@ -239,7 +240,9 @@ def test_a_large_terminal_draws_the_trial_the_best_and_what_marks_mean(build: An
     assert len(lines) < 40
     assert max(map(len, lines)) <= 120
     assert "E2E latency, mean of the replies of each 250.0 ms" in text
-    assert show_s(max(filter(None, tally.course.means))) in text  # the axis' top
+    assert show_s(max(filter(None, tally.course.latencies_s))) in text  # the axis' top
+    assert "output tokens per second; the newest 295.0 ms lacks what is in flight" in text
+    assert f"{show_number(max(tally.course.tokens_per_s))} " in text
     assert "after it" in text
     assert "lowest E2E p50" in text
     assert " marks  !client: event loop 12 ms late at p99" in text
@@ -263,3 +266,17 @@ def test_before_any_trial_has_ended_the_time_left_is_predicted(build: Any) -> No
     assert "(predicted)" in render(shown, 100, 24, 21.0)[0]
     shown.feed("result", to_plain(result_row(build.result(trials[0], wall_s=20.0))), 30.0)
     assert "(predicted)" not in render(shown, 100, 24, 31.0)[0]
+
+
+def test_objectives_are_held_while_the_trial_runs_and_in_its_row(build: Any) -> None:
+    shown = state_of(build, finished=1)
+    kept = {"all": 0.9, "ttft": 0.95, "tpot": 0.9}
+    shown.feed("live", to_plain(Live(ok=9, kept=kept)), 56.0)
+    assert "kept 90.0 % (ttft 95.0 %, tpot 90.0 %)" in render(shown, 100, 24)[2]
+    assert not any("kept" in line for line in render(shown, 100, 24)[3:])
+    held = replace(result_row(build.result(build.trial(4))), kept=0.875, goodput_per_s=2.5)
+    shown.feed("result", to_plain(held), 57.0)
+    head, *rows = [line for line in render(shown, 120, 40) if "kept" in line or "87.5 %" in line]
+    assert "kept" in head
+    assert len(rows) == 1
+    assert any("most goodput" in line and "2.5" in line for line in render(shown, 120, 40))

@@ -47,6 +47,7 @@ DRAWN = {
     "pareto",
     "timeline",
 }
+READY = "document.documentElement?.dataset.ready === 'yes'"
 NASTY = '</script><script>throw new Error("escaped")</script><b>bold</b> & "quotes"'
 
 
@@ -77,10 +78,17 @@ def analysis(report: Path) -> Analysis:
 
 
 @pytest.fixture(scope="module")
-def page(report: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with Browser(tmp_path_factory.mktemp("profile")) as found:
-        found.open(report, ready="document.documentElement?.dataset.ready === 'yes'")
         yield found
+
+
+@pytest.fixture
+def page(browser: Browser, report: Path) -> Browser:
+    """The browser with the report open, which it stays from test to test."""
+    if browser.run("location.href") != report.resolve().as_uri():
+        browser.open(report, ready=READY)
+    return browser
 
 
 def scroll_to(page: Browser, id: str) -> None:
@@ -269,6 +277,30 @@ def test_a_lone_trial_opens_with_its_own_figures(tmp_path: Path) -> None:
     assert 'data-chart="timeline"' not in rest
     assert rest.count('<details class="section"') == 5
     assert "Who wins" not in head
+
+
+@needs_browser
+@pytest.mark.parametrize("failed_requests", [0, 3])
+def test_a_lone_trials_page_is_one_screen(browser: Browser, tmp_path: Path, failed_requests: int) -> None:
+    """Its folded sections among it: they lie in a line, and a link opens one."""
+    one = result(Point(batch=8, output_tokens=100), roofline_world())
+    assert one.summary is not None
+    summary = dataclasses.replace(
+        one.summary, requests_failed=failed_requests, errors={"TimedOut": failed_requests}
+    )
+    one = dataclasses.replace(one, summary=summary, caveats=(limited(),))
+    out = write_html([write(tmp_path / "one", [one], description="loadgen run http://127.0.0.1:8000")])
+    browser.prefer("light")
+    for width, height, most in ((1400, 1000, 1.0), (390, 844, 2.0)):
+        browser.resize(width, height)
+        browser.open(out, ready=READY)
+        browser.wait("document.querySelector('.plot svg.main-svg') !== null")
+        assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
+        assert browser.run("document.documentElement.scrollHeight") <= most * height
+    browser.run("location.hash = 'doubts'")
+    browser.wait("document.getElementById('doubts').open")
+    assert browser.problems() == []
+    assert browser.requests() == []
 
 
 def test_the_answer_comes_from_the_job_that_most_share(report: Path, analysis: Analysis) -> None:

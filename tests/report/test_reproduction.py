@@ -8,7 +8,9 @@ import socket
 import sys
 from html import unescape
 from pathlib import Path
+from typing import Any
 
+import browser as headless
 import pytest
 from click.testing import CliRunner
 
@@ -25,8 +27,39 @@ DOCUMENT = (ROOT / "docs/REPRODUCTION.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def study() -> Analysis:
-    return analyse(STORED)
+def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Analysis, Path]:
+    """The study and its page, as the command makes them: from stored results, without a network or a GPU."""
+
+    def refuse(*_args: object) -> None:
+        raise AssertionError("a report needs no network")
+
+    found: list[Analysis] = []
+
+    def kept(*args: Any) -> Analysis:
+        found.append(analyse(*args))
+        return found[-1]
+
+    out = tmp_path_factory.mktemp("study") / "report.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        for library in ("pynvml", "torch"):  # the ways to a GPU: importing either fails
+            patch.setitem(sys.modules, library, None)
+        patch.setattr("loadgen.analysis.analyse.analyse", kept)
+        done = CliRunner().invoke(main, ["report", *map(str, STORED), "--format", "html", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert list(out.parent.iterdir()) == [out]
+    (analysis,) = found
+    return analysis, out
+
+
+@pytest.fixture(scope="module")
+def study(reported: tuple[Analysis, Path]) -> Analysis:
+    return reported[0]
+
+
+@pytest.fixture(scope="module")
+def page(reported: tuple[Analysis, Path]) -> Path:
+    return reported[1]
 
 
 def block() -> str:
@@ -53,26 +86,32 @@ def test_the_text_counts_the_trials_that_are_stored(study: Analysis) -> None:
     assert int(said) == len(study.rows)
 
 
-def test_the_page_regenerates_from_the_stored_results_alone(
-    study: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_args: object) -> None:
-        raise AssertionError("a report needs no network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    for library in ("pynvml", "torch"):  # the ways to a GPU: importing either fails
-        monkeypatch.setitem(sys.modules, library, None)
-    out = tmp_path / "report.html"
-    done = CliRunner().invoke(main, ["report", *map(str, STORED), "--format", "html", "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    assert list(tmp_path.iterdir()) == [out]
-    assert out.stat().st_size < 4e6
-    said = verdicts(out.read_text())
+def test_the_page_regenerates_from_the_stored_results_alone(study: Analysis, page: Path) -> None:
+    assert page.stat().st_size < 4e6
+    said = verdicts(page.read_text())
     assert said == [
         (finding.id, finding.subject, finding.verdict, finding.sentence)
         for row in study.headlines
         for finding in (*row.told, *row.untold)
     ]
+
+
+@pytest.mark.skipif(headless.find() is None, reason="no Chromium here: apt-get install chromium")
+def test_the_page_is_readable_on_a_screen_and_on_a_phone(page: Path, tmp_path: Path) -> None:
+    with headless.Browser(tmp_path / "profile") as browser:
+        for width, height in ((1400, 900), (390, 844)):
+            browser.resize(width, height)
+            browser.open(page, ready="document.documentElement?.dataset.ready === 'yes'")
+            browser.wait("document.querySelector('.plot svg.main-svg') !== null")
+            for at in range(20):  # charts are drawn as they come near
+                browser.run(f"window.scrollTo(0, {at * height})")
+                browser.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+            assert browser.run("document.querySelectorAll('.plot:not(:has(svg))').length") == 0
+            until = browser.run("document.getElementById('all').getBoundingClientRect().top + scrollY")
+            assert until <= 20 * height, f"{width} px: {until / height:.1f} screens until the table of trials"
+            assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
+        assert browser.problems() == []
+        assert browser.requests() == []
 
 
 def verdicts(page: str) -> list[tuple[str, str, str, str]]:

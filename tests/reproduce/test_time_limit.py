@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from null_study import check_whole, loadgen, stored, write
+from null_study import check_whole, here, loadgen, stored, write
 
 from loadgen.results.store import open_results
 from loadgen.system import cpus
@@ -31,8 +31,8 @@ def test_trials_that_would_not_end_in_time_are_left(tmp_path: Path) -> None:
     assert "time limit: 2 of 3 trials are left; --resume goes on" in done.stdout
     assert "is not kept" not in done.stderr
     check_whole(tmp_path / "results/part", 1)
-    again = loadgen("sweep", part, "--resume", "--time-limit", 10, "--no-live", "--no-report", cwd=tmp_path)
-    assert again.returncode == 0, again.stdout + again.stderr
+    again = here("sweep", part, "--resume", "--time-limit", 10, "--no-live", "--no-report", cwd=tmp_path)
+    assert again.exit_code == 0, again.output
     assert "server null" not in again.stderr, "no server is started for what is known not to fit"
 
 
@@ -51,7 +51,7 @@ def test_a_limit_that_suffices_changes_nothing(tmp_path: Path) -> None:
     ("option", "value"), [("--cpus", "98765"), ("--cpus", "x"), ("--time-limit", "0"), ("--time-limit", "no")]
 )
 def test_bad_limits_are_refused_before_anything_starts(tmp_path: Path, option: str, value: str) -> None:
-    done = loadgen("sweep", write(tmp_path / "part.toml", "part"), option, value, cwd=tmp_path)
-    assert done.returncode == 2
+    done = here("sweep", write(tmp_path / "part.toml", "part"), option, value, cwd=tmp_path)
+    assert done.exit_code == 2
     assert option in done.stderr
     assert not (tmp_path / "results").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -146,6 +148,31 @@ def test_samples_come_back_exactly_over_several_row_groups(tmp_path: Path) -> No
     assert not writer.path.exists()
     writer.close()
     assert list(read_samples(writer.path)) == written
+
+
+LATE_IMPORTS = """
+import pathlib, sys
+from loadgen.records import Reply, Sample
+from loadgen.results.samples import PACK_ROWS, SampleWriter
+writer = SampleWriter(pathlib.Path(sys.argv[1]) / "t.parquet")
+known = set(sys.modules)
+stamps = tuple(range(64))
+reply = Reply(seq=0, sent_ns=0, end_ns=9, token_ns=stamps, tokens_per_arrival=stamps, output_tokens=(64,), error=None)
+sample = Sample(phase="measured", batch_size=1, input_tokens=1, output_tokens_asked=64, due_ns=None, reply=reply)
+for _ in range(PACK_ROWS):
+    writer.add(sample)
+print(*sorted(set(sys.modules) - known))
+writer.close()
+"""
+
+
+def test_nothing_is_imported_while_requests_are_sent(tmp_path: Path) -> None:
+    """The first rows packed would import pandas, where it is: half a second in which no request goes out."""
+    argv = [sys.executable, "-c", LATE_IMPORTS, str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+    assert len(list(read_samples(tmp_path / "t.parquet"))) == 128
 
 
 def test_an_abandoned_or_empty_file(tmp_path: Path) -> None:
