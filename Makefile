@@ -81,9 +81,9 @@ test-engines: env engines
 faults: env
 	.venv/bin/python tests/aids/fault_matrix.py
 
-# 200,000 odd inputs over all edges: nothing but our own errors may come of them.
+# 200,000 odd inputs over all edges, in as many processes as there are cores (JOBS=…): nothing but our own errors.
 fuzz: env
-	.venv/bin/python tests/aids/edge_inputs.py 200000
+	.venv/bin/python tests/aids/edge_inputs.py 200000 $(if $(JOBS),--jobs $(JOBS))
 
 # loadgen.servers is the folder servers/: mypy is shown one tree.
 lint: env

@@ -79,6 +79,18 @@ def shown(text: str) -> str:
     ``keep_secret`` was given."""
     text = _QUERY.sub(lambda found: f"{found[1]}…" if names_secret(found[2]) else found[0], text)
     clean = _CREDENTIALS.sub(r"\1…@", text).encode("utf-8", "replace").decode("utf-8")
-    for secret in (os.environ.get(API_KEY_VARIABLE, "").strip(), *_SECRETS):
-        clean = clean.replace(secret, "…") if len(secret) >= 4 else clean
+    for secret in _secrets():
+        clean = clean.replace(secret, "…")
     return clean
+
+
+def without_secrets(page: bytes) -> bytes:
+    """A page as a server sent it, which may repeat the key that it was asked with, without that key."""
+    for secret in _secrets():
+        page = page.replace(secret.encode("utf-8", "surrogateescape"), "…".encode())
+    return page
+
+
+def _secrets() -> list[str]:
+    """What must not be shown; shorter words stand for much else."""
+    return [each for each in (os.environ.get(API_KEY_VARIABLE, "").strip(), *_SECRETS) if len(each) >= 4]

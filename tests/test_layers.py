@@ -40,7 +40,7 @@ FRAMEWORKS = [name for name in SERVERS if name.count(".") == 2 and not name.spli
 # of the root. ``servers`` stands above ``launch``, which finds frameworks by their names alone.
 ORDER = """
 errors units telemetry_records slo_records workload_records text_table
-urls
+urls input_files
 records
 search_records
 identity labels protocols engine_facts

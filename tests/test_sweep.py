@@ -139,6 +139,16 @@ def test_a_sweep_runs_reports_and_a_resume_finds_nothing_to_do(slow: Path) -> No
     check_complete(folder)
 
 
+def check_refused_beside(process: subprocess.Popen[str], cwd: Path) -> None:
+    """Nothing else writes into the folder of a sweep that runs; it is stopped meanwhile, so that it does not end."""
+    os.kill(process.pid, signal.SIGSTOP)
+    run = ("run", "--url", "http://127.0.0.1:9", "--model", "m", "--vocab", "1000", "--requests", "1")
+    for command in (("sweep", "slow.toml", "--resume"), (*run, "--out", "results/slow")):
+        beside = loadgen(*command, cwd=cwd)
+        assert beside.returncode == 2, beside.stderr
+        assert f"process {process.pid} is writing to it" in beside.stderr
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_an_interrupted_sweep_leaves_nothing_running_and_resumes(slow: Path, number: int, code: int) -> None:
     folder = slow / "results/slow"
@@ -146,6 +156,8 @@ def test_an_interrupted_sweep_leaves_nothing_running_and_resumes(slow: Path, num
     wait_for_results(folder, 1, process)
     children = family(process)
     assert children
+    if number == signal.SIGKILL:  # which no lock may outlive
+        check_refused_beside(process, slow)
     os.kill(process.pid, number)
     process.communicate(timeout=30)
     assert process.returncode == code

@@ -32,6 +32,7 @@ from loadgen.analysis.statistics import Drift, Noise
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, Row, Source, read, set_apart, work_of
 from loadgen.errors import StoreError
+from loadgen.input_files import read_input
 from loadgen.records import DEFINITIONS
 from loadgen.results.store import open_results
 from loadgen.theory.ceilings import CEILINGS_FILE, Ceilings, datasheet, from_dict
@@ -193,7 +194,7 @@ def read_ceilings(folder: Path) -> dict[str, Ceilings]:
     if not path.exists():
         return {}
     try:
-        entries = orjson.loads(path.read_bytes())
+        entries = orjson.loads(read_input(path))
         found = [from_dict(entry) for entry in entries]
     except (ValueError, TypeError, OSError) as error:
         raise StoreError(f"{path}: not ceilings as the probe writes them: {error}") from None

@@ -20,7 +20,14 @@ from loadgen.launch.endpoint import fitted
 from loadgen.launch.target import TRITON_OPTIONS, find_out
 from loadgen.metrics.objectives import slo_of_options, unseen_objectives
 from loadgen.plan.plan import endpoint_trial
-from loadgen.profile.bounds import default_lead_in_s, duration_problem
+from loadgen.profile.bounds import (
+    MOST,
+    MOST_AT_ONCE,
+    MOST_WORKERS,
+    call_problem,
+    default_lead_in_s,
+    duration_problem,
+)
 from loadgen.profile.workloads import (
     NO_THINK,
     pairs,
@@ -36,8 +43,6 @@ from loadgen.traces.files import TraceExtent, measure_trace
 from loadgen.trial import run_trial
 from loadgen.units import SPAN, parse_span
 from loadgen.workload_records import Replay, Sessions, Spread
-
-MOST = 10**12  # of whatever is counted
 
 
 def run(
@@ -71,6 +76,8 @@ def run(
         format_of(export, "--export")
     urls.check(url, "--url")
     urls.check_key()
+    if out is not None:
+        refuse_used(out)
     spec = load_spec(**load)
     objectives = slo_of_options(slo)
     if objectives is not None and not spec.stream and (unseen := unseen_objectives(objectives)):
@@ -187,20 +194,28 @@ def as_it_fits(load: LoadSpec, context: int | None) -> LoadSpec:
     )
 
 
+def refuse_used(out: Path) -> None:
+    """Raise BadInput for a folder that holds results, or that another process writes to now."""
+    from loadgen.results.store import open_to_go_on, refuse_busy
+
+    refuse_busy(out)
+    if (out / "sweep.json").exists():
+        open_to_go_on(out)  # a kept copy has words of its own
+        raise BadInput(f"--out {out}: already holds results (accepted: a new or empty folder)")
+
+
 def open_store(
     stack: contextlib.ExitStack, out: Path | None, trial: Trial, argv: tuple[str, ...]
 ) -> tuple[Any, str]:
-    """The results folder, when one was asked for, and the environment's id. Raises BadInput for one with results."""
+    """The results folder, when one was asked for, and the environment's id. Raises BadInput for one that another
+    process writes to."""
     if out is None:
         return None, ""
-    from loadgen.results.store import Store, open_to_go_on
+    from loadgen.results.store import Store
     from loadgen.system.environment import capture
 
     environment = capture(argv)
     record = {"name": out.name, "description": f"loadgen run {trial.url}", "argv": list(argv)}
-    if (out / "sweep.json").exists():
-        open_to_go_on(out)  # a kept copy has words of its own
-        raise BadInput(f"--out {out}: already holds results (accepted: a new or empty folder)")
     store = stack.enter_context(Store.create(out, record))
     store.add_environment(environment)
     return store, environment.id
@@ -233,13 +248,14 @@ def load_spec(
     think: str | None = None,
 ) -> LoadSpec:
     """The command line as a LoadSpec. Raises BadInput that names the option, its value and what is accepted."""
-    for option, value in (
-        ("--concurrency", concurrency), ("--batch-size", batch_size), ("--requests", requests),
-        ("--workers", workers), ("--users", 1 if users is None else users),
+    for option, value, most in (
+        ("--concurrency", concurrency, MOST_AT_ONCE), ("--batch-size", batch_size, MOST_AT_ONCE),
+        ("--requests", requests, MOST), ("--workers", workers, MOST_WORKERS),
+        ("--users", 1 if users is None else users, MOST_AT_ONCE),
     ):  # fmt: skip
         unbound = option == "--requests" and value == 0  # a whole trace, or as many as a duration holds
-        if not (1 <= value <= MOST or unbound):
-            raise BadInput(f"{option} {value}: not a count (accepted: 1 to {MOST})")
+        if not (1 <= value <= most or unbound):
+            raise BadInput(f"{option} {value}: not a count (accepted: 1 to {most})")
     for option, number in (
         ("--rate", rate),
         ("--rate-end", rate_end),
@@ -281,6 +297,9 @@ def load_spec(
         if mode == "trace":
             lengths = {"input": extent.input_tokens, "output": extent.output_tokens}
     in_flight = concurrency if mode == "closed" else talk.users if talk is not None else 1
+    problem = call_problem(batch_size if mode == "static" else 1, most_of(lengths["input"]))
+    if problem is not None:
+        raise BadInput(f"--input-tokens: {problem}")
     return LoadSpec(
         kind=mode,  # type: ignore[arg-type]  # click checked it
         input_tokens=most_of(lengths["input"]),

@@ -26,7 +26,7 @@ from loadgen.protocols import Watcher
 from loadgen.records import Environment
 from loadgen.results import capacity_log
 from loadgen.results.other_folders import held
-from loadgen.results.store import Store, open_to_go_on
+from loadgen.results.store import Store, open_to_go_on, refuse_busy
 from loadgen.system import interrupt
 from loadgen.system.environment import capture, visible_gpus
 from loadgen.telemetry_records import TelemetrySpec
@@ -121,6 +121,7 @@ def run(profile: Profile, plan: Plan, options: SweepOptions) -> int:
     from loadgen.sweep import Sweep
 
     folder = options.out or Path("results") / profile.name
+    refuse_busy(folder)
     stored = refuse_mixing(folder, options.resume)
     check_prometheus(profile)
     telemetry = scraped(profile.telemetry, options.metrics_port)

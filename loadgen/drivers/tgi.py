@@ -76,6 +76,6 @@ def make_driver(base_url: str, model: str, timeouts: Timeouts, options: Mapping[
         body=body,
         answer=Stream,
         batches=False,
-        prompt="text" if kind == "tokenizer" else "ids",
+        prompt="ids" if isinstance(text, Decimal) else "text",
     )
     return driver("tgi", endpoint, timeouts, options, own=OPTIONS)

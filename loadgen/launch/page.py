@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import httpx
 
+from loadgen.urls import without_secrets
+
 LIMIT_BYTES = 16 << 20
 T = TypeVar("T")
 
@@ -51,4 +53,4 @@ def _fetch(url: str, limit_s: float) -> bytes | None:
                     return None
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
         return None
-    return bytes(body)
+    return without_secrets(bytes(body))

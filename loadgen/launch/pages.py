@@ -19,6 +19,7 @@ from loadgen.drivers.http_access import access
 from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.errors import BadInput
 from loadgen.launch.page import LIMIT_BYTES, within
+from loadgen.urls import without_secrets
 
 METRICS = "/metrics"
 PAGES = {"models": "models", "version": "/version", "info": "/info", "props": "/props", "metrics": METRICS}
@@ -120,7 +121,7 @@ def read_pages(endpoint: Endpoint, limit_s: float) -> Pages:
                     body += block
                     if len(body) > LIMIT_BYTES:
                         return
-            page = orjson.loads(body)
+            page = orjson.loads(without_secrets(bytes(body)))
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             faults[name] = str(error) or type(error).__name__
             return

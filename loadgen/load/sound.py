@@ -8,7 +8,8 @@ from loadgen import urls
 from loadgen.errors import BadReply, WrongLength
 from loadgen.records import Reply
 
-MOST_32, MOST_64 = 2**31 - 1, 2**63 - 1
+MOST = 2**31 - 1  # of tokens: more are not counted, and sums of more do not fit what stores them
+USUAL_FINISH = frozenset({None, "length", "stop", "max_tokens", "end_turn", "eos_token", "none"})
 LISTS = ("tokens_per_arrival", "first_tokens")
 
 
@@ -20,30 +21,26 @@ def sound(reply: Reply) -> Reply:
     """
     if _usual(reply):
         return reply
-    if reply.error is not None and (told := urls.shown(reply.error)) != reply.error:
-        reply = replace(reply, error=told)
     for name in ("finish", "error"):
         text = getattr(reply, name)
-        if text is not None and not text.isascii():
-            clean = text.encode("utf-8", "replace").decode("utf-8")
-            if clean != text:
-                reply = replace(reply, **{name: clean})
+        if text is not None and (told := urls.shown(text)) != text:
+            reply = replace(reply, **{name: told})
     wrong = {
         name: value
-        for name, value, most in (
-            ("tokens_per_arrival", reply.tokens_per_arrival, MOST_32),
-            ("output_tokens", reply.output_tokens or (), MOST_32),
-            ("first_tokens", reply.first_tokens, MOST_32),
-            ("usage_prompt_tokens", _one(reply.usage_prompt_tokens), MOST_64),
-            ("usage_output_tokens", _one(reply.usage_output_tokens), MOST_64),
-            ("cached_tokens", _one(reply.cached_tokens), MOST_64),
+        for name, value in (
+            ("tokens_per_arrival", reply.tokens_per_arrival),
+            ("output_tokens", reply.output_tokens or ()),
+            ("first_tokens", reply.first_tokens),
+            ("usage_prompt_tokens", _one(reply.usage_prompt_tokens)),
+            ("usage_output_tokens", _one(reply.usage_output_tokens)),
+            ("cached_tokens", _one(reply.cached_tokens)),
         )
-        if value and not _fits(value, most)
+        if value and not _fits(value)
     }
     if not wrong:
         return reply
     name, value = next(iter(wrong.items()))
-    shown = next(item for item in value if not _fits((item,), MOST_32))
+    shown = next(item for item in value if not _fits((item,)))
     words = f"{BadReply.__name__}: {name} holds {str(shown)[:40]!r} (expected whole numbers from 0)"
     words = words.encode("utf-8", "replace").decode("utf-8")
     left: dict[str, object] = {key: None if key not in LISTS else () for key in wrong}
@@ -76,13 +73,13 @@ def length_error(reply: Reply, batch_size: int, asked: int, *, at_most: bool = F
 
 def _usual(reply: Reply) -> bool:
     """Whether a reply is sound at a glance, as nearly all are."""
-    if reply.error is not None or (reply.finish is not None and not reply.finish.isascii()):
+    if reply.error is not None or reply.finish not in USUAL_FINISH:
         return False
     for count in (reply.usage_prompt_tokens, reply.usage_output_tokens, reply.cached_tokens):
-        if count is not None and not (count.__class__ is int and 0 <= count <= MOST_32):
+        if count is not None and not (count.__class__ is int and 0 <= count <= MOST):
             return False
     for counts in (reply.tokens_per_arrival, reply.output_tokens, reply.first_tokens):
-        if counts and not _fits(counts, MOST_32):
+        if counts and not _fits(counts):
             return False
     return True
 
@@ -91,10 +88,10 @@ def _one(value: int | None) -> tuple[int, ...]:
     return () if value is None else (value,)
 
 
-def _fits(values: tuple[int, ...] | None, most: int) -> bool:
+def _fits(values: tuple[int, ...] | None) -> bool:
     if not values:
         return True
     if len(values) == 1:
-        return values[0].__class__ is int and 0 <= values[0] <= most
+        return values[0].__class__ is int and 0 <= values[0] <= MOST
     kinds = set(map(type, values))
-    return kinds <= {int} and min(values) >= 0 and max(values) <= most
+    return kinds <= {int} and min(values) >= 0 and max(values) <= MOST

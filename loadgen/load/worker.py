@@ -19,7 +19,8 @@ from loadgen.errors import BadInput, LoadgenError, WarmupRefused
 from loadgen.load.client import run_here
 from loadgen.protocols import DriverFactory
 from loadgen.records import Trial
-from loadgen.results.store import SampleWriter, from_json
+from loadgen.results.record_json import from_json
+from loadgen.results.store import SampleWriter
 from loadgen.system.parent import die_with_parent
 
 LIFE_S = 1.0  # between signs of life

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 WITHOUT_LEAD_IN = frozenset({"static", "ramp"})
 LONGEST_LEAD_IN_S = 30.0
+MOST = 10**12  # of whatever is counted: beyond it a number is a slip, and overflows what stores it
+MOST_REPEATS = 10_000  # which are written out
+MOST_AT_ONCE = 1_000_000  # requests or rows of one call, each of which takes memory
+MOST_WORKERS = 1024  # processes
+MOST_CALL_TOKENS = 1 << 26  # of prompts in one wire call, which is made in memory, several GB of it
+
+
+def call_problem(batch_size: int, input_tokens: int) -> str | None:
+    """What is wrong with the size of one wire call, in words."""
+    if (tokens := batch_size * input_tokens) <= MOST_CALL_TOKENS:
+        return None
+    return f"{batch_size} rows of {input_tokens} tokens are {tokens} in one call (accepted: up to {MOST_CALL_TOKENS})"
 
 
 def duration_problem(

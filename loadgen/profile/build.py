@@ -8,7 +8,7 @@ from typing import Any
 
 from loadgen.errors import BadInput, ProfileError
 from loadgen.labels import spread_text
-from loadgen.profile.bounds import default_lead_in_s, duration_problem
+from loadgen.profile.bounds import call_problem, default_lead_in_s, duration_problem
 from loadgen.profile.profile import Cell, Target
 from loadgen.profile.schema import FrameworkTable, Origins, Path, ServerTable, Tables, together
 from loadgen.profile.values import AUTO, did_you_mean
@@ -97,6 +97,10 @@ class Builder:
             return []
         context = None if server is None else server.model.max_context
         load = _load(point, trace, replay, context, self._tables.load.timeouts.model_dump())
+        if (problem := call_problem(load.batch_size, load.input_tokens)) is not None:
+            key = "trace" if load.kind == "trace" else "input_tokens"
+            self._problems.add(point.paths[key], None, problem, None)
+            return []
         if server is not None:
             self._check_lengths(point, server, load, trace)
         digest = trace.digest if trace else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from loadgen.protocols import Framework
 
 # What a trace brings itself.
 LENGTHS = frozenset({"input_tokens", "output_tokens", "requests", "duration", "lead_in"})
+MOST_TRIALS = 100_000  # of one block: each is held in memory, and written into sweep.json
 SERVER_AXES = ("framework", "model", "dtype", "tp", "pp")
 
 
@@ -133,6 +135,11 @@ def _points(tables: Tables, number: int, block: SweepTable, problems: Problems) 
             base[key] = getattr(block, key)
             paths[key] = ("sweep", number, key)
     paths |= {key: ("sweep", number, *key.split(".")) for key in axes}
+    count = math.prod(map(len, axes.values())) if block.combine == "product" else 1
+    if count * len(block.repeat or tables.load.repeat) * len(block.starts or tables.starts) > MOST_TRIALS:
+        why = "lists and repeats come to more trials than any sweep can run"
+        problems.add(("sweep", number), None, why, f"up to {MOST_TRIALS}")
+        return
     for i, rule in enumerate(block.exclude):
         if not rule.model_fields_set:
             problems.add(

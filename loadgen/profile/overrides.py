@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ from loadgen.profile.values import did_you_mean
 
 LISTS = {*Axes.model_fields, "gpus", "repeat", "starts"}
 SECTIONS = set(Tables.model_fields)
+OPEN = (("target", "extra_body"), ("target", "options"))  # of any keys and values, which are sent as JSON
+DEEPEST = 32  # levels of tables and lists: everything that walks through one may do so by recursion
 
 
 def lay_over(data: Mapping[str, Any], sets: Sequence[str], file: str) -> tuple[dict[str, Any], Origins]:
@@ -31,6 +34,7 @@ def lay_over(data: Mapping[str, Any], sets: Sequence[str], file: str) -> tuple[d
 
     Raises ProfileError, with a line for each ``--set`` that is wrong.
     """
+    check_values(data, Origins(file=file))
     merged = copy.deepcopy(dict(data))
     sweep = merged.setdefault("sweep", {})
     single = isinstance(sweep, dict)
@@ -47,7 +51,32 @@ def lay_over(data: Mapping[str, Any], sets: Sequence[str], file: str) -> tuple[d
             problems.append(error)
     if problems:
         raise together(problems)
+    check_values(merged, origins)
     return merged, origins
+
+
+def check_values(tables: Mapping[str, Any], origins: Origins) -> None:
+    """Raise ProfileError for what no key takes, wherever it stands: a whole number over 64 bits, text that no file name
+    and no JSON can hold, tables in tables in tables; and in what is sent as it is, a number that JSON has not."""
+    left: list[tuple[Path, Any]] = [((), tables)]
+    while left:
+        path, value = left.pop()
+        if len(path) > DEEPEST:
+            raise origins.problem(path[:2], None, "is nested too deeply", f"{DEEPEST} levels")
+        if isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            left += [((*path, key), inner) for key, inner in items]
+            left += [(path, key) for key in value if isinstance(value, dict)]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise origins.problem(path, None, "is out of range", "whole numbers of 64 bits")
+        elif isinstance(value, float) and path[:2] in OPEN and not math.isfinite(value):
+            raise origins.problem(path, value, "is not finite", "numbers")
+        elif isinstance(value, str) and ("\0" in value or (not value.isascii() and _surrogate(value))):
+            raise origins.problem(path, value, "holds what is no text", "UTF-8 without NUL")
+
+
+def _surrogate(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _assignments(tables: dict[str, Any], text: str, file: str) -> list[tuple[Path, Any]]:
@@ -93,7 +122,7 @@ def value_of(raw: str, *, listable: bool) -> Any:
     """TOML where it is TOML, else a list where commas make one, else the bare text."""
     try:
         parsed = tomllib.loads(f"value = {raw}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also a number of thousands of digits
         parsed = {}
     if parsed.keys() == {"value"}:  # a line break in the text could smuggle in others
         return parsed["value"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loadgen.errors import ProfileError
+from loadgen.input_files import read_input
 from loadgen.profile.profile import Profile
 from loadgen.protocols import Framework
 
@@ -29,7 +31,7 @@ def load_profile(
 
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # of TOML, and of a number of thousands of digits
         raise ProfileError(file, "TOML", None, str(error)) from None
     except RecursionError:
         raise ProfileError(file, "TOML", None, "is nested too deeply") from None
@@ -94,15 +96,18 @@ def _read(path_or_name: str) -> tuple[str, str]:
         ours = shipped()
         if path_or_name in ours:
             return f"{path_or_name}.toml", ours[path_or_name]
+    if not os.path.lexists(path):
         import difflib
 
         near = difflib.get_close_matches(path.stem, ours, n=1)
         why = "no such file or shipped profile" + (f"; did you mean {near[0]!r}?" if near else "")
         raise ProfileError(path_or_name, "profile", None, why, f"a TOML file, or one of {', '.join(ours)}")
     try:
-        return path_or_name, path.read_text("utf-8-sig")
+        text = read_input(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ProfileError(path_or_name, "profile", None, f"cannot be read: {error}", "UTF-8 TOML") from None
+        why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise ProfileError(path_or_name, "profile", None, why, "UTF-8 TOML") from None
+    return path_or_name, text.replace("\r\n", "\n")
 
 
 def _name_from(file: str) -> str:

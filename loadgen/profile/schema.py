@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from loadgen.errors import ProfileError
 from loadgen.profile.values import (
     Amount,
+    AtOnce,
     Attainment,
     Bound,
     Capacity,
@@ -38,6 +39,7 @@ from loadgen.profile.values import (
     TraceReplay,
     Turns,
     Url,
+    Workers,
     did_you_mean,
 )
 from loadgen.profile.workloads import NO_THINK
@@ -123,8 +125,8 @@ class LoadTable(Table):
     """[load]: rates in requests per second, lengths in tokens. Absent counts follow from the mode."""
 
     mode: Mode = "static"
-    batch_size: Count = 1
-    concurrency: Count = 1
+    batch_size: AtOnce = 1
+    concurrency: AtOnce = 1
     max_rate: Amount | None = None
     rate: Amount | None = None
     rate_end: Amount | None = None
@@ -132,7 +134,7 @@ class LoadTable(Table):
     trace: Text | None = None
     replay: TraceReplay | None = None
     prefixes: SharedPrefixes | None = None
-    users: Count | None = None
+    users: AtOnce | None = None
     turns: Turns | None = None
     think: Think = NO_THINK
     input_tokens: Length | None = None
@@ -144,7 +146,7 @@ class LoadTable(Table):
     repeat: Repeats = [0]
     stream: Flag = True
     seed: Index = 0
-    workers: Count = 1
+    workers: Workers = 1
     timeouts: TimeoutsTable = TimeoutsTable()
 
 
@@ -156,10 +158,10 @@ class Axes(Table):
     dtype: Annotated[list[Dtype] | None, Several] = None
     tp: Annotated[list[Count] | None, Several] = None
     pp: Annotated[list[Count] | None, Several] = None
-    batch_size: Annotated[list[Count] | None, Several] = None
-    concurrency: Annotated[list[Count] | None, Several] = None
+    batch_size: Annotated[list[AtOnce] | None, Several] = None
+    concurrency: Annotated[list[AtOnce] | None, Several] = None
     rate: Annotated[list[Amount] | None, Several] = None
-    users: Annotated[list[Count] | None, Several] = None
+    users: Annotated[list[AtOnce] | None, Several] = None
     input_tokens: Annotated[list[Length] | None, Several] = None
     output_tokens: Annotated[list[Length] | None, Several] = None
     stream: Annotated[list[Flag] | None, Several] = None
@@ -198,7 +200,7 @@ class CapacityTable(Table):
     lead_in: Span | None = None
     within: Share = 0.05
     confirm: Flag = False
-    saturating: Count = 256
+    saturating: AtOnce = 256
 
 
 class BisectionTable(Table):

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from loadgen import urls
 from loadgen.errors import BadInput
 from loadgen.metrics.objectives import BOUNDS, SHARES, parse_objective, parse_share
+from loadgen.profile.bounds import MOST, MOST_AT_ONCE, MOST_REPEATS, MOST_WORKERS
 from loadgen.profile.workloads import read_length, read_prefixes, read_replay, read_think, read_turns
 from loadgen.records import LoadKind, OptionValue, Order
 from loadgen.search_records import Variable
@@ -21,7 +22,6 @@ from loadgen.theory.models import DTYPE_ALIASES, DTYPE_BYTES, dtype_name
 from loadgen.units import SPAN, parse_span
 
 AUTO = "auto"
-MOST = 10**12  # of whatever is counted: beyond it a number is a slip, and overflows what stores it
 Validator = Callable[[Any], Any]
 
 
@@ -30,17 +30,17 @@ def _bad(why: str, accepted: str | None) -> PydanticCustomError:
     return PydanticCustomError("bad", "{why}", {"why": why, "accepted": accepted})
 
 
-def whole_number(least: int) -> Validator:
-    """A validator of whole numbers from ``least`` on; ``true`` is none."""
-    accepted = f"whole numbers from {least}"
+def whole_number(least: int, most: int = MOST) -> Validator:
+    """A validator of whole numbers from ``least`` to ``most``; ``true`` is none."""
+    accepted = f"whole numbers from {least}" + (f" to {most}" if most < MOST else "")
 
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise _bad("is not a whole number", accepted)
         if value < least:
             raise _bad(f"must be at least {least}", accepted)
-        if value > MOST:
-            raise _bad(f"must be at most {MOST}", accepted)
+        if value > most:
+            raise _bad(f"must be at most {most}", accepted)
         return value
 
     return check
@@ -170,9 +170,11 @@ def _several(value: Any) -> Any:
     values = value if isinstance(value, list) else [value]
     if not values:
         raise _bad("is an empty list", "at least one value")
-    for i, item in enumerate(values):
-        if any(item == other and type(item) is type(other) for other in values[:i]):
+    seen: set[tuple[type, str]] = set()
+    for item in values:
+        if (key := (type(item), repr(item))) in seen:
             raise _bad(f"lists {item!r} twice", "each value once")
+        seen.add(key)
     return values
 
 
@@ -180,7 +182,7 @@ def _repeat(value: Any) -> Any:
     """A count n as the repeats 0 … n−1; a list as the very repeats it names."""
     if isinstance(value, list):
         return [whole_number(0)(item) for item in _several(value)]
-    return list(range(whole_number(1)(value)))
+    return list(range(whole_number(1, MOST_REPEATS)(value)))
 
 
 def _devices(value: Any) -> Any:
@@ -193,6 +195,8 @@ def _devices(value: Any) -> Any:
 Capacity = Annotated[Any, BeforeValidator(_capacity)]
 Share = Annotated[float, BeforeValidator(_share)]
 Count = Annotated[int, BeforeValidator(whole_number(1))]
+AtOnce = Annotated[int, BeforeValidator(whole_number(1, MOST_AT_ONCE))]
+Workers = Annotated[int, BeforeValidator(whole_number(1, MOST_WORKERS))]
 Length = Annotated[Any, BeforeValidator(_read_by(read_length, "length"))]
 Turns = Annotated[Any, BeforeValidator(_read_by(read_turns, "turns"))]
 Think = Annotated[Any, BeforeValidator(_read_by(read_think, "think"))]

@@ -9,7 +9,8 @@ whose ``median``, ``mean``, ``min`` and ``max`` are spans.
 from __future__ import annotations
 
 import csv
-import math
+import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -19,11 +20,14 @@ from typing import Any
 import orjson
 
 from loadgen.errors import BadInput
+from loadgen.input_files import open_input
 from loadgen.traces.formats import FORMATS
 from loadgen.units import SPAN, parse_span
 from loadgen.workload_records import Prefixes, Replay, Spread
 
 MOST = 2**31 - 1
+LEAST_NUMBER, MOST_NUMBER = 1e-9, 1e12  # beyond, a quotient or a square of it leaves what a float can hold
+_DIGITS = re.compile("[0-9]{1,10}")
 KINDS: dict[str, tuple[str, ...]] = {
     "uniform": ("min", "max"),
     "lognormal": ("median", "sigma", "max"),
@@ -50,7 +54,7 @@ NO_THINK = Spread(kind="uniform", least=0, most=0)
 
 def read_length(value: Any, name: str) -> int | Spread:
     """A length, or a distribution of them. Raises BadInput."""
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return _whole(name, value)
@@ -63,7 +67,7 @@ def read_length(value: Any, name: str) -> int | Spread:
         )
     given = dict(value)
     kind = given.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise BadInput(f"{name}: kind = {kind!r} (accepted: {_kinds()})")
     _known(given, (*KINDS[kind], *OPTIONAL[kind]), name)
     if missing := [key for key in KINDS[kind] if key not in given]:
@@ -112,7 +116,7 @@ def _empirical(given: Mapping[str, Any], name: str) -> Spread:
     try:
         for place, value in _column(file, None if column is None else str(column)):
             text = str(value).strip()
-            if not text.isdigit() or not 1 <= int(text) <= MOST:
+            if not _DIGITS.fullmatch(text) or not 1 <= int(text) <= MOST:
                 raise BadInput(f"{name}: {file}: {place}: {text[:40]!r} is no length (accepted: 1 or more)")
             counted[int(text)] += 1
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -132,7 +136,7 @@ def _empirical(given: Mapping[str, Any], name: str) -> Spread:
 
 def _column(file: Path, column: str | None) -> Iterator[tuple[str, Any]]:
     """A file's values with where each stands: of a column of CSV or a key of JSON lines, else one number a line."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
+    with io.TextIOWrapper(open_input(file), encoding="utf-8-sig", newline="") as lines:
         if column is None:
             yield from ((f"line {number}", line) for number, line in enumerate(lines, 1) if line.strip())
             return
@@ -222,9 +226,14 @@ def _whole(label: str, value: Any) -> int:
 
 
 def _number(label: str, value: Any) -> float:
-    found = _converted(label, value, float, "a number above 0")
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < math.inf:
-        raise BadInput(f"{label} = {value} (accepted: a number above 0)")
+    accepted = f"a number above 0, from {LEAST_NUMBER:g} to {MOST_NUMBER:g}"
+    found = _converted(label, value, float, accepted)
+    if (
+        isinstance(found, bool)
+        or not isinstance(found, int | float)
+        or not LEAST_NUMBER <= found <= MOST_NUMBER
+    ):
+        raise BadInput(f"{label} = {value} (accepted: {accepted})")
     return float(found)
 
 
@@ -242,6 +251,6 @@ def _span(label: str, value: Any) -> float:
 
 
 def _one_of(label: str, value: Any, choices: tuple[str, ...]) -> str:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise BadInput(f"{label} = {value} (accepted: {', '.join(choices)})")
     return str(value)

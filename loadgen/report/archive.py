@@ -19,6 +19,7 @@ from loadgen.analysis.finding import Rules
 from loadgen.analysis.requests import REQUESTS_READ
 from loadgen.analysis.table import read
 from loadgen.errors import BadInput, StoreError
+from loadgen.input_files import open_input, read_input
 from loadgen.report import redact
 from loadgen.report.markdown import gather
 from loadgen.report.redact import Redactor
@@ -113,12 +114,15 @@ def _write_words(results: Results, made: Path, redactor: Redactor, samples_limit
             (made / name).write_bytes(text)
     ceilings = results.path / CEILINGS_FILE
     if ceilings.exists():
-        (made / CEILINGS_FILE).write_bytes(orjson.dumps(redactor.plain(orjson.loads(ceilings.read_bytes()))))
+        (made / CEILINGS_FILE).write_bytes(orjson.dumps(redactor.plain(orjson.loads(read_input(ceilings)))))
 
 
 def whole_lines(path: Path) -> list[bytes]:
     """The lines of a file that end in a newline: a sweep may still be writing the last one."""
-    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    if not path.exists():
+        return []
+    with open_input(path) as file:
+        return file.read().split(b"\n")[:-1]
 
 
 def rule(samples_limit: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Finding, Rules
 from loadgen.errors import BadInput
+from loadgen.input_files import read_input
 from loadgen.report import write_whole
 from loadgen.report.analysis_tables import doubt_tables
 from loadgen.report.claim_tables import claim_table, open_table, server_table
@@ -53,7 +54,13 @@ def with_block(path: Path, block: str) -> str | None:
 
     Raises BadInput for a file that has only one of them.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = read_input(path).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(
+            f"--out {path}: cannot be read: {why} (accepted: a new file, or one of text)"
+        ) from None
     lines = text.splitlines()
     places = [[at for at, line in enumerate(lines) if line.strip() == mark] for mark in (BEGIN, END)]
     if places == [[], []]:

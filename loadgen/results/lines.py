@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loadgen.errors import StoreError
-from loadgen.results.store import append_line, cut_torn_line, from_json
+from loadgen.input_files import read_input
+from loadgen.results.record_json import from_json
+from loadgen.results.store import MOST_SWEEP, append_line, cut_torn_line
 
 T = TypeVar("T")
 
@@ -23,7 +25,12 @@ def append(path: Path, record: Any) -> None:
 
 def read(path: Path, kind: type[T]) -> list[T]:
     """All records of a file, none where there is no file; a torn last line is left out. Raises StoreError."""
-    whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    whole = []
+    if path.exists():
+        try:
+            whole = read_input(path, MOST_SWEEP).split(b"\n")[:-1]
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
     found = []
     for number, line in enumerate(whole, 1):
         try:

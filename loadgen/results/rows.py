@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loadgen.errors import StoreError
+from loadgen.input_files import open_input
 
 Kind = Literal["samples", "telemetry"]
 TRIAL = "trial"  # the column of a shared file that says whose row it is
@@ -84,6 +85,7 @@ def readable(path: Path) -> Iterator[None]:
     import pyarrow as pa
 
     try:
+        open_input(path).close()  # a pipe would be waited for
         yield
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file") from None

@@ -17,20 +17,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, TypeVar
 
 import orjson
 
 from loadgen.errors import BadInput, NotResults, StoreError
+from loadgen.input_files import open_input, read_input
 from loadgen.records import DEFINITIONS, SCHEMA_VERSION, Environment, Trial, TrialResult
 from loadgen.results.older import mended
+from loadgen.results.record_json import from_json, plain, to_json
 from loadgen.results.rows import Kind, Rows, shared_rows
 from loadgen.results.samples import SampleWriter as SampleWriter
 from loadgen.results.samples import read_samples as read_samples
@@ -38,32 +39,9 @@ from loadgen.results.samples import read_samples as read_samples
 T = TypeVar("T")
 # What sweep.json may hold that is read again, and of which type.
 COLUMNS = {"samples": ("phase", "sent_ns", "end_ns", "token_ns"), "telemetry": ("at_ns", "metric", "value")}
+LOCK = ".lock"
+MOST_SWEEP = 1 << 30  # bytes of sweep.json, which holds the whole plan
 SWEEP: dict[str, type] = {"environments": dict, "plan": list, "trials": list, "kept": dict}
-
-
-def to_json(record: Any) -> bytes:
-    """A dataclass or plain value as one line of JSON."""
-    return orjson.dumps(record, default=_plain)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"not storable: {type(value).__name__}")
-
-
-@functools.cache
-def _validator(kind: Any) -> Any:
-    from pydantic import TypeAdapter  # slow to import, and only reading needs it
-
-    return TypeAdapter(kind)
-
-
-def from_json(kind: type[T], line: bytes) -> T:
-    """The dataclass that ``to_json`` wrote. Raises ValueError when the line is not one."""
-    return cast(T, _validator(cast(Any, kind)).validate_python(orjson.loads(line)))
 
 
 class Results:
@@ -75,7 +53,7 @@ class Results:
         self._looked_at: dict[Path, Rows | None] = {}
         self.broken: list[str] = []
         try:
-            self.sweep: dict[str, Any] = orjson.loads((path / "sweep.json").read_bytes())
+            self.sweep: dict[str, Any] = orjson.loads(read_input(path / "sweep.json", MOST_SWEEP))
         except FileNotFoundError:
             raise NotResults(f"{path}: not a results folder (it has no sweep.json)") from None
         except ValueError as error:
@@ -207,6 +185,36 @@ def open_to_go_on(path: Path) -> Results:
     return results
 
 
+def refuse_busy(path: Path) -> None:
+    """Raise BadInput for a folder that another process writes to now."""
+    if (path / LOCK).exists():
+        _locked(path).close()
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """The folder's lock, held until it is closed or this process ends, however that may be."""
+    try:
+        lock = (path / LOCK).open("ab+")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with lock:
+            lock.seek(0)
+            holder = lock.read(20).decode("ascii", "replace").strip()
+        who = f"process {holder} is writing to it" if holder.isdigit() else "another process is writing to it"
+        raise BadInput(f"{path}: {who} (accepted: another --out, or wait until that has ended)") from None
+    except OSError as error:
+        lock.close()
+        raise StoreError(f"{path / LOCK}: cannot be locked: {error.strerror}") from None
+    with contextlib.suppress(OSError):  # of a full disk: the id is for people alone
+        lock.truncate(0)
+        lock.write(b"%d\n" % os.getpid())
+        lock.flush()
+    return lock
+
+
 class Store(Results):
     """A results folder, opened by the one sweep that writes to it."""
 
@@ -222,8 +230,8 @@ class Store(Results):
     def create(cls, path: Path, sweep: Mapping[str, Any]) -> Store:
         """Make the folder, or open it again, and put ``sweep`` (profile, plan, argv) into its ``sweep.json``.
 
-        Environments already recorded there are kept. Raises StoreError when another sweep writes to it, BadInput for a
-        kept copy.
+        Environments already recorded there are kept. Raises BadInput when another process writes to it, and for a kept
+        copy; StoreError where it cannot be written.
         """
         if (path / "sweep.json").exists():
             open_to_go_on(path)
@@ -232,15 +240,7 @@ class Store(Results):
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"{folder}: cannot be made: {error.strerror}") from None
-        try:
-            lock = (path / ".lock").open("wb")
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise StoreError(f"{path}: another sweep is writing to it") from None
+        lock = _locked(path)
         known: dict[str, Any] = {}
         if (path / "sweep.json").exists():
             known = Results(path).sweep.get("environments", {})
@@ -322,7 +322,7 @@ class Store(Results):
 
 
 def _indented(record: Mapping[str, Any]) -> bytes:
-    return orjson.dumps(record, option=orjson.OPT_INDENT_2, default=_plain)
+    return orjson.dumps(record, option=orjson.OPT_INDENT_2, default=plain)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -347,7 +347,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
     """Each line with its number and whether it is whole (ends in a newline)."""
     if not path.exists():
         return
-    with path.open("rb") as file:
+    try:
+        file = open_input(path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+    with file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield number, line, line.endswith(b"\n")

@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from loadgen.errors import BadInput, LoadgenError, MissingDependency, StoreError
+from loadgen.input_files import read_input
 from loadgen.launch.child import child_argv
 from loadgen.launch.process import GUARD, free_ports
 from loadgen.results.store import write_whole
@@ -242,7 +243,7 @@ def load(folder: Path) -> list[Ceilings]:
     if not path.exists():
         return []
     try:
-        return [from_dict(entry) for entry in orjson.loads(path.read_bytes())]
+        return [from_dict(entry) for entry in orjson.loads(read_input(path))]
     except (ValueError, TypeError) as error:
         raise BadInput(
             f"{path}: not ceilings as the probe writes them: {error} (accepted: none; remove it)"

@@ -9,8 +9,13 @@ import os
 from typing import Any
 
 from loadgen.errors import BadInput
+from loadgen.input_files import open_input, read_input
 from loadgen.records import ModelSpec
 
+MOST_SIZE = 2**31 - 1  # of a tensor in one direction
+# What is walked through one by one; twenty times those of the largest llama.
+MOST = {"num_hidden_layers": 4096, "num_attention_heads": 4096}
+MOST_HEADER = 100_000_000  # bytes: the format's own limit
 LAYER = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
     "mlp.down_proj", "input_layernorm", "post_attention_layernorm",
@@ -23,8 +28,8 @@ def from_folder(folder: str) -> ModelSpec:
 
     def get(key: str, default: int | None = None) -> int:
         value = config.get(key)
-        if value is None and default is not None:
-            return default
+        if value is None:
+            value = default
         return _positive_int(value, key, os.path.join(folder, "config.json"))
 
     heads, hidden = get("num_attention_heads"), get("hidden_size")
@@ -58,8 +63,7 @@ def _read_config(folder: str) -> dict[str, Any]:
             f"model {folder}: no such folder (accepted: a preset's name, or a folder with config.json and safetensors)"
         )
     try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
+        config = json.loads(read_input(path))
     except FileNotFoundError:
         raise BadInput(f"model {folder}: no config.json in it, so it is no Hugging Face checkpoint") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -78,6 +82,8 @@ def _read_config(folder: str) -> dict[str, Any]:
 def _positive_int(value: object, key: str, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise BadInput(f"model {where}: {key} = {value!r} must be a whole number of at least 1")
+    if value > (most := MOST.get(key, MOST_SIZE)):
+        raise BadInput(f"model {where}: {key} is more than any model has (accepted: up to {most})")
     return value
 
 
@@ -94,14 +100,17 @@ def _fingerprint(folder: str, config: dict[str, Any]) -> str:
     Hashed: the configuration, and of each weight file its name, size, header and a few blocks spread over its
     tensors (two fine-tunes of one model differ in nothing but those).
     """
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    try:
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    except RecursionError:
+        raise BadInput(f"model {folder}: its config.json is nested too deeply") from None
     names: set[str] = set()
     for name in _weight_files(folder):
         path = os.path.join(folder, name)
         try:
-            with open(path, "rb") as file:
+            with open_input(path) as file:
                 size = os.fstat(file.fileno()).st_size
-                digest.update(f"\n{name}\n{size}\n".encode())
+                digest.update(b"\n%b\n%d\n" % (os.fsencode(name), size))
                 header = file.read(_header_size(file.read(8), path, size))
                 digest.update(header)
                 names |= _tensors(header, size, path)
@@ -147,7 +156,7 @@ def _check_tensors(names: set[str], config: dict[str, Any], folder: str) -> None
 
 def _header_size(start: bytes, path: str, size: int) -> int:
     header = int.from_bytes(start, "little")  # safetensors: 8 bytes of length, a JSON header, the tensors
-    if len(start) < 8 or not 2 <= header <= size - 8:
+    if len(start) < 8 or not 2 <= header <= min(size - 8, MOST_HEADER):
         raise BadInput(f"model {path}: not a safetensors file, or cut short")
     return header
 
@@ -156,8 +165,7 @@ def _weight_files(folder: str) -> list[str]:
     index = os.path.join(folder, "model.safetensors.index.json")
     if os.path.exists(index):
         try:
-            with open(index, encoding="utf-8") as file:
-                names = sorted(set(json.load(file)["weight_map"].values()))
+            names = sorted(set(json.loads(read_input(index))["weight_map"].values()))
         except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
             raise BadInput(f"model {index}: not a safetensors index: {error}") from None
         if not all(isinstance(name, str) and name == os.path.basename(name) for name in names):

@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from loadgen.errors import BadInput
+from loadgen.input_files import open_input
 from loadgen.traces.formats import BOM, Reader, reader_of
 from loadgen.traces.replay import Taken, taken, timed
 from loadgen.traces.rows import TraceRow
@@ -65,7 +66,7 @@ class TraceExtent:
 def open_trace(path: str) -> Iterator[IO[bytes]]:
     """The file's lines, as bytes. Raises BadInput for a file that cannot be opened or read while it is open."""
     try:
-        with open(path, "rb") as lines:
+        with open_input(path) as lines:
             yield lines
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -96,8 +97,8 @@ def measure_trace(path: str, replay: Replay = PLAIN) -> TraceExtent:
     """
     try:
         stat = os.stat(path)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     known = replace(replay, speed=1.0, rate=None, spread_s=0.0)  # which change nothing here
     return _measured(path, known, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 

@@ -18,7 +18,7 @@ from loadgen.drivers.mii_grpc import WHOLE as MII_WHOLE
 from loadgen.drivers.mii_grpc import MiiDriver
 from loadgen.drivers.mii_text import Decimal
 from loadgen.records import Request, Timeouts
-from loadgen.results.store import to_json
+from loadgen.results.record_json import to_json
 
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, -1, 2**40]), max_size=3)
 NUMBERS = st.sampled_from([[], [1, 2], [1, 2, 3], [5, 2**32 - 1, 0], [4], [3]]).map(

@@ -14,7 +14,7 @@ from loadgen.launch.pages import Pages, known_facts
 from loadgen.launch.triton_counters import server_side_times
 from loadgen.metrics.engine_caveats import of_engine
 from loadgen.records import LoadSpec
-from loadgen.results.store import to_json
+from loadgen.results.record_json import to_json
 from loadgen.telemetry.ledger import engine_memory
 from loadgen.telemetry.prometheus_text import read_page
 from loadgen.telemetry.promql import PrometheusFault, result_of, scrapes_of

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ from endpoints import STANDARD, Manner, endpoint
 from tokenizer_files import trained_tokenizer
 
 from loadgen.commands import sweep
-from loadgen.commands.run import driver_options, load_spec, open_store, run
+from loadgen.commands.run import driver_options, load_spec, refuse_used, run
 from loadgen.drivers.words import COMMON, LONG_OPENING
 from loadgen.errors import BadInput
 from loadgen.launch.page import fetch
 from loadgen.launch.process import free_ports
-from loadgen.plan.plan import endpoint_trial
-from loadgen.records import LoadSpec, TrialResult
+from loadgen.records import TrialResult
 from loadgen.results.store import open_results
 
 SHAPE: dict[str, Any] = {
@@ -338,7 +336,6 @@ def test_an_export_without_a_format_is_bad_input_before_anything_is_asked(tmp_pa
 
 def test_a_folder_with_results_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text('{"schema_version": 1, "plan": []}')
-    trial = endpoint_trial(LoadSpec(kind="static", input_tokens=4, output_tokens=2), "http://h", "m", 9)
-    with ExitStack() as stack, pytest.raises(BadInput, match="already holds results"):
-        open_store(stack, tmp_path, trial, ())
+    with pytest.raises(BadInput, match="already holds results"):
+        refuse_used(tmp_path)
     assert (tmp_path / "sweep.json").read_text() == '{"schema_version": 1, "plan": []}'

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fault_matrix import FAULTS, FRAMEWORKS, Fault, run
+from fault_list import FAULTS, Fault
+from fault_matrix import FRAMEWORKS, run
 
 from loadgen.results.store import open_results
 
@@ -19,7 +20,7 @@ def test_a_fault_costs_its_trial_and_nothing_else(fault: Fault) -> None:
 
 
 def test_samples_that_are_broken_or_gone_run_again(tmp_path: Path) -> None:
-    (tmp_path / "p.toml").write_text(NULL.profile)
+    (tmp_path / "p.toml").write_text(NULL.profile(tmp_path))
 
     def loadgen(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "loadgen.cli", *arguments]

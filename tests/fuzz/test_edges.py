@@ -6,4 +6,4 @@ from edge_inputs import EDGES, fuzz
 
 @pytest.mark.parametrize("edge", EDGES)
 def test_nothing_but_our_own_errors(edge: str) -> None:
-    fuzz(edge, 40)
+    assert fuzz(edge, 40).wrong == {}

@@ -97,3 +97,45 @@ def test_the_command_line_takes_the_same() -> None:
 )  # fmt: skip
 def test_spans_of_time(text: str, seconds: float | None) -> None:
     assert parse_span(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"load": {"repeat": 10**9}}, "load.repeat = 1000000000: must be at most 10000"),
+        ({"starts": 10**9}, "starts = 1000000000: must be at most 10000"),
+        ({"load": {"workers": 10**6}}, "load.workers = 1000000: must be at most 1024"),
+        (
+            {"load": {"mode": "closed", "concurrency": 10**9}},
+            "concurrency = 1000000000: must be at most 1000000",
+        ),
+        ({"load": {"batch_size": 10**6}}, "1000000 rows of 80 tokens are 80000000 in one call"),
+        (
+            {"load": {"repeat": 1000}, "sweep": {"batch_size": list(range(1, 201))}},
+            "lists and repeats come to more trials than any sweep can run (accepted: up to 100000)",
+        ),
+        ({"load": {"seed": 2**63}}, "load.seed: is out of range (accepted: whole numbers of 64 bits)"),
+        ({"target": {**TARGET, "model": "a\0b"}}, "holds what is no text"),
+        (
+            {"target": {**TARGET, "extra_body": {"a": float("nan")}}},
+            "target.extra_body.a = nan: is not finite",
+        ),
+        ({"load": {"prefixes": {"groups": 10**400, "tokens": 1}}}, "prefixes.groups: is out of range"),
+    ],
+)
+def test_a_number_does_not_become_memory(tables: dict[str, Any], words: str) -> None:
+    load = {"input_tokens": 80, "output_tokens": 2} | tables.get("load", {})
+    with pytest.raises(ProfileError) as caught:
+        build_profile({"target": TARGET, **tables, "load": load})
+    assert words in str(caught.value)
+
+
+def test_tables_in_tables_are_refused_before_anything_walks_through_them() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    for tables in ({"load": LENGTHS, "x": deep}, {"load": LENGTHS, "target": {**TARGET, "extra_body": deep}}):
+        with pytest.raises(ProfileError, match="is nested too deeply"):
+            build_profile(tables)
+    with pytest.raises(ProfileError, match="is nested too deeply"):
+        build_profile({"load": LENGTHS, "target": TARGET}, sets=("target.extra_body" + ".a" * 5000 + "=1",))

@@ -16,7 +16,7 @@ from profiles import BASE, cells, problem
     [
         (
             "batch_size = 0",
-            "p.toml: load.batch_size = 0: must be at least 1 (accepted: whole numbers from 1)",
+            "p.toml: load.batch_size = 0: must be at least 1 (accepted: whole numbers from 1 to 1000000)",
         ),
         ("batch_size = -3", "load.batch_size = -3: must be at least 1"),
         ("batch_size = true", "load.batch_size = True: is not a whole number"),

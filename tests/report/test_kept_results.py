@@ -25,7 +25,8 @@ from loadgen.cli import main
 from loadgen.report.archive import KEPT, LARGEST_BYTES, keep
 from loadgen.report.html import charts
 from loadgen.report.markdown import gather
-from loadgen.results.store import Results, open_results, read_samples, to_json
+from loadgen.results.record_json import to_json
+from loadgen.results.store import Results, open_results, read_samples
 from loadgen.selfcheck.probe import save
 from loadgen.system.environment import cpu_model
 from loadgen.theory.ceilings import Ceilings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ from loadgen.records import (
     Trial,
     TrialResult,
 )
-from loadgen.results.store import SampleWriter, Store, from_json, open_results, read_samples, to_json
+from loadgen.results.record_json import from_json, to_json
+from loadgen.results.store import SampleWriter, Store, open_results, read_samples
 
 MODEL = ModelSpec(
     name="tiny",
@@ -113,7 +115,7 @@ def test_a_broken_middle_line_is_an_error_with_its_number(tmp_path: Path) -> Non
 
 
 def test_two_writers_are_refused(tmp_path: Path) -> None:
-    with Store.create(tmp_path, {}), pytest.raises(StoreError, match="another sweep"):
+    with Store.create(tmp_path, {}), pytest.raises(BadInput, match=f"process {os.getpid()} is writing to it"):
         Store.create(tmp_path, {})
 
 

@@ -208,6 +208,14 @@ def test_sharded_checkpoint(tmp_path: Path) -> None:
         ({"hidden_size": None}, "hidden_size = None must be a whole number"),
         ({"num_hidden_layers": 0}, "num_hidden_layers = 0 must be"),
         ({"vocab_size": True}, "vocab_size = True must be"),
+        (
+            {"num_hidden_layers": 2**31},
+            "num_hidden_layers is more than any model has",
+        ),  # 22 GB of names, once
+        ({"num_attention_heads": 10**6}, "num_attention_heads is more than any model has"),
+        ({"vocab_size": 2**31}, "vocab_size is more than any model has"),
+        ({"head_dim": 0}, "head_dim = 0 must be"),
+        ({"hidden_size": 2, "head_dim": None}, "head_dim = 0 must be"),
         ({"quantization_config": {"bits": 4}}, "quantised checkpoints are not supported"),
     ],
 )
@@ -256,6 +264,15 @@ def test_a_checkpoint_cut_short_or_in_parts_is_refused(tmp_path: Path) -> None:
     part.rename(part.with_name("model-00001-of-00002.safetensors"))
     with pytest.raises(BadInput, match="parts of a checkpoint"):
         models.resolve(str(part.parent))
+
+
+def test_the_length_of_a_header_is_no_reason_to_read_so_much(tmp_path: Path) -> None:
+    whole = checkpoint(tmp_path / "sparse") / "model.safetensors"
+    with whole.open("rb+") as file:
+        file.write((2**40).to_bytes(8, "little"))
+        file.truncate(2**41)
+    with pytest.raises(BadInput, match="not a safetensors file"):
+        models.resolve(str(whole.parent))
 
 
 def test_a_checkpoint_that_lacks_tensors_is_refused(tmp_path: Path) -> None:

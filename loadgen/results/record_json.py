@@ -1,0 +1,98 @@
+"""Records as JSON and back: what comes from a disk is checked for type and range before anything is made of it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import orjson
+
+from loadgen.records import Dist
+from loadgen.telemetry_records import (
+    HostFigures,
+    MemoryLedger,
+    PhaseFigures,
+    ServerCores,
+    SourceFigures,
+    TelemetrySummary,
+)
+
+T = TypeVar("T")
+FINITE = sys.float_info.max
+HUGE = 2.0**64  # in any unit: beyond it a square of a square leaves what a float can hold
+SIZES = frozenset(
+    {"tp", "pp", "batch_size", "concurrency", "workers", "max_batch", "layers", "heads", "kv_heads"}
+)
+MOST_SIZE = 1_000_000  # of what is counted through one by one
+AT_LEAST_1 = SIZES | {"hidden", "intermediate", "head_dim", "vocab", "max_context", "n"}
+COUNTS = frozenset({"errors", "kept"})  # by name; other tables are in the words of others
+SIGNED = (Dist,)  # of lags, which may be below 0
+# Numbers that others told, who may have told anything: what is stored must be read again.
+TOLD = (HostFigures, MemoryLedger, PhaseFigures, ServerCores, SourceFigures, TelemetrySummary)
+
+
+def to_json(record: Any) -> bytes:
+    """A dataclass or plain value as one line of JSON."""
+    return orjson.dumps(record, default=plain)
+
+
+def plain(value: object) -> object:
+    """What orjson does not know, as what it does. Raises TypeError for anything else."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"not storable: {type(value).__name__}")
+
+
+@functools.cache
+def _validator(kind: Any) -> Any:
+    from pydantic import TypeAdapter  # slow to import, and only reading needs it
+
+    return TypeAdapter(kind)
+
+
+def from_json(kind: type[T], line: bytes) -> T:
+    """The dataclass that ``to_json`` wrote. Raises ValueError when the line is not one: of other types (text for a
+    number), not finite, or out of range."""
+    # Text such as "nan" passes for a number unless this is strict.
+    found = _validator(cast(Any, kind)).validate_json(line, strict=True)
+    _check(found, kind.__name__, -HUGE, HUGE)
+    return cast(T, found)
+
+
+def _check(value: Any, name: str, least: float, most: float) -> None:
+    """Raise ValueError for a number out of its range, in a value or anywhere within it."""
+    kind = value.__class__
+    if kind is int or kind is float:
+        if not least <= value <= most:  # neither is NaN
+            raise ValueError(f"{name} = {value!r} is out of range")
+    elif is_dataclass(kind):
+        for inner, from_, to in _limits(kind):
+            _check(getattr(value, inner), inner, from_, to)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check(inner, key, *((0, HUGE) if name in COUNTS else (-FINITE, FINITE)))
+    elif kind is list or kind is tuple:
+        for inner in value:
+            _check(inner, name, least, most)
+
+
+@functools.cache
+def _limits(kind: type) -> tuple[tuple[str, float, float], ...]:
+    """The fields of a record, each with the range of its numbers."""
+    if kind in TOLD:
+        return tuple((field.name, -FINITE, FINITE) for field in fields(kind))
+    signed = -HUGE if kind in SIGNED else 0
+    return tuple(
+        (
+            field.name,
+            1 if field.name in AT_LEAST_1 else signed,
+            MOST_SIZE if field.name in SIZES else HUGE,
+        )
+        for field in fields(kind)
+    )

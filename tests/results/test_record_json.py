@@ -1,0 +1,67 @@
+"""A stored record is read as what was written, or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edge_files import kept, with_odd
+
+from loadgen.records import TrialResult
+from loadgen.results.record_json import from_json, to_json
+
+LOAD, SUMMARY, SERVER = ("trial", "load"), ("summary",), ("trial", "server")
+
+
+def read(*changes: tuple[tuple[Any, ...], Any]) -> TrialResult:
+    return from_json(TrialResult, json.dumps(with_odd(kept()[0], list(changes))).encode())
+
+
+def test_a_line_of_an_earlier_version_comes_back() -> None:
+    result = read()
+    assert json.loads(to_json(result)).items() >= {"environment": kept()[0]["environment"]}.items()
+    assert from_json(TrialResult, to_json(result)) == result
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ((*SUMMARY, "duration_s"), "nan"),
+        ((*SUMMARY, "duration_s"), "5"),
+        ((*SUMMARY, "duration_s"), float("nan")),
+        ((*SUMMARY, "duration_s"), float("inf")),
+        ((*SUMMARY, "duration_s"), -1.0),
+        ((*SUMMARY, "requests_ok"), 5.0),
+        ((*SUMMARY, "requests_ok"), True),
+        ((*SUMMARY, "requests_ok"), -5),
+        ((*SUMMARY, "e2e_s", "n"), 0),
+        ((*SUMMARY, "errors"), {"errors": -1}),
+        ((*SERVER, "pp"), 2**40),
+        ((*SERVER, "tp"), 0),
+        ((*SERVER, "model", "layers"), 2**31),
+        ((*LOAD, "batch_size"), "8"),
+        (("wall_s",), 1e30),
+        (("engine", "load_s"), float("inf")),
+        (("telemetry", "power_w"), "nan"),
+    ],
+)
+def test_other_types_and_ranges_are_refused(place: tuple[Any, ...], value: object) -> None:
+    with pytest.raises(ValueError, match=str(place[-1])):
+        read((place, value))
+
+
+def test_what_others_told_is_read_whatever_they_told() -> None:
+    """An engine's own facts and counters decide nothing of a record; refused here, they would cost the folder."""
+    engine = {"vocab": 10**30, "seed": -5, "list": [1e300]}
+    result = read((("engine",), engine), (("telemetry", "power_w"), -3.0))
+    assert result.engine == engine
+    assert result.telemetry is not None
+    assert result.telemetry.power_w == -3.0
+
+
+def test_results_that_are_kept_are_within_the_ranges() -> None:
+    folder = Path(__file__).parents[2] / "docs/results/h200-ft"
+    lines = [line for path in folder.glob("*/trials.jsonl") for line in path.read_bytes().splitlines()]
+    assert len([from_json(TrialResult, line) for line in lines]) == len(lines) > 10
