@@ -297,9 +297,9 @@ def load_spec(
         if mode == "trace":
             lengths = {"input": extent.input_tokens, "output": extent.output_tokens}
     in_flight = concurrency if mode == "closed" else talk.users if talk is not None else 1
-    problem = call_problem(batch_size if mode == "static" else 1, most_of(lengths["input"]))
-    if problem is not None:
-        raise BadInput(f"--input-tokens: {problem}")
+    too_big = call_problem(batch_size if mode == "static" else 1, most_of(lengths["input"]))
+    if too_big is not None:
+        raise BadInput(f"--input-tokens: {too_big}")
     return LoadSpec(
         kind=mode,  # type: ignore[arg-type]  # click checked it
         input_tokens=most_of(lengths["input"]),

@@ -69,6 +69,7 @@ class ShardDriver:
 
     def __init__(self, url: str, timeouts: Timeouts, text: Text) -> None:
         self._url, self._timeouts, self._text = url, timeouts, text
+        self.can = frozenset({"ids"} if isinstance(text, Decimal) else ())
         self._kv_tokens: int | None = None
         self._channels: list[Any] = []
         self._task: asyncio.Task[None] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from loadgen import urls
 from loadgen.errors import BadReply, WrongLength
@@ -24,7 +25,8 @@ def sound(reply: Reply) -> Reply:
     for name in ("finish", "error"):
         text = getattr(reply, name)
         if text is not None and (told := urls.shown(text)) != text:
-            reply = replace(reply, **{name: told})
+            changed: dict[str, Any] = {name: told}
+            reply = replace(reply, **changed)
     wrong = {
         name: value
         for name, value in (

@@ -59,9 +59,9 @@ def chosen(rows: Sequence[Row]) -> dict[str, Row]:
         whys: dict[str, tuple[Row, list[str]]] = {}
         for why, row in picks.items():
             whys.setdefault(row.run, (row, []))[1].append(why)
-        for row, why in whys.values():
+        for row, reasons in whys.values():
             name = cell_text(row.key)
-            found[f"{name} ({', '.join(why)})" if len(mine) > 1 else name] = row
+            found[f"{name} ({', '.join(reasons)})" if len(mine) > 1 else name] = row
     return dict(list(found.items())[:MOST_TRIALS])
 
 

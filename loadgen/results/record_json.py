@@ -72,7 +72,7 @@ def _check(value: Any, name: str, least: float, most: float) -> None:
         if not least <= value <= most:  # neither is NaN
             raise ValueError(f"{name} = {value!r} is out of range")
     elif is_dataclass(kind):
-        for inner, from_, to in _limits(kind):
+        for inner, from_, to in _limits(cast(Any, kind)):
             _check(getattr(value, inner), inner, from_, to)
     elif isinstance(value, Mapping):
         for key, inner in value.items():

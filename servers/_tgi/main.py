@@ -52,7 +52,8 @@ def shard_env(settings: Settings, rank: int) -> dict[str, str]:
 
 def warmup_request(settings: Settings) -> Any:
     """As its router's: prompts at their greatest length until they are as many tokens as a prefill may have."""
-    left, requests = settings.max_prefill_tokens, []
+    left = settings.max_prefill_tokens
+    requests: list[Any] = []
     while left > 0:
         tokens = min(settings.max_input_tokens, left)
         text = " ".join(["5"] * settings.max_input_tokens)
