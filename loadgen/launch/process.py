@@ -21,6 +21,7 @@ import httpx
 from loadgen.errors import BadInput, ServerDied, ServerError, ServerHung, ServerNotReady, ServerOutOfMemory
 from loadgen.launch import shared_memory
 from loadgen.launch.family import Family, end, family_of, stopped_in
+from loadgen.launch.last_error import last_error
 from loadgen.protocols import Command
 from loadgen.system import interrupt
 
@@ -218,7 +219,8 @@ class Server:
         for pattern, meaning in self.command.meanings:
             if re.search(pattern, tail):
                 return self.failure(ServerDied, f"{what} (exit status {code}): {meaning}")
-        return self.failure(ServerDied, f"{what} ({exit_words(code)})")
+        raised = last_error(tail) if code is not None and 0 < code < 128 else None  # a signal needs no other reason
+        return self.failure(ServerDied, f"{what} ({exit_words(code)})" + (f": {raised}" if raised else ""))
 
     def family(self) -> Family:
         """Its processes now."""
