@@ -219,7 +219,9 @@ class Server:
         for pattern, meaning in self.command.meanings:
             if re.search(pattern, tail):
                 return self.failure(ServerDied, f"{what} (exit status {code}): {meaning}")
-        raised = last_error(tail) if code is not None and 0 < code < 128 else None  # a signal needs no other reason
+        raised = (
+            last_error(tail) if code is not None and 0 < code < 128 else None
+        )  # a signal needs no other reason
         return self.failure(ServerDied, f"{what} ({exit_words(code)})" + (f": {raised}" if raised else ""))
 
     def family(self) -> Family:
