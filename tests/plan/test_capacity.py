@@ -97,6 +97,18 @@ def test_a_search_that_was_stopped_asks_for_the_same_trials() -> None:
     assert replay(asked, every)[1] is None
 
 
+def test_one_request_at_a_time_comes_from_one_process() -> None:
+    asked = search()
+    many = replace(asked.point.load, workers=4)
+    first = next_step(replace(asked, point=replace(asked.point, load=many)), [])
+    assert first is not None
+    assert (first.trial.load.concurrency, first.trial.load.workers) == (1, 1)
+    _, done = usual()
+    second = next_step(replace(asked, point=replace(asked.point, load=many)), done[:1])
+    assert second is not None
+    assert (second.trial.load.concurrency, second.trial.load.workers) == (256, 4)
+
+
 def test_results_of_other_objectives_are_not_taken() -> None:
     every = {each.result.trial.id: each.result for each in usual()[1]}
     other = search("tpot=50ms", "share=90%")
