@@ -181,8 +181,8 @@ def _at(
 
 def _bounded(load: LoadSpec, length_s: float, lead_in_s: float) -> LoadSpec:
     """A load for so long; from one process where there is not a request in flight for each."""
-    if load.in_flight is not None and load.in_flight < load.workers:
-        load = replace(load, workers=1)
+    if load.in_flight is not None and load.in_flight < load.workers * load.nodes:
+        load = replace(load, workers=1, nodes=1)
     return replace(load, requests=0, duration_s=length_s, lead_in_s=round(lead_in_s, 3))
 
 
