@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: env demo engines test-engines reproduce reproduction tools test faults fuzz lint bench verdicts clean
+.PHONY: env demo engines test-engines cluster reproduce reproduction tools test faults fuzz lint bench verdicts clean
 
 env: $(STAMP)
 
@@ -77,6 +77,12 @@ test: env tools
 test-engines: env engines
 	.venv/bin/python -m pytest tests/servers/test_vllm_server.py tests/servers/test_llamacpp_server.py tests/servers/test_sglang_server.py
 
+# Load from the nodes of a real Ray cluster on this host's loopback addresses, with nodes killed and frozen; two minutes.
+cluster: env
+	@.venv/bin/python -c 'import ray' 2>/dev/null || .venv/bin/python -m pip install -q --disable-pip-version-check -e '.[ray]' || \
+		echo 'Ray cannot be installed here, so its tests will skip'
+	.venv/bin/python -m pytest -m cluster tests/load/test_nodes.py
+
 # Every fault on every framework that runs here, and a table of what each cost; half an hour.
 faults: env
 	.venv/bin/python tests/aids/fault_matrix.py
@@ -97,12 +103,13 @@ lint: env
 bench: env
 	.venv/bin/python tests/benches/client_cost.py
 
-# How often comparisons, gates, thresholds and findings are wrong, in worlds whose truth is known, against goals; half an
-# hour on two quiet cores, half of it the first. Each takes all cores.
+# How often comparisons, gates, thresholds, findings and capacities are wrong, in worlds whose truth is known, against
+# goals; an hour on two quiet cores. Each takes all cores.
 verdicts: env
 	.venv/bin/python tests/benches/verdicts.py
 	.venv/bin/python tests/benches/thresholds_cover.py
 	.venv/bin/python tests/benches/findings_truth.py
+	.venv/bin/python tests/benches/capacity.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -20,6 +20,7 @@ from loadgen import __version__, urls
 from loadgen.cli_tools import TOOLS
 from loadgen.commands.options import (
     load_options,
+    ray_options,
     server_options,
     slo_option,
     target_options,
@@ -143,6 +144,7 @@ have_option = click.option(
 )
 @click.option("--cpus", metavar="CORES", help="run all of it on these cores, such as 0-15,32")
 @click.option("--report/--no-report", "report_after", default=True, help="what won, and pages, at the end")
+@ray_options
 def sweep(
     profile: str,
     sets: tuple[str, ...],
@@ -181,6 +183,8 @@ def sweep(
 @load_options(requests=64, concurrency=1)
 @workload_options
 @slo_option
+@click.option("--nodes", default=1, show_default=True, help="of the cluster of --ray, --workers on each")
+@ray_options
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="keep results and samples there"
 )

@@ -112,7 +112,8 @@ class LoadSpec:
     which it was due, or sent where it had no due time. Sending goes on behind the window (``drain``) until every
     counted request has ended, for one median E2E latency at most, so that the last ones meet the load that those before
     them met. A static load and a ramp, whose length this is, stop sending at the window's end and have no lead-in.
-    ``max_rate`` caps the request rate of a closed loop. ``workers`` is the number of load generator processes.
+    ``max_rate`` caps the request rate of a closed loop. ``workers`` is the number of load generator processes, on each
+    of ``nodes`` nodes of a cluster where there are several.
     ``replay`` is how a trace is taken. ``input_spread`` and ``output_spread`` draw a length for each request:
     ``input_tokens`` and ``output_tokens`` are the largest that they give, as they are of a trace. ``prefixes`` are
     beginnings that prompts share. ``at_most``: an output may end before ``output_tokens``, as where a server cannot be
@@ -136,6 +137,7 @@ class LoadSpec:
     stream: bool = True
     seed: int = 0
     workers: int = 1
+    nodes: int = 1
     at_most: bool = False
     replay: Replay | None = None
     input_spread: Spread | None = None
@@ -360,13 +362,26 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientNode:
+    """A node of a load from several. ``bound_s`` is how far its times may be off on the driver's clock, ``drift_ppm``
+    how much faster its clock ran; ``began_s`` how long after it was to be its first request was sent."""
+
+    address: str
+    workers: int
+    bound_s: float
+    drift_ppm: float
+    began_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientQuality:
     """The load generator's own figures during a trial: whether the client or the server was measured.
 
     ``cpu_share`` is CPU seconds per wall second of the busiest client process; ``loop_lag_s`` how late its event
     loop ran; ``stamp_lag_s`` kernel receive stamp → read; ``stamps`` where arrival times come from.
     ``arrival_skew_s`` is first → last send of a static batch that the protocol made go out as single calls, ``None``
-    where a batch is one call. ``loop`` names the event loop and the timer that sends by.
+    where a batch is one call. ``loop`` names the event loop and the timer that sends by. ``nodes`` are those of a load
+    from a cluster.
     """
 
     driver: str
@@ -383,6 +398,7 @@ class ClientQuality:
     loop: str | None = None
     workers: int = 1
     rss_bytes: int | None = None
+    nodes: tuple[ClientNode, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -261,6 +261,7 @@ def smallest(trial: Trial) -> Trial:
         lead_in_s=0.0,
         max_rate=None,
         workers=1,
+        nodes=1,
         timeouts=replace(limits, first_byte_s=min(limit_s, limits.first_byte_s), total_s=limit_s),
     )
     return replace(trial, load=load)

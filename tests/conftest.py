@@ -1,4 +1,4 @@
-"""GPU tests run where there is a GPU; builders of the records that many tests need."""
+"""Which tests run: of a GPU where there is one, of a cluster when asked for; records that many tests need."""
 
 from __future__ import annotations
 
@@ -55,14 +55,19 @@ LONGEST_FIRST = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest files first; deselect what needs a GPU on a machine that has none."""
+    """The longest files first; deselect what needs a GPU on a machine that has none, and a cluster unless asked for."""
     place = {str(Path(__file__).parent / name): at for at, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: place.get(str(item.path), len(place)))
-    if not any(item.get_closest_marker("gpu") for item in items) or visible_gpus():
-        return
-    without = [item for item in items if item.get_closest_marker("gpu")]
+    without = [] if "cluster" in config.option.markexpr else of_marker("cluster", items)
+    if (gpu := of_marker("gpu", items)) and not visible_gpus():
+        without += gpu
     config.hook.pytest_deselected(items=without)
     items[:] = [item for item in items if item not in without]
+
+
+def of_marker(name: str, items: list[pytest.Item]) -> list[pytest.Item]:
+    """Those that are marked so."""
+    return [item for item in items if item.get_closest_marker(name)]
 
 
 class Build:

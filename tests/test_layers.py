@@ -45,7 +45,7 @@ records
 search_records
 identity labels protocols engine_facts
 system theory traces metrics results
-drivers telemetry profile
+drivers telemetry profile cluster
 load plan
 launch hang_watch
 servers trial
@@ -310,6 +310,7 @@ def test_nothing_but_servers_imports_servers() -> None:
         ("tritonclient", {"loadgen.drivers.triton_grpc"}),
         ("jinja2", {"loadgen.report.html", "loadgen.servers._hf.text"}),
         ("plotly", set()),
+        ("ray", {"loadgen.cluster.connection"}),
     ],
 )
 def test_a_library_has_one_door(library: str, doors: set[str]) -> None:

@@ -14,6 +14,7 @@ from simulated_server import Engine, result_of
 
 from loadgen.commands import sweep as command
 from loadgen.errors import BadInput
+from loadgen.metrics.summary import summarise
 from loadgen.plan.capacity_outcome import words
 from loadgen.plan.plan import Plan, make_plan
 from loadgen.profile.read import build_profile
@@ -22,6 +23,7 @@ from loadgen.report.archive import keep
 from loadgen.report.capacity_table import capacity_tables
 from loadgen.report.export import write
 from loadgen.results import capacity_log
+from loadgen.results.store import Store
 from loadgen.search_records import Capacity
 from loadgen.sweep import Sweep
 
@@ -103,6 +105,30 @@ def test_two_servers_are_compared_by_capacity(simulated: list[str], tmp_path: Pa
     assert command.run(profile, make_plan(profile), options) == 0
     tables = {table.title: table for table in capacity_tables([tmp_path / "r"])}
     assert [row[-1] for row in tables["Servers by capacity"].rows] == ["not told apart"]
+
+
+def test_static_batches_stand_beside_a_capacity(simulated: list[str], tmp_path: Path) -> None:
+    from loadgen.commands import report
+
+    load = {"input_tokens": 32, "output_tokens": 12}
+    alone = {"mode": "static", "requests": 1, "warmup": 0, "batch_size": [1, 4]}
+    search(tmp_path / "r", load={**load, "mode": "poisson"})
+    static = build_profile({"name": "cap", "server": PROFILE["server"], "load": load, "sweep": [alone]})
+    with Store.create(tmp_path / "r", {"plan": []}) as store:
+        for trial, rate in zip(make_plan(static).trials, (50.0, 180.0), strict=True):
+            summary = replace(summarise(()), output_tokens_per_s=rate)
+            store.append(
+                TrialResult(
+                    trial=trial, environment="e", engine={}, started="2026-01-01", wall_s=1.0, summary=summary
+                )
+            )
+    tables = {table.title: table for table in capacity_tables([tmp_path / "r"])}
+    (row,) = tables["Capacity beside static batches"].rows
+    assert row[1:3] == ("32 → 12", "180 at batch 4")
+    assert report.run([tmp_path / "r"], (), None, prices=("2",)) == 0  # a price of a folder of searches alone
+    for word in ("Capacity beside static batches", "requests per price"):
+        for name in ("report.md", "report.html"):
+            assert word in (tmp_path / "r" / name).read_text()
 
 
 def test_one_request_alone_that_misses_is_no_capacity(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def same_work(one: Cell, other: Cell) -> Work:
 def _prompts(row: Row) -> str:
     """What decides a trial's prompts, as text."""
     load: LoadSpec = row.trial.load
-    return repr((replace(load, stream=True, workers=1, timeouts=Timeouts()), row.trial.vocab))
+    return repr((replace(load, stream=True, workers=1, nodes=1, timeouts=Timeouts()), row.trial.vocab))
 
 
 def _counts(cell: Cell) -> tuple[float, float] | None:

@@ -85,6 +85,22 @@ slo_option = click.option(
 )
 
 
+def ray_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which cluster there is."""
+    for option in (
+        click.option(
+            "--ray-without-token",
+            is_flag=True,
+            help="take a cluster beyond this host that asks for no token: whoever reaches its ports runs code on it",
+        ),
+        click.option(
+            "--ray", metavar="ADDRESS", help="a Ray cluster that is up: HOST:PORT of its head, or auto"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which endpoint is loaded, and how it is spoken to."""
     for option in reversed(

@@ -31,6 +31,7 @@ def run(
     from loadgen.errors import BadInput
     from loadgen.live import terminal
     from loadgen.report.analysis_tables import tables_of
+    from loadgen.report.capacity_table import found_in
     from loadgen.report.export import write
 
     if out is not None and len(formats) > 1:
@@ -42,7 +43,8 @@ def run(
         print_tables(folder, rules.prices)
 
     analysis = analyse(folders, rules)
-    _refuse_unused(rules.prices, {row.key.machine for row in analysis.rows})
+    searched = {each.machine for each in found_in(folders)}
+    _refuse_unused(rules.prices, searched | {row.key.machine for row in analysis.rows})
     terminal.print_tables(tables_of(analysis))
     for kind in formats or DEFAULT_FORMATS:
         for path in write(folders, kind, out, rules, analysis):

@@ -13,6 +13,7 @@ import click
 import orjson
 
 from loadgen import urls
+from loadgen.commands import nodes
 from loadgen.drivers.openai import OPTIONS, check_options
 from loadgen.errors import BadInput, StoreError
 from loadgen.launch.discover import Asked
@@ -64,6 +65,8 @@ def run(
     headers: Sequence[str] = (),
     options: Sequence[str] = (),
     slo: Sequence[str] = (),
+    ray: str | None = None,
+    ray_without_token: bool = False,
     **load: Any,
 ) -> int:
     """Ask the endpoint what it takes, load it, print its figures. Returns the exit code.
@@ -105,6 +108,7 @@ def run(
     trial = dataclasses.replace(trial, slo=objectives)
     fitted(trial, place)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(nodes.connected([spec], ray, ray_without_token))
         folder = out
         if export is not None and out is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loadgen-run-"))) / "run"
@@ -239,6 +243,7 @@ def load_spec(
     seed: int,
     workers: int,
     timeout: float,
+    nodes: int = 1,
     duration: str | None = None,
     lead_in: str | None = None,
     replay: str | None = None,
@@ -250,7 +255,7 @@ def load_spec(
     """The command line as a LoadSpec. Raises BadInput that names the option, its value and what is accepted."""
     for option, value, most in (
         ("--concurrency", concurrency, MOST_AT_ONCE), ("--batch-size", batch_size, MOST_AT_ONCE),
-        ("--requests", requests, MOST), ("--workers", workers, MOST_WORKERS),
+        ("--requests", requests, MOST), ("--workers", workers, MOST_WORKERS), ("--nodes", nodes, MOST_WORKERS),
         ("--users", 1 if users is None else users, MOST_AT_ONCE),
     ):  # fmt: skip
         unbound = option == "--requests" and value == 0  # a whole trace, or as many as a duration holds
@@ -323,6 +328,7 @@ def load_spec(
         stream=stream,
         seed=seed,
         workers=workers,
+        nodes=nodes,
         timeouts=Timeouts(total_s=timeout, first_byte_s=timeout),
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from loadgen.commands import nodes
 from loadgen.drivers.find import check_load, driver_factory
 from loadgen.drivers.openai import check_options
 from loadgen.errors import BadInput, MissingDependency
@@ -92,7 +93,8 @@ class SweepOptions:
     """How a sweep is run, beside what its profile says; each a flag of ``loadgen sweep``.
 
     ``out`` is the results folder (None: results/NAME). ``live`` None: a live view where there is a terminal. ``have``
-    names results folders whose trials are not this sweep's: its plan is without them.
+    names results folders whose trials are not this sweep's: its plan is without them. ``ray`` is the address of the
+    cluster whose nodes send loads of several, ``ray_without_token`` takes one that stands open.
     """
 
     argv: tuple[str, ...] = ()
@@ -106,6 +108,8 @@ class SweepOptions:
     refine: bool = False
     time_limit_s: float | None = None
     report_after: bool = True
+    ray: str | None = None
+    ray_without_token: bool = False
     have: Sequence[str] = ()
 
 
@@ -128,7 +132,9 @@ def run(profile: Profile, plan: Plan, options: SweepOptions) -> int:
     every = len(plan.trials)
     plan = plan.without(held(options.have, options.retry_failed))
     environment = capture(options.argv)
+    loads = [trial.load for trial in plan.trials] + [each.point.load for each in plan.capacities]
     with (
+        nodes.connected(loads, options.ray, options.ray_without_token),
         Store.create(folder, sweep_record(profile, plan, environment)) as store,
         console(live=options.live is not False) as shown,
         exposed(shown, options.metrics_port, telemetry) as watcher,

@@ -1,4 +1,4 @@
-"""A trial's load from this process, or from workers of its own."""
+"""A trial's load from this process, from workers of its own, or from several nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def run_trial_load(
     on_start: OnStart = lambda start_ns: None,
     stop: Stop = lambda: False,
 ) -> LoadOutcome | None:
-    """Send a trial's load to ``base_url`` from this process, or from ``workers`` of its own (the trial's number).
+    """Send a trial's load to ``base_url`` from this process, or from ``workers`` of its own (the trial's number): on
+    each of the trial's nodes, where it has several.
 
     ``on_start`` is told the instant that due times count from, before the first sample behind the warm-up. ``stop`` is
     asked a few times a second; once it says true, sending ends and the result is None (a server that
@@ -32,6 +33,20 @@ def run_trial_load(
     ``make_driver`` by its name. Raises WorkerDied when one ends early, and what ``run_load`` raises.
     """
     count = trial.load.workers if workers is None else workers
+    if trial.load.nodes > 1:
+        from loadgen.load.nodes import run_nodes
+
+        return run_nodes(
+            trial,
+            base_url,
+            make_driver,
+            driver_options,
+            on_sample,
+            nodes=trial.load.nodes,
+            workers=count,
+            on_start=on_start,
+            stop=stop,
+        )
     if count > 1:
         from loadgen.load.workers import run_workers
 

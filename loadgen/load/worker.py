@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -47,6 +48,9 @@ def _imported(name: str) -> DriverFactory:
 def main() -> int:
     """One worker: its job on standard input, its outcome on standard output."""
     die_with_parent(int(os.environ.pop("LOADGEN_PARENT")))
+    # A parent may ignore what stops us, or block it in the thread that starts us, as Ray's do: a child inherits both.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     stdout = sys.stdout.buffer
     threading.Thread(target=_live, args=(stdout.fileno(),), name="signs-of-life", daemon=True).start()
     job = orjson.loads(sys.stdin.buffer.readline())

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -64,37 +64,89 @@ def run_workers(
     returns None.
     """
     places_of(trial.load, (0, workers))  # says so here and now when there is not a request for each
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loadgen-workers-")))
-        job = {
-            "trial": asdict(trial),
-            "base_url": base_url,
-            "make_driver": import_name(make_driver),
-            "driver_options": dict(driver_options),
-            "workers": workers,
-        }
-        members = [stack.enter_context(_Worker(number, folder, job)) for number in range(workers)]
+    job = job_of(trial, base_url, make_driver, driver_options, workers)
+    with Team(job, range(workers)) as team:
         try:
-            _wait_for_all(members, "ready", stop)
+            team.wait_until_ready(stop)
             start_ns = time.monotonic_ns() + nanoseconds(START_IN_S)
             on_start(start_ns)
-            for worker in members:
-                worker.tell({"start_ns": start_ns})
-            outcomes = [answer["outcome"] for answer in _wait_for_all(members, "outcome", stop)]
-        except (KeyboardInterrupt, _Stopped) as why:
-            for worker in members:
-                worker.stop()
-            _merge([worker.part for worker in members if worker.part.exists()], on_sample)
-            if isinstance(why, _Stopped):
+            team.start(start_ns)
+            outcomes = team.outcomes(stop)
+        except (KeyboardInterrupt, Stopped) as why:
+            merge([read_samples(part) for part in team.stop()], on_sample)
+            if isinstance(why, Stopped):
                 return None
             raise
-        for worker in members:
-            worker.finish()
-        return _joined(trial, outcomes, start_ns, _merge([worker.part for worker in members], on_sample))
+        merged = merge([read_samples(part) for part in team.parts], on_sample)
+        return joined(trial, outcomes, start_ns, merged)
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """The load is no longer wanted."""
+
+
+def job_of(
+    trial: Trial,
+    base_url: str,
+    make_driver: DriverFactory,
+    driver_options: Mapping[str, Any],
+    workers: int,
+) -> dict[str, Any]:
+    """What a worker is told, but for its number among all ``workers``. Raises BadInput where it cannot be told."""
+    return {
+        "trial": asdict(trial),
+        "base_url": base_url,
+        "make_driver": import_name(make_driver),
+        "driver_options": dict(driver_options),
+        "workers": workers,
+    }
+
+
+class Team:
+    """The worker processes of this host, by their ``numbers`` among all that share the load; they end with it."""
+
+    def __init__(self, job: Mapping[str, Any], numbers: range) -> None:
+        self._job, self._numbers = job, numbers
+        self._stack = ExitStack()
+        self._members: list[_Worker] = []
+
+    def __enter__(self) -> Team:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loadgen-workers-")))
+            for number in self._numbers:
+                self._members.append(stack.enter_context(_Worker(number, folder, self._job)))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *why: Any) -> None:
+        self._stack.__exit__(*why)
+
+    @property
+    def parts(self) -> list[Path]:
+        """The files of samples, once the load has ended."""
+        return [worker.part for worker in self._members]
+
+    def wait_until_ready(self, stop: Stop) -> None:
+        """Until every worker's warm-up is drained. Raises Stopped, WorkerDied, and what a worker says."""
+        _wait_for_all(self._members, "ready", stop)
+
+    def start(self, start_ns: int) -> None:
+        """Have all begin at an instant of this host's monotonic clock."""
+        for worker in self._members:
+            worker.tell({"start_ns": start_ns})
+
+    def outcomes(self, stop: Stop) -> list[dict[str, Any]]:
+        """What each worker says at its end. Raises Stopped, WorkerDied, and what a worker says."""
+        told = [answer["outcome"] for answer in _wait_for_all(self._members, "outcome", stop)]
+        for worker in self._members:
+            worker.finish()
+        return told
+
+    def stop(self) -> list[Path]:
+        """Have every worker write what has come; the files that there are then."""
+        for worker in self._members:
+            worker.stop()
+        return [part for part in self.parts if part.exists()]
 
 
 class _Worker:
@@ -184,7 +236,7 @@ def _wait_for_all(members: list[_Worker], key: str, stop: Stop) -> list[dict[str
     heard: dict[int, dict[str, Any]] = {}
     while waiting:
         if stop():
-            raise _Stopped
+            raise Stopped
         for worker in waiting.values():
             if time.monotonic() - worker.heard_s > SILENT_S:
                 raise WorkerDied(
@@ -206,7 +258,7 @@ def _wait_for_all(members: list[_Worker], key: str, stop: Stop) -> list[dict[str
     return [heard[worker.number] for worker in members]
 
 
-class _Merged:
+class Merged:
     """What the merged samples say, besides being handed on."""
 
     def __init__(self) -> None:
@@ -214,10 +266,10 @@ class _Merged:
         self.sent_ns, self.end_ns = array("q"), array("q")
 
 
-def _merge(parts: list[Path], on_sample: OnSample) -> _Merged:
-    merged = _Merged()
-    samples: Iterator[Sample] = heapq.merge(*map(read_samples, parts), key=lambda sample: sample.reply.end_ns)
-    for sample in samples:
+def merge(parts: Sequence[Iterable[Sample]], on_sample: OnSample) -> Merged:
+    """Hand on the samples of several workers in the order in which they ended."""
+    merged = Merged()
+    for sample in heapq.merge(*parts, key=lambda sample: sample.reply.end_ns):
         if sample.phase != "warmup":
             merged.replies.add(sample.reply, sample.due_ns)
             merged.sent_ns.append(sample.reply.sent_ns)
@@ -226,7 +278,8 @@ def _merge(parts: list[Path], on_sample: OnSample) -> _Merged:
     return merged
 
 
-def _joined(trial: Trial, outcomes: list[dict[str, Any]], start_ns: int, merged: _Merged) -> LoadOutcome:
+def joined(trial: Trial, outcomes: Sequence[Mapping[str, Any]], start_ns: int, merged: Merged) -> LoadOutcome:
+    """The outcomes of all workers as one."""
     target = trial.load.in_flight
     figures = tuple(Figures(**one) for outcome in outcomes for one in outcome["processes"])
     mean, most = in_flight(merged.sent_ns, merged.end_ns)

@@ -25,6 +25,7 @@ LAG_SHARE = (
 LAG_FLOOR_S = 0.001  # a loop or timer is seldom better than this on a shared core
 CPU_SHARE = 0.9  # of a core, as an average: the bursts within it reached 1 long before
 COALESCED = 0.01  # of all reads: then p99 of the gaps between tokens is no longer the server's
+CLOCK_S, CLOCK_SHARE = 0.001, 0.01  # of nodes: above either their requests do not come as they were to
 IN_FLIGHT = 0.95  # of the target: below, throughput is that of a lower concurrency
 GROWTH = 2.0  # latency at the end over that at the start: a server that keeps up stays near 1
 GROWTH_SAMPLES = 30  # fewer cannot tell a trend from chance
@@ -208,6 +209,7 @@ def of_client(load: LoadSpec, summary: Summary, client: ClientQuality) -> Iterat
             remedy="use more workers; if that does not help, the server or the network sends them together",
         )
     yield from _in_flight(load, summary, client)
+    yield from _clocks(load, client)
     skew = client.arrival_skew_s
     if skew is not None:
         large = summary.e2e_s is not None and skew.p50 > SKEW_SHARE * summary.e2e_s.p50
@@ -219,6 +221,24 @@ def of_client(load: LoadSpec, summary: Summary, client: ClientQuality) -> Iterat
             if not large
             else "use a protocol with batch calls",
             client=large,
+        )
+
+
+def _clocks(load: LoadSpec, client: ClientQuality) -> Iterator[Caveat]:
+    """Several nodes, as exactly as they can be said to send at once. Even gaps are the only ones that this shows in."""
+    if not client.nodes:
+        return
+    began = [node.began_s for node in client.nodes if node.began_s is not None]
+    skew_s = max(began) - min(began) if began else 0.0
+    bound_s = max(node.bound_s for node in client.nodes)
+    gap_s = 1 / load.rate if load.kind == "constant" and load.rate else None
+    limit_s = CLOCK_S if gap_s is None else min(CLOCK_S, CLOCK_SHARE * gap_s)
+    if skew_s + bound_s > limit_s:
+        yield Caveat(
+            kind="clock",
+            message=f"the {len(client.nodes)} nodes began within {show_s(skew_s)} ± {show_s(bound_s)}: their requests "
+            "interleave no more exactly than that, nor do in-flight figures; latencies are of one host each",
+            remedy="nodes closer to each other, on a quieter network; fewer nodes",
         )
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
-from loadgen.plan.capacity_estimate import Done, bracket, estimate, of_role
+from loadgen.plan.capacity_estimate import Done, about_goal, bracket, estimate, of_role
 from loadgen.plan.plan import trial_of
 from loadgen.profile.profile import Cell, Target
 from loadgen.records import LoadSpec, Trial, TrialResult
@@ -143,7 +144,9 @@ def _short_s(search: CapacitySearch, done: Sequence[Done]) -> float:
 
 def _window_s(search: CapacitySearch, done: Sequence[Done], level: float) -> tuple[float, float]:
     """Seconds of a counted window, and of its lead-in."""
-    e2e_s = max((each.e2e_s or 0.0 for each in done if each.role == "alone" or each.passed), default=0.0)
+    near = [each.e2e_s or 0.0 for each in about_goal(done)]
+    least = [each.e2e_s or 0.0 for each in done if each.role in ("alone", "bracket") and each.passed]
+    e2e_s = max([done[0].e2e_s or 0.0, *least, *([median(near)] if near else [])])
     goals: tuple[Goal, ...] = search.point.slo.goals if search.point.slo else ()
     summary = done[1].result.summary
     rate = level if search.variable == "rate" else (summary.requests_per_s if summary else None) or 1.0
@@ -177,6 +180,9 @@ def _at(
 
 
 def _bounded(load: LoadSpec, length_s: float, lead_in_s: float) -> LoadSpec:
+    """A load for so long; from one process where there is not a request in flight for each."""
+    if load.in_flight is not None and load.in_flight < load.workers * load.nodes:
+        load = replace(load, workers=1, nodes=1)
     return replace(load, requests=0, duration_s=length_s, lead_in_s=round(lead_in_s, 3))
 
 

@@ -14,7 +14,8 @@ from loadgen.records import TrialResult
 from loadgen.search_records import CapacitySearch, Role
 from loadgen.slo_records import Attained, Goal
 
-TELLING_MISSES = 3  # a trial with fewer tells nothing of how misses hang together
+OVERLOAD = 5.0  # × the misses that a goal allows: above, a trial tells of another load than the one that is looked for
+TELLING_MISSES = 8  # a trial with fewer tells little of how misses hang together, and that too well
 UNTOLD_EFFECT = (
     10.0  # the design effect where no trial tells one: between those seen at goals of 99 % and of 90 %
 )
@@ -114,13 +115,23 @@ def bracket(done: Sequence[Done]) -> tuple[float | None, float | None]:
 
 
 def design_effect(windows: Sequence[Attained], place: int) -> float:
-    """D: the median over trials with enough misses of n / n_eff, for the goal at ``place``."""
+    """D: the median over trials about the goal with enough misses of n / n_eff, for the goal at ``place``."""
     told = [
-        found.due / found.goals[place].independent
+        own_effect(found, place)
         for found in windows
-        if found.due - found.goals[place].kept >= TELLING_MISSES
+        if found.due - found.goals[place].kept >= TELLING_MISSES and not overloaded(found, place)
     ]
     return median(told) if told else UNTOLD_EFFECT
+
+
+def own_effect(found: Attained, place: int) -> float:
+    """The design effect of one trial alone."""
+    return found.due / found.goals[place].independent
+
+
+def overloaded(found: Attained, place: int) -> bool:
+    """Whether a trial missed so much that its queue grew: its misses hang together as those near the goal do not."""
+    return found.due - found.goals[place].kept > OVERLOAD * (1 - found.slo.goals[place].share) * found.due
 
 
 def ceiling_of(done: Sequence[Done], place: int) -> float:
@@ -128,6 +139,16 @@ def ceiling_of(done: Sequence[Done], place: int) -> float:
     alone = of_role(done, "alone")[0].result.attained
     assert alone is not None, "a search ends where its first trial tells nothing"
     return (alone.goals[place].kept + 1) / (alone.due + 1)
+
+
+def about_goal(done: Sequence[Done]) -> list[Done]:
+    """The windows that tell of loads near the capacity: neither void nor overloaded."""
+    return [
+        each
+        for each in of_role(done, "window")
+        if (found := each.counted) is not None
+        and not any(overloaded(found, place) for place in range(len(found.goals)))
+    ]
 
 
 def windows_of(done: Sequence[Done]) -> list[tuple[float, Attained]]:
@@ -142,8 +163,18 @@ def estimate(search: CapacitySearch, done: Sequence[Done]) -> Estimate:
     windows, middle = windows_of(done), middle_of(done)
     fits, ceilings, effects = [], [], []
     for place, goal in enumerate(slo.goals):
-        points = [Point(level=level, due=found.due, kept=found.goals[place].kept) for level, found in windows]
         effects.append(design_effect([found for _, found in windows], place))
+        points = [
+            Point(
+                level=level,
+                due=found.due,
+                kept=found.goals[place].kept,
+                effect=max(effects[-1], own_effect(found, place))
+                if overloaded(found, place)
+                else effects[-1],
+            )
+            for level, found in windows
+        ]
         ceilings.append(ceiling_above(ceiling_of(done, place), goal.share))
-        fits.append(fit(points, middle=middle, goal=goal.share, ceiling=ceilings[-1], effect=effects[-1]))
+        fits.append(fit(points, middle=middle, goal=goal.share, ceiling=ceilings[-1]))
     return Estimate(goals=slo.goals, fits=tuple(fits), ceilings=tuple(ceilings), effects=tuple(effects))

@@ -2,7 +2,8 @@
 
 a(λ) = a₀·σ(logit(g/a₀) − s·ln(λ/λ*)): λ* is the capacity, g the goal, a₀ the ceiling (what one request alone attains),
 s how steep the curve is. The posterior is taken on a grid; the counts of a trial count as those of n/D independent
-requests, with one design effect D for all trials: a lucky trial looks independent, and would weigh too much by its own.
+requests, with one design effect D for all trials about the goal: a lucky trial looks independent, and would weigh too
+much by its own.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ CLIFF_NATS = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A trial as the fit sees it: its rate (or concurrency), requests due in its window, and how many kept."""
+    """A trial as the fit sees it: its rate (or concurrency), requests due in its window, and how many kept; ``effect``
+    of them are worth one independent one."""
 
     level: float
     due: int
     kept: int
+    effect: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,8 +95,8 @@ class Fit:
         return values @ weights, low, high
 
 
-def fit(points: Sequence[Point], *, middle: float, goal: float, ceiling: float, effect: float) -> Fit:
-    """The posterior from trials with a window, around ``middle``; ``effect`` is the design effect D of them all."""
+def fit(points: Sequence[Point], *, middle: float, goal: float, ceiling: float) -> Fit:
+    """The posterior from trials with a window, around ``middle``."""
     ceiling = ceiling_above(ceiling, goal)
     places = math.log(middle) + np.linspace(-SPAN, SPAN, PLACES)
     slopes = np.exp(np.linspace(math.log(LEAST_SLOPE), math.log(MOST_SLOPE), SLOPES))
@@ -104,12 +107,12 @@ def fit(points: Sequence[Point], *, middle: float, goal: float, ceiling: float, 
     for point in points:
         share = _curve(math.log(point.level), places, slopes, goal, ceiling)
         missed = point.due - point.kept
-        gains.append((point.kept * np.log(share) + missed * np.log1p(-share)) / effect)
+        gains.append((point.kept * np.log(share) + missed * np.log1p(-share)) / point.effect)
         log += gains[-1]
     weights = np.exp(log - log.max())
     weights /= weights.sum()
     best = np.unravel_index(int(np.argmax(log)), log.shape)
-    misfits = [_best(point, effect) - float(gain[best]) for point, gain in zip(points, gains, strict=True)]
+    misfits = [_best(point) - float(gain[best]) for point, gain in zip(points, gains, strict=True)]
     return Fit(
         places=places,
         slopes=slopes,
@@ -152,7 +155,7 @@ def _curve(level: float, places: Grid, slopes: Grid, goal: float, ceiling: float
     return found
 
 
-def _best(point: Point, effect: float) -> float:
+def _best(point: Point) -> float:
     """The log-likelihood of a curve that goes through the trial itself."""
     share = point.kept / point.due
     terms = [
@@ -160,4 +163,4 @@ def _best(point: Point, effect: float) -> float:
         for count, part in ((point.kept, share), (point.due - point.kept, 1 - share))
         if part
     ]
-    return sum(terms) / effect
+    return sum(terms) / point.effect

@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 from loadgen.labels import caveat_marks, server_label
 from loadgen.plan.capacity import VOID, WINDOW_E2E, Step, ended, replay
-from loadgen.plan.capacity_estimate import Done, Estimate, estimate, of_role, windows_of
+from loadgen.plan.capacity_estimate import Done, Estimate, about_goal, estimate, of_role, windows_of
 from loadgen.plan.capacity_fit import CLIFF_NATS, TAIL
 from loadgen.records import Caveat, TrialResult
 from loadgen.search_records import Capacity, CapacitySearch, GoalCapacity
@@ -18,6 +18,8 @@ from loadgen.slo_records import Attained
 from loadgen.units import show_number, show_s, show_share
 
 PASSED = 0.05
+NEAR_SATURATION, FEW_SLOTS = 0.9, 16.0  # of the saturating trial's throughput; requests at work
+ALMOST = 0.9  # of the window that is wanted: the first ones cannot know yet how long it must be
 WORSE_Z = 2.58  # of a lower load's attainment against a higher one's: 1 % by chance
 APART = 1.02  # loads that are the same within it do not contradict each other
 
@@ -111,12 +113,13 @@ def _p_confirm(done: Sequence[Done], found: Estimate) -> float | None:
 def doubts(search: CapacitySearch, done: Sequence[Done], found: Estimate) -> Iterator[Caveat]:
     """Doubts about a capacity that was found."""
     windows = of_role(done, "window")
-    e2e_s = median(each.e2e_s or 0.0 for each in windows)
-    shortest = min((each.result.trial.load.duration_s or math.inf for each in windows), default=math.inf)
-    if shortest < WINDOW_E2E * e2e_s:
+    near = about_goal(done) or windows
+    e2e_s = median(each.e2e_s or 0.0 for each in near)
+    usual = median(each.result.trial.load.duration_s or math.inf for each in near)
+    if usual < ALMOST * WINDOW_E2E * e2e_s:
         yield Caveat(
             kind="slo-window",
-            message=f"a window of {show_s(shortest)} is under {WINDOW_E2E} × the median E2E latency, {show_s(e2e_s)}: "
+            message=f"a window of {show_s(usual)} is under {WINDOW_E2E} × the median E2E latency, {show_s(e2e_s)}: "
             "queues that relax slowly are not seen, and capacity may be too high",
             remedy=f"search with a window of {math.ceil(WINDOW_E2E * e2e_s)} s or more",
         )
@@ -134,6 +137,7 @@ def doubts(search: CapacitySearch, done: Sequence[Done], found: Estimate) -> Ite
                 remedy="take the interval's lower end, and confirm it with a long trial (confirm = true)",
             )
             break
+    yield from _few_slots(search, done, found)
     yield from _not_monotone(windows_of(done), found)
     low, high = found.interval
     places = found.fits[0].places
@@ -149,6 +153,25 @@ def doubts(search: CapacitySearch, done: Sequence[Done], found: Estimate) -> Ite
             kind="slo-client",
             message=f"{limited} of {len(windows)} windows are void: the load generator was the limit there",
             remedy=f"more workers or a machine of its own; {VOID} void windows end a search",
+        )
+
+
+def _few_slots(search: CapacitySearch, done: Sequence[Done], found: Estimate) -> Iterator[Caveat]:
+    """Near saturation a queue before few places relaxes over minutes: no window of this length is long enough."""
+    summary = done[1].result.summary
+    most = summary.requests_per_s if summary is not None else None
+    if search.variable != "rate" or summary is None or most is None:
+        return
+    least = most * (
+        1 - 2 / math.sqrt(max(4, summary.requests_ok))
+    )  # what a short trial of few requests can tell
+    at_work = most * (done[0].e2e_s or 0.0)  # Little's law, with what one request takes alone
+    if found.interval[1] > NEAR_SATURATION * least and at_work < FEW_SLOTS:
+        yield Caveat(
+            kind="few-slots",
+            message=f"capacity lies close to all that the server can do, {show_number(most)} req/s, with about "
+            f"{show_number(at_work)} at work: a queue relaxes over minutes there, and no interval is wide enough",
+            remedy="take the interval's lower end, and confirm it with a long trial (confirm = true)",
         )
 
 

@@ -302,6 +302,7 @@ def _load(
         stream=values["stream"],
         seed=values["seed"],
         workers=values["workers"],
+        nodes=values["nodes"],
         timeouts=Timeouts(**timeouts),
         **used,
     )

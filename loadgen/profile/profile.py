@@ -53,6 +53,7 @@ starts = 3                           # fresh servers that each run all of it, A 
     stream = true
     seed = 0
     workers = 1                      # load generator processes
+    nodes = 1                        # of a Ray cluster, with so many workers each: sweep --ray ADDRESS
     [load.replay]                    # of a trace: how it is taken
     format = "mooncake"              # recognised when left out
     speed = 2.0                      # twice as fast as it was; or rate = 5.0: so many requests per second on average

@@ -147,6 +147,7 @@ class LoadTable(Table):
     stream: Flag = True
     seed: Index = 0
     workers: Workers = 1
+    nodes: Workers = 1
     timeouts: TimeoutsTable = TimeoutsTable()
 
 

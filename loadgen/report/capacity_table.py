@@ -10,6 +10,7 @@ from statistics import median
 
 from loadgen.analysis.table import machine_of
 from loadgen.analysis.winners import Prices, price_of
+from loadgen.identity import server_key
 from loadgen.labels import caveat_marks, server_label
 from loadgen.metrics.objectives import slo_words
 from loadgen.metrics.percentiles import percentile_words
@@ -21,11 +22,15 @@ from loadgen.results import capacity_log
 from loadgen.results.store import open_results
 from loadgen.search_records import Capacity, Role
 from loadgen.text_table import Table, table_of
-from loadgen.units import show_number, show_s
+from loadgen.units import show_number, show_s, show_share
 
 NOTE = (
     "The highest load at which the objectives are kept, by a curve fitted to trials with a lead-in and a counted "
     "window, with its 90 % interval. Requests that failed, were refused or did not end are misses."
+)
+BESIDE_NOTE = (
+    "Static batches: the most output tokens per second, whatever the latency. Capacity: within the objectives, of "
+    "requests that come when they like."
 )
 PAIRS_NOTE = "Told apart where the 90 % intervals do not overlap."
 TRIALS_NOTE = (
@@ -62,14 +67,15 @@ def found_in(folders: Sequence[Path]) -> list[Found]:
 
 
 def capacity_tables(folders: Sequence[Path], prices: Prices | None = None) -> list[Table]:
-    """Outcomes, pairs of servers, and the trials of each search. Raises StoreError.
+    """Outcomes, static batches beside them, pairs of servers, and the trials of each search. Raises StoreError.
 
     ``prices`` are of a GPU hour, by a part of a machine's name.
     """
     found = found_in(folders)
     if not found:
         return []
-    tables = [_outcomes(found, prices or {}), _pairs([each.capacity for each in found])]
+    tables = [_outcomes(found, prices or {}), _beside_batches(found, folders)]
+    tables += [_pairs([each.capacity for each in found])]
     tables += [_trials(each) for each in found]
     return [table for table in tables if table is not None]
 
@@ -120,6 +126,53 @@ def _outcomes(found: Sequence[Found], prices: Prices) -> Table:
             )
         )
     return Table(title="Capacity within objectives", head=head, rows=tuple(rows), note=NOTE)
+
+
+def _beside_batches(found: Sequence[Found], folders: Sequence[Path]) -> Table | None:
+    """What the same server did with static batches of the same lengths: the two answers to "how much does it take"."""
+    batches: dict[tuple[str, int, int], list[TrialResult]] = {}
+    for folder in folders:
+        for result in open_results(folder).results():
+            load = result.trial.load
+            if load.kind == "static" and result.summary is not None and result.summary.output_tokens_per_s:
+                key = (server_key(result.trial), load.input_tokens, load.output_tokens)
+                batches.setdefault(key, []).append(result)
+    rows = []
+    for each in found:
+        point, capacity = each.capacity.search.point, each.capacity.capacity
+        load = point.load
+        static = batches.get((server_key(point), load.input_tokens, load.output_tokens))
+        if not static or capacity is None or each.capacity.search.variable != "rate":
+            continue
+        rates = {
+            size: median(
+                result.summary.output_tokens_per_s or 0.0
+                for result in static
+                if result.summary and result.trial.load.batch_size == size
+            )
+            for size in {result.trial.load.batch_size for result in static}
+        }
+        best = max(rates, key=lambda size: rates[size])
+        within = capacity * load.output_tokens
+        rows.append(
+            (
+                server_words(point),
+                f"{load.input_tokens} → {load.output_tokens}",
+                f"{show_number(rates[best])} at batch {best}",
+                f"{show_number(capacity)} req/s",
+                show_number(within),
+                show_share(within / rates[best]),
+            )
+        )
+    head = (
+        "server",
+        "in → out",
+        "static batches, output tokens/s",
+        "capacity",
+        "output tokens/s",
+        "of static",
+    )
+    return table_of("Capacity beside static batches", head, rows, BESIDE_NOTE)
 
 
 def interval_words(outcome: Capacity) -> str:

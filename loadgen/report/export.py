@@ -147,7 +147,7 @@ def write(
     if format == "md":
         from loadgen.report.markdown import write_report
 
-        return [write_report(folder) for folder in folders]
+        return [write_report(folder, rules.prices if rules else None) for folder in folders]
     analysis = analysis or analyse(folders, rules)
     if format == "png":
         return write_png(analysis, out or first / "charts")

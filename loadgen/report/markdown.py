@@ -88,9 +88,9 @@ def _there(*found: Table | None) -> tuple[Table, ...]:
     return tuple(filter(None, found))
 
 
-def write_report(results_dir: str | Path) -> Path:
+def write_report(results_dir: str | Path, prices: Prices | None = None) -> Path:
     """Write ``report.md`` into the results folder, replacing an older one at once. Raises StoreError."""
-    report = gather(results_dir)
+    report = gather(results_dir, prices)
     return write_whole(Path(results_dir) / "report.md", to_markdown(report))
 
 

@@ -128,6 +128,7 @@ def conditions(trial: Trial) -> dict[str, Value]:
     named |= {"input tokens": load.input_tokens, "output tokens": load.output_tokens}
     named |= {"duration (s)": load.duration_s, "lead-in (s)": load.lead_in_s or None}
     named |= {"streamed": load.stream, "workers": load.workers}
+    named |= {"nodes": load.nodes if load.nodes > 1 else None}
     return named  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 from loadgen.metrics import caveats
 from loadgen.metrics.distribution import dist
 from loadgen.metrics.summary import Accumulator
-from loadgen.records import Caveat, ClientQuality, LoadSpec, Reply, Sample, Trial
+from loadgen.records import Caveat, ClientNode, ClientQuality, LoadSpec, Reply, Sample, Trial
 
 MS = 1_000_000
 
@@ -165,6 +165,27 @@ def test_late_sends_are_the_clients_fault() -> None:
     assert doubts(good(), trial("poisson"), send_lag_s=dist([0.0005] * 40), in_flight_target=None) == {}
     # 3 ms late is nothing to a reply of 100 ms that starts after 70
     assert doubts(good(), trial("poisson"), send_lag_s=dist([0.003] * 40), in_flight_target=None) == {}
+
+
+@pytest.mark.parametrize(
+    ("bound_s", "began_s", "kind", "doubted"),
+    [
+        (20e-6, 0.1e-3, "poisson", False),
+        (1.1e-3, 0.1e-3, "poisson", True),
+        (20e-6, 1.2e-3, "closed", True),
+        (20e-6, 0.1e-3, "constant", True),  # 1 % of its even gaps is 50 µs
+    ],
+)
+def test_nodes_that_do_not_begin_at_once_are_doubted(
+    bound_s: float, began_s: float, kind: Any, doubted: bool
+) -> None:
+    nodes = [
+        ClientNode(address=f"127.0.0.{n}", workers=1, bound_s=bound_s, drift_ppm=0.1, began_s=began)
+        for n, began in ((2, 0.0), (3, began_s))
+    ]
+    found = doubts(good(), of=trial(kind, rate=200.0), nodes=tuple(nodes))
+    assert ("clock" in found) is doubted
+    assert not doubted or not found["clock"].client
 
 
 def test_a_busy_client_is_the_limit() -> None:

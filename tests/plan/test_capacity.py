@@ -13,10 +13,11 @@ from simulated_server import Engine, Servers, result_of
 
 from loadgen.metrics.objectives import attained, slo_of_options
 from loadgen.plan.capacity import MOST_TRIALS, Step, next_step, replay
-from loadgen.plan.capacity_estimate import Done
+from loadgen.plan.capacity_estimate import UNTOLD_EFFECT, Done, design_effect
 from loadgen.plan.capacity_outcome import outcome, words
 from loadgen.records import Caveat, Failure, LoadSpec, Trial, TrialResult
 from loadgen.search_records import Capacity, CapacitySearch
+from loadgen.slo_records import Attained, GoalKept
 
 SLOW = Engine(slots=64, step_ns=40_000_000, sequence_ns=1_000_000, prompt_ns=200_000, spread=0.3)
 Change = Callable[[Step, TrialResult], TrialResult]
@@ -94,6 +95,18 @@ def test_a_search_that_was_stopped_asks_for_the_same_trials() -> None:
         assert step is not None
         assert step.trial.id == done[count].result.trial.id
     assert replay(asked, every)[1] is None
+
+
+def test_one_request_at_a_time_comes_from_one_process() -> None:
+    asked = search()
+    many = replace(asked.point.load, workers=4)
+    first = next_step(replace(asked, point=replace(asked.point, load=many)), [])
+    assert first is not None
+    assert (first.trial.load.concurrency, first.trial.load.workers) == (1, 1)
+    _, done = usual()
+    second = next_step(replace(asked, point=replace(asked.point, load=many)), done[:1])
+    assert second is not None
+    assert (second.trial.load.concurrency, second.trial.load.workers) == (256, 4)
 
 
 def test_results_of_other_objectives_are_not_taken() -> None:
@@ -177,7 +190,21 @@ def test_a_load_that_breaks_the_server_counts_as_too_high() -> None:
     assert found.high < 25
 
 
+def test_how_misses_hang_together_is_told_by_loads_about_the_goal() -> None:
+    def window(missed: int, worth: float) -> Attained:
+        slo = slo_of_options(("e2e=1s", "share=99%"))
+        assert slo is not None
+        kept = GoalKept(kept=2000 - missed, independent=worth, low=0.0, high=1.0)
+        return Attained(
+            slo=slo, due=2000, good=2000 - missed, kept={"e2e": 2000 - missed}, goals=(kept,), window_s=90.0
+        )
+
+    near, far, few = window(20, 200.0), window(900, 5.0), window(2, 2000.0)
+    assert design_effect([near, far, few], 0) == 10
+    assert design_effect([far, few], 0) == UNTOLD_EFFECT
+
+
 def test_few_slots_are_told_by_a_caveat() -> None:
     asked = search("e2e=12s", window_s=None, lead_in_s=None)
     found: Capacity = outcome(asked, run(asked, Servers()), "e")
-    assert {each.kind for each in found.caveats} & {"slo-cliff", "slo-window"}
+    assert {each.kind for each in found.caveats} & {"few-slots"}
