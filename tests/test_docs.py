@@ -22,14 +22,13 @@ README = (ROOT / "README.md").read_text()
 def readme_commands() -> list[str]:
     blocks = re.findall(r"^```\w*\n(.*?)^```", README, flags=re.S | re.M)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("loadgen ")]
-    return [line.partition("  #")[0].strip() for line in lines]
+    return [re.split(r"  #| > ", line)[0].strip() for line in lines]
 
 
 def help_commands() -> list[str]:
     texts = [main.help or "", *(command.help or "" for command in main.commands.values())]
-    return [
-        line.strip() for text in texts for line in text.splitlines() if line.strip().startswith("loadgen ")
-    ]
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    return [line.partition(" > ")[0] for line in lines if line.startswith("loadgen ")]
 
 
 @pytest.mark.parametrize("line", [*readme_commands(), *help_commands()])
