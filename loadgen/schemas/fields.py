@@ -69,7 +69,11 @@ def fields_of(record: type) -> Iterator[Field]:
         name, hint = field.name, hints[field.name]
         nullable = type(None) in typing.get_args(hint)
         own = [text for text in said if f"`{name}`" in text]
-        meaning = words[name] if name in words or not own else " ".join(own)
+        if not own and name not in words:
+            raise KeyError(
+                f"{record.__name__}.{name}: name it in its record's docstring, in double backticks"
+            )
+        meaning = words.get(name, " ".join(own))
         usual = "not set" if record.__name__ in GIVEN else "not measured" if _figure(hint) else "none"
         null = NULL.get(f"{record.__name__}.{name}", usual) if nullable else ""
         yield Field(name, kind_text(hint), unit_of(name, hint), null, meaning)

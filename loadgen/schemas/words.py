@@ -100,6 +100,7 @@ MEANING: dict[str, dict[str, str]] = {
         "workers": "load generator processes",
         "rss_bytes": "peak resident memory of all client processes",
     },
+    "ClientNode": {"address": "of the node in its cluster", "workers": "load generator processes on it"},
     "Caveat": {"kind": "its name", "message": "the doubt, with figures", "remedy": "what to do about it"},
     "Failure": {
         "error": "the error's class",
