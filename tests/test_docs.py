@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 import yaml
+from click.shell_completion import BashComplete
 
 import loadgen
 from loadgen.cli import main
@@ -113,6 +114,13 @@ def test_what_pages_take_from_the_code_is_there() -> None:
     assert all(f"### {name}\n" in told["public"] for name in loadgen.__all__ if name != "errors")
     assert "`concurrency` | whole number from 1 or a list of: whole number from 1" in told["profile"]
     assert hooks.on_page_markdown("a\n::: loadgen.errors\nb").startswith("a\nEvery exception")
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    shell = BashComplete(main, {}, "loadgen", "_LOADGEN_COMPLETE")
+    assert [item.value for item in shell.get_completions([], "sw")] == ["sweep"]
+    assert [item.value for item in shell.get_completions(["run"], "--conc")] == ["--concurrency"]
+    assert "_LOADGEN_COMPLETE=bash_source loadgen" in README
 
 
 def test_every_command_is_taught() -> None:
