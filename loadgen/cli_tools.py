@@ -92,12 +92,17 @@ def exporter(**given: Any) -> None:
 
 
 @click.command()
-def doctor() -> None:
-    """Say what this machine can run, what is missing, and the command that mends it."""
-    from loadgen.live import console
-    from loadgen.selfcheck import doctor as command
+@click.option("--json", "as_json", is_flag=True, help="for an issue: without paths, host and user names")
+def doctor(as_json: bool) -> None:
+    """Say what this machine can run, what is missing, and the command that mends it.
 
-    console.print_doctor(command.examine())
+    \b
+    loadgen doctor
+    loadgen doctor --json
+    """
+    from loadgen.commands import doctor as command
+
+    command.run(as_json)
 
 
 @click.command("check-framework")
@@ -115,4 +120,19 @@ def check_framework(name: str) -> None:
     raise SystemExit(command.run(name))
 
 
-TOOLS = (calibrate, convert, probe, exporter, doctor, check_framework)
+@click.command()
+@click.argument("what", type=click.Choice(["profile", "trials", "page"]))
+def schema(what: str) -> None:
+    """Print the JSON Schema of a profile or of a line of trials.jsonl, or the page of what a results folder holds.
+
+    An editor with taplo completes and checks a profile whose first line is #:schema ./profile.json
+
+    \b
+    loadgen schema profile > profile.json
+    """
+    from loadgen.commands import schema as command
+
+    command.run(what)
+
+
+TOOLS = (calibrate, convert, probe, exporter, doctor, check_framework, schema)

@@ -25,7 +25,7 @@ from loadgen.servers._ds import options
 from loadgen.servers._ds.ops import needed
 from loadgen.servers._ds.text import has_tokenizer
 
-INSTALL = "DS_BUILD_OPS=0 pip install 'loadgen[ds,hf]' in the interpreter that runs the server"
+INSTALL = "DS_BUILD_OPS=0 pip install 'llm-loadgen[ds,hf]' in the interpreter that runs the server"
 # Import name → (what it is for, remedy). The last is needed on GPUs only.
 LIBRARIES = {
     "torch": INSTALL,

@@ -26,7 +26,7 @@ LIBRARIES = (
     "safetensors",
     "accelerate",
 )
-REMEDY = "pip install 'loadgen[hf]' in the interpreter that runs the server"
+REMEDY = "pip install 'llm-loadgen[hf]' in the interpreter that runs the server"
 
 
 class HuggingFace:

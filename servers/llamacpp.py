@@ -30,7 +30,7 @@ PROGRAM = "llama-server"
 VARIABLE = "LOADGEN_LLAMA_SERVER"
 SLOTS = 32  # where no max_batch says how many sequences there are at once
 WRITERS = ("gguf", "torch", "safetensors")  # distributions that write a GGUF
-INSTALL = "pip install 'loadgen[hf,llamacpp]' in the interpreter that python = names"
+INSTALL = "pip install 'llm-loadgen[hf,llamacpp]' in the interpreter that python = names"
 FORMAT = 1  # of the files that are written
 GET_IT = "build llama.cpp's target llama-server, or use its image (-o image=)"
 

@@ -1,38 +1,59 @@
-"""The README is true: its commands parse, its make targets exist, its frameworks and engines are all there."""
+"""README, docs and CONTRIBUTING are true: their commands parse, their profiles and programs are ones, the files, make
+targets, frameworks and modules that they name are there."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import yaml
+from click.shell_completion import BashComplete
 
+import loadgen
 from loadgen.cli import main
 from loadgen.launch import frameworks
+from loadgen.profile.read import build_profile
 from loadgen.theory.models import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("CONTRIBUTING.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Each fenced block with its language."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.S | re.M)
+
+
+def shown_commands(text: str) -> list[str]:
+    lines = [line for _, block in blocks(text) for line in block.splitlines() if line.startswith("loadgen ")]
+    return [re.split(r"  +#| > ", line)[0].strip() for line in lines]
+
+
+def all_commands() -> list[str]:
+    return sorted({line for page in PAGES for line in shown_commands(page.read_text())})
+
+
 def readme_commands() -> list[str]:
-    blocks = re.findall(r"^```\w*\n(.*?)^```", README, flags=re.S | re.M)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("loadgen ")]
-    return [line.partition("  #")[0].strip() for line in lines]
+    return shown_commands(README)
 
 
 def help_commands() -> list[str]:
     texts = [main.help or "", *(command.help or "" for command in main.commands.values())]
-    return [
-        line.strip() for text in texts for line in text.splitlines() if line.strip().startswith("loadgen ")
-    ]
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    return [line.partition(" > ")[0] for line in lines if line.startswith("loadgen ")]
 
 
-@pytest.mark.parametrize("line", [*readme_commands(), *help_commands()])
+@pytest.mark.parametrize("line", sorted({*all_commands(), *help_commands()}))
 def test_every_shown_command_parses(line: str) -> None:
     name, *args = shlex.split(line)[1:]
     command = main.commands[name]
@@ -42,6 +63,64 @@ def test_every_shown_command_parses(line: str) -> None:
 
 def test_there_are_commands_to_check() -> None:
     assert len(readme_commands()) >= 8
+    assert len(all_commands()) >= 40
+
+
+def profiles_of_pages() -> list[tuple[str, str]]:
+    return [
+        (page.name, block) for page in PAGES for kind, block in blocks(page.read_text()) if kind == "toml"
+    ]
+
+
+@pytest.mark.parametrize(("page", "text"), profiles_of_pages())
+def test_every_shown_profile_is_one(page: str, text: str) -> None:
+    cells = build_profile(
+        tomllib.loads(text), file=page, frameworks=frameworks.names(), ask=frameworks.find
+    ).cells
+    assert cells or "[capacity]" in text
+
+
+def test_every_shown_program_compiles() -> None:
+    programs = [block for page in PAGES for kind, block in blocks(page.read_text()) if kind == "python"]
+    assert len(programs) >= 3
+    for program in programs:
+        compile(program, "page", "exec")
+
+
+def test_the_site_has_every_page_once() -> None:
+    config = (ROOT / "mkdocs.yml").read_text()
+    listed = re.findall(r"^ +- (\S+\.md)$", config, flags=re.M)
+    assert sorted(listed) == sorted(
+        page.relative_to(ROOT / "docs").as_posix() for page in ROOT.glob("docs/**/*.md")
+    )
+
+
+def site() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_site", ROOT / "docs/site.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_pages_take_from_the_code_is_there() -> None:
+    hooks = site()
+    taken = {name for page in PAGES for name in re.findall(r"^::: (\S+)$", page.read_text(), flags=re.M)}
+    assert {"commands", "profile", "public", "loadgen.theory.physics", "loadgen.analysis.gates"} <= taken
+    told = {name: hooks.told(name) for name in taken}
+    assert all(len(text) > 200 for text in told.values())
+    assert all(f"## {name}\n" in told["commands"] for name in main.commands)
+    assert all(f"### {name}\n" in told["public"] for name in loadgen.__all__ if name != "errors")
+    assert "`concurrency` | whole number from 1 or a list of: whole number from 1" in told["profile"]
+    assert hooks.on_page_markdown("a\n::: loadgen.errors\nb").startswith("a\nEvery exception")
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    shell = BashComplete(main, {}, "loadgen", "_LOADGEN_COMPLETE")
+    assert [item.value for item in shell.get_completions([], "sw")] == ["sweep"]
+    assert [item.value for item in shell.get_completions(["run"], "--conc")] == ["--concurrency"]
+    assert "_LOADGEN_COMPLETE=bash_source loadgen" in README
 
 
 def test_every_command_is_taught() -> None:
@@ -49,7 +128,10 @@ def test_every_command_is_taught() -> None:
     assert shown == set(main.commands)
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"make (\w+)", README))))
+TARGETS = {name for page in PAGES for name in re.findall(r"(?:`|^)make (\w+)", page.read_text(), flags=re.M)}
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
 def test_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M)
 
@@ -62,8 +144,9 @@ def test_every_framework_and_preset_is_named() -> None:
 
 
 def named_paths(text: str) -> set[str]:
-    """Files and folders of this repository that a text names in code marks."""
-    return set(re.findall(r"`((?:loadgen|servers|tests|profiles|docs)/[\w./-]*)`", text))
+    """Files and folders of this repository that a text names in code marks; NAME stands for any."""
+    found = set(re.findall(r"`((?:loadgen|servers|tests|profiles|docs)/[\w./-]*)`", text))
+    return {path for path in found if "NAME" not in path}
 
 
 def tree_of(readme: str) -> set[str]:
@@ -72,7 +155,7 @@ def tree_of(readme: str) -> set[str]:
     return {path.rstrip("/") for path in named_paths(table) if path.startswith("loadgen/")}
 
 
-@pytest.mark.parametrize("path", ["README.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))])
+@pytest.mark.parametrize("path", [page.relative_to(ROOT).as_posix() for page in PAGES])
 def test_named_files_and_folders_exist(path: str) -> None:
     text = (ROOT / path).read_text()
     assert [named for named in sorted(named_paths(text)) if not (ROOT / named).exists()] == []
@@ -142,3 +225,15 @@ def test_a_bare_definition_would_be_seen() -> None:
     source = "class A:\n    'a'\n    def b(self): pass\n    def _c(self): pass\ndef d():\n    'd'\n"
     found = {name: ast.get_docstring(node) for name, node in public_definitions(source)}
     assert found == {"A": "a", "A.b": None, "d": "d"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob(".github/ISSUE_TEMPLATE/[!c]*.yml")), ids=lambda path: path.stem
+)
+def test_issue_templates_ask_for_what_the_doctor_says(path: Path) -> None:
+    form = yaml.safe_load(path.read_text())
+    assert {"name", "description", "body"} <= set(form)
+    asked = {part["id"]: part for part in form["body"]}
+    assert "`loadgen doctor --json`" in asked["doctor"]["attributes"]["label"]
+    assert asked["doctor"]["validations"] == {"required": True}
+    assert all(part["type"] in ("textarea", "input") and part["attributes"]["label"] for part in form["body"])

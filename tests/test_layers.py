@@ -49,8 +49,9 @@ drivers telemetry profile cluster
 load plan
 launch hang_watch
 servers trial
-sweep analysis selfcheck
+sweeping analysis selfcheck schemas
 live report reproduce
+api
 commands
 cli_tools
 cli
@@ -292,7 +293,7 @@ def test_the_client_imports_no_engine_at_module_level(name: str) -> None:
 
 @pytest.mark.parametrize("name", under("loadgen.report") + under("loadgen.analysis"))
 def test_reading_results_needs_no_server_and_no_network(name: str) -> None:
-    rooms = ("load", "launch", "drivers", "servers", "sweep", "trial")
+    rooms = ("load", "launch", "drivers", "servers", "sweeping", "trial")
     assert not breaches(
         reached(name, lazy=True), {"asyncio", "httpx", *(f"loadgen.{room}" for room in rooms)}
     )

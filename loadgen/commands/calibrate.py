@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from loadgen.commands.run import load_spec
+from loadgen.api.loads import Load, load_spec
 from loadgen.plan.plan import make_plan
 from loadgen.profile.read import load_profile
 from loadgen.records import LoadSpec
@@ -20,7 +20,7 @@ def run(
     """Replay a load against the null server and print the client's own errors. Returns the exit code."""
     from loadgen.live import terminal
 
-    spec = busiest(like, sets) if like else load_spec(**load)
+    spec = busiest(like, sets) if like else load_spec(Load(**load))
     found: Calibration = calibrate(
         spec, ttft_ms=ttft_ms, itl_ms=itl_ms, bound_ms=bound_ms, note=lambda line: click.echo(line, err=True)
     )

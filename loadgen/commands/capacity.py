@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from loadgen.api.sweeps import SweepOptions
 from loadgen.commands import sweep
 from loadgen.commands.run import driver_options
 from loadgen.errors import BadInput
@@ -47,7 +48,7 @@ def run(*, argv: tuple[str, ...], slo: tuple[str, ...], out: Path | None, resume
     }
     profile = build_profile(tables)
     plan = make_plan(profile)
-    options = sweep.SweepOptions(argv=argv, out=out or Path("results/capacity"), resume=resume)
+    options = SweepOptions(argv=argv, out=out or Path("results/capacity"), resume=resume)
     return sweep.run(profile, plan, options)
 
 

@@ -41,7 +41,7 @@ def driver_factory(protocol: str) -> DriverFactory:
     except (ImportError, RuntimeError, TypeError) as error:  # what a half-installed library raises
         extra = EXTRAS.get(protocol)
         remedy = (
-            f"pip install 'loadgen[{extra}]' (its client library, whole)"
+            f"pip install 'llm-loadgen[{extra}]' (its client library, whole)"
             if extra
             else "install loadgen again"
         )

@@ -57,7 +57,9 @@ def discover(
     try:
         import grpc
     except ImportError as error:
-        raise MissingDependency(f"gRPC cannot be spoken: {error}", "pip install 'loadgen[triton]'") from None
+        raise MissingDependency(
+            f"gRPC cannot be spoken: {error}", "pip install 'llm-loadgen[triton]'"
+        ) from None
     from loadgen.drivers.grpc_calls import CHANNEL_OPTIONS, address_of
 
     with grpc.insecure_channel(address_of(url), options=CHANNEL_OPTIONS) as channel:

@@ -182,7 +182,7 @@ def from_tokenizer(folder: str, opening: str = "") -> Words:
     except ImportError:
         raise MissingDependency(
             "prompts of exact length for a checkpoint need its tokenizer, and tokenizers is not installed",
-            "pip install 'loadgen[tokenizer]'",
+            "pip install 'llm-loadgen[tokenizer]'",
         ) from None
     if not os.path.isfile(path):
         raise BadInput(

@@ -6,16 +6,26 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from loadgen import urls
 from loadgen.errors import BadInput
 from loadgen.metrics.objectives import BOUNDS, SHARES, parse_objective, parse_share
 from loadgen.profile.bounds import MOST, MOST_AT_ONCE, MOST_REPEATS, MOST_WORKERS
-from loadgen.profile.workloads import read_length, read_prefixes, read_replay, read_think, read_turns
+from loadgen.profile.workloads import (
+    KINDS,
+    PREFIXES,
+    REPLAY,
+    read_length,
+    read_prefixes,
+    read_replay,
+    read_think,
+    read_turns,
+)
 from loadgen.records import LoadKind, OptionValue, Order
 from loadgen.search_records import Variable
 from loadgen.theory.models import DTYPE_ALIASES, DTYPE_BYTES, dtype_name
@@ -192,35 +202,84 @@ def _devices(value: Any) -> Any:
     return [whole_number(0)(item) for item in values]
 
 
-Capacity = Annotated[Any, BeforeValidator(_capacity)]
-Share = Annotated[float, BeforeValidator(_share)]
-Count = Annotated[int, BeforeValidator(whole_number(1))]
-AtOnce = Annotated[int, BeforeValidator(whole_number(1, MOST_AT_ONCE))]
-Workers = Annotated[int, BeforeValidator(whole_number(1, MOST_WORKERS))]
-Length = Annotated[Any, BeforeValidator(_read_by(read_length, "length"))]
-Turns = Annotated[Any, BeforeValidator(_read_by(read_turns, "turns"))]
-Think = Annotated[Any, BeforeValidator(_read_by(read_think, "think"))]
-TraceReplay = Annotated[Any, BeforeValidator(_read_by(read_replay, "replay"))]
-SharedPrefixes = Annotated[Any, BeforeValidator(_read_by(read_prefixes, "prefixes"))]
-Index = Annotated[int, BeforeValidator(whole_number(0))]
-Amount = Annotated[float, BeforeValidator(_positive)]
-Span = Annotated[float, BeforeValidator(_span)]
-Duration = Annotated[float, BeforeValidator(_duration)]
-Text = Annotated[str, BeforeValidator(_text)]
-Flag = Annotated[bool, BeforeValidator(_flag)]
-Dtype = Annotated[str, BeforeValidator(_dtype)]
+def _told(kind: str | None = None, **words: Any) -> WithJsonSchema:
+    """How JSON Schema tells of a kind of value: it refuses none that its validator takes, and may take more."""
+    return WithJsonSchema({"type": kind, **words} if kind else words)
+
+
+def _whole(least: int, most: int = MOST) -> dict[str, Any]:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+def _either(*kinds: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": list(kinds)})
+
+
+def _list_of(kind: dict[str, Any], least: int = 0) -> dict[str, Any]:
+    return {"type": "array", "items": kind, "minItems": least}
+
+
+_SPAN_TEXT = {"type": "string", "pattern": r"^\s*(\d+(\.\d+)?|(\d+(\.\d+)?(ms|s|m|h))+)\s*$"}
+_SPANS = [{"type": "number", "minimum": 0, "maximum": MOST}, _SPAN_TEXT]
+_SPREADS = [
+    {"type": "string", "pattern": rf"^({'|'.join(KINDS)}):"},
+    {"type": "object", "properties": {"kind": {"enum": [*KINDS]}}, "required": ["kind"]},
+]
+_LENGTHS = [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\d+$"}, *_SPREADS]
+
+
+@dataclass(frozen=True)
+class _Several(BeforeValidator):
+    """A list, or a single value in place of a list of one."""
+
+    func: Validator = _several
+
+    def __get_pydantic_json_schema__(
+        self, schema: Any, handler: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any]:
+        found = handler(schema)
+        (kind,) = [each for each in found.get("anyOf", [found]) if each.get("type") == "array"]
+        kind["minItems"] = 1
+        return {"anyOf": [kind["items"], *found.get("anyOf", [kind])]}
+
+
+Capacity = Annotated[Any, BeforeValidator(_capacity), _either(_whole(1), {"const": AUTO})]
+Share = Annotated[float, BeforeValidator(_share), _told("number", exclusiveMinimum=0, maximum=1)]
+Count = Annotated[int, BeforeValidator(whole_number(1)), _told(**_whole(1))]
+AtOnce = Annotated[int, BeforeValidator(whole_number(1, MOST_AT_ONCE)), _told(**_whole(1, MOST_AT_ONCE))]
+Workers = Annotated[int, BeforeValidator(whole_number(1, MOST_WORKERS)), _told(**_whole(1, MOST_WORKERS))]
+Length = Annotated[Any, BeforeValidator(_read_by(read_length, "length")), _either(*_LENGTHS)]
+Turns = Annotated[Any, BeforeValidator(_read_by(read_turns, "turns")), _either(*_LENGTHS)]
+Think = Annotated[Any, BeforeValidator(_read_by(read_think, "think")), _either(*_SPANS, *_SPREADS)]
+TraceReplay = Annotated[
+    Any, BeforeValidator(_read_by(read_replay, "replay")), _told("object", propertyNames={"enum": [*REPLAY]})
+]
+SharedPrefixes = Annotated[
+    Any,
+    BeforeValidator(_read_by(read_prefixes, "prefixes")),
+    _told("object", propertyNames={"enum": [*PREFIXES]}),
+]
+Index = Annotated[int, BeforeValidator(whole_number(0)), _told(**_whole(0))]
+Amount = Annotated[float, BeforeValidator(_positive), _told("number", exclusiveMinimum=0)]
+Span = Annotated[float, BeforeValidator(_span), _either(*_SPANS)]
+Duration = Annotated[float, BeforeValidator(_duration), _either(*_SPANS)]
+Text = Annotated[str, BeforeValidator(_text), _told("string", pattern=r"\S")]
+Flag = Annotated[bool, BeforeValidator(_flag), _told("boolean")]
+Dtype = Annotated[str, BeforeValidator(_dtype), _told(enum=[*DTYPE_BYTES, *DTYPE_ALIASES])]
 Mode = Annotated[LoadKind, BeforeValidator(_one_of(*get_args(LoadKind)))]
 Ordering = Annotated[Order, BeforeValidator(_one_of(*get_args(Order)))]
-Option = Annotated[Any, BeforeValidator(_option)]
-Repeats = Annotated[list[int], BeforeValidator(_repeat)]
-Devices = Annotated[Any, BeforeValidator(_devices)]
-Bound = Annotated[str, BeforeValidator(_bound)]
-Attainment = Annotated[float, BeforeValidator(_attainment)]
+Option = Annotated[Any, BeforeValidator(_option), _told(type=["string", "number", "boolean"])]
+Repeats = Annotated[
+    list[int], BeforeValidator(_repeat), _either(_whole(1, MOST_REPEATS), _list_of(_whole(0), 1))
+]
+Devices = Annotated[Any, BeforeValidator(_devices), _either(_whole(0), {"const": AUTO}, _list_of(_whole(0)))]
+Bound = Annotated[str, BeforeValidator(_bound), _told(type=["string", "number"])]
+Attainment = Annotated[float, BeforeValidator(_attainment), _told(type=["string", "number"])]
 Searched = Annotated[Variable, BeforeValidator(_one_of(*get_args(Variable)))]
-Slug = Annotated[str, BeforeValidator(_slug)]
-Url = Annotated[str, BeforeValidator(_url)]
-Combine = Annotated[str, BeforeValidator(_one_of("product", "zip"))]
-Several = BeforeValidator(_several)
+Slug = Annotated[str, BeforeValidator(_slug), _told("string", pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Url = Annotated[str, BeforeValidator(_url), _told("string", pattern="^[a-z+]+://")]
+Combine = Annotated[str, BeforeValidator(_one_of("product", "zip")), _told(enum=["product", "zip"])]
+Several = _Several()
 
 
 def did_you_mean(value: object, choices: Sequence[str]) -> str:

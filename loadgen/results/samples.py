@@ -63,7 +63,7 @@ class SampleWriter:
     def _pack(self) -> None:
         import pyarrow as pa
 
-        schema, replies = _schema(), [sample.reply for sample in self._rows]
+        schema, replies = arrow_schema(), [sample.reply for sample in self._rows]
         columns = []
         for field in schema:
             rows: list[Any] = self._rows if field.name in _SAMPLE_FIELDS else replies
@@ -90,7 +90,7 @@ class SampleWriter:
         if self._writer is None:
             self.path.parent.mkdir(exist_ok=True)  # not its parents: a deleted results folder stays deleted
             self._writer = _parquet_writer(self._beside)
-        self._writer.write_table(pa.Table.from_batches(batches, schema=_schema()).combine_chunks())
+        self._writer.write_table(pa.Table.from_batches(batches, schema=arrow_schema()).combine_chunks())
 
     def _try(self, step: Callable[[], None], *, naming: bool = False) -> None:
         """Take a step on the file; where it fails, take it on another one. What fails there, too, is given up."""
@@ -170,7 +170,8 @@ _REPLY_FIELDS = tuple(Reply.__dataclass_fields__)
 
 
 @functools.cache
-def _schema() -> Any:
+def arrow_schema() -> Any:
+    """The columns of a trial's samples as a ``pyarrow.Schema``: those of Sample, then those of its reply."""
     import pyarrow as pa
 
     types = {
@@ -198,7 +199,7 @@ PACKING: dict[str, Any] = {
 def _parquet_writer(path: Path) -> Any:
     import pyarrow.parquet as pq
 
-    return pq.ParquetWriter(path, _schema(), compression="zstd", **PACKING)
+    return pq.ParquetWriter(path, arrow_schema(), compression="zstd", **PACKING)
 
 
 def thinned(
@@ -214,7 +215,7 @@ def thinned(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    schema = _schema()
+    schema = arrow_schema()
     rows = seen = 0
     for batch in source.batches(ROW_GROUP):
         table = pa.Table.from_batches([batch])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from loadgen import __version__
 from loadgen.drivers.find import driver_factory
 from loadgen.errors import LoadgenError, MissingDependency
 from loadgen.launch import container, frameworks
@@ -34,6 +35,7 @@ DISK_BYTES = 2 * GIB
 OPEN_FILES = 4096  # a connection per stream, and 1,024 streams are a usual load
 PORTS = 16
 MIN_PYTHON = (3, 11)
+DISTRIBUTION = "llm-loadgen"  # as pip knows it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +78,15 @@ def python() -> Need:
     )
 
 
-def libraries(distribution: str = "loadgen") -> list[Need]:
+def libraries(distribution: str = DISTRIBUTION) -> list[Need]:
     """loadgen's own requirements, then each extra's, as one need per group."""
     groups: dict[str, list[str]] = {}
-    for requirement in metadata.requires(distribution) or ():
+    try:
+        requirements = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        remedy = f"{sys.executable} -m pip install {f'-e {root}' if (root := checkout()) else distribution}"
+        return [Need(name=distribution, ok=False, found="runs from its source, not installed", remedy=remedy)]
+    for requirement in requirements:
         name = re.match(r"[A-Za-z0-9._-]+", requirement)
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
         if name and not (extra and extra[1] == "dev"):
@@ -250,9 +257,7 @@ def git() -> Need:
     if commit is not None:
         return Need(name="git", ok=True, found=f"commit {commit}")
     if root is None:
-        return Need(
-            name="git", ok=True, found=f"not a checkout: version {metadata.version('loadgen')} is recorded"
-        )
+        return Need(name="git", ok=True, found=f"not a checkout: version {__version__} is recorded")
     if shutil.which("git") is None:
         return Need(name="git", ok=False, found="no git program", remedy="apt-get install git")
     remedy = f"git config --global --add safe.directory {root}"

@@ -18,12 +18,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from loadgen import __version__
 from loadgen.records import Environment
 from loadgen.system import cpus
 
 # Distributions whose version can move a number: the engines, what they compute with, and our own client's parts.
 PACKAGES = (
-    "loadgen", "torch", "transformers", "accelerate", "safetensors", "tokenizers", "triton", "flash-attn",
+    "torch", "transformers", "accelerate", "safetensors", "tokenizers", "triton", "flash-attn",
     "deepspeed", "deepspeed-mii", "deepspeed-kernels", "tritonclient", "tritonserver", "nvidia-pytriton", "vllm",
     "nvidia-nccl-cu12", "nvidia-nccl-cu13", "starlette", "uvicorn", "uvloop", "httpx", "httpcore", "asyncio-throttle",
     "grpcio", "protobuf", "numpy", "pyarrow", "orjson", "nvidia-ml-py",
@@ -45,7 +46,7 @@ def capture(argv: Sequence[str]) -> Environment:
         "gpus": gpus,
         "driver": driver,
         "cuda": cuda,
-        "packages": package_versions(),
+        "packages": {"loadgen": __version__, **package_versions()},
         "commit": source_commit(),
     }
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))

@@ -67,6 +67,32 @@ def held() -> Iterator[None]:
         _held -= 1
 
 
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Inside, Ctrl-C raises KeyboardInterrupt in the main thread: ``asyncio.run`` would first cancel a task, which does
+    nothing for a loop that stands still."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def asked_for() -> Iterator[None]:
+    """Inside, an end counts as asked for: by a caller whose measurement runs in another thread, which no signal
+    reaches."""
+    global _asked
+    before, _asked = _asked, True
+    try:
+        yield
+    finally:
+        _asked = before
+
+
 def asked() -> bool:
     """Whether the user has asked for an end, or the time limit has come."""
     return _asked or (_deadline_s is not None and time.monotonic() >= _deadline_s)

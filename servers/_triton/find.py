@@ -72,7 +72,7 @@ def find_triton(given: str | None = None, python: str | None = None) -> Triton:
         looked.append(what)
     raise MissingDependency(
         f"no tritonserver found; looked at: {'; '.join(looked)}",
-        "pip install 'loadgen[triton]' (its wheel nvidia-pytriton holds the server), or --option tritonserver=PATH",
+        "pip install 'llm-loadgen[triton]' (its wheel nvidia-pytriton holds the server), or --option tritonserver=PATH",
     )
 
 

@@ -12,7 +12,7 @@ from scratch import scratch
 
 from loadgen import urls
 from loadgen.analysis.findings import declared
-from loadgen.commands.run import load_spec
+from loadgen.api.loads import Load, load_spec
 from loadgen.errors import BadInput
 from loadgen.plan.plan import make_plan
 from loadgen.profile.read import build_profile, load_profile
@@ -178,7 +178,7 @@ def column(found: tuple[bytes, str, dict[str, Any]]) -> None:
 
 
 def options(found: dict[str, Any]) -> None:
-    load_spec(**{**SHAPE, **found})
+    load_spec(Load(**{**SHAPE, **found}))
 
 
 EDGES: Edges = {

@@ -20,7 +20,7 @@ import psutil
 from fault_check import Verdict, double, living, lost, meant_to_stay
 from fault_list import FAULTS, Fault, Hit
 
-from loadgen.commands.sweep import make
+from loadgen.api.sweeps import make
 from loadgen.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]

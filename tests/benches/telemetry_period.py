@@ -281,7 +281,7 @@ def main() -> None:
     given = parser.parse_args()
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
-        sys.exit(f"this Python has no {', '.join(missing)}; pip install 'loadgen[hf]' has them all")
+        sys.exit(f"this Python has no {', '.join(missing)}; pip install 'llm-loadgen[hf]' has them all")
     if given.role == "loop":
         with open(given.file, "w") as out:
             loop(given.uuid, out)

@@ -15,8 +15,11 @@ import pytest
 from endpoints import STANDARD, Manner, endpoint
 from tokenizer_files import trained_tokenizer
 
+from loadgen.api.loads import Load, load_spec
+from loadgen.api.runs import refuse_used
+from loadgen.api.sweeps import SweepOptions, make
 from loadgen.commands import sweep
-from loadgen.commands.run import driver_options, load_spec, refuse_used, run
+from loadgen.commands.run import driver_options, run
 from loadgen.drivers.words import COMMON, LONG_OPENING
 from loadgen.errors import BadInput
 from loadgen.launch.page import fetch
@@ -209,9 +212,9 @@ def test_a_profiles_target_is_asked_first_too(tmp_path: Path, capsys: pytest.Cap
     )  # fmt: skip
     with endpoint(manner) as url:
         (tmp_path / "p.toml").write_text(TARGET.format(url=url))
-        profile, plan = sweep.make(str(tmp_path / "p.toml"), (), dry_run=False)
-        options = sweep.SweepOptions(out=tmp_path / "out", live=False, report_after=False)
-        assert sweep.run(profile, plan, options) == 1
+        profile, plan = make(str(tmp_path / "p.toml"), (), dry_run=False)
+        options = SweepOptions(out=tmp_path / "out")
+        assert sweep.run(profile, plan, options, live=False, report_after=False) == 1
     short, long = open_results(tmp_path / "out").results()
     assert short.summary is not None
     assert (short.summary.requests_ok, short.summary.output_tokens, short.summary.input_tokens) == (2, 6, 80)
@@ -228,7 +231,7 @@ def test_a_profiles_target_is_asked_first_too(tmp_path: Path, capsys: pytest.Cap
 def test_a_targets_options_are_checked_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text(TARGET.format(url="http://127.0.0.1:1").replace("top_k", "max_tokens"))
     with pytest.raises(BadInput, match="max_tokens: set by loadgen itself"):
-        sweep.make(str(tmp_path / "p.toml"), (), dry_run=True)
+        make(str(tmp_path / "p.toml"), (), dry_run=True)
 
 
 def test_a_unix_socket_is_reached(tmp_path: Path) -> None:
@@ -309,7 +312,7 @@ def test_options_that_cannot_be_are_named(given: Any, said: str) -> None:
 )
 def test_a_number_that_cannot_be_is_named(given: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        load_spec(**{**SHAPE, **given})
+        load_spec(Load(**{**SHAPE, **given}))
 
 
 def test_a_run_without_a_folder_can_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

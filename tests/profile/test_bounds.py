@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from load_options import COMMAND_LINE, LENGTHS, TARGET
 
-from loadgen.commands.run import load_spec
+from loadgen.api.loads import Load, load_spec
 from loadgen.errors import BadInput, ProfileError
 from loadgen.plan.plan import make_plan
 from loadgen.profile.read import build_profile
@@ -76,7 +76,7 @@ def test_a_duration_is_how_long_a_trial_is_expected_to_take() -> None:
 
 
 def test_the_command_line_takes_the_same() -> None:
-    spec = load_spec(**{**COMMAND_LINE, "requests": 0, "duration": "120s"})
+    spec = load_spec(Load(**{**COMMAND_LINE, "requests": 0, "duration": "120s"}))
     assert (spec.requests, spec.duration_s, spec.lead_in_s) == (0, 120.0, 30.0)
     for given, words in (
         ({"requests": 0}, "--requests 0: bounds nothing without a duration"),
@@ -86,7 +86,7 @@ def test_the_command_line_takes_the_same() -> None:
         ({"requests": 0, "duration": "0"}, "--duration 0: no span of time above 0"),
     ):
         with pytest.raises(BadInput) as caught:
-            load_spec(**{**COMMAND_LINE, **given})
+            load_spec(Load(**{**COMMAND_LINE, **given}))
         assert words in str(caught.value)
 
 

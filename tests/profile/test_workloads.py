@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from load_options import COMMAND_LINE, LENGTHS, TARGET
 
-from loadgen.commands.run import as_it_fits, load_spec
+from loadgen.api.loads import Load, as_it_fits, load_spec
 from loadgen.errors import BadInput, ProfileError
 from loadgen.labels import load_label
 from loadgen.plan.plan import make_plan
@@ -155,7 +155,15 @@ def test_an_endpoint_needs_its_context_where_a_trace_is_cut() -> None:
         load_of(mode="trace", trace=CONVERSATION, replay={"too_long": "cut"})
     assert "too_long = cut: replay.max_context is missing" in str(caught.value)
     spec = load_spec(
-        **{**COMMAND_LINE, "mode": "trace", "trace": CONVERSATION, "requests": 0, "replay": "too_long=cut"}
+        Load(
+            **{
+                **COMMAND_LINE,
+                "mode": "trace",
+                "trace": CONVERSATION,
+                "requests": 0,
+                "replay": "too_long=cut",
+            }
+        )
     )
     fitted = as_it_fits(spec, 4096)
     assert fitted.replay == Replay(too_long="cut", max_context=4096)
@@ -166,7 +174,7 @@ def test_an_endpoint_needs_its_context_where_a_trace_is_cut() -> None:
 
 def test_the_command_line_takes_them() -> None:
     given = {"input_tokens": "lognormal:median=512,sigma=0.8,max=4096", "prefixes": "groups=4,tokens=32"}
-    spec = load_spec(**{**COMMAND_LINE, **given})
+    spec = load_spec(Load(**{**COMMAND_LINE, **given}))
     assert (spec.input_tokens, spec.input_spread, spec.prefixes) == (
         4096,
         LOGNORMAL,
@@ -185,7 +193,7 @@ def test_the_command_line_takes_them() -> None:
         ({"mode": "sessions", "users": 2, "turns": "3", "think": "soon"}, "--think = soon"),
     ):
         with pytest.raises(BadInput, match=words):
-            load_spec(**{**COMMAND_LINE, **wrong})
+            load_spec(Load(**{**COMMAND_LINE, **wrong}))
 
 
 def test_what_varies_decides_the_trial_and_stands_in_its_name() -> None:
@@ -245,7 +253,7 @@ def test_a_profile_and_the_command_line_have_sessions() -> None:
     (cell,) = served.cells
     assert cell.load.sessions == Sessions(users=1, turns=fixed(6), think_ms=fixed(2000), max_context=4096)
     given = {"mode": "sessions", "users": 4, "turns": "6", "think": "2s", "requests": 24}
-    spec = load_spec(**{**COMMAND_LINE, **given})
+    spec = load_spec(Load(**{**COMMAND_LINE, **given}))
     assert (spec.sessions, spec.concurrency) == (Sessions(users=4, turns=fixed(6), think_ms=fixed(2000)), 1)
     fitted = as_it_fits(spec, 2048).sessions
     assert fitted is not None

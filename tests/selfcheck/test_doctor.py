@@ -48,13 +48,19 @@ def test_missing_libraries_are_named_by_extra(monkeypatch: pytest.MonkeyPatch) -
     ]
     monkeypatch.setattr(metadata, "requires", lambda _name: wanted)
     base, triton = doctor.libraries()
-    assert (base.name, base.ok, base.found) == ("libraries of loadgen", False, "missing: no-such-one")
+    assert (base.name, base.ok, base.found) == ("libraries of llm-loadgen", False, "missing: no-such-one")
     assert (triton.name, triton.ok, triton.found) == (
-        "libraries of loadgen[triton]",
+        "libraries of llm-loadgen[triton]",
         False,
         "missing: no-such-two",
     )
     assert "[triton]'" in triton.remedy
+
+
+def test_a_source_that_is_not_installed_is_no_traceback() -> None:
+    (need,) = doctor.libraries("no-such-distribution")
+    assert (need.ok, need.found) == (False, "runs from its source, not installed")
+    assert "pip install" in need.remedy
 
 
 def test_installed_libraries_are_listed() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from real_engine import Running, running
 
-from loadgen.commands.sweep import make
+from loadgen.api.sweeps import make
 from loadgen.drivers.find import driver_factory
 from loadgen.drivers.tgi_messages import message
 from loadgen.errors import BadInput, LoadgenError, MissingDependency

@@ -16,8 +16,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from loadgen.api import sweeps
 from loadgen.cli import main
-from loadgen.commands import sweep
 from loadgen.errors import BadInput, ProfileError
 from loadgen.launch import frameworks
 from loadgen.launch.process import Server, free_ports, serving
@@ -131,7 +131,7 @@ def test_too_few_gpus_or_one_twice_are_refused(framework: str) -> None:
 def test_the_plan_can_be_seen_on_any_machine(
     framework: str, model: str, weights: str, kv: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "visible_gpus", lambda: ())
+    monkeypatch.setattr(sweeps, "visible_gpus", lambda: ())
     sets = [
         word for each in (*EXPERIMENT, f"model={model}", f"framework={framework}") for word in ("--set", each)
     ]

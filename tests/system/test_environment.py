@@ -7,13 +7,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pynvml
 import pytest
 
+import loadgen
 from loadgen.system import environment
 
 
@@ -23,7 +23,7 @@ def test_capture_is_stable_and_knows_its_machine() -> None:
     assert one.argv == ("loadgen", "a")
     assert one.cpus == len(os.sched_getaffinity(0))
     assert one.memory_bytes > 1 << 28
-    assert one.packages["loadgen"] == metadata.version("loadgen")
+    assert one.packages["loadgen"] == loadgen.__version__
     assert one.packages["python"].startswith(f"{sys.version_info[0]}.{sys.version_info[1]}")
     assert one.cpu
     assert one.os

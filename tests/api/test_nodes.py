@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadgen.commands.nodes import connected
+from loadgen.api.nodes import connected
 from loadgen.errors import BadInput
 from loadgen.records import LoadSpec
 

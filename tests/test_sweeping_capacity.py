@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from simulated_server import Engine, result_of
 
+from loadgen.api.sweeps import SweepOptions
 from loadgen.commands import sweep as command
 from loadgen.errors import BadInput
 from loadgen.metrics.summary import summarise
@@ -25,7 +26,7 @@ from loadgen.report.export import write
 from loadgen.results import capacity_log
 from loadgen.results.store import Store
 from loadgen.search_records import Capacity
-from loadgen.sweep import Sweep
+from loadgen.sweeping import Sweep
 
 PROFILE: dict[str, Any] = {
     "name": "cap",
@@ -55,8 +56,8 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def search(out: Path, *, resume: bool = False, **tables: Any) -> tuple[int, Capacity]:
     profile = build_profile({**PROFILE, **tables})
-    options = command.SweepOptions(out=out, live=False, resume=resume, report_after=False)
-    code = command.run(profile, make_plan(profile), options)
+    options = SweepOptions(out=out, resume=resume)
+    code = command.run(profile, make_plan(profile), options, live=False, report_after=False)
     (found,) = capacity_log.outcomes(out)
     return code, found
 
@@ -101,8 +102,8 @@ def test_two_servers_are_compared_by_capacity(simulated: list[str], tmp_path: Pa
     sweep = [{"options": {"itl_ms": [1.0, 2.0]}}]
     server = {**PROFILE["server"], "options": {}}
     profile = build_profile({**PROFILE, "server": server, "sweep": sweep})
-    options = command.SweepOptions(out=tmp_path / "r", live=False, report_after=False)
-    assert command.run(profile, make_plan(profile), options) == 0
+    options = SweepOptions(out=tmp_path / "r")
+    assert command.run(profile, make_plan(profile), options, live=False, report_after=False) == 0
     tables = {table.title: table for table in capacity_tables([tmp_path / "r"])}
     assert [row[-1] for row in tables["Servers by capacity"].rows] == ["not told apart"]
 
@@ -147,8 +148,8 @@ def test_objectives_of_a_sweeps_trials_are_in_tables_and_exports(tmp_path: Path)
     load = {"mode": "closed", "input_tokens": 4, "output_tokens": 3, "requests": 4, "warmup": 0}
     slo = {"e2e": "60s", "ttft": "1ms@50%"}  # no step is so short
     profile = build_profile({**PROFILE, "load": load, "slo": slo, "capacity": None})
-    options = command.SweepOptions(out=tmp_path / "r", live=False, report_after=False)
-    assert command.run(profile, make_plan(profile), options) == 0
+    options = SweepOptions(out=tmp_path / "r")
+    assert command.run(profile, make_plan(profile), options, live=False, report_after=False) == 0
     text = write([tmp_path / "r"], "md")[0].read_text()
     assert "ttft (0.0 %)" in text
     assert "e2e ≤ 60.00 s (95 %), ttft ≤ 1.00 ms (50 %)" in text

@@ -1,0 +1,255 @@
+"""One load, as the command line and a program name it → a LoadSpec."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from loadgen.errors import BadInput
+from loadgen.profile.bounds import (
+    MOST,
+    MOST_AT_ONCE,
+    MOST_WORKERS,
+    call_problem,
+    default_lead_in_s,
+    duration_problem,
+)
+from loadgen.profile.workloads import (
+    NO_THINK,
+    pairs,
+    read_length,
+    read_prefixes,
+    read_replay,
+    read_think,
+    read_turns,
+)
+from loadgen.records import LoadKind, LoadSpec, Timeouts
+from loadgen.traces.files import TraceExtent, measure_trace
+from loadgen.units import SPAN, parse_span
+from loadgen.workload_records import Replay, Sessions, Spread
+
+REQUESTS = 64  # where neither a number nor a duration bounds a load
+MODES = get_args(LoadKind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What ``run`` sends: the options of ``loadgen run``, by their names and with their defaults.
+
+    ``mode``: "closed" keeps ``concurrency`` requests in flight, "static" one call of ``batch_size`` sequences;
+    "constant", "poisson", "gamma" and "ramp" send at due times, at ``rate`` requests per second; "trace" replays a
+    file; "sessions" are conversations of ``turns`` requests, ``users`` at once, who ``think`` between them. Lengths are
+    tokens, or distributions as text or as a table. ``requests`` ``None``: 64, or as many as ``duration`` holds.
+    ``duration`` and ``lead_in`` are spans such as "120s", ``timeout`` is seconds.
+    """
+
+    mode: LoadKind = "closed"
+    concurrency: int = 1
+    batch_size: int = 1
+    rate: float | None = None
+    rate_end: float | None = None
+    burstiness: float = 1.0
+    trace: str | None = None
+    max_rate: float | None = None
+    input_tokens: int | str | Mapping[str, Any] = 128
+    output_tokens: int | str | Mapping[str, Any] = 64
+    requests: int | None = None
+    warmup: int | None = None
+    stream: bool = True
+    seed: int = 0
+    workers: int = 1
+    timeout: float = 1800.0
+    nodes: int = 1
+    duration: str | None = None
+    lead_in: str | None = None
+    replay: str | Mapping[str, Any] | None = None
+    prefixes: str | Mapping[str, Any] | None = None
+    users: int | None = None
+    turns: int | str | Mapping[str, Any] | None = None
+    think: str | Mapping[str, Any] | None = None
+
+
+def load_spec(load: Load) -> LoadSpec:
+    """A load as it is sent and stored. Raises BadInput that names the option of ``loadgen run``, its value and what is
+    accepted."""
+    _check_kinds(load)
+    mode = load.mode
+    requests = load.requests
+    if requests is None:
+        requests = REQUESTS if load.duration is None else 0
+    duration_s, lead_in_s = _span("--duration", load.duration), _span("--lead-in", load.lead_in)
+    problem = duration_problem(mode, requests, duration_s, lead_in_s)
+    if problem is not None:
+        key, why, accepted = problem
+        told = {"requests": requests, "duration": load.duration, "lead_in": load.lead_in}[key]
+        raise BadInput(f"{_option(key)} {told}: {why} (accepted: {accepted})")
+    if mode in ("constant", "poisson", "gamma", "ramp") and load.rate is None:
+        raise BadInput(f"--mode {mode} needs --rate (requests per second)")
+    if mode == "ramp" and load.rate_end is None:
+        raise BadInput("--mode ramp needs --rate-end (requests per second)")
+    if mode == "trace" and load.trace is None:
+        raise BadInput("--mode trace needs --trace FILE")
+    talk = _sessions(load)
+    lengths = {
+        "input": read_length(load.input_tokens, "--input-tokens"),
+        "output": read_length(load.output_tokens, "--output-tokens"),
+    }
+    spreads = {way: length for way, length in lengths.items() if isinstance(length, Spread)}
+    if spreads and mode in ("static", "trace"):
+        raise BadInput(f"--mode {mode}: lengths are its own (accepted: a distribution in the other modes)")
+    taken = read_replay(_table("--replay", load.replay) or {}, "--replay")
+    named = _table("--prefixes", load.prefixes)
+    shared = None if named is None else read_prefixes(named, "--prefixes")
+    if shared is not None and mode in ("static", "trace"):
+        raise BadInput(
+            f"--prefixes {load.prefixes}: has no effect in mode {mode} (accepted: the other modes)"
+        )
+    if load.replay is not None and mode != "trace":
+        raise BadInput(f"--replay {load.replay}: has no effect in mode {mode} (accepted: --mode trace)")
+    if load.trace is not None and (taken.too_long == "fail" or taken.max_context is not None):
+        extent = extent_of(load.trace, taken, requests if mode == "trace" else 0)
+        if mode == "trace":
+            lengths = {"input": extent.input_tokens, "output": extent.output_tokens}
+    in_flight = load.concurrency if mode == "closed" else talk.users if talk is not None else 1
+    too_big = call_problem(load.batch_size if mode == "static" else 1, most_of(lengths["input"]))
+    if too_big is not None:
+        raise BadInput(f"--input-tokens: {too_big}")
+    return LoadSpec(
+        kind=mode,
+        input_tokens=most_of(lengths["input"]),
+        output_tokens=most_of(lengths["output"]),
+        input_spread=spreads.get("input"),
+        output_spread=spreads.get("output"),
+        replay=None if taken == Replay() else taken,
+        prefixes=shared,
+        sessions=talk,
+        batch_size=load.batch_size if mode == "static" else 1,
+        concurrency=in_flight if mode == "closed" else 1,
+        rate=load.rate,
+        rate_end=load.rate_end,
+        burstiness=load.burstiness,
+        trace=load.trace,
+        requests=requests,
+        warmup=in_flight if load.warmup is None else load.warmup,
+        duration_s=duration_s,
+        lead_in_s=default_lead_in_s(mode, duration_s) if lead_in_s is None else lead_in_s,
+        max_rate=load.max_rate,
+        stream=load.stream,
+        seed=load.seed,
+        workers=load.workers,
+        nodes=load.nodes,
+        timeouts=Timeouts(total_s=load.timeout, first_byte_s=load.timeout),
+    )
+
+
+def _sessions(load: Load) -> Sessions | None:
+    given = {"--users": load.users, "--turns": load.turns, "--think": load.think}
+    if load.mode != "sessions":
+        for option, value in given.items():
+            if value is not None:
+                what = f"has no effect in mode {load.mode} (accepted: --mode sessions)"
+                raise BadInput(f"{option} {value}: {what}")
+        return None
+    if load.users is None or load.turns is None:
+        raise BadInput(
+            f"--mode sessions needs {'--users (sessions at once)' if load.users is None else '--turns'}"
+        )
+    return Sessions(
+        users=load.users,
+        turns=read_turns(load.turns, "--turns"),
+        think_ms=NO_THINK if load.think is None else read_think(load.think, "--think"),
+    )
+
+
+def _check_kinds(load: Load) -> None:
+    """Every value against its kind and range, whoever named it. Raises BadInput."""
+    if load.mode not in MODES:
+        raise BadInput(f"--mode {load.mode}: not a mode (accepted: {', '.join(MODES)})")
+    for key, least, most in (
+        ("concurrency", 1, MOST_AT_ONCE), ("batch_size", 1, MOST_AT_ONCE), ("requests", 0, MOST),
+        ("workers", 1, MOST_WORKERS), ("nodes", 1, MOST_WORKERS), ("warmup", 0, MOST), ("users", 1, MOST_AT_ONCE),
+    ):  # fmt: skip
+        value = getattr(load, key)
+        if value is None and key in ("requests", "warmup", "users"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise BadInput(f"{_option(key)} {value}: not a count (accepted: {least} to {most})")
+    for key in ("rate", "rate_end", "max_rate", "timeout", "burstiness"):
+        value = getattr(load, key)
+        if value is None and key in ("rate", "rate_end", "max_rate"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST:
+            raise BadInput(f"{_option(key)} {value}: must be above 0 and finite (accepted: up to {MOST:g})")
+    if isinstance(load.seed, bool) or not isinstance(load.seed, int):
+        raise BadInput(f"--seed {load.seed}: not a whole number (accepted: whole numbers)")
+    if not isinstance(load.stream, bool):
+        raise BadInput(f"--stream {load.stream}: neither True nor False (accepted: these)")
+    for key in ("trace", "duration", "lead_in"):
+        value = getattr(load, key)
+        if value is not None and not isinstance(value, str):
+            raise BadInput(
+                f"{_option(key)} {value}: not text (accepted: {'a file' if key == 'trace' else SPAN})"
+            )
+
+
+def _option(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def _table(option: str, given: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if given is None or isinstance(given, Mapping):
+        return given
+    if not isinstance(given, str):
+        raise BadInput(f"{option} {given}: not a table (accepted: KEY=VALUE,… as text, or a mapping)")
+    return pairs(given, option)
+
+
+def as_it_fits(load: LoadSpec, context: int | None) -> LoadSpec:
+    """The load with what is left out of its trace, or cut, by the context that the server told, and its sessions ended
+    by it. Raises BadInput."""
+    replay = load.replay
+    if load.sessions is not None:
+        return dataclasses.replace(load, sessions=dataclasses.replace(load.sessions, max_context=context))
+    if load.kind != "trace" or load.trace is None or replay is None or replay.too_long == "fail":
+        return load
+    if replay.max_context is None:
+        if context is None:
+            raise BadInput(
+                f"--replay too_long={replay.too_long}: the server does not tell its context (accepted: max_context "
+                "beside it)"
+            )
+        replay = dataclasses.replace(replay, max_context=context)
+    extent = extent_of(load.trace, replay, load.requests)
+    return dataclasses.replace(
+        load, replay=replay, input_tokens=extent.input_tokens, output_tokens=extent.output_tokens
+    )
+
+
+def extent_of(trace: str, replay: Replay, requests: int) -> TraceExtent:
+    """How far a trace reaches as it is taken. Raises BadInput, also for one of fewer ``requests``."""
+    try:
+        extent = measure_trace(trace, replay)
+    except BadInput as error:
+        raise BadInput(f"--trace {error}") from None
+    if requests > extent.requests:
+        raise BadInput(
+            f"--requests {requests}: the trace has {extent.requests} (accepted: up to {extent.requests})"
+        )
+    return extent
+
+
+def most_of(length: int | Spread) -> int:
+    """The largest length that there will be."""
+    return length.most if isinstance(length, Spread) else length
+
+
+def _span(option: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    seconds = parse_span(text)
+    least = "" if option == "--lead-in" else " above 0"
+    if seconds is None or seconds > MOST or (least and seconds == 0):
+        raise BadInput(f"{option} {text}: no span of time{least} (accepted: {SPAN})")
+    return seconds
