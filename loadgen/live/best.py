@@ -53,15 +53,14 @@ def _where(row: ResultRow) -> str:
     return f"{trial.server}, {trial.load}" + (f" ({trial.options})" if trial.options else "")
 
 
-def marks_text(rows: Sequence[ResultRow], width: int) -> str:
-    """The newest marks of these trials, each with what was seen, in one line; empty without any."""
+def marks_lines(rows: Sequence[ResultRow], width: int) -> list[str]:
+    """The newest marks of these trials, each with what was seen, a line each; at most ``MARKS_TOLD``."""
     seen: dict[str, str] = {}
     for row in reversed(rows):
         for mark, meaning in row.meanings:
             seen.setdefault(mark, meaning)
     told = sorted(list(seen.items())[:MARKS_TOLD], key=lambda item: item[0] != CLIENT_MARK)
-    each = max(10, (width - 3 * len(told)) // max(1, len(told)))
-    return " · ".join(clipped(f"{mark}: {meaning}", each) for mark, meaning in told)
+    return [clipped(f"{mark}: {meaning}", width) for mark, meaning in told]
 
 
 def clipped(text: str, width: int) -> str:

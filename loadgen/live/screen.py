@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadgen.labels import again_label
-from loadgen.live.best import best_so_far, marks_text
+from loadgen.live.best import MARKS_TOLD, best_so_far, marks_lines
 from loadgen.live.course import BLOCKS, bars
 from loadgen.live.progress import ResultRow
 from loadgen.live.state import LiveState
@@ -82,13 +82,13 @@ def frame(shown: LiveState, width: int, height: int, now_s: float) -> Renderable
     wide = width >= WIDE and height >= HIGH
     trial = _trial_lines(shown, width, now_s)
     parts += [*trial[:2], *_chart_lines(shown, width, height), *_best_lines(shown)] if wide else trial
-    room = height - len(parts) - (3 if wide else 2)  # a blank line and the table's head; the marks' line
+    room = height - len(parts) - 2 - (MARKS_TOLD if wide else 0)  # a blank line and the table's head
     if room > 0 and shown.finished:
         parts += [Text(), finished_table(shown.finished, width, room)]
         if wide:
-            parts.append(
-                _line((" marks  ", "dim"), (marks_text(shown.finished[-room:], width - 8), "yellow"))
-            )
+            told = marks_lines(shown.finished[-room:], width - 8)
+            heads = (" marks  ", *[" " * 8] * MARKS_TOLD)
+            parts += [_line((head, "dim"), (text, "yellow")) for head, text in zip(heads, told, strict=False)]
     return Group(*parts[:height])
 
 
@@ -175,12 +175,12 @@ def _trial_lines(shown: LiveState, width: int, now_s: float) -> list[RenderableT
     shape = f"{trial.load}, {trial.input_tokens} in, {trial.output_tokens} out"
     again = again_label(trial.start, trial.repeat)
     warm = f"warm-up {live.warmup}/{trial.warmup}, " if live.ok == 0 and trial.warmup else ""
-    kept = f"  {live.kept_text}" if live.kept else ""
+    kept = live.kept_text if width >= WIDE else live.kept_text.partition(" (")[0]
     head = _line(
         (" trial  ", "dim"),
         (shape + again, "bold"),
         f"  {warm}{trial.done_text(live.ok)}  {spent}",
-        (kept, "cyan"),
+        (f"  {kept}", "cyan"),
     )
     in_flight = "–" if live.in_flight is None else str(live.in_flight)
     figures = _line(

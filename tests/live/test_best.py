@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loadgen.live.best import best_so_far, marks_text
+from loadgen.live.best import best_so_far, marks_lines
 from loadgen.live.progress import result_row, to_plain, to_result_row, trial_row
 
 
@@ -30,8 +30,7 @@ def test_the_best_are_of_one_job_and_of_trials_that_may_speak(build: Any) -> Non
 def test_marks_are_told_by_what_was_seen_the_clients_first(build: Any) -> None:
     result = build.result(build.trial(), caveats=(build.spread, build.client))
     row = to_result_row(to_plain(result_row(result)))  # as the drawing process has it
-    assert (
-        marks_text([row], 200) == "!client: event loop 12 ms late at p99 · spread: stdev is 12 % of the mean"
-    )
-    assert all(len(marks_text([row], width)) <= width for width in range(30, 80))
-    assert marks_text([result_row(build.result(build.trial()))], 80) == ""
+    told = ["!client: event loop 12 ms late at p99", "spread: stdev is 12 % of the mean"]
+    assert marks_lines([row], 200) == told
+    assert all(len(line) <= width for width in range(30, 80) for line in marks_lines([row], width))
+    assert marks_lines([result_row(build.result(build.trial()))], 80) == []
