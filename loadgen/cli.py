@@ -6,10 +6,12 @@ from loadgen.system import interrupt
 
 interrupt.end_quietly()  # the imports below take a moment, in which Ctrl-C would be a traceback
 
+import contextlib
 import errno
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,9 @@ class Commands(click.Group):
         except LoadgenError as error:
             click.echo(f"loadgen: {urls.shown(str(error))}", err=True)
             raise SystemExit(EXIT_FAILED) from None
+        except MemoryError:
+            click.echo("loadgen: out of memory, or at the limit that `ulimit -v` sets", err=True)
+            raise SystemExit(EXIT_FAILED) from None
         except OSError as error:  # of a disk or a folder, which an edge of ours forgot: no trace tells more
             if error.errno == errno.EPIPE or error.strerror is None:
                 raise
@@ -75,9 +80,17 @@ def main() -> None:
             stream.reconfigure(
                 errors="replace"
             )  # a terminal without our letters shows others, and costs no result
-    for word in sys.argv[1:]:
+    for where, word in texts_from_outside():
         if not word.isascii() and word.encode("utf-8", "surrogateescape").decode("utf-8", "replace") != word:
-            raise BadInput(f"{word!a}: not UTF-8 (accepted: UTF-8 on the command line)")
+            raise BadInput(f"{word!a}: not UTF-8 (accepted: UTF-8 {where})")
+
+
+def texts_from_outside() -> Iterator[tuple[str, str]]:
+    """What may be stored as it is: words of the command line, names of folders; and where each stands."""
+    yield from (("on the command line", word) for word in sys.argv[1:])
+    with contextlib.suppress(OSError):  # of a folder that is gone, which matters to some commands alone
+        yield "as the name of the folder that this runs in", os.getcwd()
+    yield from ((f"in {name}", os.environ.get(name, "")) for name in ("TMPDIR", "HOME", "XDG_CACHE_HOME"))
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import re
 import time
 from collections.abc import Mapping
@@ -39,6 +40,8 @@ NO_MEMORY = re.compile(
     r"out of (?:\w+ )?memory|OutOfMemory|insufficient memory|can(?:no|')t allocate memory", re.I
 )
 OUT_OF_MEMORY = ServerOutOfMemory.__name__
+# What this machine, or a limit of ours, has no more of: another trial may need less.
+SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
 PROBE_S = 30.0  # for the one token that tells a hung engine from a slow one
 
 
@@ -123,6 +126,11 @@ def run_trial(
         failure = no_memory[0] if no_memory else refused_at_once(str(error))
     except LoadgenError as error:
         failure = Failure(error=type(error).__name__, message=str(error), phase="load")
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno not in SCARCE:
+            raise
+        words = f"the client lacks something: {error}"
+        failure = Failure(error=type(error).__name__, message=words, phase="load")
     except BaseException:
         if writer is not None:
             writer.abandon()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from loadgen.cli import main
 from loadgen.results.store import open_results
@@ -233,3 +234,27 @@ def test_report_and_compare_of_two_sweeps(null: str, tmp_path: Path) -> None:
     wrong = loadgen("compare", "before", "after", "--gate", "speed", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "--gate 'speed'" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["cwd", "TMPDIR"])
+def test_a_folder_whose_name_cannot_be_stored_is_bad_input(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    os.mkdir(odd)
+    if name == "cwd":
+        monkeypatch.chdir(odd)
+    else:
+        monkeypatch.setenv(name, odd)
+    done = CliRunner().invoke(main, ["report", "r"])
+    assert done.exit_code == 2
+    assert "not UTF-8" in done.output
+
+
+def test_too_little_memory_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(*_given: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("loadgen.commands.report.run", lacks)
+    done = CliRunner().invoke(main, ["report", "r"])
+    assert (done.exit_code, "out of memory" in done.output) == (1, True)

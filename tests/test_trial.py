@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from fake_engine import fake_engine
 
 from loadgen.launch.endpoint import Endpoint
@@ -99,3 +101,32 @@ def test_two_ranks_that_wait_for_each_other_are_a_hang_though_pages_live(build: 
     assert result.failure is not None
     assert result.failure.error == "ServerHung"
     assert result.failure.message.endswith("to try: one rank")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_what_this_machine_lacks_costs_the_trial_alone(
+    error: Exception, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks(*_given: object, **_named: object) -> None:
+        raise error
+
+    monkeypatch.setattr("loadgen.trial.run_trial_load", lacks)
+    sent = build.endpoint_trial(requests=1)
+    result = run_trial(sent, Endpoint(base_url="http://127.0.0.1:9"), Quiet(), environment="e")  # type: ignore[arg-type]
+    assert result.failure is not None
+    assert (result.failure.error, result.failure.phase) == (type(error).__name__, "load")
+    assert "the client lacks something" in result.failure.message
+
+
+def test_another_error_of_the_system_ends_the_sweep(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_given: object, **_named: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")  # such as a terminal that is gone
+
+    monkeypatch.setattr("loadgen.trial.run_trial_load", gone)
+    with pytest.raises(OSError, match="Input/output"):
+        run_trial(
+            build.endpoint_trial(requests=1),
+            Endpoint(base_url="http://127.0.0.1:9"),
+            Quiet(),
+            environment="e",
+        )  # type: ignore[arg-type]

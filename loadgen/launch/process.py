@@ -33,6 +33,7 @@ SAID_BYTES = 8 << 20  # of a log, when its server takes work
 POLL_S = 0.05
 WELL_S = 1.0  # a server that answers, whole, for so long after requests were lost is well
 JUDGE_S = 10.0  # one that does neither answer nor end within this has hung
+STOPPED_S = 3.0  # one of which a process stays stopped for so long has, too
 ANSWER_S = 5.0  # for its health page
 
 
@@ -245,12 +246,16 @@ class Server:
         """
         began = time.monotonic()
         well_since: float | None = None
+        stopped_since: float | None = None
         while time.monotonic() - began < JUDGE_S:
             interrupt.check()
             if not self.alive():
                 return self.death()
-            whole = before <= self.family()
-            if not whole or stopped_in(self.pid) or not self._answers():
+            whole, stopped = before <= self.family(), stopped_in(self.pid)
+            stopped_since = (stopped_since or time.monotonic()) if stopped else None
+            if stopped_since is not None and time.monotonic() - stopped_since >= STOPPED_S:
+                break
+            if not whole or stopped or not self._answers():
                 well_since = None
             elif well_since is None:
                 well_since = time.monotonic()
@@ -261,6 +266,8 @@ class Server:
             return self.failure(
                 ServerDied, "a process of the server ended by itself while requests were lost"
             )
+        if stopped_since is not None:
+            return self.failure(ServerHung, "a process of the server is stopped, so that it answers nothing")
         return self.failure(ServerHung, f"the server runs, and answers nothing for {JUDGE_S:g} s")
 
     def _answers(self) -> bool:
@@ -275,6 +282,8 @@ class Server:
         if process is None:
             return
         self._note_shared()
+        if stopped_in(process.pid):
+            end(self.family())  # what is stopped drains nothing
         if process.stdin is not None and not process.stdin.closed:
             process.stdin.close()  # the guard sees the end of the pipe and stops everything
         try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import orjson
 
-from loadgen.records import Dist
+from loadgen.records import Dist, Environment
+from loadgen.slo_records import Attained
 from loadgen.telemetry_records import (
     HostFigures,
     MemoryLedger,
@@ -33,6 +34,21 @@ COUNTS = frozenset({"errors", "kept"})  # by name; other tables are in the words
 SIGNED = (Dist,)  # of lags, which may be below 0
 # Numbers that others told, who may have told anything: what is stored must be read again.
 TOLD = (HostFigures, MemoryLedger, PhaseFigures, ServerCores, SourceFigures, TelemetrySummary)
+
+
+def _is_attained(found: Attained) -> bool:
+    names = {each.name for each in found.slo.objectives}
+    whole = found.kept.keys() <= names and len(found.goals) == len(found.slo.goals)
+    return whole and all(0 < goal.share < 1 for goal in found.slo.goals)
+
+
+def _is_environment(found: Environment) -> bool:
+    return all(
+        isinstance(gpu.get("index", 0), int) and isinstance(gpu.get("name"), str | None) for gpu in found.gpus
+    )
+
+
+WHOLE: dict[type, Callable[[Any], bool]] = {Attained: _is_attained, Environment: _is_environment}
 
 
 def to_json(record: Any) -> bytes:
@@ -74,6 +90,8 @@ def _check(value: Any, name: str, least: float, most: float) -> None:
     elif is_dataclass(kind):
         for inner, from_, to in _limits(cast(Any, kind)):
             _check(getattr(value, inner), inner, from_, to)
+        if kind in WHOLE and not WHOLE[kind](value):
+            raise ValueError(f"{name} is none: its parts do not go together")
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             _check(inner, key, *((0, HUGE) if name in COUNTS else (-FINITE, FINITE)))

@@ -24,6 +24,7 @@ from loadgen.servers._triton.libraries import missing_libraries
 
 STUB = "triton_python_backend_stub"
 POLL_S = 0.2
+CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
 NEEDED = ("triton_python_backend_utils.py", "libtriton_python.so")
 
 
@@ -114,9 +115,14 @@ def main(argv: list[str]) -> int:
 
 
 def supervise(argv: list[str], env: dict[str, str], info: Path) -> int:
-    """Run the server until it ends, or until the engine process that ``info`` names has ended. Returns the status."""
+    """Run the server until it ends, or until the engine process that ``info`` names has ended. Returns the status, 128
+    and its number for a signal.
+
+    One that crashes before its model is up is started once more: its backend may abort where making its shared memory
+    fails, which happens now and then on a busy machine.
+    """
     server = subprocess.Popen(argv, env=env)
-    told = False
+    told = again = False
 
     def pass_on(number: int, _frame: object) -> None:
         nonlocal told
@@ -128,7 +134,16 @@ def supervise(argv: list[str], env: dict[str, str], info: Path) -> int:
     engine: int | None = None
     while True:
         try:
-            return server.wait(POLL_S)
+            code = server.wait(POLL_S)
+            if code >= 0:
+                return code
+            if told or again or info.exists() or -code not in CRASHES:
+                return 128 - code
+            again = True
+            print(
+                f"tritonserver crashed while it started ({signal.Signals(-code).name}); once more", flush=True
+            )
+            server = subprocess.Popen(argv, env=env)
         except subprocess.TimeoutExpired:
             if engine is None and info.exists():
                 engine = json.loads(info.read_text())["pid"]

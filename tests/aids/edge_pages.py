@@ -19,11 +19,13 @@ from loadgen.telemetry.ledger import engine_memory
 from loadgen.telemetry.prometheus_text import read_page
 from loadgen.telemetry.promql import PrometheusFault, result_of, scrapes_of
 
-ENTRIES = some("id", "max_model_len", "owned_by", "context_length", meta=some(n_vocab=JSON) | JSON)
+ENTRIES = some(
+    "max_model_len", "owned_by", "context_length", meta=some(n_vocab=JSON) | JSON, id=st.just("m") | JSON
+)
 SITE = st.fixed_dictionaries(
     {},
     optional={
-        "models": JSON | some(data=st.lists(ENTRIES | JSON, max_size=2) | JSON),
+        "models": some(data=st.lists(ENTRIES | JSON, max_size=2) | JSON) | JSON,
         "version": JSON | some(version=JSON),
         "info": JSON | some("engine", "vocab", "version", "max_total_tokens"),
         "props": JSON | some(build_info=JSON, default_generation_settings=some(n_ctx=JSON) | JSON),
