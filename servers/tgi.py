@@ -83,7 +83,7 @@ class Tgi(Foreign):
                 *("--dtype", spec.dtype, *_flags(spec, options)),
             ),
             env=_env(spec, options),
-            files={PAGE: json.dumps(folders.facts(spec, "tgi"), indent=1)},
+            files={PAGE: json.dumps({**folders.facts(spec, "tgi"), "transport": "http"}, indent=1)},
             setup=model.setup,
             setup_stays=bool(model.setup),
             ready_url=f"{base}/health",
@@ -109,7 +109,7 @@ class Tgi(Foreign):
 class TgiShard(Tgi):
     """The shards without their router: ``ports`` are that of a health page, and the shards' master port.
 
-    Its figures stand beside those of engines in this process, such as ``hf``, and not beside servers'.
+    Without queue, router and HTTP its figures are no server's; results say ``transport: shard``.
     """
 
     protocol = "tgi-shard"
@@ -201,12 +201,8 @@ def _flags(spec: ServerSpec, options: Options) -> tuple[str, ...]:
     return (
         *("--max-input-tokens", str(lengths["max_input_tokens"])),
         *("--max-total-tokens", str(lengths["max_total_tokens"])),
-        *(
-            "--max-batch-prefill-tokens",
-            str(lengths["max_prefill_tokens"]),
-            "--waiting-served-ratio",
-            f"{ratio:g}",
-        ),
+        *("--max-batch-prefill-tokens", str(lengths["max_prefill_tokens"])),
+        *("--waiting-served-ratio", f"{ratio:g}"),
         *("--max-concurrent-requests", str(CONCURRENT), "--usage-stats", "off"),
     )
 
