@@ -237,3 +237,59 @@ def test_issue_templates_ask_for_what_the_doctor_says(path: Path) -> None:
     assert "`loadgen doctor --json`" in asked["doctor"]["attributes"]["label"]
     assert asked["doctor"]["validations"] == {"required": True}
     assert all(part["type"] in ("textarea", "input") and part["attributes"]["label"] for part in form["body"])
+
+
+CLUSTERS = ROOT / "docs" / "clusters"
+
+
+def element_scripts() -> dict[str, tuple[str, int]]:
+    """What an element of each kind of array runs, and how many there are."""
+    import yaml
+
+    batch = (CLUSTERS / "array.sbatch").read_text()
+    last = re.search(r"^#SBATCH --array=0-(\d+)$", batch, flags=re.M)
+    assert last is not None
+    job = yaml.safe_load((CLUSTERS / "job.yaml").read_text())["spec"]
+    (pod,) = job["template"]["spec"]["containers"]
+    assert job["completionMode"] == "Indexed"
+    assert job["parallelism"] == job["completions"]
+    return {
+        "SLURM_ARRAY_TASK_ID": (batch, int(last[1]) + 1),
+        "JOB_COMPLETION_INDEX": (pod["args"][0], job["completions"]),
+    }
+
+
+def test_elements_of_an_array_share_out_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their scripts run in a real shell, with a loadgen that prints what it was asked."""
+    import os
+    import subprocess
+
+    from loadgen.launch import frameworks
+    from loadgen.plan.plan import make_plan
+    from loadgen.profile.read import load_profile
+
+    said = tmp_path / "loadgen"
+    said.write_text('#!/bin/sh\nfor each in "$@"; do echo "$each"; done\n')
+    said.chmod(0o755)
+    for variable, (script, count) in element_scripts().items():
+        parts: list[set[str]] = []
+        folders = set()
+        for index in range(count):
+            env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", variable: str(index)}
+            ran = subprocess.run(
+                ["bash", "-eu", "-c", script], env=env, capture_output=True, text=True, check=True
+            )
+            name, *arguments = ran.stdout.splitlines()
+            with main.commands[name].make_context(name, list(arguments)) as context:
+                profile = load_profile(
+                    str(ROOT / context.params["profile"]),
+                    context.params["sets"],
+                    4,
+                    frameworks.names(),
+                    frameworks.find,
+                )
+                assert context.params["resume"]
+                folders.add(context.params["out"])
+            parts.append({trial.id for trial in make_plan(profile).trials})
+        assert len(folders) == count
+        assert len(set().union(*parts)) == sum(map(len, parts)) == 3 * count

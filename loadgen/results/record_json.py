@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import orjson
 
-from loadgen.records import Dist, Environment
+from loadgen.records import ClientNode, Dist, Environment
 from loadgen.slo_records import Attained
 from loadgen.telemetry_records import (
     HostFigures,
@@ -26,12 +26,12 @@ T = TypeVar("T")
 FINITE = sys.float_info.max
 HUGE = 2.0**64  # in any unit: beyond it a square of a square leaves what a float can hold
 SIZES = frozenset(
-    {"tp", "pp", "batch_size", "concurrency", "workers", "max_batch", "layers", "heads", "kv_heads"}
+    {"tp", "pp", "batch_size", "concurrency", "workers", "nodes", "max_batch", "layers", "heads", "kv_heads"}
 )
 MOST_SIZE = 1_000_000  # of what is counted through one by one
 AT_LEAST_1 = SIZES | {"hidden", "intermediate", "head_dim", "vocab", "max_context", "n"}
 COUNTS = frozenset({"errors", "kept"})  # by name; other tables are in the words of others
-SIGNED = (Dist,)  # of lags, which may be below 0
+SIGNED = (ClientNode, Dist)  # of clocks and lags, which may be below 0
 # Numbers that others told, who may have told anything: what is stored must be read again.
 TOLD = (HostFigures, MemoryLedger, PhaseFigures, ServerCores, SourceFigures, TelemetrySummary)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from edge_files import kept, with_odd
 
-from loadgen.records import TrialResult
+from loadgen.records import ClientNode, TrialResult
 from loadgen.results.record_json import from_json, to_json
 
 LOAD, SUMMARY, SERVER = ("trial", "load"), ("summary",), ("trial", "server")
@@ -65,3 +66,10 @@ def test_results_that_are_kept_are_within_the_ranges() -> None:
     folder = Path(__file__).parents[2] / "docs/results/h200-ft"
     lines = [line for path in folder.glob("*/trials.jsonl") for line in path.read_bytes().splitlines()]
     assert len([from_json(TrialResult, line) for line in lines]) == len(lines) > 10
+
+
+def test_a_nodes_clock_may_run_slow_and_its_start_be_early() -> None:
+    node = ClientNode(address="10.0.0.2", workers=2, bound_s=2e-5, drift_ppm=-12.5, began_s=-1e-6)
+    assert from_json(ClientNode, to_json(node)) == node
+    with pytest.raises(ValueError, match="workers = 0 is out of range"):
+        from_json(ClientNode, to_json(replace(node, workers=0)))
