@@ -46,7 +46,7 @@
     for (const plot of section.querySelectorAll(".plot")) {
       const figure = chart.figures[select ? select.value : plot.dataset.at];
       const narrow = plot.clientWidth < 700, names = figure.data.filter((trace) => trace.showlegend !== false);
-      const below = Math.min(LEGEND_MOST, 15 * lines(names, plot.clientWidth)), beside = 60 + 19 * names.length;
+      const below = Math.min(LEGEND_MOST, 15 * lines(names, plot.clientWidth)), beside = 100 + 19 * names.length;
       plot.style.height = narrow ? `${280 + below}px` : "";
       plot.style.minHeight = narrow || figure.layout.legend.orientation === "h" ? "" : `${Math.min(900, beside)}px`;
       const full = themed(figure.layout, linear, narrow);
