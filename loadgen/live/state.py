@@ -61,10 +61,11 @@ class LiveState:
         return any(row.failure is None for row in self.finished)
 
     def _running(self, now_s: float) -> tuple[Work, float] | None:
-        """The running trial's work, and how long it will take by the requests that it has had; ``None`` before any."""
+        """The running trial's work, and how long it will take by the requests that it has had; ``None`` before any has
+        ended behind the warm-up, whose first are slow."""
         trial, live = self.trial, self.live
         done = live.warmup + live.ok + live.failed
-        if trial is None or not done or trial.lasts_s is not None:
+        if trial is None or not live.ok + live.failed or trial.lasts_s is not None:
             return None
         return trial.work, (now_s - self.trial_since_s) * max(1.0, (trial.requests + trial.warmup) / done)
 

@@ -6,7 +6,7 @@
   const root = document.documentElement;
   // Without the button that would send a chart to its makers' site.
   const OPTIONS = { responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
-  let printing = false;
+  const LEGEND_MOST = 360; // pixels below a narrow plot; a longer one scrolls
 
   function paint(name) { return getComputedStyle(root).getPropertyValue(name).trim(); }
 
@@ -31,7 +31,7 @@
       }
     }
     if (narrow) {
-      full.legend = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", font: { size: 10.5 } };
+      full.legend = { orientation: "h", yref: "container", y: 0, yanchor: "bottom", font: { size: 10.5 }, maxheight: LEGEND_MOST };
       full.font.size = 11;
       full.margin = { l: 8, r: 8, t: 10, b: 30 };
     }
@@ -45,8 +45,10 @@
     section.dataset.drawn = "yes";
     for (const plot of section.querySelectorAll(".plot")) {
       const figure = chart.figures[select ? select.value : plot.dataset.at];
-      const narrow = plot.clientWidth < 700;
-      plot.style.height = narrow ? `${280 + 15 * lines(figure.data, plot.clientWidth)}px` : "";
+      const narrow = plot.clientWidth < 700, names = figure.data.filter((trace) => trace.showlegend !== false);
+      const below = Math.min(LEGEND_MOST, 15 * lines(names, plot.clientWidth)), beside = 100 + 19 * names.length;
+      plot.style.height = narrow ? `${280 + below}px` : "";
+      plot.style.minHeight = narrow || figure.layout.legend.orientation === "h" ? "" : `${Math.min(900, beside)}px`;
       const full = themed(figure.layout, linear, narrow);
       plot.steps = structuredClone({ xaxis: full.xaxis, yaxis: full.yaxis }); // plotly writes into the layout
       Plotly.react(plot, figure.data, full, { ...OPTIONS, displayModeBar: narrow ? false : "hover" });
@@ -56,9 +58,9 @@
   }
 
   // Of a legend below its plot.
-  function lines(traces, width) {
-    const names = traces.filter((trace) => trace.showlegend !== false).map((trace) => trace.name.length);
-    return Math.ceil(names.length / Math.max(1, Math.floor(width / (60 + 6 * Math.max(...names)))));
+  function lines(names, width) {
+    const longest = Math.max(...names.map((trace) => trace.name.length));
+    return Math.ceil(names.length / Math.max(1, Math.floor(width / (60 + 6 * longest))));
   }
 
   // The numbers given are for the whole of an axis: a part of it gets plotly's own, until it is whole again.
@@ -92,6 +94,8 @@
       draw(section);
     });
   }
+  // What has room on a screen is folded on a phone.
+  if (window.matchMedia("(max-width: 720px)").matches) document.querySelectorAll("details.roomy").forEach((each) => { each.open = false; });
   // A link to a folded section opens it.
   function unfold() {
     const found = document.getElementById(location.hash.slice(1));
@@ -101,13 +105,11 @@
   unfold();
   function redraw() { for (const section of sections) if (section.dataset.drawn === "yes") draw(section); }
   window.addEventListener("beforeprint", () => {
-    printing = true;
     document.querySelectorAll("details").forEach((each) => { each.dataset.was = each.open ? "open" : ""; each.open = true; });
     sections.forEach(draw);
     showRows(trials.rows.length);
   });
   window.addEventListener("afterprint", () => {
-    printing = false;
     document.querySelectorAll("details").forEach((each) => { each.open = each.dataset.was === "open"; });
     showRows();
   });

@@ -259,6 +259,8 @@ def test_before_any_trial_has_ended_the_time_left_is_predicted(build: Any) -> No
     shown.feed("plan", [[to_plain(trial_row(trial)) for trial in trials], []], 0.0)
     assert "time left not known yet" in render(shown, 100, 24, 0.0)[0]
     shown.feed("trial", to_plain(trial_row(trials[0])), 10.0)
+    shown.feed("live", to_plain(Live(warmup=1)), 20.0)
+    assert "time left not known yet" in render(shown, 100, 24, 20.0)[0], "a first request is no measure"
     shown.feed("live", to_plain(Live(warmup=2, ok=9)), 21.0)  # half of its 22 requests in 11 s: 22 s a trial
     left = shown.left_s(21.0)
     assert left is not None

@@ -352,9 +352,8 @@ def test_a_real_servers_own_limit_ends_the_search_in_its_words(tmp_path: Path) -
 PROFILE = """
 name = "t"
 [server]
-framework = "hf"
+framework = "null"
 model = "tiny"
-dtype = "float32"
 gpus = []
 max_batch = "auto"
 [load]
@@ -368,7 +367,7 @@ enabled = false
 """
 
 
-def test_a_profile_from_end_to_end_on_a_real_server(tmp_path: Path) -> None:
+def test_a_profile_from_end_to_end(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text(PROFILE)
     command = [sys.executable, "-m", "loadgen.cli", "sweep", "t.toml"]
     shown = subprocess.run([*command, "--dry-run"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -381,5 +380,5 @@ def test_a_profile_from_end_to_end_on_a_real_server(tmp_path: Path) -> None:
     assert (found.fits, found.out_of_memory, found.ended, found.most) == (8, None, "most", 8)
     assert [r.trial.load.batch_size for r in max_batch_log.probes(tmp_path / "results/t")] == [2, 4, 8]
     assert "8 fits, nothing above 8 was tried" in done.stderr
-    assert done.stderr.count("hf tiny tp1: ready") == 1
+    assert done.stderr.count("null tiny tp1: ready") == 1
     assert "Largest batch that fits" in (tmp_path / "results/t/report.html").read_text()
