@@ -44,6 +44,8 @@ def varied_text(load: LoadSpec) -> str:
         for way, spread in (("in", load.input_spread), ("out", load.output_spread))
         if spread is not None
     ]
+    if load.dataset is not None:
+        parts.append(f"prompts of {load.dataset.path.rpartition('/')[2]}")
     if (talk := load.sessions) is not None:
         parts.append(f"{_always_text(talk.turns)} turns")
         parts += [f"think {_always_text(talk.think_ms)} ms"] if talk.think_ms.most else []

@@ -60,7 +60,12 @@ def run_trial(
     """
     watcher.trial(trial)
     started, start = datetime.datetime.now(datetime.UTC), time.monotonic()
-    accumulator = Accumulator(at_most=trial.load.at_most, text=endpoint.text, varied=trial.load.varies)
+    accumulator = Accumulator(
+        at_most=trial.load.at_most,
+        text=endpoint.text,
+        varied=trial.load.varies,
+        templated=endpoint.text and trial.load.dataset is not None,
+    )
     no_memory: list[Failure] = []
     warmup_error: str | None = None
     lost = served = 0
@@ -178,7 +183,7 @@ def run_trial(
             (
                 *doubts,
                 *of_server,
-                *of_workload(trial.load, workload),
+                *of_workload(trial.load, workload, sent),
                 *of_sessions(sessions),
             )
             if failure is None
@@ -259,6 +264,7 @@ def smallest(trial: Trial) -> Trial:
         output_spread=None,
         prefixes=None,
         sessions=None,
+        dataset=None,
         batch_size=1,
         concurrency=1,
         trace=None,

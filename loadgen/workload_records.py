@@ -52,6 +52,16 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Prompts out of a file (see traces/texts.py), as long as the tokenizer in a folder says. What is over
+    ``max_context`` tokens in all is left out."""
+
+    path: str
+    tokenizer: str
+    max_context: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sessions:
     """Conversations, ``users`` of them at once: where one ends, the next begins. Each has ``turns`` requests. Behind a
     reply its user thinks for ``think_ms`` (milliseconds), and the next prompt is all that was sent and received before,

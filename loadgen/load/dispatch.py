@@ -298,6 +298,8 @@ class Dispatcher:
 
     def _made(self, seq: int, arrival: Arrival) -> Any:
         """The request of an arrival, serialised."""
+        if arrival.text is not None:
+            return self._prepared(seq, arrival, (tuple(arrival.text.ids),))
         shared = (arrival.blocks,) if arrival.blocks else ()
         return self._prepared(seq, arrival, self._prompts(seq, arrival.input_tokens, *shared))
 
@@ -309,6 +311,7 @@ class Dispatcher:
             output_tokens=arrival.output_tokens,
             stream=self._load.stream,
             keep_ids=keep_ids,
+            content=None if arrival.text is None else arrival.text.content,
         )
         return self._driver.prepare(request)
 
@@ -343,7 +346,8 @@ class Dispatcher:
 
     def _length_error(self, reply: Reply, arrival: Arrival) -> str | None:
         batch, used = self._load.batch_size, reply.usage_prompt_tokens
-        if self._exact and used is not None and used != batch * arrival.input_tokens:
+        counted = arrival.text is None or "ids" in self._driver.can  # of a chat the template is not
+        if self._exact and counted and used is not None and used != batch * arrival.input_tokens:
             return f"{WrongLength.__name__}: sent {batch} × {arrival.input_tokens} tokens, the server counted {used}"
         return length_error(reply, batch, arrival.output_tokens, at_most=self._load.at_most)
 

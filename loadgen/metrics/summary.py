@@ -96,11 +96,14 @@ class Accumulator:
     ``observations`` are what ``caveats`` needs besides; ``firsts`` the first error of each class, of the warm-up, too.
     ``text``: prompts went out as text, so that the server's count of their tokens is the better one. ``count_within``
     must be told a load's window before its first sample behind the warm-up. ``varied``: requests have lengths of their
-    own, whose distributions are kept.
+    own, whose distributions are kept. ``templated``: the server adds a template to texts, so that its count is not that
+    of what was sent.
     """
 
-    def __init__(self, *, at_most: bool = False, text: bool = False, varied: bool = False) -> None:
-        self.observations = Observations(at_most=at_most, text=text)
+    def __init__(
+        self, *, at_most: bool = False, text: bool = False, varied: bool = False, templated: bool = False
+    ) -> None:
+        self.observations = Observations(at_most=at_most, text=text, templated=templated)
         self.firsts: dict[str, str] = {}
         self._text = text
         self._within: Within | None = None

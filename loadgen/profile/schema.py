@@ -134,6 +134,7 @@ class LoadTable(Table):
     trace: Text | None = None
     replay: TraceReplay | None = None
     prefixes: SharedPrefixes | None = None
+    dataset: Text | None = None
     users: AtOnce | None = None
     turns: Turns | None = None
     think: Think = NO_THINK
