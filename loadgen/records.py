@@ -13,7 +13,7 @@ from typing import Literal
 from loadgen.slo_records import Attained, Slo
 from loadgen.telemetry_records import ServerCores, TelemetrySummary
 from loadgen.units import nanoseconds
-from loadgen.workload_records import Dataset, Prefixes, Replay, SessionFigures, Sessions, Spread
+from loadgen.workload_records import Cancel, Dataset, Prefixes, Replay, SessionFigures, Sessions, Spread
 
 SCHEMA_VERSION = 1
 DEFINITIONS = 2  # of a summary's figures
@@ -146,6 +146,7 @@ class LoadSpec:
     prefixes: Prefixes | None = None
     sessions: Sessions | None = None
     dataset: Dataset | None = None
+    cancel: Cancel | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
@@ -227,6 +228,7 @@ class Request:
     stream: bool = True
     keep_ids: int = FIRST_TOKENS
     content: str | Sequence[Mapping[str, str]] | None = None
+    cancel: Cancel | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -329,7 +331,9 @@ class Summary:
     failed requests out and whose percentiles are interpolated. ``cached_tokens`` of ``cached_of_tokens`` input tokens
     of the served requests came from the server's cache of prefixes, by the replies that tell; ``None`` where none does.
     ``lengths`` are tokens per sequence, asked for and had, of a load whose requests have lengths of their own.
-    ``session_lag_s`` is how much later than in its trace a turn was due, for the reply before it came late.
+    ``requests_cancelled`` were given up by the client, as the load says: neither served nor failed, and what they were
+    given counts for nothing. ``session_lag_s`` is how much later than in its trace a turn was due, since the reply
+    before it came late.
     ``known_tokens`` of the input tokens of sessions were sent or received in an earlier turn: no cache has more.
     """
 
@@ -356,6 +360,7 @@ class Summary:
     lengths: Mapping[str, Dist] = field(default_factory=dict)
     session_lag_s: Dist | None = None
     known_tokens: int | None = None
+    requests_cancelled: int = 0
     definitions: int = 1
 
     @property

@@ -150,6 +150,8 @@ def run_trial(
     engine = engine_of(endpoint, counters) if fault is None else {}
     if fault is None and not no_memory and (lost or watch.hung or (outcome is None and not objectives.over)):
         fault = endpoint.judge(before) or probed(trial, endpoint, watch)
+    if fault is None and failure is None and summary.requests_cancelled:
+        failure = gone_on(trial, endpoint)
     if fault is not None:
         failure = Failure(error=type(fault).__name__, message=str(fault), phase="load")
     elif failure is None and silent is not None and not served:
@@ -222,6 +224,26 @@ def probed(trial: Trial, endpoint: Endpoint, watch: HangWatch) -> ServerError | 
     """
     if trial.server is None or not watch.timed_out_last:
         return None
+    errors = answers_to_smallest(trial, endpoint)
+    if any(not unserved(error) for error in errors):
+        return None
+    words = f"requests time out, the smallest one, too: {errors[-1]}"
+    return endpoint.fault() or ServerHung(
+        f"{words}; to try: {endpoint.if_silent}" if endpoint.if_silent else words
+    )
+
+
+def gone_on(trial: Trial, endpoint: Endpoint) -> Failure | None:
+    """The failure of a trial whose server does not serve a smallest request behind those that were cancelled."""
+    errors = answers_to_smallest(trial, endpoint)
+    if any(not unserved(error) for error in errors):
+        return None
+    words = f"behind the requests that were cancelled the smallest one is not served: {errors[-1]}"
+    return Failure(error=ServerHung.__name__, message=words, phase="load")
+
+
+def answers_to_smallest(trial: Trial, endpoint: Endpoint) -> list[str | None]:
+    """The errors of a trial's load made one request of one token, ``None`` of one that was served."""
     errors: list[str | None] = []
     try:
         run_trial_load(
@@ -235,12 +257,7 @@ def probed(trial: Trial, endpoint: Endpoint, watch: HangWatch) -> ServerError | 
     except LoadgenError as error:
         errors.append(f"{type(error).__name__}: {error}")
     interrupt.check()
-    if any(not unserved(error) for error in errors):
-        return None
-    words = f"requests time out, the smallest one, too: {errors[-1]}"
-    return endpoint.fault() or ServerHung(
-        f"{words}; to try: {endpoint.if_silent}" if endpoint.if_silent else words
-    )
+    return errors
 
 
 def to_try(trial: Trial, endpoint: Endpoint) -> str:
@@ -265,6 +282,7 @@ def smallest(trial: Trial) -> Trial:
         prefixes=None,
         sessions=None,
         dataset=None,
+        cancel=None,
         batch_size=1,
         concurrency=1,
         trace=None,

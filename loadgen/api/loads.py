@@ -19,6 +19,7 @@ from loadgen.profile.bounds import (
 from loadgen.profile.workloads import (
     NO_THINK,
     pairs,
+    read_cancel,
     read_length,
     read_prefixes,
     read_replay,
@@ -43,6 +44,7 @@ class Load:
     "constant", "poisson", "gamma" and "ramp" send at due times, at ``rate`` requests per second; "trace" replays a
     file; "sessions" are conversations of ``turns`` requests, ``users`` at once, who ``think`` between them. Lengths are
     tokens, or distributions as text or as a table; ``dataset`` is a file of prompts, which brings its own.
+    ``cancel`` gives a part of the requests up.
     ``requests`` ``None``: 64, or as many as ``duration`` holds.
     ``duration`` and ``lead_in`` are spans such as "120s", ``timeout`` is seconds.
     """
@@ -72,6 +74,7 @@ class Load:
     turns: int | str | Mapping[str, Any] | None = None
     think: str | Mapping[str, Any] | None = None
     dataset: str | None = None
+    cancel: str | Mapping[str, Any] | None = None
 
 
 def load_spec(load: Load, tokenizer: str | None = None) -> LoadSpec:
@@ -122,6 +125,14 @@ def load_spec(load: Load, tokenizer: str | None = None) -> LoadSpec:
         raise BadInput(f"--prefixes {load.prefixes}: stands beside --dataset (accepted: one of the two)")
     if dataset is not None and tokenizer is None:
         raise BadInput(f"--dataset {dataset}: needs --tokenizer (the folder of the target's tokenizer)")
+    given = _table("--cancel", load.cancel)
+    given_up = None if given is None else read_cancel(given, "--cancel")
+    if given_up is not None and mode == "static":
+        raise BadInput(f"--cancel {load.cancel}: has no effect in mode static (accepted: the other modes)")
+    if given_up is not None and given_up.after_tokens is not None and not load.stream:
+        raise BadInput(
+            f"--cancel {load.cancel}: no token comes before the end (accepted: after_s, or --stream)"
+        )
     in_flight = load.concurrency if mode == "closed" else talk.users if talk is not None else 1
     too_big = call_problem(load.batch_size if mode == "static" else 1, most_of(lengths["input"]))
     if too_big is not None:
@@ -135,6 +146,7 @@ def load_spec(load: Load, tokenizer: str | None = None) -> LoadSpec:
         replay=None if taken == Replay() else taken,
         prefixes=shared,
         sessions=talk,
+        cancel=given_up,
         dataset=None if dataset is None else Dataset(path=dataset, tokenizer=str(tokenizer)),
         batch_size=load.batch_size if mode == "static" else 1,
         concurrency=in_flight if mode == "closed" else 1,

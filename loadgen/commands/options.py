@@ -51,6 +51,11 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a load that is bound by time, of a trace's replay and of prompts that begin alike."""
     for option in (
         click.option(
+            "--cancel",
+            metavar="KEY=VALUE,…",
+            help="requests that the client gives up: share=0.1, and after_s=2 or after_tokens=16",
+        ),
+        click.option(
             "--dataset",
             type=click.Path(dir_okay=False),
             help="prompts of a file (JSONL, ShareGPT, CSV), through --tokenizer; --output-tokens where it tells none",

@@ -118,6 +118,8 @@ async def run_load(
         """Warm-up says nothing of the client's quality."""
 
     check_texts(load, driver)
+    if load.cancel is not None and "cancel" not in driver.can:
+        raise BadInput(f"cancel: {driver.name} cannot give a request up (accepted: HTTP routes)")
     try:
         await _open(wire, connections, load.timeouts.connect_s + GUARD_S)
         # Once more where its last request was not served: a server that ran out of memory has made room, and is cold.

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from loadgen.errors import LoadgenError, Refused, WrongLength
+from loadgen.errors import LoadgenError, Refused, WrongLength, cancelled
 from loadgen.load.arrival import Arrival
+from loadgen.load.giving_up import GivingUp
 from loadgen.load.sending import Sending
 from loadgen.load.sound import length_error, sound
 from loadgen.metrics.in_flight import FlightTime
@@ -73,6 +74,8 @@ class Dispatcher:
         self._arrivals, self._first_seq, self._prompts = arrivals, first_seq, prompts
         self._on_sample, self._on_reply = on_sample, on_reply
         self._places, self._max_rate, self._exact, self._sending = places, max_rate, exact, sending
+        cancels = load.cancel is not None and phase != "warmup"
+        self._giving_up = GivingUp(load) if cancels else None
         self._lookahead = LOOKAHEAD + (places or 0)
         self._heavy = load.input_tokens >= HEAVY_TOKENS
         self._next: Arrival | None = None  # taken from the arrivals, and not yet prepared
@@ -312,6 +315,7 @@ class Dispatcher:
             stream=self._load.stream,
             keep_ids=keep_ids,
             content=None if arrival.text is None else arrival.text.content,
+            cancel=self._giving_up.of(arrival.number) if self._giving_up is not None else None,
         )
         return self._driver.prepare(request)
 
@@ -325,7 +329,7 @@ class Dispatcher:
             wrong = self._length_error(reply, arrival)
             reply = reply if wrong is None else replace(reply, error=wrong)
         self.last_error = reply.error
-        if reply.error is not None:
+        if reply.error is not None and not cancelled(reply.error):
             self.failed += 1
             self.refused += reply.error.startswith(Refused.__name__)
         self.time.add(reply.sent_ns, reply.end_ns, more=self._to_come())

@@ -59,8 +59,8 @@ def of_sessions(told: SessionFigures | None) -> Iterator[Caveat]:
     if told.failed:
         yield Caveat(
             kind="sessions-failed",
-            message=f"{told.failed} sessions ended with a turn that failed; {told.not_sent} turns behind those were "
-            "not sent, and the load was that much lighter",
+            message=f"{told.failed} sessions ended with a turn that failed; {told.not_sent} turns behind such ones "
+            "were not sent, and the load was that much lighter",
             remedy="see to the failed requests first",
         )
     if told.filled:

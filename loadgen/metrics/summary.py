@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from loadgen.errors import cancelled
 from loadgen.metrics.distribution import Values
 from loadgen.metrics.distribution import dist as dist  # a figure of its own, for callers of this module
 from loadgen.metrics.observations import Observations
@@ -118,6 +119,7 @@ class Accumulator:
         self._e2e, self._ttft, self._tpot, self._itl = Values(), Values(), Values(), Values()
         self._per_token, self._send_lag, self._answer = Values(), Values(), Values()
         self._session_lag = Values()
+        self._cancelled = 0
         self._known: int | None = None
 
     def count_within(self, window: Window) -> None:
@@ -127,7 +129,8 @@ class Accumulator:
     def add(self, sample: Sample) -> None:
         """Take a sample; warm-up is left out, and so are lead-in and drain but for what they gave to the window."""
         reply = sample.reply
-        if reply.error is not None:
+        gave_up = cancelled(reply.error)
+        if reply.error is not None and not gave_up:
             self.firsts.setdefault(error_class(reply.error), reply.error)
         if sample.phase == "warmup":
             return
@@ -140,6 +143,9 @@ class Accumulator:
         if self._first_sent_ns is None or reply.sent_ns < self._first_sent_ns:
             self._first_sent_ns = reply.sent_ns
         self._last_end_ns = max(self._last_end_ns, reply.end_ns)
+        if gave_up:
+            self._cancelled += 1
+            return
         if reply.error is not None:
             self._errors[error_class(reply.error)] += 1
             return
@@ -227,6 +233,7 @@ class Accumulator:
             cached_of_tokens=self._cached_of or None,
             session_lag_s=self._session_lag.dist(to_s),
             known_tokens=self._known,
+            requests_cancelled=self._cancelled,
             lengths={
                 name: found
                 for name, values in (self._lengths or {}).items()

@@ -22,13 +22,13 @@ from loadgen.workload_records import Dataset, Replay, Sessions, Spread
 
 USED_BY: dict[str, frozenset[str]] = {
     "static": frozenset({"batch_size"}),
-    "closed": frozenset({"concurrency", "max_rate", "prefixes", "dataset"}),
-    "constant": frozenset({"rate", "prefixes", "dataset"}),
-    "poisson": frozenset({"rate", "prefixes", "dataset"}),
-    "gamma": frozenset({"rate", "burstiness", "prefixes", "dataset"}),
-    "ramp": frozenset({"rate", "rate_end", "prefixes", "dataset"}),
-    "trace": frozenset({"trace", "replay"}),
-    "sessions": frozenset({"users", "turns", "think", "prefixes"}),
+    "closed": frozenset({"concurrency", "max_rate", "prefixes", "dataset", "cancel"}),
+    "constant": frozenset({"rate", "prefixes", "dataset", "cancel"}),
+    "poisson": frozenset({"rate", "prefixes", "dataset", "cancel"}),
+    "gamma": frozenset({"rate", "burstiness", "prefixes", "dataset", "cancel"}),
+    "ramp": frozenset({"rate", "rate_end", "prefixes", "dataset", "cancel"}),
+    "trace": frozenset({"trace", "replay", "cancel"}),
+    "sessions": frozenset({"users", "turns", "think", "prefixes", "cancel"}),
 }
 
 
@@ -128,6 +128,11 @@ class Builder:
         if problem is not None:
             key, why, accepted = problem
             self._problems.add(paths[key], values[key], why, accepted)
+        cancel = values["cancel"]
+        if cancel is not None and cancel.after_tokens is not None and not values["stream"]:
+            why = "after_tokens: no token comes before the end without streaming"
+            self._problems.add(paths["cancel"], None, why, "after_s, or stream = true")
+            return False
         drawn = [key for key in ("input_tokens", "output_tokens") if isinstance(values[key], Spread)]
         if drawn and values["mode"] == "static":
             why = "is a distribution: the rows of a static batch are of one length"
@@ -340,6 +345,7 @@ def _load(
         "trace",
         "prefixes",
         "dataset",
+        "cancel",
     }
     used = {key: values[key] for key in keys & USED_BY[mode]}
     requests, warmup = _default_counts(mode, values)
