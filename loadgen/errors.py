@@ -18,7 +18,8 @@
     │   ├── TimedOut
     │   ├── BadReply
     │   ├── Refused              the server answered with an error of its own (4xx, 5xx, gRPC status)
-    │   └── WrongLength          a reply with another number of tokens than was asked for
+    │   ├── WrongLength          a reply with another number of tokens than was asked for
+    │   └── Cancelled            the client gave it up, as the load says: counted apart from what failed
     ├── WarmupRefused            the server refused every request of the warm-up: nothing is measured
     ├── WorkerDied               a load generator process ended early: its trial fails
     └── StoreError               a results folder that cannot be read or written
@@ -113,6 +114,10 @@ class WrongLength(DriverError):
     """The reply held another number of tokens than was asked for."""
 
 
+class Cancelled(DriverError):
+    """The client closed the connection of a request that its load has cancelled."""
+
+
 class WarmupRefused(LoadgenError):
     """The server refused every request of the warm-up; the message is the last refusal."""
 
@@ -130,5 +135,11 @@ class NotResults(BadInput, StoreError):
 
 
 def unserved(error: str | None) -> bool:
-    """Whether a sample's error says that there was no answer; one of another length than asked for is an answer."""
-    return error is not None and not error.startswith(WrongLength.__name__)
+    """Whether a sample's error says that there was no answer; one of another length than asked for is an answer, and
+    one that was given up might have become one."""
+    return error is not None and not error.startswith((WrongLength.__name__, Cancelled.__name__))
+
+
+def cancelled(error: str | None) -> bool:
+    """Whether a sample's error says that the client gave the request up, as its load says."""
+    return error is not None and error.startswith(Cancelled.__name__)

@@ -44,6 +44,11 @@ def varied_text(load: LoadSpec) -> str:
         for way, spread in (("in", load.input_spread), ("out", load.output_spread))
         if spread is not None
     ]
+    if load.dataset is not None:
+        parts.append(f"prompts of {load.dataset.path.rpartition('/')[2]}")
+    if (cut := load.cancel) is not None:
+        when = f"{show_number(cut.after_s)} s" if cut.after_s is not None else f"{cut.after_tokens} tokens"
+        parts.append(f"{show_share(cut.share)} cancelled after {when}")
     if (talk := load.sessions) is not None:
         parts.append(f"{_always_text(talk.turns)} turns")
         parts += [f"think {_always_text(talk.think_ms)} ms"] if talk.think_ms.most else []

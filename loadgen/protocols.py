@@ -104,7 +104,8 @@ class Driver(Protocol):
     called exactly once with something that ``decode`` turns into a Reply, later, off the hot path. A failed request
     is a Reply with ``error`` set to ``ClassName: message`` of a DriverError. ``batches``: one call takes several
     sequences; else a static batch goes out as single calls, released together. ``can``: ``ids``, the server gets the
-    very ids of a prompt.
+    very ids of a prompt; ``text``, a request's own text; ``messages``, those of a chat; ``cancel``: it
+    ends a request as that says.
     """
 
     name: str

@@ -6,14 +6,14 @@ times are float seconds. ``None`` means *not measured*; a zero is a measured zer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from loadgen.slo_records import Attained, Slo
 from loadgen.telemetry_records import ServerCores, TelemetrySummary
 from loadgen.units import nanoseconds
-from loadgen.workload_records import Prefixes, Replay, SessionFigures, Sessions, Spread
+from loadgen.workload_records import Cancel, Dataset, Prefixes, Replay, SessionFigures, Sessions, Spread
 
 SCHEMA_VERSION = 1
 DEFINITIONS = 2  # of a summary's figures
@@ -116,8 +116,9 @@ class LoadSpec:
     of ``nodes`` nodes of a cluster where there are several.
     ``replay`` is how a trace is taken. ``input_spread`` and ``output_spread`` draw a length for each request:
     ``input_tokens`` and ``output_tokens`` are the largest that they give, as they are of a trace. ``prefixes`` are
-    beginnings that prompts share. ``at_most``: an output may end before ``output_tokens``, as where a server cannot be
-    made to go on; it counts with the length that it has.
+    beginnings that prompts share. ``dataset`` has prompts of its own, and output lengths where it tells some: behind
+    its last a load goes on with its first. ``at_most``: an output may end before ``output_tokens``, as where a server
+    cannot be made to go on; it counts with the length that it has.
     """
 
     kind: LoadKind
@@ -144,6 +145,8 @@ class LoadSpec:
     output_spread: Spread | None = None
     prefixes: Prefixes | None = None
     sessions: Sessions | None = None
+    dataset: Dataset | None = None
+    cancel: Cancel | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
@@ -154,7 +157,7 @@ class LoadSpec:
     @property
     def varies(self) -> bool:
         """Whether its requests have other lengths than each other."""
-        told = (self.input_spread, self.output_spread, self.sessions)
+        told = (self.input_spread, self.output_spread, self.sessions, self.dataset)
         return self.kind == "trace" or any(each is not None for each in told)
 
     @property
@@ -214,7 +217,8 @@ class Trial:
 # Not frozen, as Reply and Sample are not: one of each is made for every request, and takes thrice the time frozen.
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """One wire call: ``prompts`` holds ``batch_size`` lists of token ids, each asking for ``output_tokens``.
+    """One wire call: ``prompts`` holds ``batch_size`` lists of token ids, each asking for ``output_tokens``. What a
+    text route sends in place of words for these is ``content``, a text or a chat's messages, of which nobody knows ids.
     ``keep_ids``: how many token ids of the reply are kept, where the server tells them."""
 
     seq: int
@@ -223,6 +227,8 @@ class Request:
     output_tokens: int
     stream: bool = True
     keep_ids: int = FIRST_TOKENS
+    content: str | Sequence[Mapping[str, str]] | None = None
+    cancel: Cancel | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -325,7 +331,9 @@ class Summary:
     failed requests out and whose percentiles are interpolated. ``cached_tokens`` of ``cached_of_tokens`` input tokens
     of the served requests came from the server's cache of prefixes, by the replies that tell; ``None`` where none does.
     ``lengths`` are tokens per sequence, asked for and had, of a load whose requests have lengths of their own.
-    ``session_lag_s`` is how much later than in its trace a turn was due, for the reply before it came late.
+    ``requests_cancelled`` were given up by the client, as the load says: neither served nor failed, and what they were
+    given counts for nothing. ``session_lag_s`` is how much later than in its trace a turn was due, since the reply
+    before it came late.
     ``known_tokens`` of the input tokens of sessions were sent or received in an earlier turn: no cache has more.
     """
 
@@ -352,6 +360,7 @@ class Summary:
     lengths: Mapping[str, Dist] = field(default_factory=dict)
     session_lag_s: Dist | None = None
     known_tokens: int | None = None
+    requests_cancelled: int = 0
     definitions: int = 1
 
     @property

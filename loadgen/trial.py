@@ -60,7 +60,12 @@ def run_trial(
     """
     watcher.trial(trial)
     started, start = datetime.datetime.now(datetime.UTC), time.monotonic()
-    accumulator = Accumulator(at_most=trial.load.at_most, text=endpoint.text, varied=trial.load.varies)
+    accumulator = Accumulator(
+        at_most=trial.load.at_most,
+        text=endpoint.text,
+        varied=trial.load.varies,
+        templated=endpoint.text and trial.load.dataset is not None,
+    )
     no_memory: list[Failure] = []
     warmup_error: str | None = None
     lost = served = 0
@@ -145,6 +150,8 @@ def run_trial(
     engine = engine_of(endpoint, counters) if fault is None else {}
     if fault is None and not no_memory and (lost or watch.hung or (outcome is None and not objectives.over)):
         fault = endpoint.judge(before) or probed(trial, endpoint, watch)
+    if fault is None and failure is None and summary.requests_cancelled:
+        failure = gone_on(trial, endpoint)
     if fault is not None:
         failure = Failure(error=type(fault).__name__, message=str(fault), phase="load")
     elif failure is None and silent is not None and not served:
@@ -178,7 +185,7 @@ def run_trial(
             (
                 *doubts,
                 *of_server,
-                *of_workload(trial.load, workload),
+                *of_workload(trial.load, workload, sent),
                 *of_sessions(sessions),
             )
             if failure is None
@@ -217,6 +224,26 @@ def probed(trial: Trial, endpoint: Endpoint, watch: HangWatch) -> ServerError | 
     """
     if trial.server is None or not watch.timed_out_last:
         return None
+    errors = answers_to_smallest(trial, endpoint)
+    if any(not unserved(error) for error in errors):
+        return None
+    words = f"requests time out, the smallest one, too: {errors[-1]}"
+    return endpoint.fault() or ServerHung(
+        f"{words}; to try: {endpoint.if_silent}" if endpoint.if_silent else words
+    )
+
+
+def gone_on(trial: Trial, endpoint: Endpoint) -> Failure | None:
+    """The failure of a trial whose server does not serve a smallest request behind those that were cancelled."""
+    errors = answers_to_smallest(trial, endpoint)
+    if any(not unserved(error) for error in errors):
+        return None
+    words = f"behind the requests that were cancelled the smallest one is not served: {errors[-1]}"
+    return Failure(error=ServerHung.__name__, message=words, phase="load")
+
+
+def answers_to_smallest(trial: Trial, endpoint: Endpoint) -> list[str | None]:
+    """The errors of a trial's load made one request of one token, ``None`` of one that was served."""
     errors: list[str | None] = []
     try:
         run_trial_load(
@@ -230,12 +257,7 @@ def probed(trial: Trial, endpoint: Endpoint, watch: HangWatch) -> ServerError | 
     except LoadgenError as error:
         errors.append(f"{type(error).__name__}: {error}")
     interrupt.check()
-    if any(not unserved(error) for error in errors):
-        return None
-    words = f"requests time out, the smallest one, too: {errors[-1]}"
-    return endpoint.fault() or ServerHung(
-        f"{words}; to try: {endpoint.if_silent}" if endpoint.if_silent else words
-    )
+    return errors
 
 
 def to_try(trial: Trial, endpoint: Endpoint) -> str:
@@ -259,6 +281,8 @@ def smallest(trial: Trial) -> Trial:
         output_spread=None,
         prefixes=None,
         sessions=None,
+        dataset=None,
+        cancel=None,
         batch_size=1,
         concurrency=1,
         trace=None,

@@ -52,6 +52,16 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Prompts out of a file (see traces/texts.py), as long as the tokenizer in a folder says. What is over
+    ``max_context`` tokens in all is left out."""
+
+    path: str
+    tokenizer: str
+    max_context: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sessions:
     """Conversations, ``users`` of them at once: where one ends, the next begins. Each has ``turns`` requests. Behind a
     reply its user thinks for ``think_ms`` (milliseconds), and the next prompt is all that was sent and received before,
@@ -68,10 +78,10 @@ class SessionFigures:
     """What became of sessions, behind the warm-up.
 
     ``begun`` and ``whole`` (every turn of it served) are ``None`` of a trace, which does not say where one ends.
-    ``failed`` ended with a turn that failed, ``not_sent`` are the turns behind such ones. ``filled``: replies that came
-    back without their token ids, so that filler of their length stands for them in the prompts that follow. ``held``
-    turns of a trace were due before the reply to the turn before them. ``active_mean``: sessions at once, thinking
-    included, over the counted window or the whole load.
+    ``failed`` ended with a turn that failed, ``cancelled`` with one given up; ``not_sent`` are the turns behind those.
+    ``filled``: replies that came back without their token ids, so that filler of their length stands for them in the
+    prompts that follow. ``held`` turns of a trace were due before the reply to the turn before them. ``active_mean``:
+    sessions at once, thinking included, over the counted window or the whole load.
     """
 
     begun: int | None
@@ -80,7 +90,18 @@ class SessionFigures:
     not_sent: int
     filled: int
     held: int = 0
+    cancelled: int = 0
     active_mean: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """A ``share`` of the requests is given up by the client, which closes the connection: ``after_s`` seconds behind
+    the send, or once ``after_tokens`` output tokens have come. One that has ended by then is as any other."""
+
+    share: float
+    after_s: float | None = None
+    after_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from loadgen.profile.bounds import (
 from loadgen.profile.workloads import (
     NO_THINK,
     pairs,
+    read_cancel,
     read_length,
     read_prefixes,
     read_replay,
@@ -26,9 +27,10 @@ from loadgen.profile.workloads import (
     read_turns,
 )
 from loadgen.records import LoadKind, LoadSpec, Timeouts
+from loadgen.traces.datasets import measure_texts
 from loadgen.traces.files import TraceExtent, measure_trace
 from loadgen.units import SPAN, parse_span
-from loadgen.workload_records import Replay, Sessions, Spread
+from loadgen.workload_records import Dataset, Replay, Sessions, Spread
 
 REQUESTS = 64  # where neither a number nor a duration bounds a load
 MODES = get_args(LoadKind)
@@ -41,7 +43,9 @@ class Load:
     ``mode``: "closed" keeps ``concurrency`` requests in flight, "static" one call of ``batch_size`` sequences;
     "constant", "poisson", "gamma" and "ramp" send at due times, at ``rate`` requests per second; "trace" replays a
     file; "sessions" are conversations of ``turns`` requests, ``users`` at once, who ``think`` between them. Lengths are
-    tokens, or distributions as text or as a table. ``requests`` ``None``: 64, or as many as ``duration`` holds.
+    tokens, or distributions as text or as a table; ``dataset`` is a file of prompts, which brings its own.
+    ``cancel`` gives a part of the requests up.
+    ``requests`` ``None``: 64, or as many as ``duration`` holds.
     ``duration`` and ``lead_in`` are spans such as "120s", ``timeout`` is seconds.
     """
 
@@ -69,11 +73,13 @@ class Load:
     users: int | None = None
     turns: int | str | Mapping[str, Any] | None = None
     think: str | Mapping[str, Any] | None = None
+    dataset: str | None = None
+    cancel: str | Mapping[str, Any] | None = None
 
 
-def load_spec(load: Load) -> LoadSpec:
-    """A load as it is sent and stored. Raises BadInput that names the option of ``loadgen run``, its value and what is
-    accepted."""
+def load_spec(load: Load, tokenizer: str | None = None) -> LoadSpec:
+    """A load as it is sent and stored; ``tokenizer`` is the folder of the target's. Raises BadInput that names the
+    option of ``loadgen run``, its value and what is accepted."""
     _check_kinds(load)
     mode = load.mode
     requests = load.requests
@@ -112,6 +118,21 @@ def load_spec(load: Load) -> LoadSpec:
         extent = extent_of(load.trace, taken, requests if mode == "trace" else 0)
         if mode == "trace":
             lengths = {"input": extent.input_tokens, "output": extent.output_tokens}
+    dataset = load.dataset
+    if dataset is not None and mode in ("static", "trace", "sessions"):
+        raise BadInput(f"--dataset {dataset}: has no effect in mode {mode} (accepted: the other modes)")
+    if dataset is not None and shared is not None:
+        raise BadInput(f"--prefixes {load.prefixes}: stands beside --dataset (accepted: one of the two)")
+    if dataset is not None and tokenizer is None:
+        raise BadInput(f"--dataset {dataset}: needs --tokenizer (the folder of the target's tokenizer)")
+    given = _table("--cancel", load.cancel)
+    given_up = None if given is None else read_cancel(given, "--cancel")
+    if given_up is not None and mode == "static":
+        raise BadInput(f"--cancel {load.cancel}: has no effect in mode static (accepted: the other modes)")
+    if given_up is not None and given_up.after_tokens is not None and not load.stream:
+        raise BadInput(
+            f"--cancel {load.cancel}: no token comes before the end (accepted: after_s, or --stream)"
+        )
     in_flight = load.concurrency if mode == "closed" else talk.users if talk is not None else 1
     too_big = call_problem(load.batch_size if mode == "static" else 1, most_of(lengths["input"]))
     if too_big is not None:
@@ -125,6 +146,8 @@ def load_spec(load: Load) -> LoadSpec:
         replay=None if taken == Replay() else taken,
         prefixes=shared,
         sessions=talk,
+        cancel=given_up,
+        dataset=None if dataset is None else Dataset(path=dataset, tokenizer=str(tokenizer)),
         batch_size=load.batch_size if mode == "static" else 1,
         concurrency=in_flight if mode == "closed" else 1,
         rate=load.rate,
@@ -186,11 +209,11 @@ def _check_kinds(load: Load) -> None:
         raise BadInput(f"--seed {load.seed}: not a whole number (accepted: whole numbers)")
     if not isinstance(load.stream, bool):
         raise BadInput(f"--stream {load.stream}: neither True nor False (accepted: these)")
-    for key in ("trace", "duration", "lead_in"):
+    for key in ("trace", "dataset", "duration", "lead_in"):
         value = getattr(load, key)
         if value is not None and not isinstance(value, str):
             raise BadInput(
-                f"{_option(key)} {value}: not text (accepted: {'a file' if key == 'trace' else SPAN})"
+                f"{_option(key)} {value}: not text (accepted: {'a file' if key in ('trace', 'dataset') else SPAN})"
             )
 
 
@@ -210,6 +233,8 @@ def as_it_fits(load: LoadSpec, context: int | None) -> LoadSpec:
     """The load with what is left out of its trace, or cut, by the context that the server told, and its sessions ended
     by it. Raises BadInput."""
     replay = load.replay
+    if load.dataset is not None:
+        return with_texts(load, dataclasses.replace(load.dataset, max_context=context))
     if load.sessions is not None:
         return dataclasses.replace(load, sessions=dataclasses.replace(load.sessions, max_context=context))
     if load.kind != "trace" or load.trace is None or replay is None or replay.too_long == "fail":
@@ -225,6 +250,25 @@ def as_it_fits(load: LoadSpec, context: int | None) -> LoadSpec:
     return dataclasses.replace(
         load, replay=replay, input_tokens=extent.input_tokens, output_tokens=extent.output_tokens
     )
+
+
+def with_texts(load: LoadSpec, dataset: Dataset) -> LoadSpec:
+    """A load with the lengths of a data set's prompts. Raises BadInput, also for one of fewer prompts than requests."""
+    try:
+        found = measure_texts(dataset, load.requests or None)
+    except BadInput as error:
+        raise BadInput(f"--dataset {error}") from None
+    have = len(found.rows)
+    if load.requests > have:
+        raise BadInput(
+            f"--requests {load.requests}: the data set has {have} prompts (accepted: up to {have})"
+        )
+    output = max(found.output_tokens, load.output_tokens if found.untold else 1)
+    spread = load.output_spread if found.untold else None
+    return dataclasses.replace(
+        load, dataset=dataset, input_tokens=found.input_tokens, input_spread=None, output_tokens=output,
+        output_spread=spread,
+    )  # fmt: skip
 
 
 def extent_of(trace: str, replay: Replay, requests: int) -> TraceExtent:

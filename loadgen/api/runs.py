@@ -84,7 +84,7 @@ def ask(url: str, load: Load, target: Target, slo: Sequence[str], out: Path | No
     urls.check_key()
     if out is not None:
         refuse_used(out)
-    spec = load_spec(load)
+    spec = load_spec(load, target.tokenizer)
     objectives = slo_of_options(slo)
     if objectives is not None and not spec.stream and (unseen := unseen_objectives(objectives)):
         raise BadInput(f"--slo {unseen[0]}: cannot be told without streaming (accepted: e2e, or --stream)")

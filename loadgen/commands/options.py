@@ -51,6 +51,16 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a load that is bound by time, of a trace's replay and of prompts that begin alike."""
     for option in (
         click.option(
+            "--cancel",
+            metavar="KEY=VALUE,…",
+            help="requests that the client gives up: share=0.1, and after_s=2 or after_tokens=16",
+        ),
+        click.option(
+            "--dataset",
+            type=click.Path(dir_okay=False),
+            help="prompts of a file (JSONL, ShareGPT, CSV), through --tokenizer; --output-tokens where it tells none",
+        ),
+        click.option(
             "--think", help="sessions: from a reply to the next turn: 2s, lognormal:median=2s,sigma=1,max=60s"
         ),
         click.option("--turns", help="sessions: requests of each, or a distribution of their number"),

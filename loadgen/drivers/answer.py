@@ -100,6 +100,11 @@ class Answer:
         """Whether ``take`` may be given events past ``feed``."""
         return self._events is not None and self._events.between_events and self.failed is None
 
+    @property
+    def tokens(self) -> int:
+        """Output tokens that have come, by ids, or by texts where the server sends no ids."""
+        return sum(self._tokens)
+
     def reply(self, *, sent_ns: int, end_ns: int, reads: int, lag_ns: int | None, error: str | None) -> Reply:
         """The Reply, once the transport saw the body's end or failed with ``error`` (``ClassName: message``)."""
         if self._status is not None:

@@ -153,6 +153,11 @@ class EngineEndpoint(Endpoint):
         self.answer = answer
         self.target = self.prefix.removesuffix("/v1") + path
 
+    @property
+    def can(self) -> frozenset[str]:
+        """See protocols.Driver: its texts are words for ids, and no others."""
+        return super().can & {"ids"}
+
     def body(self, request: Request) -> bytes:
         """One wire call."""
         return orjson.dumps(self._make(request))

@@ -13,7 +13,7 @@ from typing import Any
 from loadgen.drivers.answer import Answer
 from loadgen.drivers.http1 import HEAD_END, NO_STEP, STEPS, Chunked, Head, take_head
 from loadgen.drivers.kernel_stamps import StampClock
-from loadgen.errors import BadReply, DriverError
+from loadgen.errors import BadReply, Cancelled, DriverError
 from loadgen.records import Reply, Request
 
 # Reads kept as they came; each exchange keeps up to 128 more, by its number, so that not all fold at once.
@@ -281,3 +281,30 @@ class Exchange:
             lag_ns=self._lag_ns,
             error=self.error,
         )
+
+
+class QuittingExchange(Exchange):
+    """One that is given up once so many tokens have come: its reads are understood as they come."""
+
+    __slots__ = ("_after_tokens",)
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        done: Callable[[Any], None],
+        clock: StampClock,
+        started_ns: int,
+        after_tokens: int,
+    ) -> None:
+        super().__init__(prepared, done, clock, started_ns)
+        self._after_tokens = after_tokens
+
+    def take(self, data: bytes, stamp: bytes | None, now: int) -> bool:
+        """Note one read; whether the answer is whole now. Raises BadReply, and Cancelled once enough has come."""
+        if super().take(data, stamp, now) or (self._streaming and self.walk()):
+            return True
+        if self._head is not None:
+            self.fold()
+            if self._answer is not None and self._answer.tokens >= self._after_tokens:
+                raise Cancelled(f"after {self._answer.tokens} tokens")
+        return False

@@ -97,7 +97,9 @@ class Endpoint:
     @property
     def can(self) -> frozenset[str]:
         """See protocols.Driver."""
-        return frozenset({"ids"} if self.prompt == "ids" else ())
+        if self.prompt == "ids":
+            return frozenset({"ids"})
+        return frozenset({"text"} if self.route == "completions" else {"text", "messages"})
 
     def page(self, name: str) -> str:
         """The URL of a page: ``models`` and others that begin without a slash lie beside the routes; ``/version`` lies
@@ -123,13 +125,17 @@ class Endpoint:
     def body(self, request: Request) -> bytes:
         """One wire call: one prompt or, where the route takes it, a list of them for a static batch."""
         prompts: Any = request.prompts
-        if self.prompt == "text":
+        content = request.content if self.prompt == "text" else None
+        if content is not None:
+            prompts = [content]
+        elif self.prompt == "text":
             prompts = [self._words.prompt(ids) for ids in prompts]
         fields = self._fields[request.stream].copy()
         if self.route == "completions":
             fields["prompt"] = prompts[0] if len(prompts) == 1 else prompts
         else:
-            fields["messages"] = [{"role": "user", "content": prompts[0]}]
+            whole = content is not None and not isinstance(content, str)
+            fields["messages"] = prompts[0] if whole else [{"role": "user", "content": prompts[0]}]
         for name in self._lengths:
             fields[name] = request.output_tokens
         return orjson.dumps(fields)

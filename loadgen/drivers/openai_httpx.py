@@ -16,8 +16,11 @@ import httpx
 
 from loadgen.drivers.http_access import access
 from loadgen.drivers.openai_endpoint import Endpoint
-from loadgen.errors import BadReply, ConnectFailed, DriverError, TimedOut
+from loadgen.errors import BadReply, Cancelled, ConnectFailed, DriverError, TimedOut
 from loadgen.records import Reply, Request, Timeouts
+from loadgen.units import seconds
+
+LEAST_S = 0.001  # a loop's own timers are no finer
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,7 +55,7 @@ class HttpxDriver:
     stamps = "user"
 
     def __init__(self, endpoint: Endpoint, timeouts: Timeouts) -> None:
-        self.batches, self.can = endpoint.batches, endpoint.can
+        self.batches, self.can = endpoint.batches, endpoint.can | {"cancel"}
         self._endpoint = endpoint
         self._timeouts = timeouts
         self._headers = endpoint.headers()
@@ -96,6 +99,17 @@ class HttpxDriver:
         task = loop.create_task(self._run(prepared, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        cancel = prepared.request.cancel
+        if cancel is not None and cancel.after_s is not None:
+            loop.call_later(cancel.after_s, self._give_up, prepared, task, cancel.after_s)
+
+    def _give_up(self, raw: Streamed, task: asyncio.Task[None], after_s: float) -> None:
+        left_s = seconds(raw.sent_ns - time.monotonic_ns()) + after_s
+        if left_s > 0:  # the loop's clock runs behind, or the connection was slow to come up
+            asyncio.get_running_loop().call_later(max(left_s, LEAST_S), self._give_up, raw, task, after_s)
+        elif not task.done():
+            raw.error = f"{Cancelled.__name__}: after {after_s:g} s"
+            task.cancel()
 
     def decode(self, raw: Streamed) -> Reply:
         """Make sense of a finished request."""
@@ -131,8 +145,11 @@ class HttpxDriver:
             fault = _fault(error, self._timeouts, raw, began)
             raw.error = f"{type(fault).__name__}: {fault}"
             raw.end_ns = time.monotonic_ns()
+        except Cancelled as error:
+            raw.error = f"{Cancelled.__name__}: {error}"
+            raw.end_ns = time.monotonic_ns()
         except asyncio.CancelledError:
-            raw.error = "ConnectFailed: the driver was closed"
+            raw.error = raw.error or "ConnectFailed: the driver was closed"
             raw.end_ns = time.monotonic_ns()
         done(raw)
 
@@ -158,8 +175,15 @@ class HttpxDriver:
                 raw.status, raw.reason = response.status_code, response.reason_phrase
                 raw.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
                 limit.reschedule(min(last, loop.time() + limits.between_bytes_s))
+                cancel = raw.request.cancel
+                most = cancel.after_tokens if cancel is not None else None
+                seen = self._endpoint.answer(raw.request, raw.status, raw.reason, raw.content_type)
                 async for block in response.aiter_raw():
                     raw.blocks.append((block, time.monotonic_ns()))
+                    if most is not None:
+                        seen.feed(*raw.blocks[-1])
+                        if seen.tokens >= most:
+                            raise Cancelled(f"after {seen.tokens} tokens")
                     limit.reschedule(min(last, loop.time() + limits.between_bytes_s))
         raw.end_ns = raw.blocks[-1][1] if raw.blocks else time.monotonic_ns()
 

@@ -15,15 +15,17 @@ from collections.abc import Callable
 
 from loadgen.drivers import kernel_stamps as stamps
 from loadgen.drivers import pool
-from loadgen.drivers.exchange import Exchange, Prepared
+from loadgen.drivers.exchange import Exchange, Prepared, QuittingExchange
 from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.drivers.pool import BUSY, CONNECTING, IDLE, Connection, Pool
 from loadgen.drivers.waker import Waker
-from loadgen.errors import BadReply, ConnectFailed, DriverError, TimedOut
+from loadgen.errors import BadReply, Cancelled, ConnectFailed, DriverError, TimedOut
 from loadgen.records import Reply, Request, Timeouts
-from loadgen.units import nanoseconds
+from loadgen.units import nanoseconds, seconds
+from loadgen.workload_records import Cancel
 
 READ_SIZE = 256 * 1024
+LEAST_S = 0.001  # a loop's own timers are no finer
 EVENTS_PER_WAKE = (
     64  # then the loop gets its turn: a request that falls due must not wait for a thousand reads
 )
@@ -39,7 +41,7 @@ class RawDriver:
 
     def __init__(self, endpoint: Endpoint, timeouts: Timeouts, *, kernel_stamps: bool = True) -> None:
         self.stamps = "user"
-        self.batches, self.can = endpoint.batches, endpoint.can
+        self.batches, self.can = endpoint.batches, endpoint.can | {"cancel"}
         self._endpoint = endpoint
         self._timeouts = timeouts
         self._connect_ns = nanoseconds(timeouts.connect_s)
@@ -114,10 +116,33 @@ class RawDriver:
 
     def start(self, prepared: Prepared, done: Callable[[Exchange], None]) -> None:
         """Write a request now, or as soon as a connection is up if none is idle."""
-        self._begin(Exchange(prepared, done, self._clock, time.monotonic_ns()), self._pool.take)
+        if prepared.request.cancel is None:
+            exchange = Exchange(prepared, done, self._clock, time.monotonic_ns())
+        else:
+            exchange = self._quitting(prepared, done, prepared.request.cancel)
+        self._begin(exchange, self._pool.take)
         if not self._ticking:
             self._ticking = True
             self._loop.call_later(self._tick_s, self._tick)
+
+    def _quitting(self, prepared: Prepared, done: Callable[[Exchange], None], cancel: Cancel) -> Exchange:
+        now = time.monotonic_ns()
+        if cancel.after_tokens is not None:
+            return QuittingExchange(prepared, done, self._clock, now, cancel.after_tokens)
+        assert cancel.after_s is not None
+        exchange = Exchange(prepared, done, self._clock, now)
+        self._loop.call_later(cancel.after_s, self._give_up, exchange, cancel.after_s)
+        return exchange
+
+    def _give_up(self, exchange: Exchange, after_s: float) -> None:
+        left_s = seconds(exchange.sent_ns - time.monotonic_ns()) + after_s
+        if left_s > 0:  # the loop's clock runs behind, or the connection was slow to come up
+            self._loop.call_later(max(left_s, LEAST_S), self._give_up, exchange, after_s)
+            return
+        for connection in self._pool.connections.values():
+            if connection.exchange is exchange:
+                self._fail(connection, Cancelled(f"after {after_s:g} s"))
+                return
 
     def decode(self, raw: Exchange) -> Reply:
         """Make sense of a finished exchange."""
@@ -177,7 +202,7 @@ class RawDriver:
                 continue
             try:
                 whole = exchange.take(buffer[:size].tobytes(), extra[0][2] if extra else None, now)
-            except BadReply as error:
+            except (BadReply, Cancelled) as error:
                 self._fail(connection, error)
                 continue
             if whole:

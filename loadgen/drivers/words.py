@@ -10,12 +10,12 @@ Which word stands for which id is arbitrary: the server does not get the ids of 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from loadgen.errors import BadInput, MissingDependency, Refused
+from loadgen.errors import BadInput, Refused
+from loadgen.traces.tokenizer import open_tokenizer, tokenizer_file
 
 _COMMON = """
     apple arm army art baby ball bank bar base bed bird board boat body book box boy bread bridge brother building
@@ -176,22 +176,7 @@ def from_tokenizer(folder: str, opening: str = "") -> Words:
 
     Raises BadInput where there are none, MissingDependency without the library ``tokenizers``.
     """
-    path = os.path.join(folder, "tokenizer.json")
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise MissingDependency(
-            "prompts of exact length for a checkpoint need its tokenizer, and tokenizers is not installed",
-            "pip install 'llm-loadgen[tokenizer]'",
-        ) from None
-    if not os.path.isfile(path):
-        raise BadInput(
-            f"tokenizer {folder}: no tokenizer.json (accepted: a checkpoint with a fast tokenizer)"
-        )
-    try:
-        tokenizer: Any = Tokenizer.from_file(path)
-    except Exception as error:  # noqa: BLE001 the library raises nothing narrower
-        raise BadInput(f"tokenizer {path}: {error} (accepted: a file of the tokenizers library)") from None
+    path, tokenizer = tokenizer_file(folder), open_tokenizer(folder)
     added = len(tokenizer.encode(opening).ids)
     words = _single_words(tokenizer, added, f"{opening} " if opening else "")
     if len(words) < WORDS_NEEDED:

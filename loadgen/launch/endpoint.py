@@ -103,7 +103,10 @@ def fitted(trial: Trial, endpoint: Endpoint) -> Trial:
     longest = load.longest
     if load.kind == "trace" and load.trace is not None:
         longest = measure_trace(load.trace, load.replay or PLAIN).longest
-    if endpoint.context is not None and longest > endpoint.context:
+    dataset = load.dataset
+    if dataset is not None and dataset.max_context is None:
+        dataset = replace(dataset, max_context=endpoint.context)
+    if endpoint.context is not None and dataset is None and longest > endpoint.context:
         raise BadInput(
             f"input_tokens = {load.input_tokens}, output_tokens = {load.output_tokens}: more than the server's context "
             f"(accepted: a sum up to {endpoint.context})"
@@ -124,7 +127,9 @@ def fitted(trial: Trial, endpoint: Endpoint) -> Trial:
     sessions = load.sessions
     if sessions is not None and sessions.max_context is None:
         sessions = replace(sessions, max_context=endpoint.context)
-    return replace(trial, vocab=vocab, load=replace(load, at_most=at_most, sessions=sessions))
+    return replace(
+        trial, vocab=vocab, load=replace(load, at_most=at_most, sessions=sessions, dataset=dataset)
+    )
 
 
 def server_cores(endpoint: Endpoint, spec: ServerSpec | None) -> ServerCores | None:

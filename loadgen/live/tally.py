@@ -6,6 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from statistics import median
 
+from loadgen.errors import cancelled
 from loadgen.labels import clean
 from loadgen.live.course import Course
 from loadgen.live.progress import Live
@@ -71,6 +72,8 @@ class Tally:
             self.last_end_ns = max(self.last_end_ns, reply.end_ns)
             if self.kept is not None:
                 self.kept.add(sample)
+        if cancelled(reply.error):
+            return
         if reply.error is not None:  # a failed warm-up request is news as well
             self.failed += 1
             name, _, words = clean(reply.error).partition(": ")

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import product
 
+from loadgen.errors import cancelled
 from loadgen.live.progress import trial_row
 from loadgen.metrics.objectives import Judge
 from loadgen.metrics.summary import e2e_ns, tpot_ns, ttft_ns
@@ -97,8 +98,11 @@ class TrialSeries:
 
     def _add(self, sample: Sample) -> None:
         reply = sample.reply
-        self._requests[sample.phase, "ok" if sample.error is None else "failed"] += 1
-        if sample.phase != "measured":
+        gave_up = cancelled(sample.error)
+        self._requests[
+            sample.phase, "ok" if sample.error is None else "cancelled" if gave_up else "failed"
+        ] += 1
+        if sample.phase != "measured" or gave_up:
             return
         if self._judge is not None:
             self._good += self._judge.add(sample) is True
@@ -121,7 +125,7 @@ class TrialSeries:
         yield "loadgen_trial_info", f"loadgen_trial_info{shown_labels(labels_of(self.trial))} 1"
         phases = PHASES if self.trial.load.duration_s is None else TIMED
         # From the start on: a rate needs the 0 before the first failure.
-        for phase, outcome in product(phases, ("ok", "failed")):
+        for phase, outcome in product(phases, ("ok", "failed", "cancelled")):
             labels = f'{name},phase="{phase}",outcome="{outcome}"'
             yield (
                 "loadgen_requests_total",

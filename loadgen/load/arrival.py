@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from loadgen.traces.datasets import Text
+
 
 class Arrival(NamedTuple):
     """One request of a schedule: its place, when it is due (ns from the start, None: at once), its lengths, and the
@@ -12,6 +14,7 @@ class Arrival(NamedTuple):
     ``session`` is equal for the turns of one conversation. A turn is due no earlier than ``think_ns`` behind the reply
     to the one before it. Of a load of sessions the first turn holds those that come ``then``; ``input_tokens`` are what
     each adds to a context of ``context_tokens``, as they will be where every reply has the length that was asked for.
+    ``text`` is the prompt of a data set.
     """
 
     number: int
@@ -23,3 +26,4 @@ class Arrival(NamedTuple):
     think_ns: int = 0
     context_tokens: int = 0
     then: tuple[Arrival, ...] = ()
+    text: Text | None = None

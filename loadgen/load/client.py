@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any, cast
 
 from loadgen.errors import BadInput, LoadgenError, WarmupRefused, unserved
@@ -26,6 +26,7 @@ from loadgen.protocols import Clock, Driver, DriverFactory
 from loadgen.records import ClientQuality, LoadSpec, Reply, Trial
 from loadgen.system import interrupt
 from loadgen.system.timer import TimerFactory, make_timer
+from loadgen.traces.datasets import measure_texts
 from loadgen.traces.files import PLAIN, measure_trace, open_rows
 from loadgen.units import nanoseconds
 from loadgen.workload_records import SessionFigures
@@ -34,6 +35,7 @@ CLOSE_S = 10.0
 START_LEAD_S = 0.01  # the loop is awake and its alarm set half of this before the first due time
 OPEN_AHEAD = 256  # connections opened before an open loop starts; a driver opens more when it needs them
 STOP_PERIOD_S = 0.25
+WARM_TOKENS = 64
 Agree = Callable[[], Awaitable[int]]
 Stop = Callable[[], bool]
 OnStart = Callable[[int], None]
@@ -115,6 +117,9 @@ async def run_load(
     def ignore(reply: Reply, due_ns: int | None) -> None:
         """Warm-up says nothing of the client's quality."""
 
+    check_texts(load, driver)
+    if load.cancel is not None and "cancel" not in driver.can:
+        raise BadInput(f"cancel: {driver.name} cannot give a request up (accepted: HTTP routes)")
     try:
         await _open(wire, connections, load.timeouts.connect_s + GUARD_S)
         # Once more where its last request was not served: a server that ran out of memory has made room, and is cold.
@@ -233,6 +238,32 @@ def has_sessions(load: LoadSpec) -> bool:
     return load.sessions is not None
 
 
+def check_texts(load: LoadSpec, driver: Driver) -> None:
+    """Raise BadInput for a data set that a route cannot take, or that has too few prompts."""
+    if load.dataset is None:
+        return
+    found = measure_texts(load.dataset, texts_wanted(load))
+    if load.duration_s is None and len(found.rows) < load.requests:
+        raise BadInput(
+            f"{load.dataset.path}: requests = {load.requests}: it has {len(found.rows)} prompts (accepted: up to them)"
+        )
+    chats = any(not isinstance(text.content, str) for text in found.rows)
+    if chats and "messages" not in driver.can:
+        raise BadInput(
+            f"{load.dataset.path}: has messages, which {driver.name} does not send here (accepted: a chat route, or "
+            "rows with prompt)"
+        )
+    if not chats and not driver.can & {"ids", "text"}:
+        raise BadInput(
+            f"{load.dataset.path}: {driver.name} sends neither texts nor their ids (accepted: other routes)"
+        )
+
+
+def texts_wanted(load: LoadSpec) -> int | None:
+    """How many prompts of a data set are read: as many as are sent, or all."""
+    return load.requests or None
+
+
 def block_tokens_of(load: LoadSpec) -> int | None:
     """How many tokens the blocks of its prompts have; ``None`` where they share nothing. Raises BadInput."""
     if load.prefixes is not None:
@@ -271,6 +302,12 @@ def places_of(load: LoadSpec, share: tuple[int, int]) -> int | None:
 
 def _schedule(load: LoadSpec) -> Iterator[Arrival]:
     """The measured requests; a trace is read as it is sent."""
+    if load.dataset is not None:
+        texts = measure_texts(load.dataset, texts_wanted(load)).rows
+        for arrival, text in zip(schedule(load), cycle(texts), strict=False):
+            told = arrival.output_tokens if text.output_tokens is None else text.output_tokens
+            yield arrival._replace(input_tokens=text.input_tokens, output_tokens=told, text=text)
+        return
     if load.kind != "trace":
         yield from schedule(load)
         return
@@ -289,10 +326,12 @@ def _warmup(load: LoadSpec) -> Iterator[Arrival]:
         before = count
         turns = (turn for arrival in _schedule(load) for turn in (arrival, *arrival.then))
         for turn in islice(turns, load.warmup - count):
+            # Prompts of a data set are not sent before they count: a cache would hold them. Short ones are no words.
+            least = 1 if load.dataset is None else WARM_TOKENS
             yield Arrival(
                 count,
                 None,
-                turn.context_tokens + turn.input_tokens,
+                max(least, turn.context_tokens + turn.input_tokens),
                 turn.output_tokens,
                 for_warmup(turn.blocks),
             )

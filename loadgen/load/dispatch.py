@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from loadgen.errors import LoadgenError, Refused, WrongLength
+from loadgen.errors import LoadgenError, Refused, WrongLength, cancelled
 from loadgen.load.arrival import Arrival
+from loadgen.load.giving_up import GivingUp
 from loadgen.load.sending import Sending
 from loadgen.load.sound import length_error, sound
 from loadgen.metrics.in_flight import FlightTime
@@ -73,6 +74,8 @@ class Dispatcher:
         self._arrivals, self._first_seq, self._prompts = arrivals, first_seq, prompts
         self._on_sample, self._on_reply = on_sample, on_reply
         self._places, self._max_rate, self._exact, self._sending = places, max_rate, exact, sending
+        cancels = load.cancel is not None and phase != "warmup"
+        self._giving_up = GivingUp(load) if cancels else None
         self._lookahead = LOOKAHEAD + (places or 0)
         self._heavy = load.input_tokens >= HEAVY_TOKENS
         self._next: Arrival | None = None  # taken from the arrivals, and not yet prepared
@@ -298,6 +301,8 @@ class Dispatcher:
 
     def _made(self, seq: int, arrival: Arrival) -> Any:
         """The request of an arrival, serialised."""
+        if arrival.text is not None:
+            return self._prepared(seq, arrival, (tuple(arrival.text.ids),))
         shared = (arrival.blocks,) if arrival.blocks else ()
         return self._prepared(seq, arrival, self._prompts(seq, arrival.input_tokens, *shared))
 
@@ -309,6 +314,8 @@ class Dispatcher:
             output_tokens=arrival.output_tokens,
             stream=self._load.stream,
             keep_ids=keep_ids,
+            content=None if arrival.text is None else arrival.text.content,
+            cancel=self._giving_up.of(arrival.number) if self._giving_up is not None else None,
         )
         return self._driver.prepare(request)
 
@@ -322,7 +329,7 @@ class Dispatcher:
             wrong = self._length_error(reply, arrival)
             reply = reply if wrong is None else replace(reply, error=wrong)
         self.last_error = reply.error
-        if reply.error is not None:
+        if reply.error is not None and not cancelled(reply.error):
             self.failed += 1
             self.refused += reply.error.startswith(Refused.__name__)
         self.time.add(reply.sent_ns, reply.end_ns, more=self._to_come())
@@ -343,7 +350,8 @@ class Dispatcher:
 
     def _length_error(self, reply: Reply, arrival: Arrival) -> str | None:
         batch, used = self._load.batch_size, reply.usage_prompt_tokens
-        if self._exact and used is not None and used != batch * arrival.input_tokens:
+        counted = arrival.text is None or "ids" in self._driver.can  # of a chat the template is not
+        if self._exact and counted and used is not None and used != batch * arrival.input_tokens:
             return f"{WrongLength.__name__}: sent {batch} × {arrival.input_tokens} tokens, the server counted {used}"
         return length_error(reply, batch, arrival.output_tokens, at_most=self._load.at_most)
 

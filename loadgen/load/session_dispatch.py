@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from loadgen.errors import cancelled
 from loadgen.load.arrival import Arrival
 from loadgen.load.dispatch import DUE_GUARD_NS, SLICE_NS, Dispatcher
 from loadgen.records import FIRST_TOKENS, Sample, Window
@@ -70,7 +71,8 @@ class SessionDispatcher(Dispatcher):
         self._idle_tokens = 0
         self._gone: set[int] = set()  # sessions of a trace that have failed
         self._sent: dict[int, tuple[Ids, int]] = {}  # by request: its prompt, and how much of it is known
-        self._begun = self._whole = self._broken = self._not_sent = self._filled = self._held = 0
+        self._begun = self._whole = self._broken = self._cancelled = 0
+        self._not_sent = self._filled = self._held = 0
         self._active_ns = self._last_ns = 0
         self._turn_is_next = False
 
@@ -87,6 +89,7 @@ class SessionDispatcher(Dispatcher):
             not_sent=self._not_sent,
             filled=self._filled,
             held=self._held,
+            cancelled=self._cancelled,
             active_mean=active_ns / over_ns if counted and over_ns > 0 else None,
         )
 
@@ -218,7 +221,9 @@ class SessionDispatcher(Dispatcher):
     def _follow(self, sample: Sample, session: int, prompt: Ids | None, ids: tuple[int, ...]) -> None:
         one = self._open[session]
         if sample.error is not None:
-            self._broken += 1
+            gave_up = cancelled(sample.error)
+            self._cancelled += gave_up
+            self._broken += not gave_up
             self._not_sent += len(one.waiting)
             if self._users is None:
                 self._gone.add(session)

@@ -7,6 +7,7 @@ from itertools import islice
 
 from loadgen.load.lengths import lengths
 from loadgen.records import Caveat, LoadSpec
+from loadgen.traces.datasets import measure_texts
 from loadgen.traces.files import PLAIN, measure_trace
 from loadgen.units import show_s
 from loadgen.workload_records import SessionFigures
@@ -22,6 +23,8 @@ def workload_of(load: LoadSpec) -> Mapping[str, object] | None:
     """
     if load.kind == "trace" and load.trace is not None:
         return measure_trace(load.trace, load.replay or PLAIN).facts()
+    if load.dataset is not None:
+        return measure_texts(load.dataset, load.requests or None).facts()
     if load.prefixes is None or load.sessions is not None:  # of which samples say what could be had
         return None
     drawn = list(islice(lengths(load, "input"), DRAWS))
@@ -29,8 +32,16 @@ def workload_of(load: LoadSpec) -> Mapping[str, object] | None:
     return {"hit_share": load.prefixes.share * shared / sum(drawn)}
 
 
-def of_workload(load: LoadSpec, facts: Mapping[str, object] | None) -> Iterator[Caveat]:
-    """Doubts about what was sent."""
+def of_workload(load: LoadSpec, facts: Mapping[str, object] | None, sent: int = 0) -> Iterator[Caveat]:
+    """Doubts about what was sent; ``sent`` requests in all."""
+    prompts = (facts or {}).get("prompts")
+    if isinstance(prompts, int) and sent - load.warmup > prompts:
+        yield Caveat(
+            kind="dataset-repeats",
+            message=f"{sent - load.warmup} requests were made of {prompts} prompts: those sent again may be in the "
+            "server's cache",
+            remedy="a larger data set, or a shorter load",
+        )
     grid_s = (facts or {}).get("grid_s")
     if isinstance(grid_s, float) and not (load.replay and load.replay.spread_s):
         yield Caveat(
@@ -48,8 +59,8 @@ def of_sessions(told: SessionFigures | None) -> Iterator[Caveat]:
     if told.failed:
         yield Caveat(
             kind="sessions-failed",
-            message=f"{told.failed} sessions ended with a turn that failed; {told.not_sent} turns behind those were "
-            "not sent, and the load was that much lighter",
+            message=f"{told.failed} sessions ended with a turn that failed; {told.not_sent} turns behind such ones "
+            "were not sent, and the load was that much lighter",
             remedy="see to the failed requests first",
         )
     if told.filled:

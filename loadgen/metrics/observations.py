@@ -25,11 +25,12 @@ class Mismatch:
 class Observations:
     """Takes measured samples one by one; ``checks`` reads it. Failed ones give no latency.
 
-    ``at_most``: an output may be shorter than was asked for; ``text``: prompts went out as text.
+    ``at_most``: an output may be shorter than was asked for; ``text``: prompts went out as text; ``templated``: to them
+    the server adds, so that its count need not be that of what was sent.
     """
 
-    def __init__(self, *, at_most: bool = False, text: bool = False) -> None:
-        self._at_most, self._text = at_most, text
+    def __init__(self, *, at_most: bool = False, text: bool = False, templated: bool = False) -> None:
+        self._at_most, self._text, self._templated = at_most, text, templated
         self.short = 0  # replies with fewer tokens than were asked for, where they may
         self.short_tokens = 0
         self.prompt_uncounted = 0  # text prompts whose tokens the server did not count
@@ -63,7 +64,7 @@ class Observations:
     def _compare(self, sample: Sample) -> None:
         reply, batch = sample.reply, sample.batch_size
         used, sent = reply.usage_prompt_tokens, sample.input_tokens * batch
-        if used is not None and used != sent:
+        if used is not None and used != sent and not self._templated:
             self.prompt_mismatch.add(f"request {reply.seq}: sent {sent}, usage {used}")
         asked, usage = sample.output_tokens_asked * batch, reply.usage_output_tokens
         streamed = sum(reply.tokens_per_arrival) if reply.token_ns and reply.counted_by == "ids" else None

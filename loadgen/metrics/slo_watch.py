@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from loadgen.errors import cancelled
 from loadgen.metrics.effective import Growth, grew, in_flight_at_ends
 from loadgen.metrics.objectives import Judge
 from loadgen.records import Caveat, Sample, Trial
@@ -36,6 +37,8 @@ class SloWatch:
         if self._judge is None or sample.phase == "warmup":
             return
         self._in_flight = in_flight
+        if cancelled(sample.error):
+            return
         if sample.phase == "measured":
             self._judge.add(sample)
         if self._open_loop:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from loadgen.errors import cancelled
 from loadgen.metrics.distribution import Values
 from loadgen.metrics.distribution import dist as dist  # a figure of its own, for callers of this module
 from loadgen.metrics.observations import Observations
@@ -96,11 +97,14 @@ class Accumulator:
     ``observations`` are what ``caveats`` needs besides; ``firsts`` the first error of each class, of the warm-up, too.
     ``text``: prompts went out as text, so that the server's count of their tokens is the better one. ``count_within``
     must be told a load's window before its first sample behind the warm-up. ``varied``: requests have lengths of their
-    own, whose distributions are kept.
+    own, whose distributions are kept. ``templated``: the server adds a template to texts, so that its count is not that
+    of what was sent.
     """
 
-    def __init__(self, *, at_most: bool = False, text: bool = False, varied: bool = False) -> None:
-        self.observations = Observations(at_most=at_most, text=text)
+    def __init__(
+        self, *, at_most: bool = False, text: bool = False, varied: bool = False, templated: bool = False
+    ) -> None:
+        self.observations = Observations(at_most=at_most, text=text, templated=templated)
         self.firsts: dict[str, str] = {}
         self._text = text
         self._within: Within | None = None
@@ -115,6 +119,7 @@ class Accumulator:
         self._e2e, self._ttft, self._tpot, self._itl = Values(), Values(), Values(), Values()
         self._per_token, self._send_lag, self._answer = Values(), Values(), Values()
         self._session_lag = Values()
+        self._cancelled = 0
         self._known: int | None = None
 
     def count_within(self, window: Window) -> None:
@@ -124,7 +129,8 @@ class Accumulator:
     def add(self, sample: Sample) -> None:
         """Take a sample; warm-up is left out, and so are lead-in and drain but for what they gave to the window."""
         reply = sample.reply
-        if reply.error is not None:
+        gave_up = cancelled(reply.error)
+        if reply.error is not None and not gave_up:
             self.firsts.setdefault(error_class(reply.error), reply.error)
         if sample.phase == "warmup":
             return
@@ -137,6 +143,9 @@ class Accumulator:
         if self._first_sent_ns is None or reply.sent_ns < self._first_sent_ns:
             self._first_sent_ns = reply.sent_ns
         self._last_end_ns = max(self._last_end_ns, reply.end_ns)
+        if gave_up:
+            self._cancelled += 1
+            return
         if reply.error is not None:
             self._errors[error_class(reply.error)] += 1
             return
@@ -224,6 +233,7 @@ class Accumulator:
             cached_of_tokens=self._cached_of or None,
             session_lag_s=self._session_lag.dist(to_s),
             known_tokens=self._known,
+            requests_cancelled=self._cancelled,
             lengths={
                 name: found
                 for name, values in (self._lengths or {}).items()

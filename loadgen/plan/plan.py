@@ -118,7 +118,8 @@ def endpoint_trial(
 def _work(cell: Cell) -> dict[str, Any]:
     load = _differing(cell.load)
     if cell.trace_digest:
-        load["trace"] = cell.trace_digest  # the content decides, not where it lies
+        # The content decides, not where it lies.
+        load["trace" if cell.load.dataset is None else "dataset"] = cell.trace_digest
     return {"load": load, "repeat": cell.repeat}
 
 

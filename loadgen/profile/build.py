@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from loadgen.errors import BadInput, ProfileError
 from loadgen.labels import spread_text
@@ -15,19 +15,20 @@ from loadgen.profile.values import AUTO, did_you_mean
 from loadgen.protocols import Framework
 from loadgen.records import LoadSpec, ModelSpec, ServerSpec, Timeouts
 from loadgen.theory import models
+from loadgen.traces.datasets import Texts, measure_texts
 from loadgen.traces.files import TraceExtent, measure_trace
 from loadgen.traces.formats import FORMATS
-from loadgen.workload_records import Replay, Sessions, Spread
+from loadgen.workload_records import Dataset, Replay, Sessions, Spread
 
 USED_BY: dict[str, frozenset[str]] = {
     "static": frozenset({"batch_size"}),
-    "closed": frozenset({"concurrency", "max_rate", "prefixes"}),
-    "constant": frozenset({"rate", "prefixes"}),
-    "poisson": frozenset({"rate", "prefixes"}),
-    "gamma": frozenset({"rate", "burstiness", "prefixes"}),
-    "ramp": frozenset({"rate", "rate_end", "prefixes"}),
-    "trace": frozenset({"trace", "replay"}),
-    "sessions": frozenset({"users", "turns", "think", "prefixes"}),
+    "closed": frozenset({"concurrency", "max_rate", "prefixes", "dataset", "cancel"}),
+    "constant": frozenset({"rate", "prefixes", "dataset", "cancel"}),
+    "poisson": frozenset({"rate", "prefixes", "dataset", "cancel"}),
+    "gamma": frozenset({"rate", "burstiness", "prefixes", "dataset", "cancel"}),
+    "ramp": frozenset({"rate", "rate_end", "prefixes", "dataset", "cancel"}),
+    "trace": frozenset({"trace", "replay", "cancel"}),
+    "sessions": frozenset({"users", "turns", "think", "prefixes", "cancel"}),
 }
 
 
@@ -38,6 +39,13 @@ class Point:
     values: Mapping[str, Any]
     paths: Mapping[str, Path]
     options: Mapping[str, Any]
+
+
+class Prompts(NamedTuple):
+    """A data set, and what was read of it."""
+
+    dataset: Dataset
+    texts: Texts
 
 
 class Problems:
@@ -95,15 +103,18 @@ class Builder:
             return []
         if not self._is_bounded(point):
             return []
+        texts = self._texts(point, server)
+        if isinstance(texts, BadInput):
+            return []
         context = None if server is None else server.model.max_context
-        load = _load(point, trace, replay, context, self._tables.load.timeouts.model_dump())
+        load = _load(point, trace or texts, replay, context, self._tables.load.timeouts.model_dump())
         if (problem := call_problem(load.batch_size, load.input_tokens)) is not None:
-            key = "trace" if load.kind == "trace" else "input_tokens"
+            key = "trace" if load.kind == "trace" else "input_tokens" if texts is None else "dataset"
             self._problems.add(point.paths[key], None, problem, None)
             return []
         if server is not None:
             self._check_lengths(point, server, load, trace)
-        digest = trace.digest if trace else ""
+        digest = trace.digest if trace else texts.texts.digest if texts else ""
         return [
             Cell(load=load, server=server, target=target, repeat=repeat, start=start, trace_digest=digest)
             for start in starts
@@ -117,6 +128,11 @@ class Builder:
         if problem is not None:
             key, why, accepted = problem
             self._problems.add(paths[key], values[key], why, accepted)
+        cancel = values["cancel"]
+        if cancel is not None and cancel.after_tokens is not None and not values["stream"]:
+            why = "after_tokens: no token comes before the end without streaming"
+            self._problems.add(paths["cancel"], None, why, "after_s, or stream = true")
+            return False
         drawn = [key for key in ("input_tokens", "output_tokens") if isinstance(values[key], Spread)]
         if drawn and values["mode"] == "static":
             why = "is a distribution: the rows of a static batch are of one length"
@@ -244,6 +260,39 @@ class Builder:
             accepted = f"up to {server.max_batch}"
             self._problems.add(point.paths["batch_size"], load.batch_size, why, accepted)
 
+    def _texts(self, point: Point, server: ServerSpec | None) -> Prompts | BadInput | None:
+        """The prompts of the data set, by the target's tokenizer; a problem is noted of one that cannot be."""
+        path = point.values["dataset"]
+        if path is None:
+            return None
+        target = self._tables.target
+        folder = (target and target.tokenizer) or (server.model.checkpoint if server is not None else None)
+        requests = point.values["requests"] if point.values["duration"] is None else None
+        try:
+            for key in ("input_tokens", "prefixes"):
+                if point.values[key] is not None:
+                    raise BadInput(
+                        f"{path}: {key} stands beside it (accepted: the prompts of the file alone)"
+                    )
+            if folder is None:
+                raise BadInput(
+                    f"{path}: no tokenizer of the target (accepted: target.tokenizer, or a checkpoint folder as model)"
+                )
+            context = None if server is None else server.model.max_context
+            dataset = Dataset(path=path, tokenizer=folder, max_context=context)
+            found = measure_texts(dataset, requests)
+            if requests is not None and len(found.rows) < requests:
+                raise BadInput(f"{path}: {len(found.rows)} prompts (accepted: requests up to these)")
+            if found.untold and point.values["output_tokens"] is None:
+                raise BadInput(
+                    f"{path}: {found.untold} rows tell no output length (accepted: output_tokens beside it)"
+                )
+        except BadInput as error:
+            why, _, accepted = str(error).removeprefix(f"{path}: ").partition(" (accepted: ")
+            self._problems.add(point.paths["dataset"], path, why, accepted.removesuffix(")") or None)
+            return error
+        return Prompts(dataset, found)
+
     def _trace(self, point: Point, replay: Replay) -> TraceExtent | BadInput:
         path = point.values["trace"]
         if (path, replay) not in self._traces:
@@ -264,7 +313,7 @@ class Builder:
 
 def _load(
     point: Point,
-    trace: TraceExtent | None,
+    trace: TraceExtent | Prompts | None,
     replay: Replay | None,
     context: int | None,
     timeouts: Mapping[str, float],
@@ -275,14 +324,29 @@ def _load(
         values[f"{way}_spread"] = spread if isinstance(spread, Spread) else None
         if isinstance(spread, Spread):
             values[f"{way}_tokens"] = spread.most
-    if trace is not None:
+    if isinstance(trace, Prompts):
+        told, drawn = trace.texts, values["output_tokens"] or 0
+        values |= {"input_tokens": told.input_tokens, "output_tokens": max(told.output_tokens, drawn)}
+        values["dataset"] = trace.dataset
+    elif trace is not None:
         values |= {
             "input_tokens": trace.input_tokens,
             "output_tokens": trace.output_tokens,
             "requests": trace.requests,
         }
     mode = values["mode"]
-    keys = {"batch_size", "concurrency", "max_rate", "rate", "rate_end", "burstiness", "trace", "prefixes"}
+    keys = {
+        "batch_size",
+        "concurrency",
+        "max_rate",
+        "rate",
+        "rate_end",
+        "burstiness",
+        "trace",
+        "prefixes",
+        "dataset",
+        "cancel",
+    }
     used = {key: values[key] for key in keys & USED_BY[mode]}
     requests, warmup = _default_counts(mode, values)
     duration_s = values["duration"]
@@ -295,7 +359,7 @@ def _load(
         output_spread=values["output_spread"],
         replay=None if replay == Replay() else replay,
         sessions=_sessions(values, context) if mode == "sessions" else None,
-        requests=requests if values["requests"] is None else values["requests"],
+        requests=_at_most(requests, trace) if values["requests"] is None else values["requests"],
         warmup=warmup if values["warmup"] is None else values["warmup"],
         duration_s=duration_s,
         lead_in_s=lead_in_s,
@@ -306,6 +370,11 @@ def _load(
         timeouts=Timeouts(**timeouts),
         **used,
     )
+
+
+def _at_most(requests: int, trace: TraceExtent | Prompts | None) -> int:
+    """A default number of requests: no more than a data set has."""
+    return min(requests, len(trace.texts.rows)) if isinstance(trace, Prompts) else requests
 
 
 def _sessions(values: Mapping[str, Any], context: int | None) -> Sessions:

@@ -38,6 +38,10 @@ starts = 3                           # fresh servers that each run all of it, A 
     rate = 5.0                       # constant poisson gamma ramp: requests per second; ramp also takes rate_end
     burstiness = 1.0                 # gamma: 1 is Poisson, smaller is burstier
     trace = "trace.jsonl"            # trace: a file of loadgen's own format or of one of traces/formats.py
+    cancel = { share = 0.1, after_s = 2 }  # this part of the requests is given up: so long behind the send, or with
+                                     # after_tokens once so many have come
+    dataset = "prompts.jsonl"        # in place of input_tokens: prompts out of a file (see traces/texts.py), sent as
+                                     # text or by ids, through the target's tokenizer; it may tell output lengths, too
     users = 8                        # sessions: conversations at once; requests counts their turns
     turns = 6                        # sessions: requests of each, or a distribution of their number
     think = "2s"                     # sessions: from a reply to the next turn; or { kind = "lognormal", median = "2s",

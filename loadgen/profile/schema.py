@@ -15,6 +15,7 @@ from loadgen.profile.values import (
     AtOnce,
     Attainment,
     Bound,
+    Cancelling,
     Capacity,
     Combine,
     Count,
@@ -134,6 +135,8 @@ class LoadTable(Table):
     trace: Text | None = None
     replay: TraceReplay | None = None
     prefixes: SharedPrefixes | None = None
+    dataset: Text | None = None
+    cancel: Cancelling | None = None
     users: AtOnce | None = None
     turns: Turns | None = None
     think: Think = NO_THINK

@@ -17,9 +17,11 @@ from loadgen.errors import BadInput
 from loadgen.metrics.objectives import BOUNDS, SHARES, parse_objective, parse_share
 from loadgen.profile.bounds import MOST, MOST_AT_ONCE, MOST_REPEATS, MOST_WORKERS
 from loadgen.profile.workloads import (
+    CANCEL,
     KINDS,
     PREFIXES,
     REPLAY,
+    read_cancel,
     read_length,
     read_prefixes,
     read_replay,
@@ -83,7 +85,7 @@ def _read_by(reader: Callable[[Any, str], Any], name: str) -> Validator:
     """A validator out of what reads a table, whose errors say themselves what is accepted."""
 
     def check(value: Any) -> Any:
-        if reader in (read_replay, read_prefixes) and not isinstance(value, dict):
+        if reader in (read_cancel, read_replay, read_prefixes) and not isinstance(value, dict):
             raise _bad("is not a table", "a table of keys")
         try:
             return reader(value, name)
@@ -249,6 +251,9 @@ Count = Annotated[int, BeforeValidator(whole_number(1)), _told(**_whole(1))]
 AtOnce = Annotated[int, BeforeValidator(whole_number(1, MOST_AT_ONCE)), _told(**_whole(1, MOST_AT_ONCE))]
 Workers = Annotated[int, BeforeValidator(whole_number(1, MOST_WORKERS)), _told(**_whole(1, MOST_WORKERS))]
 Length = Annotated[Any, BeforeValidator(_read_by(read_length, "length")), _either(*_LENGTHS)]
+Cancelling = Annotated[
+    Any, BeforeValidator(_read_by(read_cancel, "cancel")), _told("object", propertyNames={"enum": [*CANCEL]})
+]
 Turns = Annotated[Any, BeforeValidator(_read_by(read_turns, "turns")), _either(*_LENGTHS)]
 Think = Annotated[Any, BeforeValidator(_read_by(read_think, "think")), _either(*_SPANS, *_SPREADS)]
 TraceReplay = Annotated[

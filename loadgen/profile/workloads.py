@@ -23,7 +23,7 @@ from loadgen.errors import BadInput
 from loadgen.input_files import open_input
 from loadgen.traces.formats import FORMATS
 from loadgen.units import SPAN, parse_span
-from loadgen.workload_records import Prefixes, Replay, Spread
+from loadgen.workload_records import Cancel, Prefixes, Replay, Spread
 
 MOST = 2**31 - 1
 LEAST_NUMBER, MOST_NUMBER = 1e-9, 1e12  # beyond, a quotient or a square of it leaves what a float can hold
@@ -48,6 +48,7 @@ REPLAY = (
     "block_tokens",
 )
 PREFIXES = ("groups", "tokens", "share")
+CANCEL = ("share", "after_s", "after_tokens")
 SPANS = ("median", "mean", "min", "max")  # of a distribution of times
 NO_THINK = Spread(kind="uniform", least=0, most=0)
 
@@ -187,6 +188,19 @@ def read_prefixes(given: Mapping[str, Any], name: str) -> Prefixes:
             raise BadInput(f"{name}: {key} is missing (accepted: {', '.join(PREFIXES)})")
     counts = {key: _whole(f"{name}.{key}", given[key]) for key in ("groups", "tokens")}
     return Prefixes(**counts, share=_share(f"{name}.share", given.get("share", 1.0)))
+
+
+def read_cancel(given: Mapping[str, Any], name: str) -> Cancel:
+    """Which requests the client gives up, and when. Raises BadInput."""
+    _known(given, CANCEL, name)
+    if "share" not in given or ("after_s" in given) == ("after_tokens" in given):
+        raise BadInput(f"{name}: needs share, and one of after_s and after_tokens")
+    share = _share(f"{name}.share", given["share"])
+    if share == 1:
+        raise BadInput(f"{name}.share = {given['share']}: leaves none to measure (accepted: below 1)")
+    if "after_s" in given:
+        return Cancel(share=share, after_s=_span(f"{name}.after_s", given["after_s"]))
+    return Cancel(share=share, after_tokens=_whole(f"{name}.after_tokens", given["after_tokens"]))
 
 
 def pairs(text: str, name: str) -> dict[str, str]:

@@ -28,6 +28,8 @@ from loadgen.report.max_batch_table import max_batch_table
 from loadgen.report.overview_charts import pareto_chart, roofline_chart
 from loadgen.report.series_charts import LATENCY, MEMORY, PER_TOKEN, RATE, ridge_chart, series_chart
 from loadgen.report.timeline import timeline_chart
+from loadgen.report.traffic_charts import traffic_charts
+from loadgen.report.traffic_table import traffic_table
 from loadgen.report.trial_table import trial_table
 
 NAME = "report.html"
@@ -92,6 +94,7 @@ def render(analysis: Analysis) -> str:
     ]
     many = len(folders) > MOST_NAMED
     drawn = charts(analysis)
+    traffic = traffic_charts(analysis)
     predicted = analysis_tables.predicted_memory_table(analysis)
     memory = (predicted, max_batch_table(_folders(analysis)))
     caveats = (
@@ -120,13 +123,15 @@ def render(analysis: Analysis) -> str:
             caveats=list(filter(None, caveats)),
             proofs=list(filter(None, proofs)),
             predicted=predicted,
+            traffic=traffic,
+            traffic_tables=list(filter(None, [traffic_table(results)])),
             capacity=capacity_tables(_folders(analysis), analysis.rules.prices),
             memory=list(filter(None, memory)),
             ledgers=analysis_tables.ledger_tables(analysis),
             environment=list(filter(None, environment)),
             chart_data={
                 chart.id: {"figures": [figure.plain() for figure in chart.choices.values()]}
-                for chart in drawn
+                for chart in (*drawn, *traffic)
             },
             trials=trial_table(analysis),
             version=__version__,

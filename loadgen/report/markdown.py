@@ -14,6 +14,7 @@ from loadgen.report import sections, tables, write_whole
 from loadgen.report.capacity_table import capacity_tables
 from loadgen.report.ledger_table import ledger_table
 from loadgen.report.max_batch_table import max_batch_table
+from loadgen.report.traffic_table import traffic_table
 from loadgen.results.store import Results, open_results
 from loadgen.text_table import Table
 
@@ -71,6 +72,7 @@ def gather(results_dir: str | Path, prices: Prices | None = None) -> Report:
             *_there(
                 max_batch_table([Path(results_dir)]),
                 tables.full_table(results) if results else None,
+                traffic_table(results),
                 sections.failure_table(results),
                 sections.caveat_table(results),
                 tables.unmeasured(results),

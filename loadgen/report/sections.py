@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from loadgen.engine_facts import weights_of
 from loadgen.labels import failed_label, of_the_served, server_label
 from loadgen.metrics.objectives import slo_words
-from loadgen.metrics.percentiles import PERCENTILES, with_interval
+from loadgen.metrics.percentiles import PERCENTILES, tail_words, with_interval
 from loadgen.records import Caveat, Environment, Trial, TrialResult
 from loadgen.report.attained import attained_words, kept_words
 from loadgen.report.tables import CLIENT_MARK, describe, varying
@@ -166,6 +166,23 @@ def _of_objectives(result: TrialResult) -> tuple[tuple[str, str], ...]:
     )
 
 
+def _of_traffic(result: TrialResult) -> tuple[tuple[str, str], ...]:
+    """Rows of a trial whose requests were turns of sessions, or were given up in part."""
+    told, summary = result.sessions, result.summary
+    rows = []
+    if summary is not None and result.trial.load.cancel is not None:
+        rows.append(("requests cancelled", str(summary.requests_cancelled)))
+    if told is not None and told.begun is not None:
+        words = f"{told.begun} begun, {told.whole} whole, {told.failed} failed"
+        rows.append(("sessions", f"{words}, {show_number(told.active_mean)} at once"))
+    if told is not None and told.not_sent:
+        rows.append(("turns not sent", str(told.not_sent)))
+    if summary is not None and summary.session_lag_s is not None:
+        lag = summary.session_lag_s
+        rows.append(("session lag", f"{show_s(lag.p50)}, {tail_words(lag, 'p99')}"))
+    return tuple(rows)
+
+
 def result_tables(result: TrialResult) -> list[Table]:
     """One trial in full."""
     rates = result_rates(result)
@@ -225,4 +242,5 @@ def result_rates(result: TrialResult) -> tuple[tuple[str, str], ...]:
         ("requests", show_rate(summary.requests_per_s, "req/s")),
         *_of_objectives(result),
         ("in flight", in_flight if summary.in_flight_mean is not None else "–"),
+        *_of_traffic(result),
     )

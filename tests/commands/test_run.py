@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from typing import Any
 
 import pytest
 from endpoints import STANDARD, Manner, endpoint
-from tokenizer_files import trained_tokenizer
+from tokenizer_files import SYLLABLES, trained_tokenizer
 
-from loadgen.api.loads import Load, load_spec
+from loadgen.api.loads import Load, as_it_fits, load_spec
 from loadgen.api.runs import refuse_used
 from loadgen.api.sweeps import SweepOptions, make
 from loadgen.commands import sweep
@@ -342,3 +343,80 @@ def test_a_folder_with_results_is_refused_and_left_as_it_is(tmp_path: Path) -> N
     with pytest.raises(BadInput, match="already holds results"):
         refuse_used(tmp_path)
     assert (tmp_path / "sweep.json").read_text() == '{"schema_version": 1, "plan": []}'
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A data set of texts, one of chats, and the tokenizer of both."""
+    folder = tmp_path_factory.mktemp("prompts")
+    trained_tokenizer(folder, SYLLABLES, bos=False)
+    texts = [" ".join(SYLLABLES[at : at + 9 + at]) for at in range(6)]
+    rows = {
+        "texts": [{"prompt": text, "output_tokens": 3 + at} for at, text in enumerate(texts)],
+        "chats": [
+            {"messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": text}]}
+            for text in texts
+        ],
+    }
+    for name, each in rows.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, each)))
+    return {name: str(folder / f"{name}.jsonl") for name in rows} | {"tokenizer": str(folder)}
+
+
+@pytest.mark.parametrize("route", ["completions ids", "completions text", "chat text"])
+def test_prompts_of_a_file_go_out_as_each_route_takes_them(
+    prompts: dict[str, str], tmp_path: Path, route: str
+) -> None:
+    manner = Manner(forms=(route,), overhead=2 if route == "chat text" else 0)
+    given = {"dataset": prompts["texts"], "tokenizer": prompts["tokenizer"], "requests": 6}
+    result = served(manner, tmp_path / "r", **given)
+    asked = [body for _, body in manner.asked if body.get("max_tokens") in range(3, 9)][-6:]
+    assert sorted(body["max_tokens"] for body in asked) == [3, 4, 5, 6, 7, 8]
+    first = next(body for body in asked if body["max_tokens"] == 3)
+    text = " ".join(SYLLABLES[:9])
+    if route == "completions ids":
+        assert len(first["prompt"]) == 9
+        assert all(isinstance(each, int) for each in first["prompt"])
+    else:
+        assert first.get("prompt", first.get("messages")) in (text, [{"role": "user", "content": text}])
+    assert result.workload is not None
+    assert result.workload["prompts"] == 6
+    assert result.summary is not None
+    lengths = result.summary.lengths
+    assert (lengths["input_asked"].min, lengths["input_asked"].max) == (9, 14)
+    assert (lengths["output_asked"].min, lengths["output_had"].max) == (3, 8)
+    assert lengths["input_had"].max == 14 + manner.overhead
+    assert not kinds(result) & {"prompt-mismatch", "failed-requests", "wrong-length"}
+
+
+def test_chats_of_a_file_are_for_chat_routes(prompts: dict[str, str], tmp_path: Path) -> None:
+    manner = Manner(forms=("chat text",))
+    given = {
+        "dataset": prompts["chats"],
+        "tokenizer": prompts["tokenizer"],
+        "requests": 6,
+        "output_tokens": 5,
+    }
+    result = served(manner, tmp_path / "r", **given)
+    assert result.summary is not None
+    assert result.summary.requests_ok == 6
+    assert [len(body.get("messages", ())) for _, body in manner.asked].count(2) == 6
+    other = served(Manner(forms=("completions ids",)), tmp_path / "o", 2, **given)
+    assert other.failure is not None
+    assert "does not send here (accepted: a chat route" in other.failure.message
+
+
+def test_a_data_set_that_cannot_be_sent(prompts: dict[str, str], tmp_path: Path) -> None:
+    texts, tokenizer = prompts["texts"], prompts["tokenizer"]
+    for given, of, words in (
+        ({"dataset": texts}, None, "--dataset .*: needs --tokenizer"),
+        ({"dataset": texts, "mode": "static"}, tokenizer, "has no effect in mode static"),
+        ({"dataset": texts, "prefixes": "groups=1,tokens=2"}, tokenizer, "stands beside --dataset"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            load_spec(Load(**{**SHAPE, **given}), of)
+    spec = load_spec(Load(**{**SHAPE, "dataset": texts, "requests": 7}), tokenizer)
+    with pytest.raises(BadInput, match="--requests 7: the data set has 6 prompts"):
+        as_it_fits(spec, None)
+    with pytest.raises(BadInput, match="--requests 4: the data set has 2 prompts"):
+        as_it_fits(dataclasses.replace(spec, requests=4), 14)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from load_options import COMMAND_LINE, LENGTHS, TARGET
+from tokenizer_files import SYLLABLES, trained_tokenizer
 
 from loadgen.api.loads import Load, as_it_fits, load_spec
 from loadgen.errors import BadInput, ProfileError
@@ -16,6 +17,7 @@ from loadgen.plan.plan import make_plan
 from loadgen.profile.read import build_profile
 from loadgen.profile.workloads import (
     pairs,
+    read_cancel,
     read_length,
     read_prefixes,
     read_replay,
@@ -23,7 +25,7 @@ from loadgen.profile.workloads import (
     read_turns,
 )
 from loadgen.records import LoadSpec
-from loadgen.workload_records import Prefixes, Replay, Sessions, Spread
+from loadgen.workload_records import Cancel, Dataset, Prefixes, Replay, Sessions, Spread
 
 LOGNORMAL = Spread(kind="lognormal", least=1, most=4096, median=512.0, sigma=0.8)
 CONVERSATION = str(
@@ -268,3 +270,62 @@ def test_a_profile_and_the_command_line_have_sessions() -> None:
         with pytest.raises(ProfileError) as caught:
             build_profile({"target": TARGET, "load": table})
         assert words in str(caught.value)
+
+
+def test_a_profile_has_a_data_set_of_its_targets_tokenizer(tmp_path: Path) -> None:
+    trained_tokenizer(tmp_path, SYLLABLES, bos=False)
+    texts = tmp_path / "texts.csv"
+    texts.write_text(
+        "prompt,output_tokens\n" + "".join(f"{' '.join(SYLLABLES[:n])},{n + 1}\n" for n in range(1, 9))
+    )
+    target = {**TARGET, "tokenizer": str(tmp_path)}
+    load = {"mode": "closed", "dataset": str(texts), "concurrency": 2}
+    profile = build_profile({"target": target, "load": load})
+    (cell,) = profile.cells
+    assert cell.load.dataset == Dataset(path=str(texts), tokenizer=str(tmp_path))
+    assert (cell.load.input_tokens, cell.load.output_tokens, cell.load.requests) == (8, 9, 8)
+    moved = tmp_path / "moved.csv"
+    moved.write_bytes(texts.read_bytes())
+    (trial,), (same,) = (
+        make_plan(build_profile({"target": target, "load": {**load, "dataset": str(path)}})).trials
+        for path in (texts, moved)
+    )
+    assert trial.id == same.id, "the content decides"
+    for wrong, words in (
+        ({"input_tokens": 3}, "input_tokens stands beside it"),
+        ({"requests": 9}, "8 prompts (accepted: requests up to these)"),
+        ({"dataset": str(tmp_path / "none")}, "cannot be read"),
+        ({"mode": "static"}, "load.dataset"),
+    ):
+        with pytest.raises(ProfileError) as caught:
+            build_profile({"target": target, "load": {**load, **wrong}})
+        assert words in str(caught.value)
+    with pytest.raises(ProfileError) as caught:
+        build_profile({"target": TARGET, "load": load})
+    assert "no tokenizer of the target" in str(caught.value)
+
+
+def test_what_is_cancelled() -> None:
+    assert read_cancel({"share": 0.1, "after_s": "500ms"}, "c") == Cancel(share=0.1, after_s=0.5)
+    assert read_cancel(pairs("share=0.25,after_tokens=16", "c"), "c") == Cancel(share=0.25, after_tokens=16)
+    load = {"mode": "closed", **LENGTHS, "cancel": {"share": 0.1, "after_s": 2}}
+    assert load_of(**load).cancel == Cancel(share=0.1, after_s=2.0)
+    spec = load_spec(**{**COMMAND_LINE, "cancel": "share=0.1,after_s=2s"})
+    assert spec.cancel == Cancel(share=0.1, after_s=2.0)
+    for wrong, words in (
+        ({"share": 0.1}, "c: needs share, and one of after_s and after_tokens"),
+        ({"share": 0.1, "after_s": 1, "after_tokens": 1}, "c: needs share, and one of"),
+        ({"share": 1, "after_s": 1}, "c.share = 1: leaves none to measure"),
+        ({"share": 0.1, "after": 1}, "c: after is not a key here"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            read_cancel(wrong, "c")
+    for wrong_load, words in (
+        ({"mode": "static"}, "load.cancel"),
+        ({"stream": False, "cancel": {"share": 0.1, "after_tokens": 3}}, "without streaming"),
+    ):
+        with pytest.raises(ProfileError) as caught:
+            load_of(**{**load, **wrong_load})
+        assert words in str(caught.value)
+    with pytest.raises(BadInput, match="has no effect in mode static"):
+        load_spec(**{**COMMAND_LINE, "mode": "static", "cancel": "share=0.1,after_s=2"})
