@@ -141,7 +141,7 @@ def connected(address: str, *, without_token: bool = False) -> Iterator[Cluster]
         import ray
     except ModuleNotFoundError:
         raise MissingDependency(
-            "--ray needs Ray, which is not installed", "pip install 'loadgen[ray]'"
+            "--ray needs Ray, which is not installed", "pip install 'llm-loadgen[ray]'"
         ) from None
     place = resolved(address)
     probe(place)
