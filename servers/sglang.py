@@ -214,8 +214,7 @@ def _flags(spec: ServerSpec, options: Options) -> tuple[str, ...]:
     if attention is not None and not attention.replace("_", "").isalnum():
         raise BadInput(f"sglang: option attention = {attention!r} (accepted: a name such as fa3, triton)")
     if not spec.gpus:
-        # Its scheduler asks for work without a pause, which takes a core from the client on the same CPU.
-        flags += ["--device", "cpu", "--sampling-backend", "pytorch", "--sleep-on-idle"]
+        flags += ["--device", "cpu", "--sampling-backend", "pytorch"]
         tokens = tokens or _sequences(spec) * spec.model.max_context
         share, attention = share or 0.05, attention or "torch_native"
     if tokens is not None:
