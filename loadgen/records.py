@@ -117,8 +117,8 @@ class LoadSpec:
     ``replay`` is how a trace is taken. ``input_spread`` and ``output_spread`` draw a length for each request:
     ``input_tokens`` and ``output_tokens`` are the largest that they give, as they are of a trace. ``prefixes`` are
     beginnings that prompts share. ``dataset`` has prompts of its own, and output lengths where it tells some: behind
-    its last a load goes on with its first. ``at_most``: an output may end before ``output_tokens``, as where a server
-    cannot be made to go on; it counts with the length that it has.
+    its last a load goes on with its first. ``cancel``: some requests are given up by the client. ``at_most``: an output
+    may end before ``output_tokens``, as where a server cannot be made to go on; it counts with the length that it has.
     """
 
     kind: LoadKind

@@ -53,8 +53,8 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Prompts out of a file (see traces/texts.py), as long as the tokenizer in a folder says. What is over
-    ``max_context`` tokens in all is left out."""
+    """Prompts out of the file ``path`` (see traces/texts.py), as long as the ``tokenizer`` in a folder says. What is
+    over ``max_context`` tokens in all is left out."""
 
     path: str
     tokenizer: str

@@ -127,7 +127,7 @@ def _numbers(column: pa.Array | list[int | None] | Numbers) -> Numbers:
 
 
 def _over_time(sent: Sent) -> Figure:
-    over_s = float(max(np.nanmax(sent.end), 1e-3))
+    over_s = max(float(np.nanmax(sent.end)), 1e-3)
     edges = np.linspace(0, over_s, BINS + 1)
     counted, _ = np.histogram(sent.start, edges)
     middles = ((edges[:-1] + edges[1:]) / 2).round(6).tolist()
