@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+SENTENCE = re.compile("(?:[A-Za-z]+ ){4}[A-Za-z]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,5 +45,9 @@ def table_of(title: str, head: Iterable[str], rows: Iterable[Sequence[str]], not
 
 
 def holds_figures(column: Iterable[str]) -> bool:
-    """Whether a column is set to the right: numbers, and words that stand for one."""
-    return all(cell[:1].isdigit() or cell.startswith(("–", "failed:", "not run")) for cell in column if cell)
+    """Whether a column is set to the right: numbers, and words that stand for one; a sentence may begin with one."""
+    return all(
+        (cell[:1].isdigit() and not SENTENCE.search(cell)) or cell.startswith(("–", "failed:", "not run"))
+        for cell in column
+        if cell
+    )

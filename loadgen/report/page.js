@@ -104,12 +104,18 @@
   window.addEventListener("hashchange", unfold);
   unfold();
   function redraw() { for (const section of sections) if (section.dataset.drawn === "yes") draw(section); }
+  let chosen; // charts have colours of their own, and paper is light
   window.addEventListener("beforeprint", () => {
+    chosen = root.dataset.theme;
+    root.dataset.theme = "light";
     document.querySelectorAll("details").forEach((each) => { each.dataset.was = each.open ? "open" : ""; each.open = true; });
     sections.forEach(draw);
     showRows(trials.rows.length);
   });
   window.addEventListener("afterprint", () => {
+    if (chosen) root.dataset.theme = chosen;
+    else delete root.dataset.theme;
+    redraw();
     document.querySelectorAll("details").forEach((each) => { each.open = each.dataset.was === "open"; });
     showRows();
   });

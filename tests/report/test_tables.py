@@ -195,3 +195,7 @@ def test_what_all_share_is_told_once(build: Any) -> None:
 def test_columns_of_figures_are_known() -> None:
     assert holds_figures(["1.0 s", "", "–", "failed: X", "not run", "2 s !client"])
     assert not holds_figures(["hf", "1"])
+    assert holds_figures(["4.0 ms (3 of 4 failed) (up to 12 % of requests failed) !client"])
+    assert not holds_figures(["2 of 200 streamed replies came in one piece"]), (
+        "a sentence is not set to the right"
+    )
