@@ -310,7 +310,7 @@ def test_what_is_cancelled() -> None:
     assert read_cancel(pairs("share=0.25,after_tokens=16", "c"), "c") == Cancel(share=0.25, after_tokens=16)
     load = {"mode": "closed", **LENGTHS, "cancel": {"share": 0.1, "after_s": 2}}
     assert load_of(**load).cancel == Cancel(share=0.1, after_s=2.0)
-    spec = load_spec(**{**COMMAND_LINE, "cancel": "share=0.1,after_s=2s"})
+    spec = load_spec(Load(**{**COMMAND_LINE, "cancel": "share=0.1,after_s=2s"}))
     assert spec.cancel == Cancel(share=0.1, after_s=2.0)
     for wrong, words in (
         ({"share": 0.1}, "c: needs share, and one of after_s and after_tokens"),
@@ -328,4 +328,4 @@ def test_what_is_cancelled() -> None:
             load_of(**{**load, **wrong_load})
         assert words in str(caught.value)
     with pytest.raises(BadInput, match="has no effect in mode static"):
-        load_spec(**{**COMMAND_LINE, "mode": "static", "cancel": "share=0.1,after_s=2"})
+        load_spec(Load(**{**COMMAND_LINE, "mode": "static", "cancel": "share=0.1,after_s=2"}))
