@@ -13,7 +13,10 @@ from loadgen.errors import BadInput, MissingDependency
 
 def test_without_ray_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingDependency, match=r"pip install 'llm-loadgen\[ray\]'"), connected("127.0.0.1:1"):
+    with (
+        pytest.raises(MissingDependency, match=r"pip install 'llm-loadgen\[ray\]'"),
+        connected("127.0.0.1:1"),
+    ):
         pass
 
 
