@@ -154,10 +154,7 @@ def sweep(
             retry_failed=retry_failed,
             time_limit_s=time_limit_s,
         )
-        try:
-            return conduct(checked, plan, options, nullcontext(Unseen()))
-        finally:
-            interrupt.end_at(None)
+        return conduct(checked, plan, options, nullcontext(Unseen()))
 
     return alone(work)
 
@@ -170,7 +167,7 @@ def conduct(
     Raises BadInput for a results folder that must not be written to and a Prometheus that does not answer.
     """
     budget = Budget(limit_s=options.time_limit_s, clock=time.monotonic)
-    interrupt.end_at(None if options.time_limit_s is None else time.monotonic() + options.time_limit_s)
+    deadline_s = None if options.time_limit_s is None else time.monotonic() + options.time_limit_s
     from loadgen.sweeping import Sweep
 
     folder = options.out or Path("results") / profile.name
@@ -182,6 +179,7 @@ def conduct(
     environment = capture(options.argv)
     loads = [trial.load for trial in plan.trials] + [each.point.load for each in plan.capacities]
     with (
+        interrupt.limited(deadline_s),
         connected(loads, options.ray, options.ray_without_token),
         Store.create(folder, sweep_record(profile, plan, environment)) as store,
         watching as watcher,

@@ -23,10 +23,16 @@ class TimeIsUp(KeyboardInterrupt):
     """The time limit has come: whatever ends on Ctrl-C ends on this, too."""
 
 
-def end_at(deadline_s: float | None) -> None:
-    """From this moment of ``time.monotonic`` on an end counts as asked for; ``None`` takes the limit away."""
+@contextlib.contextmanager
+def limited(deadline_s: float | None) -> Iterator[None]:
+    """Inside, an end counts as asked for from this moment of ``time.monotonic`` on; ``None``: as before."""
     global _deadline_s
-    _deadline_s = deadline_s
+    before = _deadline_s
+    _deadline_s = before if deadline_s is None else deadline_s
+    try:
+        yield
+    finally:
+        _deadline_s = before
 
 
 def end_quietly() -> None:

@@ -2,6 +2,11 @@
 
 import subprocess
 import sys
+import time
+
+import pytest
+
+from loadgen.system import interrupt
 
 
 def test_an_early_ctrl_c_is_a_line_and_130() -> None:
@@ -27,3 +32,11 @@ except KeyboardInterrupt:
 """
     ran = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     assert ran.stdout == "went on True\nraised\n", ran.stderr
+
+
+def test_a_time_limit_ends_with_what_it_was_for() -> None:
+    with interrupt.limited(time.monotonic() - 1), pytest.raises(interrupt.TimeIsUp):
+        interrupt.check()
+    with interrupt.limited(None):
+        interrupt.check()
+    assert not interrupt.asked()
