@@ -9,6 +9,7 @@ and no future per request.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -317,7 +318,11 @@ class Dispatcher:
             content=None if arrival.text is None else arrival.text.content,
             cancel=self._giving_up.of(arrival.number) if self._giving_up is not None else None,
         )
-        return self._driver.prepare(request)
+        prepared = self._driver.prepare(request)
+        if sum(map(len, prompts)) >= HEAVY_TOKENS:
+            # The collector goes through ids that it has not seen: dozens of long prompts hold sends up for 3 to 18 ms.
+            gc.collect(0)
+        return prepared
 
     def _decode_one(self) -> None:
         reply = sound(self._driver.decode(self._raws.popleft()))
