@@ -56,7 +56,7 @@ def test_a_client_that_cannot_be_imported_is_told_before_any_start(
     monkeypatch.setattr(frameworks, "of", lambda _spec: half)
     monkeypatch.delitem(sys.modules, "loadgen.drivers.triton_grpc", raising=False)
     monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
-    with pytest.raises(MissingDependency, match=r"pip install 'loadgen\[triton\]'"):
+    with pytest.raises(MissingDependency, match=r"pip install 'llm-loadgen\[triton\]'"):
         start_server(null, tmp_path / "log", tmp_path / "run", lambda _state: None)
 
 
