@@ -99,7 +99,7 @@ class Attained:
     @property
     def binding(self) -> str | None:
         """The objective that most requests missed, by the misses that it allows; ``None`` when none was missed."""
-        if self.share is None:
+        if self.share is None or not self.kept:
             return None
         allowed = {name: 1 - goal.share for goal in self.slo.goals for name in goal.objectives}
         missed = {name: (self.due - count) / allowed[name] for name, count in self.kept.items()}

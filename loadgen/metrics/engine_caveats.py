@@ -36,30 +36,36 @@ def of_engine(
     yield from _of_room(load, engine)
     told = engine.get("server_side")
     seen: Mapping[str, object] = told if isinstance(told, Mapping) else {}
-    output, steps = seen.get("output_tokens"), seen.get("steps")
-    cached, prompt = seen.get("cached_prompt_tokens"), seen.get("prompt_tokens")
-    if not (isinstance(cached, int) and isinstance(prompt, int)) and summary is not None:
+    output, steps = _count(seen, "output_tokens"), _count(seen, "steps")
+    cached, prompt = _count(seen, "cached_prompt_tokens"), _count(seen, "prompt_tokens")
+    if (cached is None or prompt is None) and summary is not None:
         cached, prompt = summary.cached_tokens, summary.cached_of_tokens
-    preempted = seen.get("preemptions")
+    preempted = _count(seen, "preemptions")
     # Another count of tokens means requests of others, or failed ones: then steps say nothing of these batches.
     ours = calls > 0 and output == calls * load.batch_size * load.output_tokens
-    if load.kind == "static" and load.batch_size > 1 and ours and isinstance(steps, int):
+    if load.kind == "static" and load.batch_size > 1 and ours and steps is not None:
         yield from _of_steps(load, steps / calls)
     # Then a cache is what is measured.
     shares = load.prefixes is not None or load.sessions is not None or load.kind == "trace"
-    if isinstance(cached, int) and isinstance(prompt, int) and cached > CACHED * prompt and not shares:
+    if cached is not None and prompt is not None and cached > CACHED * prompt and not shares:
         yield Caveat(
             kind="prefix-cache",
             message=f"the server took {cached} prompt tokens from its prefix cache "
             f"({show_share(cached / prompt) if prompt else 'all'} of those it counted): they were not computed",
             remedy="turn the prefix cache off, or read TTFT as that of prompts it partly knows",
         )
-    if isinstance(preempted, int) and preempted > 0:
+    if preempted is not None and preempted > 0:
         yield Caveat(
             kind="preemptions",
             message=f"the server put {preempted} sequences back for want of KV cache, and did their work again",
             remedy="lower the load, or give the server more KV cache",
         )
+
+
+def _count(seen: Mapping[str, object], name: str) -> int | None:
+    """One of a server's counters; ``None`` where it tells none, or what no counter holds."""
+    value = seen.get(name)
+    return value if isinstance(value, int) and 0 <= value < 2**63 else None
 
 
 def _of_room(load: LoadSpec, engine: Mapping[str, object]) -> Iterator[Caveat]:

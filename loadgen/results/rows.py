@@ -89,7 +89,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file") from None
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         words = str(error).partition("\n")[0]
         raise StoreError(f"{path}: not readable, cut short or none of loadgen's files ({words})") from None
 

@@ -114,3 +114,8 @@ def test_a_batch_beyond_an_engines_graphs_is_told() -> None:
     assert told.kind == "beyond-graphs"
     assert "600 sequences" in told.message
     assert list(of_engine(load, CALLS, {"graphs_up_to": 1024})) == []
+
+
+def test_a_number_that_no_counter_holds_is_none() -> None:
+    assert doubts(1, 10, kind="closed", prompt_tokens=10**400, cached_prompt_tokens=10**399, steps=-1) == {}
+    assert doubts(1, 10, kind="closed", preemptions=10**30) == {}
