@@ -203,7 +203,7 @@ class LiveConsole:
             self._deliver(deadline_s=time.monotonic() + 1)
         try:
             self._screen.stdin.close()
-            self._screen.wait(timeout=2)
+            self._screen.wait(timeout=5)  # it may still be starting
         except (BrokenPipeError, subprocess.TimeoutExpired):  # dead, or stopped by a paused terminal
             self._screen.kill()
             self._screen.wait()
