@@ -1,6 +1,6 @@
 # The load generator with transformers behind it: serve and sweep on the GPUs that the container is given.
 #   docker build -f containers/hf.Dockerfile -t loadgen-hf .
-#   docker run --rm --gpus all --shm-size 8g -v "$PWD/results:/work/results" loadgen-hf sweep exp1 --out results/exp1
+#   docker run --rm --gpus all --shm-size 8g -v "$PWD/results:/data/results" loadgen-hf sweep exp1 --out results/exp1
 FROM python:3.11.11-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
@@ -14,9 +14,9 @@ FROM python:3.11.11-slim-bookworm
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/loadgen /opt/loadgen
-RUN useradd --uid 1000 loadgen && install -d -o loadgen /work
-ENV PATH=/opt/loadgen/bin:$PATH HOME=/work
-WORKDIR /work
+RUN useradd --uid 1000 loadgen && install -d -o loadgen /data
+ENV PATH=/opt/loadgen/bin:$PATH HOME=/data
+WORKDIR /data
 USER 1000
 ENTRYPOINT ["loadgen"]
 CMD ["doctor"]
