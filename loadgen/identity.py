@@ -56,3 +56,17 @@ def point_of(load: LoadSpec) -> LoadSpec:
     return dataclasses.replace(
         load, batch_size=1, requests=1, warmup=0, duration_s=None, lead_in_s=0.0, seed=0
     )
+
+
+def workload(load: LoadSpec) -> LoadSpec:
+    """A load without what a search decides: how often and how long, but not what, is asked."""
+    return LoadSpec(
+        kind="poisson",
+        input_tokens=load.input_tokens,
+        output_tokens=load.output_tokens,
+        input_spread=load.input_spread,
+        output_spread=load.output_spread,
+        prefixes=load.prefixes,
+        dataset=load.dataset,
+        cancel=load.cancel,
+    )

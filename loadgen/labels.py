@@ -36,6 +36,21 @@ def _released(trial: Trial) -> str:
     return f"{load.kind} {show_number(load.rate)}/s{each}" if load.rate else f"{load.kind}{each}"
 
 
+def lengths_text(load: LoadSpec) -> str:
+    """Its lengths: ``512 in, 128 out``, or what they are drawn from."""
+    return f"{input_text(load)} in, {output_text(load)} out"
+
+
+def input_text(load: LoadSpec) -> str:
+    """Its prompts' length, or what that is drawn from."""
+    return spread_text(load.input_spread) if load.input_spread else str(load.input_tokens)
+
+
+def output_text(load: LoadSpec) -> str:
+    """Its outputs' length, or what that is drawn from."""
+    return spread_text(load.output_spread) if load.output_spread else str(load.output_tokens)
+
+
 def varied_text(load: LoadSpec) -> str:
     """What of a load differs from request to request, but for a trace's rows: ``in lognormal 512, sigma 0.8, 1–4096``;
     empty where nothing does."""

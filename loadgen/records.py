@@ -18,6 +18,7 @@ from loadgen.workload_records import Cancel, Dataset, Prefixes, Replay, SessionF
 SCHEMA_VERSION = 1
 DEFINITIONS = 2  # of a summary's figures
 FIRST_TOKENS = 16  # of a reply, kept with its sample
+NONE_ENDED = "NoSamples"  # the error of a trial in which no measured request ended
 
 LoadKind = Literal["static", "closed", "constant", "poisson", "gamma", "ramp", "trace", "sessions"]
 Phase = Literal["warmup", "lead_in", "measured", "drain"]

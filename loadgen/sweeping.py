@@ -169,8 +169,9 @@ class Sweep:
             if not self.budget.fits(trial, starting=not running.has(trial)):
                 return None
             self.watcher.note(f"{capacity_outcome.title(search)}: {capacity_outcome.plan_words(step)}")
-            result = self._attempt(running, trial, bisection.Unseen(), may_end=step.role == "bracket")
+            result = self._attempt(running, trial, self.watcher, may_end=step.role == "bracket")
             capacity_log.add_trial(folder, result)
+            self.watcher.result(result)
             self.budget.learn(result)
             return result
 

@@ -30,7 +30,7 @@ from loadgen.metrics.slo_watch import SloWatch
 from loadgen.metrics.summary import Accumulator
 from loadgen.metrics.why import explained, remedy
 from loadgen.protocols import Watcher
-from loadgen.records import Failure, Sample, Trial, TrialResult, Window
+from loadgen.records import NONE_ENDED, Failure, Sample, Trial, TrialResult, Window
 from loadgen.results.store import SampleWriter
 from loadgen.system import interrupt
 from loadgen.telemetry.caveats import of_cores
@@ -212,7 +212,7 @@ def refused_at_once(words: str) -> Failure:
 def all_failed(errors: Mapping[str, int], firsts: Mapping[str, str]) -> Failure:
     """The failure of a trial in which no request succeeded, under its most frequent error."""
     if not errors:
-        return Failure(error="NoSamples", message="no measured request ended", phase="load")
+        return Failure(error=NONE_ENDED, message="no measured request ended", phase="load")
     worst = max(errors, key=lambda name: errors[name])
     return Failure(error=worst, message=f"no request succeeded: {explained(errors, firsts)}", phase="load")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from loadgen.identity import server_key
-from loadgen.labels import again_label, bound_text, server_label
+from loadgen.labels import again_label, bound_text, lengths_text, server_label
 from loadgen.live.progress import trial_row
 from loadgen.metrics.objectives import slo_words
 from loadgen.plan.capacity import MOST_TRIALS
@@ -101,12 +101,11 @@ def capacity_table(plan: Plan) -> Table | None:
     rows = []
     for search in plan.capacities:
         load, slo = search.point.load, search.point.slo
-        lengths = (str(load.input_tokens), str(load.output_tokens))
         window = "by rule" if search.window_s is None else show_duration(search.window_s)
         held = slo_words(slo) if slo else "–"
-        rows.append((title(search.point.server), *lengths, search.variable, held, window))
+        rows.append((title(search.point.server), lengths_text(load), search.variable, held, window))
     note = f"Up to {MOST_TRIALS} trials each; the next one follows from those before it."
-    return table_of("Capacity searches", ("server", "in", "out", "of", "objectives", "window"), rows, note)
+    return table_of("Capacity searches", ("server", "lengths", "of", "objectives", "window"), rows, note)
 
 
 def together(plan: Plan) -> list[str]:
@@ -139,4 +138,10 @@ def headline(plan: Plan, ahead: Outlook) -> str:
         time = "time not predicted (no known GPU: the CPU's ceilings are not in the table)"
     else:
         time = f"at least {show_duration(ahead.at_least_s)}, about {show_duration(ahead.estimate_s)} ({ahead.device})"
-    return f"{len(plan.trials)} trials, {ahead.server_starts} server starts, {time}"
+    planned = {server_key(trial) for trial in plan.trials}
+    searched = {server_key(each.point) for each in plan.capacities if each.point.server is not None}
+    starts = ahead.server_starts + len(searched - planned)
+    if plan.capacities:
+        most = f"and up to {MOST_TRIALS * len(plan.capacities)} of searches, whose time is not predicted"
+        time = f"{most}; {time} without them" if plan.trials else most
+    return f"{len(plan.trials)} trials, {starts} server starts, {time}"

@@ -80,6 +80,11 @@ class PlainConsole:
         """Whether lines are held back at present."""
         return self._held is not None
 
+    @property
+    def _most(self) -> int:
+        """How many trials there are, as far as is known: a search has more than the plan."""
+        return max(self._total, self._done + 1)
+
     def _say(self, line: str) -> None:
         if self._held is not None:
             self._held.append(line)
@@ -103,7 +108,7 @@ class PlainConsole:
         self.tally = Tally(kept=None if trial.slo is None else Kept(trial.slo))
         self._beat_s = self._clock()
         self._row = trial_row(trial)
-        self._say(f"[{self._done + 1}/{self._total}] {self._row.title}: started")
+        self._say(f"[{self._done + 1}/{self._most}] {self._row.title}: started")
 
     def sample(self, sample: Sample, in_flight: int) -> None:
         """Count a reply; tells the figures so far every ``HEARTBEAT_S``."""
@@ -123,10 +128,10 @@ class PlainConsole:
 
     def result(self, result: TrialResult) -> None:
         """Tell a trial's figures, caveats or failure in a line."""
+        row, most = result_row(result), self._most
         self._done += 1
-        row = result_row(result)
         took = show_duration(row.wall_s)
-        self._say(f"[{self._done}/{self._total}] {row.trial.title}: {row.figures} ({took})")
+        self._say(f"[{self._done}/{most}] {row.trial.title}: {row.figures} ({took})")
 
     def note(self, message: str) -> None:
         """Tell a line of the sweep's own."""

@@ -139,7 +139,11 @@ def _line(*parts: str | tuple[str, str]) -> Text:
 
 
 def _plan_line(shown: LiveState, width: int, now_s: float) -> RenderableType:
-    done, total = len(shown.finished), len(shown.finished) + len(shown.todo)
+    done = len(shown.finished)
+    searched = (
+        shown.trial is not None and shown.trial.id not in shown.todo
+    )  # a search's trials are in no plan
+    total = done + len(shown.todo) + searched
     failed = sum(row.failure is not None for row in shown.finished)
     words = f" {done}/{total} trials"
     if failed:

@@ -16,7 +16,7 @@ from statistics import median
 from loadgen.plan.capacity_estimate import Done, about_goal, bracket, estimate, of_role
 from loadgen.plan.plan import trial_of
 from loadgen.profile.profile import Cell, Target
-from loadgen.records import LoadSpec, Trial, TrialResult
+from loadgen.records import NONE_ENDED, LoadSpec, Trial, TrialResult
 from loadgen.search_records import CapacitySearch, Role
 from loadgen.slo_records import Goal
 
@@ -77,7 +77,14 @@ def ended(search: CapacitySearch, done: Sequence[Done]) -> tuple[str, str] | Non
     """Why a search cannot go on, as its outcome says: ("none" | "failed" | "client", words). ``None``: it can."""
     for each in done:
         failure = each.result.failure
-        if failure is not None and (failure.phase == "start" or each.role in ("alone", "saturated")):
+        told = (
+            failure is not None and failure.error == NONE_ENDED and each.role == "saturated"
+        )  # too much at once
+        if (
+            failure is not None
+            and not told
+            and (failure.phase == "start" or each.role in ("alone", "saturated"))
+        ):
             return "failed", f"{failure.error}: {failure.message}".partition("\n")[0]
     alone = done[0].result.attained
     if alone is None or alone.share is None:
@@ -120,7 +127,8 @@ def _bracket_level(search: CapacitySearch, done: Sequence[Done]) -> float | None
 def _saturation(search: CapacitySearch, done: Sequence[Done]) -> float:
     """Throughput of the saturating trial; for concurrency the requests that are at work at that (Little's law)."""
     summary = done[1].result.summary
-    rate = (summary.requests_per_s if summary is not None else None) or 1.0
+    rate = summary.requests_per_s if summary is not None and done[1].result.failure is None else None
+    rate = rate or 1.0 / (done[0].e2e_s or 1.0)  # what one at a time gives, where nothing of it ended
     return rate if search.variable == "rate" else max(1.0, rate * (done[0].e2e_s or 1.0)) / START
 
 

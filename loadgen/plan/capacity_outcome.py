@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import median
 from typing import Literal, cast
 
-from loadgen.labels import caveat_marks, server_label
+from loadgen.labels import caveat_marks, lengths_text, server_label
 from loadgen.plan.capacity import VOID, WINDOW_E2E, Step, ended, replay
 from loadgen.plan.capacity_estimate import Done, Estimate, about_goal, estimate, of_role, windows_of
 from loadgen.plan.capacity_fit import CLIFF_NATS, TAIL
@@ -224,7 +224,7 @@ def title(search: CapacitySearch) -> str:
     where = (
         server_label(point.server) if point.server else f"{point.model_name or 'the model'} at {point.url}"
     )
-    return f"capacity of {where}, {point.load.input_tokens} in, {point.load.output_tokens} out"
+    return f"capacity of {where}, {lengths_text(point.load)}"
 
 
 def words(found: Capacity) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from loadgen.errors import BadInput
-from loadgen.identity import server_key
+from loadgen.identity import server_key, workload
 from loadgen.metrics.objectives import make_slo, unseen_objectives
 from loadgen.profile.build import Problems
 from loadgen.profile.profile import Cell
 from loadgen.profile.schema import Origins, Tables
-from loadgen.records import Trial
+from loadgen.records import LoadSpec, Trial
 from loadgen.search_records import CapacitySearch
 from loadgen.slo_records import OBJECTIVES, Slo
 
@@ -38,7 +38,7 @@ def slo_of(tables: Tables, origins: Origins) -> Slo | None:
 def with_searches(
     cells: Sequence[Cell], tables: Tables, origins: Origins
 ) -> tuple[tuple[Cell, ...], tuple[CapacitySearch, ...]]:
-    """The cells to run, each with the profile's objectives, and a search for each server and pair of lengths.
+    """The cells to run, each with the profile's objectives, and a search for each server and workload.
 
     An open-loop cell without a rate stands for its search alone, which takes its arrivals. Raises ProfileError.
     """
@@ -46,12 +46,12 @@ def with_searches(
     cells = [replace(cell, slo=slo) for cell in cells]
     if table is None:
         return tuple(cells), ()
-    points: dict[tuple[str, int, int], Cell] = {}
+    points: dict[tuple[str, LoadSpec], Cell] = {}
     for cell in cells:
         load = cell.load
         if cell.start or load.kind in ("trace", "ramp", "sessions"):
             continue
-        key = (server_key(_point(cell)), load.input_tokens, load.output_tokens)
+        key = (server_key(_point(cell)), workload(load))
         if key not in points or (load.open_loop and not points[key].load.open_loop):
             points[key] = cell
     problems = Problems(origins)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from loadgen.labels import input_text, output_text
 from loadgen.plan.capacity_estimate import Done, estimate, windows_of
 from loadgen.plan.capacity_outcome import unit_of
 from loadgen.report.capacity_table import Found, server_words
@@ -28,7 +29,7 @@ def capacity_chart(found: Sequence[Found]) -> Chart | None:
         if each.capacity.capacity is None:
             continue
         point = each.capacity.search.point
-        name = f"{server_words(point)}, {point.load.input_tokens} → {point.load.output_tokens}"
+        name = f"{server_words(point)}, {input_text(point.load)} → {output_text(point.load)}"
         for place, goal in enumerate(each.capacity.goals):
             title = f"{name}: {', '.join(goal.goal.objectives)} at {show_share(goal.goal.share)}"
             choices[title] = _attainment(each, place)

@@ -10,13 +10,13 @@ from statistics import median
 
 from loadgen.analysis.table import machine_of
 from loadgen.analysis.winners import Prices, price_of
-from loadgen.identity import server_key
-from loadgen.labels import caveat_marks, server_label
+from loadgen.identity import server_key, workload
+from loadgen.labels import caveat_marks, input_text, lengths_text, output_text, server_label
 from loadgen.metrics.objectives import slo_words
 from loadgen.metrics.percentiles import percentile_words
 from loadgen.plan.capacity_estimate import Done
 from loadgen.plan.capacity_outcome import unit_of
-from loadgen.records import Trial, TrialResult
+from loadgen.records import LoadSpec, Trial, TrialResult
 from loadgen.report.attained import attained_words, kept_words
 from loadgen.results import capacity_log
 from loadgen.results.store import open_results
@@ -111,8 +111,8 @@ def _outcomes(found: Sequence[Found], prices: Prices) -> Table:
         rows.append(
             (
                 server_words(point),
-                str(point.load.input_tokens),
-                str(point.load.output_tokens),
+                input_text(point.load),
+                output_text(point.load),
                 slo_words(point.slo) if point.slo else "–",
                 f"{show_number(capacity)} {unit_of(outcome.search)}" if capacity else f"none: {outcome.why}",
                 interval_words(outcome),
@@ -130,18 +130,17 @@ def _outcomes(found: Sequence[Found], prices: Prices) -> Table:
 
 def _beside_batches(found: Sequence[Found], folders: Sequence[Path]) -> Table | None:
     """What the same server did with static batches of the same lengths: the two answers to "how much does it take"."""
-    batches: dict[tuple[str, int, int], list[TrialResult]] = {}
+    batches: dict[tuple[str, LoadSpec], list[TrialResult]] = {}
     for folder in folders:
         for result in open_results(folder).results():
             load = result.trial.load
             if load.kind == "static" and result.summary is not None and result.summary.output_tokens_per_s:
-                key = (server_key(result.trial), load.input_tokens, load.output_tokens)
-                batches.setdefault(key, []).append(result)
+                batches.setdefault((server_key(result.trial), workload(load)), []).append(result)
     rows = []
     for each in found:
         point, capacity = each.capacity.search.point, each.capacity.capacity
         load = point.load
-        static = batches.get((server_key(point), load.input_tokens, load.output_tokens))
+        static = batches.get((server_key(point), workload(load)))
         if not static or capacity is None or each.capacity.search.variable != "rate":
             continue
         rates = {
@@ -187,8 +186,7 @@ def same_question(a: Capacity, b: Capacity) -> bool:
     return (
         one.variable == other.variable
         and one.point.slo == other.point.slo
-        and (load.input_tokens, load.output_tokens, load.burstiness)
-        == (against.input_tokens, against.output_tokens, against.burstiness)
+        and (workload(load), load.burstiness) == (workload(against), against.burstiness)
     )
 
 
@@ -202,7 +200,7 @@ def _pairs(found: Sequence[Capacity]) -> Table | None:
         load = a.search.point.load
         verdict = f"{a.capacity / b.capacity:.2f} ×" if a.low > b.high else "not told apart"
         intervals = [f"{show_number(each.capacity)} ({interval_words(each)})" for each in (a, b)]
-        rows.append((names[0], names[1], f"{load.input_tokens} → {load.output_tokens}", *intervals, verdict))
+        rows.append((names[0], names[1], f"{input_text(load)} → {output_text(load)}", *intervals, verdict))
     head = ("server", "against", "in → out", "its capacity", "the other's", "ratio")
     return table_of("Servers by capacity", head, rows, PAIRS_NOTE)
 
@@ -236,6 +234,5 @@ def _trials(found: Found) -> Table | None:
         "trial", "load", "lead-in + window", "due", "kept", "goodput", *names, "TTFT p50", "TTFT p99", "TPOT p50",
         "E2E p50", "E2E p99", "marks",
     )  # fmt: skip
-    load = search.point.load
-    title = f"Trials of {server_words(search.point)}, {load.input_tokens} in, {load.output_tokens} out"
+    title = f"Trials of {server_words(search.point)}, {lengths_text(search.point.load)}"
     return table_of(title, head, rows, TRIALS_NOTE)

@@ -146,6 +146,7 @@ class _Prepared:
         self._pool = torch.cuda.graph_pool_handle() if side is not None else None
         self._steps: dict[bool, Any] = {}
         self._prompts: dict[_Prompt, tuple[Any, torch.Tensor]] = {}
+        self._compiled: set[tuple[bool, bool]] = set()
 
     def prepare(self, call: Call, sampled: bool) -> None:
         """Compile and capture what this call will launch, where that is new; what it writes is overwritten later."""
@@ -153,12 +154,21 @@ class _Prepared:
             return
         buffers, prompt = self.buffers, _Prompt.of(call, sampled)
         new_prompt = prompt.graphed and prompt not in self._prompts and len(self._prompts) < PROMPT_GRAPHS
-        if sampled in self._steps and not new_prompt:
+        new_kind = (
+            prompt.longest == 1,
+            prompt.ragged,
+        ) not in self._compiled  # what its compiled form depends on
+        if sampled in self._steps and not new_prompt and not new_kind:
             return
+        self._compiled.add((prompt.longest == 1, prompt.ragged))
         buffers.position.zero_()
         buffers.padding.zero_()
+        ids = torch.zeros(buffers.shape.batch, prompt.longest, dtype=torch.long, device=buffers.device)
+        if new_kind and not new_prompt:
+            buffers.read_prompts(
+                ids, prompt.ragged, sampled
+            )  # seconds of compiling, outside the call's own time
         if new_prompt:
-            ids = torch.zeros(buffers.shape.batch, prompt.longest, dtype=torch.long, device=buffers.device)
             graph = self._capture(lambda: buffers.read_prompts(ids, prompt.ragged, sampled))
             self._prompts[prompt] = (graph, ids)
         if sampled not in self._steps:
@@ -250,7 +260,7 @@ def shape_of(call: Call) -> Shape:
 
 def _functions(mode: str) -> Functions:
     if mode == "off":
-        return Functions(before=decode.before, layer=decode.layer, after=decode.after)
+        return Functions(before=decode.before, layer=decode.layer, after=decode.after, prompt=decode.layer)
     torch._dynamo.config.recompile_limit = (
         256  # one compilation per shape is meant; past the limit it would run eagerly
     )
@@ -258,14 +268,17 @@ def _functions(mode: str) -> Functions:
         {"max_autotune": True, "coordinate_descent_tuning": True} if mode == "autotune" else {}
     )
 
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    def compiled(function: Callable[..., Any], *, dynamic: bool = False) -> Callable[..., Any]:
         wrapped: Callable[..., Any] = torch.compile(
-            function, fullgraph=True, dynamic=False, options=options or None
+            function, fullgraph=True, dynamic=dynamic, options=options or None
         )
         return wrapped
 
     return Functions(
-        before=compiled(decode.before), layer=compiled(decode.layer), after=compiled(decode.after)
+        before=compiled(decode.before),
+        layer=compiled(decode.layer),
+        after=compiled(decode.after),
+        prompt=compiled(decode.layer, dynamic=True),
     )
 
 

@@ -28,11 +28,15 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Functions:
-    """The step's three parts, compiled or not: embed and mask; one layer; norm, head and choice of the next token."""
+    """The step's three parts, compiled or not: embed and mask; one layer; norm, head and choice of the next token.
+
+    ``prompt`` is one layer again, for prompts of any number and length.
+    """
 
     before: Callable[..., Any]
     layer: Callable[..., Any]
     after: Callable[..., Any]
+    prompt: Callable[..., Any]
 
 
 def before(
@@ -130,7 +134,7 @@ class Buffers:
         mask = self._prompt_mask(longest) if ragged else None
         hidden = inner.embed_tokens(ids)
         for module, keys, values in zip(inner.layers, self.keys, self.values, strict=True):
-            hidden = layer(module, hidden, mask, cosines, sines, PrefillCache(keys, values))
+            hidden = self.functions.prompt(module, hidden, mask, cosines, sines, PrefillCache(keys, values))
         self._next(after(inner.norm, self.model.lm_head, hidden, self.bans), sampled)
 
     def _prompt_mask(self, longest: int) -> torch.Tensor:

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Engines beside each other on a machine with two GPUs, torch and no network: profiles/engines.toml on fresh starts.
+# Engines on a machine with one or two GPUs, torch and no network: profiles/engines.toml on fresh starts, capacity.toml.
 #   engines_gpus.sh PACKAGES OUT PART…
 # PACKAGES is a folder of *.tar.xz, each a site/ of packages for this Python (pack_vllm.py makes vLLM's). Parts:
 #   ops            DeepSpeed's ops compiled, by one small sweep, beside greedy tokens at tp 1: nothing of it is timed
 #   tp1:A,B        start A of every framework on GPU 0 beside start B on GPU 1
 #   tp2:A          start A of every framework at tp 2 ($TP2 names which: hf,vllm)
 #   greedy-tp2     greedy tokens against transformers; faults: start, stop, kill, too large a cache
+#   one:A          start A of $TP1's frameworks on GPU 0 alone, $BATCHES; weights:A of profiles/weights.toml
+#   capacity:F     the capacity of framework F on GPU 0, by windows of $WINDOW
+#   split:E        where the time of a call of engine E goes (call_split.py)
 set -uo pipefail
 packages=$(realpath "$1") out=$(realpath -m "$2")
 shift 2
@@ -24,7 +27,7 @@ export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1
 loadgen() { python3 -m loadgen.cli "$@"; }
 step() { echo "== $* ($SECONDS s)"; }
 sweep() { # NAME [--set …]: results, compact and redacted, below OUT
-    loadgen sweep engines --out "$home/results/$1" "${@:2}" >"$out/$1.log" 2>&1
+    loadgen sweep "${PROFILE:-engines}" --out "$home/results/$1" --no-report "${@:2}" >"$out/$1.log" 2>&1
     echo "$1: exit $? ($SECONDS s)"
     rm -rf "$home/kept/$1"
     loadgen keep "$home/results/$1" "$home/kept/$1" && tar -C "$home/kept" -cJf "$out/$1.tar.xz" "$1"
@@ -38,7 +41,8 @@ for part in "$@"; do
     case $part in
     ops)
         python3 "$here/tests/benches/vllm_gpus.py" greedy >"$out/greedy-tp1.txt" 2>&1 &
-        sweep ops --set framework=ds --set gpus=1 --set batch_size=1 --set output_tokens=20
+        sweep ops --set framework=ds --set "gpus=${OPS_GPU:-1}" --set batch_size=1 --set output_tokens=20 \
+            --set model=llama-7b --set frameworks.ds.options.kv_tokens=20000
         wait
         cat "$out/greedy-tp1.txt" ;;
     tp1:*)
@@ -46,6 +50,15 @@ for part in "$@"; do
         sweep "tp1-${of#*,}" --set "starts=[${of#*,}]" --set gpus=1 --set "framework=${TP1:-hf,ds,vllm}"
         wait ;;
     tp2:*) sweep "tp2-$of" --set "starts=[$of]" --set tp=2 --set "framework=${TP2:-hf,vllm}" ;;
+    one:*)
+        sweep "one-$of" --set "starts=[$of]" --set gpus=0 --set "framework=${TP1:-hf,ds,vllm}" \
+            --set "batch_size=[${BATCHES:-1,8,64,256}]" ;;
+    weights:*) PROFILE=weights sweep "weights-$of" --set "starts=[$of]" --set gpus=0 ;;
+    capacity:*)
+        window=${WINDOW:-30}
+        PROFILE=capacity sweep "capacity-$of" --set "framework=$of" --set gpus=0 --set capacity.saturating=128 \
+            --set "capacity.window=${window}s" --set "capacity.lead_in=$((window / 4))s" ;;
+    split:*) python3 "$here/tests/benches/call_split.py" "$of" >"$out/split-$of.txt" 2>"$out/split-$of.log" ;;
     greedy-tp2) python3 "$here/tests/benches/vllm_gpus.py" greedy --tp 2 2>&1 | tee "$out/greedy-tp2.txt" ;;
     faults) python3 "$here/tests/benches/vllm_gpus.py" faults 2>&1 | tee "$out/faults.txt" ;;
     *) echo "no part $part" && exit 2 ;;

@@ -15,7 +15,7 @@ from loadgen.metrics.objectives import attained, slo_of_options
 from loadgen.plan.capacity import MOST_TRIALS, Step, next_step, replay
 from loadgen.plan.capacity_estimate import UNTOLD_EFFECT, Done, design_effect
 from loadgen.plan.capacity_outcome import outcome, words
-from loadgen.records import Caveat, Failure, LoadSpec, Trial, TrialResult
+from loadgen.records import NONE_ENDED, Caveat, Failure, LoadSpec, Trial, TrialResult
 from loadgen.search_records import Capacity, CapacitySearch
 from loadgen.slo_records import Attained, GoalKept
 
@@ -173,6 +173,20 @@ def test_a_server_that_does_not_start_ends_it() -> None:
     done = run(asked, change=broken)
     found = outcome(asked, done, "e")
     assert (len(done), found.ended, found.why) == (1, "failed", "ServerDied: gone")
+
+
+def test_a_saturating_load_of_which_none_ends_says_nothing() -> None:
+    def stuck(step: Step, result: TrialResult) -> TrialResult:
+        if step.role != "saturated":
+            return result
+        failure = Failure(error=NONE_ENDED, message="no measured request ended", phase="load")
+        return replace(result, failure=failure, summary=None, attained=None)
+
+    asked = search()
+    done = run(asked, change=stuck)
+    found = outcome(asked, done, "e")
+    assert done[2].level == pytest.approx(0.7 / (done[0].e2e_s or 0), rel=0.01)  # from one at a time upwards
+    assert found.ended == "found"
 
 
 def test_a_load_that_breaks_the_server_counts_as_too_high() -> None:

@@ -53,6 +53,15 @@ def test_every_server_and_pair_of_lengths_is_searched_beside_its_trials() -> Non
     assert sorted(lengths) == [("gamma", 8)] * 2 + [("gamma", 16)] * 2 + [("static", 8), ("static", 16)]
 
 
+def test_workloads_with_the_same_longest_prompt_are_two() -> None:
+    spreads = [
+        {"kind": "lognormal", "median": middle, "sigma": 0.5, "min": 1, "max": 64} for middle in (8, 16)
+    ]
+    load = {"mode": "poisson", "output_tokens": 4}
+    found = profile(load=load, sweep={"input_tokens": spreads}, slo={"e2e": "1s"}, capacity={})
+    assert [each.point.load.input_spread.median for each in found.capacities] == [8, 16]
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [

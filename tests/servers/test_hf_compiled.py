@@ -136,14 +136,19 @@ def test_one_layer_is_compiled_for_all_layers() -> None:
     static_step.use_static_attention(model)
     static_step.join_linears(model)
     layer = torch.compile(decode.layer, backend=backend, fullgraph=True, dynamic=False)
-    functions = decode.Functions(before=decode.before, layer=layer, after=decode.after)
+    prompt = torch.compile(decode.layer, backend=backend, fullgraph=True, dynamic=True)
+    functions = decode.Functions(before=decode.before, layer=layer, after=decode.after, prompt=prompt)
     with torch.no_grad():
         for batch in (1, 3):
             buffers = decode.Buffers(model, functions, decode.Shape(batch, 64), CPU, ranks=1)
             buffers.step(sampled=False)
             buffers.step(sampled=False)
-    assert SPEC.model.layers == 4
-    assert len(compiled) == 2  # one per batch size, whatever the number of layers
+        assert SPEC.model.layers == 4
+        assert len(compiled) == 2  # one per batch size, whatever the number of layers
+        for batch, longest in ((2, 5), (2, 20), (3, 40), (4, 7)):
+            buffers = decode.Buffers(model, functions, decode.Shape(batch, 64), CPU, ranks=1)
+            buffers.read_prompts(torch.ones(batch, longest, dtype=torch.long), ragged=False, sampled=False)
+        assert len(compiled) == 3  # one more for prompts of whatever number and length
     torch._dynamo.reset()
 
 
