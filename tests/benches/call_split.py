@@ -2,8 +2,8 @@
 
 Usage: python tests/benches/call_split.py hf|vllm [--model llama-13b] [--cells 20/100x1,20/100x64,512/20x64]
 
-The engine alone, without a server: ``wall`` is the median of calls without a profiler, ``busy`` is how long at least one
-kernel ran in a call under the profiler, by kind of kernel. ``idle`` is the rest: the host, and what it launches too
+The engine alone, without a server: ``wall`` is the median of calls without a profiler, ``busy`` is how long at least
+one kernel ran in a call under the profiler, by kind of kernel. ``idle`` is the rest: the host, and what it launches too
 late. For ``hf`` (engine ``compiled``) each cell is measured with prompts read by eager layers too.
 """
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=3)
     given = parser.parse_args()
     print(
-        f"{'engine':<24}{'cell':>14}{'wall':>9}{'busy':>9}{'idle':>8}{'products':>10}{'attention':>10}{'other':>8}  ms a call",
+        f"{'engine':<24}{'cell':>14}{'wall':>9}{'busy':>9}{'idle':>8}{'products':>10}{'attention':>10}{'other':>8}",
         flush=True,
     )
     for name, call in (hf if given.engine == "hf" else vllm)(given.model):
@@ -88,7 +88,9 @@ def measure(name: str, cell: str, call: Call, input_tokens: int, output: int, ba
         flush=True,
     )
     longest = sorted(by_name.items(), key=lambda item: -item[1])[:12]
-    print("  " + json.dumps({"watched": watched, "kernels": len(kernels), "longest": dict(longest)}), flush=True)
+    print(
+        "  " + json.dumps({"watched": watched, "kernels": len(kernels), "longest": dict(longest)}), flush=True
+    )
 
 
 def union_ms(spans: object) -> float:
@@ -103,9 +105,8 @@ def union_ms(spans: object) -> float:
 def hf(model: str) -> list[tuple[str, Call]]:
     """``compiled`` with prompts through fused layers, then through eager ones."""
     sys.argv = [sys.argv[0]]
-    from hf_overhead import Direct, arguments, spec_of
-
     import torch
+    from hf_overhead import Direct, arguments, spec_of
 
     where = [] if torch.cuda.is_available() else ["--gpus", "none"]
     direct = Direct(spec_of(arguments().parse_args(["--model", model, "--engine", "compiled", *where])))
