@@ -22,6 +22,7 @@ from loadgen.profile.read import build_profile
 from loadgen.records import Trial, TrialResult
 from loadgen.report.archive import keep
 from loadgen.report.capacity_table import capacity_tables
+from loadgen.report.document import write_document
 from loadgen.report.export import write
 from loadgen.results import capacity_log
 from loadgen.results.store import Store
@@ -80,6 +81,9 @@ def test_a_sweep_finds_and_stores_a_capacity(
         assert "Capacity within objectives" in path.read_text()
     keep([tmp_path / "r"], tmp_path / "kept")
     assert capacity_tables([tmp_path / "kept"])[0].rows == capacity_tables([tmp_path / "r"])[0].rows
+    both = write_document([tmp_path / "r", tmp_path / "kept"], tmp_path / "both.md").read_text()
+    assert "## Servers by capacity" in both
+    assert "not told apart" in both
 
 
 def test_a_search_that_was_interrupted_goes_on(simulated: list[str], tmp_path: Path) -> None:

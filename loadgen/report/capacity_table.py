@@ -32,7 +32,10 @@ BESIDE_NOTE = (
     "Static batches: the most output tokens per second, whatever the latency. Capacity: within the objectives, of "
     "requests that come when they like."
 )
-PAIRS_NOTE = "Told apart where the 90 % intervals do not overlap."
+PAIRS_NOTE = (
+    "Told apart where the 90 % intervals do not overlap. A search is of one start of its server: how much starts "
+    "differ is in no interval."
+)
 TRIALS_NOTE = (
     "Kept: of the requests due in the window, with the 95 % interval of as many independent ones as they are worth. "
     "Goodput: those that kept all objectives, per second."
@@ -75,9 +78,14 @@ def capacity_tables(folders: Sequence[Path], prices: Prices | None = None) -> li
     if not found:
         return []
     tables = [_outcomes(found, prices or {}), _beside_batches(found, folders)]
-    tables += [_pairs([each.capacity for each in found])]
+    tables += [_pairs(found)]
     tables += [_trials(each) for each in found]
     return [table for table in tables if table is not None]
+
+
+def servers_by_capacity(folders: Sequence[Path]) -> Table | None:
+    """Each pair of capacities that answer the same question, over all folders; ``None`` without any."""
+    return _pairs(found_in(folders))
 
 
 def server_words(trial: Trial) -> str:
@@ -190,9 +198,9 @@ def same_question(a: Capacity, b: Capacity) -> bool:
     )
 
 
-def _pairs(found: Sequence[Capacity]) -> Table | None:
+def _pairs(found: Sequence[Found]) -> Table | None:
     rows = []
-    for a, b in combinations([each for each in found if each.capacity], 2):
+    for a, b in combinations([each.capacity for each in found if each.capacity.capacity], 2):
         a, b = sorted((a, b), key=lambda each: -(each.capacity or 0.0))
         if not (same_question(a, b) and a.capacity and b.capacity and a.low and b.high):
             continue

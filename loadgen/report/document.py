@@ -15,6 +15,7 @@ from loadgen.errors import BadInput
 from loadgen.input_files import read_input
 from loadgen.report import write_whole
 from loadgen.report.analysis_tables import doubt_tables
+from loadgen.report.capacity_table import servers_by_capacity
 from loadgen.report.claim_tables import claim_table, open_table, server_table
 from loadgen.report.markdown import escape, gather, markdown_table, to_markdown
 
@@ -32,9 +33,11 @@ def write_document(
     block = findings_block(analysis.findings)
     text = with_block(out, block) if out.exists() else None
     if text is None:
-        others = doubt_tables(analysis)
+        pairs = servers_by_capacity([Path(folder) for folder in folders]) if len(folders) > 1 else None
+        others = [*([pairs] if pairs else []), *doubt_tables(analysis)]
         parts = ["# Findings", block]
-        parts += [part for table in others for part in (f"## {table.title}", markdown_table(table))]
+        for table in others:
+            parts += filter(None, [f"## {table.title}", markdown_table(table), escape(table.note)])
         text = "\n\n".join([*parts, *(to_markdown(gather(folder)).rstrip() for folder in folders)]) + "\n"
     return write_whole(out, text)
 
