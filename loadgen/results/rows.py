@@ -20,7 +20,8 @@ TRIAL = "trial"  # the column of a shared file that says whose row it is
 
 
 class Rows:
-    """Rows of one trial. Every method raises StoreError for a file that is cut short or is no Parquet.
+    """Rows of one trial. Every method raises StoreError for a file that is cut short, is no Parquet, or holds values
+    that are none of their type (text that is no UTF-8), before a row of it is seen.
 
     ``shared`` is the table of a file that holds several trials' rows; else the file is the trial's own.
     """
@@ -38,9 +39,9 @@ class Rows:
                 self._shared is None and where is None
             ):  # without the machinery of data sets: a fifth of the time
                 with pq.ParquetFile(self.path) as file:
-                    return file.read(columns)
+                    return _sound(file.read(columns))
             if self._shared is None:
-                return pq.read_table(self.path, columns=columns, filters=where)
+                return _sound(pq.read_table(self.path, columns=columns, filters=where))
             found = self._shared if where is None else self._shared.filter(where)
             return found if columns is None else found.select(columns)
 
@@ -76,7 +77,13 @@ class Rows:
             yield from self.table(columns).combine_chunks().to_batches(max_chunksize=size)
             return
         with readable(self.path), pq.ParquetFile(self.path) as file:
-            yield from file.iter_batches(batch_size=size, columns=columns)
+            yield from map(_sound, file.iter_batches(batch_size=size, columns=columns))
+
+
+def _sound(rows: Any) -> Any:
+    """A table or batch as it is. Raises ``pyarrow.ArrowInvalid`` for values that are none of their type."""
+    rows.validate(full=True)
+    return rows
 
 
 @contextmanager
@@ -89,7 +96,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file") from None
-    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:  # of a column's name
         words = str(error).partition("\n")[0]
         raise StoreError(f"{path}: not readable, cut short or none of loadgen's files ({words})") from None
 
@@ -100,7 +107,7 @@ def shared_rows(path: Path) -> dict[str, Rows]:
     import pyarrow.parquet as pq
 
     with readable(path):
-        table = pq.read_table(path)
+        table = _sound(pq.read_table(path))
         found = {}
         for trial in pc.unique(table[TRIAL]).to_pylist():
             own = table.filter(pc.equal(table[TRIAL], trial)).drop_columns([TRIAL])
