@@ -13,12 +13,14 @@ from loadgen.drivers.find import driver_factory
 from loadgen.errors import (
     LoadgenError,
     Refused,
+    ServerHung,
     ServerOutOfMemory,
     TimedOut,
     WarmupRefused,
     unserved,
 )
 from loadgen.hang_watch import HangWatch
+from loadgen.launch import restarts
 from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text, server_cores
 from loadgen.launch.smallest import gone_on, probed
 from loadgen.load.run import run_trial_load
@@ -70,6 +72,7 @@ def run_trial(
     lost = served = 0
     silent: str | None = None
     before = endpoint.family()
+    losses = restarts.Losses()
     watch = HangWatch(endpoint.hung)
     objectives = SloWatch(trial, may_end=may_end)
 
@@ -86,6 +89,7 @@ def run_trial(
         error = sample.reply.error
         accumulator.add(sample)
         objectives.heard(sample, in_flight)
+        losses.heard(sample.reply)
         if sample.phase == "warmup":
             warmup_error = error
         if error is None:
@@ -108,6 +112,7 @@ def run_trial(
 
     outcome, failure = None, None
     counters = metrics_text(endpoint.metrics_url)
+    looked = restarts.look(endpoint, counters) if trial.server is None else None
     try:
         outcome = run_trial_load(
             trial,
@@ -146,9 +151,19 @@ def run_trial(
     summary = accumulator.summary(*in_flight)
     fault = endpoint.fault()
     # Before anything else is asked of the server, so that its counters hold this trial's requests and no probe.
-    engine = engine_of(endpoint, counters) if fault is None else {}
-    if fault is None and not no_memory and (lost or watch.hung or (outcome is None and not objectives.over)):
-        fault = endpoint.judge(before) or (probed(trial, endpoint) if watch.timed_out_last else None)
+    after = metrics_text(endpoint.metrics_url) if fault is None else ""
+    engine = engine_of(endpoint, counters, after) if fault is None else {}
+    if looked is not None and not no_memory:
+        fault = restarts.restarted(looked, restarts.look(endpoint, after), losses)
+    stopped = outcome is None and not objectives.over
+    if fault is None and not no_memory and (lost or watch.hung or stopped):
+        fault = endpoint.judge(before)
+        if fault is None and watch.timed_out_last and (served or trial.server is not None):
+            fault = probed(trial, endpoint)
+        if fault is None and watch.hung:
+            fault = ServerHung(
+                "for a while it answered nothing, and no page; the rest of the load was not sent"
+            )
     if fault is None and failure is None and summary.requests_cancelled:
         failure = gone_on(trial, endpoint)
     if fault is not None:

@@ -15,12 +15,7 @@ PROBE_S = 30.0  # for the one token
 
 
 def probed(trial: Trial, endpoint: Endpoint) -> ServerError | None:
-    """ServerHung when a smallest request times out, too, as the last one has: pages may live where an engine hangs.
-
-    An endpoint that somebody else runs is not judged: nothing could start it anew.
-    """
-    if trial.server is None:
-        return None
+    """ServerHung when a smallest request times out, too, as the last one has: pages may live where an engine hangs."""
     errors = answers_to_smallest(trial, endpoint)
     if any(not unserved(error) for error in errors):
         return None
