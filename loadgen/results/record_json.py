@@ -29,6 +29,7 @@ from loadgen.telemetry_records import (
 T = TypeVar("T")
 FINITE = sys.float_info.max
 HUGE = 2.0**64  # in any unit: beyond it a square of a square leaves what a float can hold
+MOST_WHOLE = 2**62
 TINY = 1 / HUGE  # of a figure that is not 0: below it, so does a quotient
 SIZES = frozenset(
     {"tp", "pp", "batch_size", "concurrency", "workers", "nodes", "max_batch", "layers", "heads", "kv_heads"}
@@ -140,7 +141,8 @@ def _check(value: Any, name: str, least: float, most: float) -> None:
     """Raise ValueError for a number out of its range, in a value or anywhere within it."""
     kind = value.__class__
     if kind is int or kind is float:
-        if not least <= value <= most:  # neither is NaN
+        # NaN is neither. The sum of two whole numbers still is one of C's.
+        if not least <= value <= most or (kind is int and abs(value) > MOST_WHOLE and most <= HUGE):
             raise ValueError(f"{name} = {value!r} is out of range")
     elif is_dataclass(kind):
         for inner, from_, to in _limits(cast(Any, kind)):

@@ -99,7 +99,7 @@ def write_parquet(path: Path, scrapes: Iterable[Scrape]) -> None:
     )
     beside = path.with_name(path.name + ".part")
     path.parent.mkdir(exist_ok=True)
-    pq.write_table(table, beside, compression="zstd")
+    pq.write_table(table, beside, compression="zstd", write_page_checksum=True)
     with beside.open("rb+") as file:
         os.fsync(file.fileno())  # else a power cut may leave the name and nothing in it
     beside.replace(path)

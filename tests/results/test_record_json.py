@@ -37,6 +37,7 @@ def test_a_line_of_an_earlier_version_comes_back() -> None:
         ((*SUMMARY, "requests_ok"), 5.0),
         ((*SUMMARY, "requests_ok"), True),
         ((*SUMMARY, "requests_ok"), -5),
+        ((*SUMMARY, "requests_ok"), 2**64),
         ((*SUMMARY, "e2e_s", "n"), 0),
         ((*SUMMARY, "errors"), {"errors": -1}),
         ((*SERVER, "pp"), 2**40),

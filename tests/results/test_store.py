@@ -245,6 +245,24 @@ def test_text_in_a_parquet_that_is_no_utf_8_is_a_broken_file(tmp_path: Path) -> 
             read()
 
 
+def test_samples_of_which_a_bit_was_turned_are_none(tmp_path: Path) -> None:
+    """What is read then is right in form, and another number: nothing but a checksum tells."""
+    with Store.create(tmp_path, {"name": "s"}) as store:
+        writer = store.sample_writer("a")
+        for seq in range(50):
+            writer.add(sample(seq))
+        writer.close()
+    path = tmp_path / "samples" / "a.parquet"
+    assert open_results(tmp_path).has_samples("a")
+    group, data = pq.read_metadata(path).row_group(0), path.read_bytes()
+    for column in map(group.column, range(group.num_columns)):
+        place = (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 1
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        results = open_results(tmp_path)
+        assert not results.has_samples("a"), column.path_in_schema
+        assert "not readable" in results.broken[0]
+
+
 def test_a_sweep_json_that_is_deleted_meanwhile_is_written_anew(tmp_path: Path) -> None:
     with Store.create(tmp_path, {"name": "s"}) as store:
         (tmp_path / "sweep.json").unlink()
