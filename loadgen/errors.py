@@ -12,6 +12,7 @@
     │   ├── ServerDied
     │   ├── ServerHung
     │   ├── ServerNotReady
+    │   ├── ServerRestarted      an endpoint that somebody else runs
     │   └── ServerOutOfMemory
     ├── DriverError              one request; becomes Sample.error, never ends a trial
     │   ├── ConnectFailed
@@ -84,6 +85,10 @@ class ServerHung(ServerError):
 
 class ServerNotReady(ServerError):
     """The server did not become ready in time."""
+
+
+class ServerRestarted(ServerError):
+    """An endpoint that somebody else runs ended, or was started anew, while a trial loaded it."""
 
 
 class ServerOutOfMemory(ServerError):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from loadgen.errors import BadInput, ServerDied, ServerError, ServerHung
+from loadgen.errors import BadInput, ServerDied, ServerError, ServerHung, ServerRestarted
 from loadgen.identity import server_key, spec_key
 from loadgen.launch.endpoint import fitted
 from loadgen.launch.running import RunningServer, RunningServers
@@ -34,7 +34,8 @@ def ran_out_of_memory(result: TrialResult) -> bool:
 
 def died(result: TrialResult) -> bool:
     """Whether a trial failed because its server, or a part of it, ended; what is left of it serves no other."""
-    return result.failure is not None and result.failure.error == ServerDied.__name__
+    ends = (ServerDied.__name__, ServerRestarted.__name__)
+    return result.failure is not None and result.failure.error in ends
 
 
 def machine_of(environment: Environment) -> tuple[object, ...]:

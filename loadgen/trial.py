@@ -13,7 +13,6 @@ from loadgen.drivers.find import driver_factory
 from loadgen.errors import (
     LoadgenError,
     Refused,
-    ServerError,
     ServerHung,
     ServerOutOfMemory,
     TimedOut,
@@ -21,7 +20,9 @@ from loadgen.errors import (
     unserved,
 )
 from loadgen.hang_watch import HangWatch
+from loadgen.launch import restarts
 from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text, server_cores
+from loadgen.launch.smallest import gone_on, probed
 from loadgen.load.run import run_trial_load
 from loadgen.load.workload import of_sessions, of_workload, workload_of
 from loadgen.metrics import caveats as checks
@@ -31,6 +32,7 @@ from loadgen.metrics.summary import Accumulator
 from loadgen.metrics.why import explained, remedy
 from loadgen.protocols import Watcher
 from loadgen.records import NONE_ENDED, Failure, Sample, Trial, TrialResult, Window
+from loadgen.results.record_json import impossible
 from loadgen.results.store import SampleWriter
 from loadgen.system import interrupt
 from loadgen.telemetry.caveats import of_cores
@@ -42,7 +44,6 @@ NO_MEMORY = re.compile(
 OUT_OF_MEMORY = ServerOutOfMemory.__name__
 # What this machine, or a limit of ours, has no more of: another trial may need less.
 SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
-PROBE_S = 30.0  # for the one token that tells a hung engine from a slow one
 
 
 def run_trial(
@@ -71,6 +72,7 @@ def run_trial(
     lost = served = 0
     silent: str | None = None
     before = endpoint.family()
+    losses = restarts.Losses()
     watch = HangWatch(endpoint.hung)
     objectives = SloWatch(trial, may_end=may_end)
 
@@ -87,6 +89,7 @@ def run_trial(
         error = sample.reply.error
         accumulator.add(sample)
         objectives.heard(sample, in_flight)
+        losses.heard(sample.reply)
         if sample.phase == "warmup":
             warmup_error = error
         if error is None:
@@ -109,6 +112,7 @@ def run_trial(
 
     outcome, failure = None, None
     counters = metrics_text(endpoint.metrics_url)
+    looked = restarts.look(endpoint, counters) if trial.server is None else None
     try:
         outcome = run_trial_load(
             trial,
@@ -147,9 +151,19 @@ def run_trial(
     summary = accumulator.summary(*in_flight)
     fault = endpoint.fault()
     # Before anything else is asked of the server, so that its counters hold this trial's requests and no probe.
-    engine = engine_of(endpoint, counters) if fault is None else {}
-    if fault is None and not no_memory and (lost or watch.hung or (outcome is None and not objectives.over)):
-        fault = endpoint.judge(before) or probed(trial, endpoint, watch)
+    after = metrics_text(endpoint.metrics_url) if fault is None else ""
+    engine = engine_of(endpoint, counters, after) if fault is None else {}
+    if looked is not None and not no_memory:
+        fault = restarts.restarted(looked, restarts.look(endpoint, after), losses)
+    stopped = outcome is None and not objectives.over
+    if fault is None and not no_memory and (lost or watch.hung or stopped):
+        fault = endpoint.judge(before)
+        if fault is None and watch.timed_out_last and (served or trial.server is not None):
+            fault = probed(trial, endpoint)
+        if fault is None and watch.hung:
+            fault = ServerHung(
+                "for a while it answered nothing, and no page; the rest of the load was not sent"
+            )
     if fault is None and failure is None and summary.requests_cancelled:
         failure = gone_on(trial, endpoint)
     if fault is not None:
@@ -172,7 +186,7 @@ def run_trial(
     sent = outcome.requests_sent + outcome.warmup_sent if outcome is not None else 0
     cores = None if fault is not None else server_cores(endpoint, trial.server)
     of_server = (*of_engine(trial.load, sent, engine, quality, summary), *of_cores(cores, engine))
-    return TrialResult(
+    result = TrialResult(
         trial=trial,
         environment=environment,
         engine=engine if fault is None else {},
@@ -198,6 +212,27 @@ def run_trial(
         workload=workload,
         sessions=sessions,
     )
+    return possible(result)
+
+
+def possible(result: TrialResult) -> TrialResult:
+    """A result as it is, or failed where its figures are none that a trial can have: a wrong number must not be told,
+    and stored it could not be read again."""
+    words = impossible(result)
+    if words is None:
+        return result
+    message = f"its figures are impossible: {words} (clocks that were set meanwhile, or an error in loadgen)"
+    failure = Failure(error="ImpossibleFigures", message=message, phase="load")
+    return replace(
+        result,
+        failure=failure,
+        summary=None,
+        client=None,
+        caveats=(),
+        cores=None,
+        attained=None,
+        sessions=None,
+    )
 
 
 def refused_at_once(words: str) -> Failure:
@@ -217,83 +252,9 @@ def all_failed(errors: Mapping[str, int], firsts: Mapping[str, str]) -> Failure:
     return Failure(error=worst, message=f"no request succeeded: {explained(errors, firsts)}", phase="load")
 
 
-def probed(trial: Trial, endpoint: Endpoint, watch: HangWatch) -> ServerError | None:
-    """ServerHung when the last request timed out and a smallest one does, too: pages may live where an engine hangs.
-
-    An endpoint that somebody else runs is not judged: nothing could start it anew.
-    """
-    if trial.server is None or not watch.timed_out_last:
-        return None
-    errors = answers_to_smallest(trial, endpoint)
-    if any(not unserved(error) for error in errors):
-        return None
-    words = f"requests time out, the smallest one, too: {errors[-1]}"
-    return endpoint.fault() or ServerHung(
-        f"{words}; to try: {endpoint.if_silent}" if endpoint.if_silent else words
-    )
-
-
-def gone_on(trial: Trial, endpoint: Endpoint) -> Failure | None:
-    """The failure of a trial whose server does not serve a smallest request behind those that were cancelled."""
-    errors = answers_to_smallest(trial, endpoint)
-    if any(not unserved(error) for error in errors):
-        return None
-    words = f"behind the requests that were cancelled the smallest one is not served: {errors[-1]}"
-    return Failure(error=ServerHung.__name__, message=words, phase="load")
-
-
-def answers_to_smallest(trial: Trial, endpoint: Endpoint) -> list[str | None]:
-    """The errors of a trial's load made one request of one token, ``None`` of one that was served."""
-    errors: list[str | None] = []
-    try:
-        run_trial_load(
-            smallest(trial),
-            endpoint.base_url,
-            driver_factory(endpoint.protocol),
-            endpoint.driver_options,
-            lambda sample, _in_flight: errors.append(sample.error),
-            stop=interrupt.asked,
-        )
-    except LoadgenError as error:
-        errors.append(f"{type(error).__name__}: {error}")
-    interrupt.check()
-    return errors
-
-
 def to_try(trial: Trial, endpoint: Endpoint) -> str:
     """What to do about a server that takes requests of a load and answers none."""
     words = "to try: longer limits ([load.timeouts], run --timeout), the server's log"
     if trial.server is not None:
         words = f"a smaller one is; {words}"
     return f"{words}, {endpoint.if_silent}" if endpoint.if_silent else words
-
-
-def smallest(trial: Trial) -> Trial:
-    """A trial's load made one request of one token, which gets no more time than one of its own."""
-    limits = trial.load.timeouts
-    limit_s = min(PROBE_S, limits.total_s)
-    load = replace(
-        trial.load,
-        kind="static",
-        input_tokens=1,
-        output_tokens=1,
-        input_spread=None,
-        output_spread=None,
-        prefixes=None,
-        sessions=None,
-        dataset=None,
-        cancel=None,
-        batch_size=1,
-        concurrency=1,
-        trace=None,
-        replay=None,
-        requests=1,
-        warmup=0,
-        duration_s=None,
-        lead_in_s=0.0,
-        max_rate=None,
-        workers=1,
-        nodes=1,
-        timeouts=replace(limits, first_byte_s=min(limit_s, limits.first_byte_s), total_s=limit_s),
-    )
-    return replace(trial, load=load)

@@ -6,19 +6,22 @@ import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_engine import fake_engine
+from synthetic import Point, dist, result, roofline_world
 
 from loadgen.launch.endpoint import Endpoint
 from loadgen.launch.process import free_ports, serving
 from loadgen.launch.running import endpoint_of
 from loadgen.protocols import Command
 from loadgen.records import Timeouts, Trial
-from loadgen.trial import run_trial
+from loadgen.results.record_json import impossible
+from loadgen.trial import possible, run_trial
 
 LIMITS = Timeouts(connect_s=5, first_byte_s=0.2, between_bytes_s=0.2, total_s=0.2)
 
@@ -130,3 +133,17 @@ def test_another_error_of_the_system_ends_the_sweep(build: Any, monkeypatch: pyt
             Quiet(),
             environment="e",
         )  # type: ignore[arg-type]
+
+
+def test_figures_that_no_trial_can_have_are_not_told() -> None:
+    """A node's clock that ran off in mid-trial: tokens before they were asked for."""
+    good = result(Point(), roofline_world(plateau_s=30e-3))
+    assert possible(good) is good
+    assert good.summary is not None
+    early = replace(good.summary, ttft_s=replace(dist(0.05), min=-0.2))
+    told = possible(replace(good, summary=early))
+    assert told.summary is None
+    assert told.failure is not None
+    assert told.failure.error == "ImpossibleFigures"
+    assert "summary holds values that do not go together" in told.failure.message
+    assert impossible(told) is None

@@ -242,9 +242,9 @@ def _impossible(
 
     def check(what: str, measured: float | None, least: float) -> None:
         if measured is not None and measured < least:
-            share = show_share(least / measured)
+            share = f"{show_share(least / measured)} of" if measured > 0 else "beyond any share of"
             reasons.append(
-                f"{what} {show_s(measured)} is below its floor {show_s(least)}: {share} of the {sheet}"
+                f"{what} {show_s(measured)} is below its floor {show_s(least)}: {share} the {sheet}"
             )
 
     prefill, steps = floor.phases

@@ -14,6 +14,7 @@ from loadgen.identity import deciding_options
 from loadgen.labels import failed_label, varied_text
 from loadgen.metrics.percentiles import percentile
 from loadgen.records import Dist, Environment, LoadSpec, ModelSpec, Summary, Trial, TrialResult
+from loadgen.results.record_json import HUGE, TINY
 from loadgen.results.store import Results
 from loadgen.telemetry import kept_buffers
 
@@ -326,7 +327,8 @@ def _options(trial: Trial, names: Container[str]) -> str:
 
 
 def values_of(result: TrialResult) -> dict[str, float]:
-    """What a trial measured: medians of its latencies, its rates, and its telemetry. Absent stays absent."""
+    """What a trial measured: medians of its latencies, its rates, and its telemetry. Absent stays absent, and so is
+    what a source told that is no figure: quotients and logarithms are taken of these."""
     values: dict[str, float] = {}
     summary, attained = result.summary, result.attained
     if summary is None or summary.requests_ok == 0:
@@ -346,7 +348,8 @@ def values_of(result: TrialResult) -> dict[str, float]:
             values[metric] = rate
     if "output_tokens_per_s" in values and "e2e_s" in values:
         values[POWER] = values["output_tokens_per_s"] / values["e2e_s"]
-    return values | telemetry_of(result)
+    found = values | telemetry_of(result)
+    return {name: value for name, value in found.items() if TINY <= value <= HUGE}
 
 
 def _hours(iso: str) -> float | None:

@@ -19,7 +19,7 @@ from loadgen.drivers.openai_endpoint import EXTRAS, Endpoint, extras_of, named_r
 from loadgen.drivers.words import COMMON, LONG_OPENING, OPENING, Words, from_tokenizer, measure
 from loadgen.errors import BadInput, DriverError, Refused
 from loadgen.launch import endpoint as places
-from loadgen.launch.pages import HEED_IGNORE_EOS, METRICS, Pages, known_facts, read_pages
+from loadgen.launch.pages import HEED_IGNORE_EOS, METRICS, Pages, answers, known_facts, read_pages
 from loadgen.launch.probes import PROBE_TOKENS, Late, Prober, Settled, form_of, settle
 from loadgen.launch.tokenize_page import count_tokens
 from loadgen.load.prompts import FIRST_ID, SAFE_VOCAB
@@ -27,6 +27,7 @@ from loadgen.records import Trial
 
 LIMIT_S = 15.0  # for all of it
 PAGES_S = 5.0
+ANSWER_S = 10.0  # for a page of one that may hang; it is asked twice
 FORMS = (("completions", "ids"), ("completions", "text"), ("chat", "text"))
 
 
@@ -52,6 +53,7 @@ class Found:
     default (it goes into the trial's id); ``facts`` what stands in the result's ``engine``; ``line`` says it in words.
 
     ``vocab`` bounds the ids of prompts; ``context`` and ``vocabulary`` are None where the server does not tell.
+    ``reached``: a page of it answered.
     """
 
     model: str
@@ -65,6 +67,7 @@ class Found:
     line: str
     ours: bool = False
     metrics: bool = False
+    reached: bool = True
     protocol: str = "openai"
 
 
@@ -90,6 +93,7 @@ def endpoint_of(url: str, found: Found) -> places.Endpoint:
     return places.Endpoint(
         base_url=url,
         driver_options=found.options,
+        hung=lambda: found.reached and not (answers(wire, ANSWER_S) or answers(wire, ANSWER_S)),
         info_url=wire.page("/info") if found.ours else None,
         metrics_url=wire.page(METRICS) if found.metrics and wire.socket is None else None,
         facts=found.facts,
@@ -159,6 +163,7 @@ def _ours(pages: Pages, model: str, asked: Asked) -> Found:
         line="",
         ours=True,
         metrics=pages.metrics,
+        reached=pages.reached,
     )
 
 
@@ -260,6 +265,7 @@ def _found(
         line=line,
         ours=pages.ours(),
         metrics=pages.metrics,
+        reached=pages.reached,
     )
 
 
@@ -287,6 +293,7 @@ def _unsettled(
         facts={**dict(known_facts(pages, model)), "route": form_of(options), "chosen": line},
         line=line,
         metrics=pages.metrics,
+        reached=pages.reached,
     )
 
 

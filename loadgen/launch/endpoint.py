@@ -28,10 +28,10 @@ class Endpoint:
     ``start`` is the identity of the start that serves it: equal for all trials that one server process serves.
     ``family`` are its processes, and ``judge`` takes those of before and says, after a wait, what lost requests meant:
     the server's end or hang, None when it is well. ``hung`` says without a wait whether it answers nothing now. An
-    endpoint that somebody else runs has none of these; what was found out about it are ``facts``, ``at_most`` (its
-    outputs may end early), the bounds ``vocab`` of ids and ``context`` of a request's tokens, and ``text``: prompts go
-    out as it. ``if_silent`` says what to try where it takes requests and answers none. ``processes`` are the ids of
-    those that serve it; where nobody tells, they are looked for by the port.
+    endpoint that somebody else runs has none of these but the last (see restarts.py); what was found out about it are
+    ``facts``, ``at_most`` (its outputs may end early), the bounds ``vocab`` of ids and ``context`` of a request's
+    tokens, and ``text``: prompts go out as it. ``if_silent`` says what to try where it takes requests and answers none.
+    ``processes`` are the ids of those that serve it; where nobody tells, they are looked for by the port.
     """
 
     base_url: str
@@ -83,10 +83,9 @@ def metrics_text(url: str | None) -> str:
     return (fetch(url, 2.0) or b"").decode("utf-8", "replace")
 
 
-def engine_of(endpoint: Endpoint, counters_before: str) -> dict[str, Any]:
-    """What really ran, in the server's own words, and what its counters say of this trial."""
+def engine_of(endpoint: Endpoint, counters_before: str, counters: str) -> dict[str, Any]:
+    """What really ran, in the server's own words, and what its counters before and after say of this trial."""
     info = page_of(endpoint)
-    counters = metrics_text(endpoint.metrics_url)
     seen = triton_counters.server_side_times(counters_before, counters, info)
     seen = seen or engine_counters.server_side_counts(counters_before, counters)
     return {**info, "server_side": seen} if seen else info

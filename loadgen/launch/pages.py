@@ -146,3 +146,22 @@ def known_facts(pages: Pages, model: str) -> Iterator[tuple[str, object]]:
     for name, value in (("context", pages.context(model)), ("vocabulary", pages.vocabulary(model))):
         if value is not None:
             yield name, value
+
+
+def answers(endpoint: Endpoint, limit_s: float) -> bool:
+    """Whether anything comes back, be it a refusal, from where models are listed. Raises as ``read_pages`` does."""
+    reach = access(endpoint.scheme, endpoint.host, endpoint.socket)
+
+    def ask() -> bool:
+        try:
+            with (
+                httpx.Client(headers=endpoint.headers(), timeout=limit_s, **reach) as client,
+                client.stream("GET", endpoint.page(PAGES["models"])),
+            ):
+                return True
+        except httpx.TimeoutException:
+            return False
+        except (httpx.HTTPError, httpx.InvalidURL, OSError):
+            return True  # its end is no silence
+
+    return bool(within(limit_s + 1.0, ask))

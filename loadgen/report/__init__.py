@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from loadgen.errors import BadInput
-from loadgen.results import store
+from loadgen.results import writing
 
 FORMATS = ("html", "md", "csv", "parquet", "json", "png")
 FILES = FORMATS[:-1]  # png is a folder of charts
@@ -21,5 +21,5 @@ def format_of(path: Path, option: str) -> str:
 
 def write_whole(path: Path, text: str) -> Path:
     """Write a file, replacing an older one at once: nobody reads half of it. Raises StoreError."""
-    store.write_whole(path, text.encode())
+    writing.write_whole(path, text.encode())
     return path

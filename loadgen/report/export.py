@@ -13,10 +13,11 @@ import orjson
 
 from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Rules
-from loadgen.errors import LoadgenError, MissingDependency, StoreError
+from loadgen.errors import BadInput, LoadgenError, MissingDependency
 from loadgen.report.export_columns import VERSION
 from loadgen.report.export_tables import request_table, trial_rows, trial_table
 from loadgen.report.html import charts, page_of
+from loadgen.results.writing import is_stream, write_whole, written_whole
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PNG_SIZE = (1280, 720)
@@ -32,8 +33,9 @@ def write_csv(analysis: Analysis, out: Path) -> list[Path]:
     from pyarrow import csv
 
     beside = requests_path(out)
-    csv.write_csv(trial_table(analysis), out)
-    csv.write_csv(request_table(analysis), beside)
+    for path, table in ((out, trial_table(analysis)), (beside, request_table(analysis))):
+        with written_whole(path) as place:
+            csv.write_csv(table, place)
     return [out, beside]
 
 
@@ -42,13 +44,18 @@ def write_parquet(analysis: Analysis, out: Path) -> list[Path]:
     import pyarrow.parquet as pq
 
     beside = requests_path(out)
-    pq.write_table(trial_table(analysis), out, compression="zstd")
-    pq.write_table(request_table(analysis), beside, compression="zstd")
+    for path, table in ((out, trial_table(analysis)), (beside, request_table(analysis))):
+        with written_whole(path) as place:
+            pq.write_table(table, place, compression="zstd")
     return [out, beside]
 
 
 def requests_path(out: Path) -> Path:
-    """Where requests go beside a table of trials: ``requests.csv`` beside ``trials.csv``, else a name of its own."""
+    """Where requests go beside a table of trials: ``requests.csv`` beside ``trials.csv``, else a name of its own.
+
+    Raises BadInput for a device or a pipe, beside which there is no place."""
+    if is_stream(out):
+        raise BadInput(f"--out {out}: is no file, and two are written (accepted: a file's name)")
     stem = "requests" if out.stem == "trials" else f"{out.stem}-requests"
     return out.with_name(f"{stem}{out.suffix}")
 
@@ -81,7 +88,7 @@ def write_json(analysis: Analysis, out: Path) -> list[Path]:
         "schema_version": VERSION,
         "trials": trial_rows(analysis),
     }
-    out.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+    write_whole(out, orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
     return [out]
 
 
@@ -152,9 +159,6 @@ def write(
     if format == "png":
         return write_png(analysis, out or first / "charts")
     target = out or first / ("report.json" if format == "json" else f"trials.{format}")
-    try:
-        if format == "json":
-            return write_json(analysis, target)
-        return {"csv": write_csv, "parquet": write_parquet}[format](analysis, target)
-    except OSError as error:
-        raise StoreError(f"{target}: cannot be written: {error.strerror}; another place: --out") from None
+    if format == "json":
+        return write_json(analysis, target)
+    return {"csv": write_csv, "parquet": write_parquet}[format](analysis, target)

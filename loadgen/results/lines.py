@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from loadgen.errors import StoreError
 from loadgen.input_files import read_input
 from loadgen.results.record_json import from_json
-from loadgen.results.store import MOST_SWEEP, append_line, cut_torn_line
+from loadgen.results.store import MOST_SWEEP
+from loadgen.results.writing import append_line, cut_torn_line
 
 T = TypeVar("T")
 

@@ -16,11 +16,16 @@ from loadgen.errors import StoreError
 from loadgen.input_files import open_input
 
 Kind = Literal["samples", "telemetry"]
+CHECKED: dict[str, Any] = {
+    "page_checksum_verification": True
+}  # earlier versions wrote none: nothing is held against
+BATCH = 8192
 TRIAL = "trial"  # the column of a shared file that says whose row it is
 
 
 class Rows:
-    """Rows of one trial. Every method raises StoreError for a file that is cut short or is no Parquet.
+    """Rows of one trial. Every method raises StoreError for a file that is cut short, is no Parquet, or holds values
+    that are none of their type (text that is no UTF-8), before a row of it is seen.
 
     ``shared`` is the table of a file that holds several trials' rows; else the file is the trial's own.
     """
@@ -37,10 +42,10 @@ class Rows:
             if (
                 self._shared is None and where is None
             ):  # without the machinery of data sets: a fifth of the time
-                with pq.ParquetFile(self.path) as file:
-                    return file.read(columns)
+                with pq.ParquetFile(self.path, **CHECKED) as file:
+                    return _sound(file.read(columns))
             if self._shared is None:
-                return pq.read_table(self.path, columns=columns, filters=where)
+                return _sound(pq.read_table(self.path, columns=columns, filters=where, **CHECKED))
             found = self._shared if where is None else self._shared.filter(where)
             return found if columns is None else found.select(columns)
 
@@ -54,8 +59,8 @@ class Rows:
             return column in pq.read_schema(self.path).names
 
     def whole(self, columns: Sequence[str] = ()) -> bool:
-        """Whether there is a row at all, and these columns; by the file's own table of contents alone, which a file cut
-        short lacks. Raises StoreError for other columns."""
+        """Whether there is a row at all, and these columns. All of it is read once: what a disk has turned within it
+        would be read as other numbers. Raises StoreError for other columns, and for what is not as it was written."""
         import pyarrow.parquet as pq
 
         if self._shared is not None:
@@ -66,7 +71,9 @@ class Rows:
                 raise StoreError(
                     f"{self.path}: none of loadgen's files: it lacks {', '.join(sorted(lacking))}"
                 )
-            return bool(found.num_rows)
+            if (rows := sum(batch.num_rows for batch in self.batches(BATCH))) != found.num_rows:
+                raise StoreError(f"{self.path}: holds {rows} rows, and says {found.num_rows}")
+            return bool(rows)
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """``pyarrow.RecordBatch`` after batch of up to ``size`` rows; memory stays flat over a trial's own file."""
@@ -75,8 +82,14 @@ class Rows:
         if self._shared is not None:
             yield from self.table(columns).combine_chunks().to_batches(max_chunksize=size)
             return
-        with readable(self.path), pq.ParquetFile(self.path) as file:
-            yield from file.iter_batches(batch_size=size, columns=columns)
+        with readable(self.path), pq.ParquetFile(self.path, **CHECKED) as file:
+            yield from map(_sound, file.iter_batches(batch_size=size, columns=columns))
+
+
+def _sound(rows: Any) -> Any:
+    """A table or batch as it is. Raises ``pyarrow.ArrowInvalid`` for values that are none of their type."""
+    rows.validate(full=True)
+    return rows
 
 
 @contextmanager
@@ -89,7 +102,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file") from None
-    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:  # of a column's name
         words = str(error).partition("\n")[0]
         raise StoreError(f"{path}: not readable, cut short or none of loadgen's files ({words})") from None
 
@@ -100,7 +113,7 @@ def shared_rows(path: Path) -> dict[str, Rows]:
     import pyarrow.parquet as pq
 
     with readable(path):
-        table = pq.read_table(path)
+        table = _sound(pq.read_table(path, **CHECKED))
         found = {}
         for trial in pc.unique(table[TRIAL]).to_pylist():
             own = table.filter(pc.equal(table[TRIAL], trial)).drop_columns([TRIAL])
@@ -131,7 +144,9 @@ class SharedWriter:
             return
         beside = self._path.with_name(self._path.name + ".part")
         whole = pa.concat_tables(self._tables).unify_dictionaries()
-        pq.write_table(whole, beside, compression="zstd", compression_level=9, **self._how)
+        pq.write_table(
+            whole, beside, compression="zstd", compression_level=9, write_page_checksum=True, **self._how
+        )
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         beside.replace(self._path)

@@ -199,7 +199,7 @@ PACKING: dict[str, Any] = {
 def _parquet_writer(path: Path) -> Any:
     import pyarrow.parquet as pq
 
-    return pq.ParquetWriter(path, arrow_schema(), compression="zstd", **PACKING)
+    return pq.ParquetWriter(path, arrow_schema(), compression="zstd", write_page_checksum=True, **PACKING)
 
 
 def thinned(

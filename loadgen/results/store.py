@@ -31,10 +31,11 @@ from loadgen.errors import BadInput, NotResults, StoreError
 from loadgen.input_files import open_input, read_input
 from loadgen.records import DEFINITIONS, SCHEMA_VERSION, Environment, Trial, TrialResult
 from loadgen.results.older import mended
-from loadgen.results.record_json import from_json, plain, to_json
+from loadgen.results.record_json import from_json, plain
 from loadgen.results.rows import Kind, Rows, shared_rows
 from loadgen.results.samples import SampleWriter as SampleWriter
 from loadgen.results.samples import read_samples as read_samples
+from loadgen.results.writing import append_line, cut_torn_line, write_whole
 
 T = TypeVar("T")
 # What sweep.json may hold that is read again, and of which type.
@@ -230,8 +231,8 @@ class Store(Results):
     def create(cls, path: Path, sweep: Mapping[str, Any]) -> Store:
         """Make the folder, or open it again, and put ``sweep`` (profile, plan, argv) into its ``sweep.json``.
 
-        Environments already recorded there are kept. Raises BadInput when another process writes to it, and for a kept
-        copy; StoreError where it cannot be written.
+        Environments already recorded there are kept. Raises BadInput when another process writes to it, for a kept
+        copy, and where no folder can be; StoreError where it cannot be written.
         """
         if (path / "sweep.json").exists():
             open_to_go_on(path)
@@ -239,7 +240,9 @@ class Store(Results):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StoreError(f"{folder}: cannot be made: {error.strerror}") from None
+                raise BadInput(
+                    f"--out {folder}: cannot be made: {error.strerror} (accepted: a place that can be written)"
+                ) from None
         lock = _locked(path)
         known: dict[str, Any] = {}
         if (path / "sweep.json").exists():
@@ -325,24 +328,6 @@ def _indented(record: Mapping[str, Any]) -> bytes:
     return orjson.dumps(record, option=orjson.OPT_INDENT_2, default=plain)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file at once, so that no reader and no crash ever sees half of it."""
-    beside = path.with_name(path.name + ".new")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise StoreError(
-            f"StoreError: {path}: cannot be written: {error.strerror}\n"
-            "  remedy: free or name a place that can be written (--out)"
-        ) from None
-
-
 def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
     """Each line with its number and whether it is whole (ends in a newline)."""
     if not path.exists():
@@ -355,29 +340,3 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield number, line, line.endswith(b"\n")
-
-
-def append_line(file: IO[bytes], record: Any) -> None:
-    """Write a record as one more line of an open file, and wait until it is on disk. Raises StoreError."""
-    line = memoryview(to_json(record) + b"\n")
-    number = file.fileno()
-    size = os.fstat(number).st_size
-    try:
-        while line:  # past the buffer, which would write what is left of a failed line when it is closed
-            line = line[os.write(number, line) :]
-        os.fsync(number)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.ftruncate(number, size)  # half a line would be taken for a crash's
-        raise StoreError(f"{file.name}: cannot be written: {error.strerror}") from None
-
-
-def cut_torn_line(path: Path) -> bool:
-    """Cut off a last line that a crash tore in two, before the next is written. Says whether there was one."""
-    if not path.exists():
-        return False
-    with path.open("rb+") as file:
-        content = file.read()
-        end = content.rfind(b"\n") + 1
-        file.truncate(end)
-    return end < len(content)

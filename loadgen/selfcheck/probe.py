@@ -24,7 +24,7 @@ from loadgen.errors import BadInput, LoadgenError, MissingDependency, StoreError
 from loadgen.input_files import read_input
 from loadgen.launch.child import child_argv
 from loadgen.launch.process import GUARD, free_ports
-from loadgen.results.store import write_whole
+from loadgen.results.writing import write_whole
 from loadgen.system.environment import cpu_model, read_gpus
 from loadgen.theory.ceilings import CEILINGS_FILE, Ceilings, fit_all_reduce, from_dict, to_dict
 

@@ -19,6 +19,7 @@ from loadgen.telemetry.nvml import Nvml
 from loadgen.telemetry_records import ServerCores
 
 WORKS = 0.1  # of the CPU time of the busiest: launchers and guards that wait beside the engine use far less
+LISTEN = "0A"  # a socket's state in the kernel's table
 FORWARDERS = frozenset(
     {"docker-proxy", "rootlessport", "kubectl", "ssh", "socat"}
 )  # a port's owner, not its server
@@ -114,24 +115,48 @@ def listening(url: str) -> frozenset[int]:
 
     Empty for another machine, and where the kernel does not show us whose the port is (another user's, a container's).
     """
+    port = own_port(url)
+    if port is None:
+        return frozenset()
     try:
-        parts = urlsplit(url)
-        if not parts.hostname or not parts.port:
-            return frozenset()
-        found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
-        asked = {str(address[4][0]) for address in found}
-        ours = {str(one.address) for own in psutil.net_if_addrs().values() for one in own}
-        if not asked & (ours | {"127.0.0.1", "::1"}):
-            return frozenset()
         owners = {
             one.pid
             for one in psutil.net_connections("tcp")
-            if one.pid and one.status == psutil.CONN_LISTEN and one.laddr.port == parts.port
+            if one.pid and one.status == psutil.CONN_LISTEN and one.laddr.port == port
         }
         family = {one for pid in owners for one in _family(psutil.Process(pid))}
     except (OSError, ValueError, psutil.Error):
         return frozenset()
     return frozenset(family)
+
+
+def own_port(url: str) -> int | None:
+    """The port of ``url`` where that is this machine's; ``None`` of another's, and of a Unix socket."""
+    try:
+        parts = urlsplit(url)
+        if not parts.hostname or not parts.port:
+            return None
+        found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return None
+    ours = {str(one.address) for own in psutil.net_if_addrs().values() for one in own}
+    return parts.port if {str(address[4][0]) for address in found} & (ours | {"127.0.0.1", "::1"}) else None
+
+
+def listeners(url: str, proc: Path = Path("/proc")) -> frozenset[str]:
+    """The sockets of this machine that listen on the port of ``url``, by inode, whoever owns them: a server that was
+    started anew has another. Empty for another machine, and where the kernel has no such table."""
+    port, found = own_port(url), set()
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = (proc / "net" / name).read_text().splitlines()[1:] if port is not None else []
+        except OSError:
+            continue
+        for line in lines:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == LISTEN and int(local.rpartition(":")[2], 16) == port:
+                found.add(inode)
+    return frozenset(found)
 
 
 def _family(process: psutil.Process) -> list[int]:

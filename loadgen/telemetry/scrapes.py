@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from loadgen.errors import StoreError
 from loadgen.telemetry.prometheus_text import Reading
 
 UP = "up"
@@ -63,6 +64,8 @@ class ScrapeLog:
 class Stored(Protocol):
     """Stored rows of one trial: ``results.rows.Rows``."""
 
+    path: Path
+
     def table(self, columns: Sequence[str] | None = None, where: Any = None) -> Any:
         """The rows as a ``pyarrow.Table``, those alone for which an expression holds. Raises StoreError."""
 
@@ -96,7 +99,7 @@ def write_parquet(path: Path, scrapes: Iterable[Scrape]) -> None:
     )
     beside = path.with_name(path.name + ".part")
     path.parent.mkdir(exist_ok=True)
-    pq.write_table(table, beside, compression="zstd")
+    pq.write_table(table, beside, compression="zstd", write_page_checksum=True)
     with beside.open("rb+") as file:
         os.fsync(file.fileno())  # else a power cut may leave the name and nothing in it
     beside.replace(path)
@@ -121,8 +124,10 @@ def read_scrapes(stored: Stored, metrics: Sequence[str] | None = None) -> list[S
         if row["metric"] == UP:
             found[row["source"], row["at_ns"]] = {**row, "readings": []}
         else:
-            reading = (row["metric"], row["subject"], row["value"])
-            found[row["source"], row["at_ns"]]["readings"].append(reading)
+            scrape = found.get((row["source"], row["at_ns"]))
+            if scrape is None:
+                raise StoreError(f"{stored.path}: a reading of no scrape, so none of loadgen's files")
+            scrape["readings"].append((row["metric"], row["subject"], row["value"]))
     return [
         Scrape(
             source=row["source"],

@@ -18,7 +18,7 @@ from loadgen.errors import BadInput
 from loadgen.input_files import open_input
 from loadgen.traces.formats import BOM, Reader, reader_of
 from loadgen.traces.replay import Taken, taken, timed
-from loadgen.traces.rows import TraceRow
+from loadgen.traces.rows import LATEST_S, TraceRow
 from loadgen.units import NS_PER_S
 from loadgen.workload_records import Replay
 
@@ -37,7 +37,8 @@ class TraceExtent:
     the last at the trace's own speed, ``unsorted`` how many rows came before the one above them. Of all blocks of the
     prompts, ``hit_share`` would be in an endless cache of prefixes, and so ``hit_tokens`` of ``tokens``; ``None``
     without blocks, and where they are too many to be told apart. ``grid_s`` is the step of a coarse clock.
-    ``in_sessions`` requests are turns of conversations; ``None`` of a trace that tells of none.
+    ``in_sessions`` requests are turns of conversations; ``None`` of a trace that tells of none. ``longest_wait_s`` is
+    the latest offset or the longest time of thought, at the trace's own speed.
     """
 
     format: str
@@ -55,10 +56,12 @@ class TraceExtent:
     tokens: int = 0
     grid_s: float | None = None
     in_sessions: int | None = None
+    longest_wait_s: float = 0.0
 
     def facts(self) -> dict[str, Any]:
         """What of it stands in a result."""
         found = asdict(self)
+        del found["longest_wait_s"]
         return {key: value for key, value in {**found, **found.pop("taken")}.items() if value is not None}
 
 
@@ -76,13 +79,7 @@ def open_trace(path: str) -> Iterator[IO[bytes]]:
 def open_rows(path: str, replay: Replay = PLAIN, seed: int = 0) -> Iterator[Iterator[TraceRow]]:
     """The requests of a trace as they are sent, a row at a time, for as long as it is open. Raises BadInput."""
     extent = measure_trace(path, replay)
-    speed = replay.speed
-    if replay.rate is not None:
-        if extent.requests < 2 or extent.span_s <= 0:
-            raise BadInput(
-                f"{path}: rate = {replay.rate:g}: its requests all come at once (accepted: without rate)"
-            )
-        speed = replay.rate * extent.span_s / (extent.requests - 1)
+    speed = _speed(extent, replay, path)
     with open_trace(path) as file:
         reader = _reader(file, path, replay)
         rows = (_sorted_rows if extent.unsorted else _rows)(file, path, reader)
@@ -100,7 +97,26 @@ def measure_trace(path: str, replay: Replay = PLAIN) -> TraceExtent:
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     known = replace(replay, speed=1.0, rate=None, spread_s=0.0)  # which change nothing here
-    return _measured(path, known, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    extent = _measured(path, known, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    _speed(extent, replay, path)
+    return extent
+
+
+def _speed(extent: TraceExtent, replay: Replay, path: str) -> float:
+    """How many times as fast as in the file its requests are sent. Raises BadInput where there is no such pace, or the
+    last would come so late that its time is no number of nanoseconds."""
+    speed, pace = replay.speed, f"speed = {replay.speed:g}"
+    if replay.rate is not None:
+        pace = f"rate = {replay.rate:g}"
+        if extent.requests < 2 or extent.span_s <= 0:
+            raise BadInput(f"{path}: {pace}: its requests all come at once (accepted: without rate)")
+        speed = replay.rate * extent.span_s / (extent.requests - 1)
+    ends_s = (extent.longest_wait_s + replay.spread_s) / speed
+    if ends_s > LATEST_S:
+        raise BadInput(
+            f"{path}: {pace}: its last request would come after {ends_s:.3g} s (accepted: up to {LATEST_S:g} s)"
+        )
+    return speed
 
 
 @lru_cache(maxsize=16)
@@ -134,7 +150,7 @@ class _Seen:
         self._all = self._hits = 0
         self._first_ns = self._last_ns = -1
         self._steps = 0
-        self._least_ns = 0
+        self._least_ns = self._longest_wait_ns = 0
 
     def add(self, row: TraceRow) -> None:
         """Note one."""
@@ -150,6 +166,7 @@ class _Seen:
             self._steps += 1
             self._least_ns = min(self._least_ns, step) if self._least_ns else step
         self._last_ns = row.offset_ns
+        self._longest_wait_ns = max(self._longest_wait_ns, row.offset_ns, row.think_ns)
         if row.blocks and self._blocks is not None:
             known, size = self._blocks, self.reader.block_tokens or 0
             hits = next(
@@ -184,6 +201,7 @@ class _Seen:
             tokens=self.tokens,
             grid_s=self._least_ns / NS_PER_S if coarse else None,
             in_sessions=self.in_sessions or None,
+            longest_wait_s=self._longest_wait_ns / NS_PER_S,
         )
 
 

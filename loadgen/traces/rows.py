@@ -17,7 +17,8 @@ from loadgen.errors import BadInput
 from loadgen.units import NS_PER_S
 
 KEYS = ("offset_s", "input_tokens", "output_tokens")
-LONGEST_S = 1e9  # in nanoseconds it still fits 63 bits
+LONGEST_S = 1e9  # of a trace's own clock
+LATEST_S = 4e9  # of a replay: in nanoseconds, on a clock that has run for some, it still fits 63 bits
 
 
 class TraceRow(NamedTuple):

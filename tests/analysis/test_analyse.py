@@ -72,6 +72,21 @@ def test_negative_control_is_rejected_and_its_neighbour_passes(tmp_path: Path) -
     assert found.physics["published: llama-7b"].floor_share == pytest.approx(129.6 / 234, abs=0.02)
 
 
+def test_a_pace_of_no_time_at_all_is_rejected(tmp_path: Path) -> None:
+    """All tokens of every reply in one piece: a TPOT of 0."""
+    found = result(
+        Point(model="llama-13b", output_tokens=20), World(prefill=lambda _p: 1.0, step=lambda _p: 0.1)
+    )
+    assert found.summary is not None
+    none = dataclasses.replace(
+        dist(1.0, 0.0), **dict.fromkeys(("mean", "min", "p50", "p90", "p95", "p99", "max"), 0.0)
+    )
+    at_once = dataclasses.replace(found, summary=dataclasses.replace(found.summary, tpot_s=none))
+    (why,) = analyse([write(tmp_path / "at once", [at_once])]).excluded.values()
+    assert "the median TPOT 0.0 µs is below its floor" in why
+    assert "beyond any share of the datasheet" in why
+
+
 def test_the_same_trial_on_two_machines_is_judged_by_each_ones_own_ceilings(tmp_path: Path) -> None:
     """Equal ids: what is impossible on one machine says nothing of the other, whose bandwidth is another, too."""
     world = World(prefill=lambda _p: 9e-3, step=lambda _p: 8e-3, noise=0.0)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from synthetic import Point, result, roofline_world
 
+from loadgen.analysis.table import values_of
 from loadgen.analysis.telemetry import telemetry_of
 from loadgen.records import Summary, TrialResult
 from loadgen.telemetry_records import PhaseFigures, TelemetrySummary
@@ -38,3 +39,13 @@ def test_older_power_and_energy_of_short_and_uncounted_loads() -> None:
     assert "joules_per_output_token" not in telemetry_of(
         with_telemetry(good, 3.0, "counter", output_tokens=None)
     )
+
+
+@pytest.mark.parametrize("told", [-3.0, 5e-324, 1e308])
+def test_what_a_source_told_that_is_no_figure_is_none(told: float) -> None:
+    """A ratio is a difference of logarithms: of these it would be nothing, or beyond what a float holds."""
+    found = with_telemetry(result(Point(), roofline_world(plateau_s=30e-3)), 3.0, "counter")
+    assert found.telemetry is not None
+    odd = replace(found, telemetry=replace(found.telemetry, cpu_memory_bytes=told))
+    assert "cpu_memory_bytes" not in values_of(odd)
+    assert values_of(odd) == values_of(found)

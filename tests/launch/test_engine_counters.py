@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.launch import endpoint
+from loadgen.launch.endpoint import Endpoint, engine_of
 from loadgen.launch.engine_counters import server_side_counts
 from loadgen.launch.triton_counters import server_side_times
 from loadgen.metrics.engine_caveats import of_engine
@@ -115,9 +115,8 @@ def test_nothing_is_made_of_what_is_not_there() -> None:
     assert server_side_counts(vllm(9, 90, 90), "") == {}
 
 
-def test_they_stand_in_the_engine_of_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "metrics_text", lambda url: vllm(232, 900, 1860))
-    found = endpoint.engine_of(endpoint.Endpoint(base_url="http://h"), vllm(7, 20, 100))
+def test_they_stand_in_the_engine_of_a_result() -> None:
+    found = engine_of(Endpoint(base_url="http://h"), vllm(7, 20, 100), vllm(232, 900, 1860))
     assert found["server_side"]["steps"] == 225
 
 

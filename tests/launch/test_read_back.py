@@ -47,7 +47,7 @@ def test_facts_join_those_of_its_page(tmp_path: Path, monkeypatch: pytest.Monkey
         page = page_of(endpoint)
         assert page["attention"] == "FLASH_ATTN"
         assert page["engine"].startswith("null")
-        assert engine_of(endpoint, "")["attention"] == "FLASH_ATTN"
+        assert engine_of(endpoint, "", "")["attention"] == "FLASH_ATTN"
         assert ["of an earlier start\n" + log for log in logs] == [(tmp_path / "log").read_text()]
     finally:
         server.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from synthetic import Point, failed, grid, roofline_world, sweep, write
 
 from loadgen.analysis.finding import CLAIMS, LONGEST
 from loadgen.commands import report
-from loadgen.errors import BadInput, MissingDependency
+from loadgen.errors import BadInput, MissingDependency, StoreError
 from loadgen.report import export, format_of
 from loadgen.report.export_columns import VERSION
+from loadgen.results.writing import write_whole
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,30 @@ def test_csv_has_a_line_per_trial_and_empty_for_unmeasured(folder: Path) -> None
     assert float(rows[0]["e2e_max_s"]) >= float(rows[0]["e2e_p50_s"])
     assert "ServerOutOfMemory" in rows[-1]["excluded"]
     assert rows[-1]["e2e_p50_s"] == ""
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet", "json"])
+def test_a_link_stays_a_link_and_what_cannot_be_written_is_told(
+    folder: Path, tmp_path: Path, format: str
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    export.write([folder], format, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there").stat().st_size > 0
+    with pytest.raises(StoreError, match="cannot be written: No such file"):
+        export.write([folder], format, tmp_path / "none" / "there")
+
+
+def test_nothing_takes_the_place_of_a_pipe(folder: Path, tmp_path: Path) -> None:
+    """Nor of a device: as root, a rename would."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInput, match="is no file, and two are written"):
+        export.write([folder], "csv", tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with open(reader, "rb"):
+        write_whole(tmp_path / "pipe", b"{}")
+        assert os.read(reader, 9) == b"{}"
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_parquet_is_typed_and_null_where_not_measured(folder: Path) -> None:

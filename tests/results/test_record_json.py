@@ -11,7 +11,7 @@ import pytest
 from edge_files import kept, with_odd
 
 from loadgen.records import ClientNode, TrialResult
-from loadgen.results.record_json import from_json, to_json
+from loadgen.results.record_json import LATENCIES, from_json, impossible, to_json
 
 LOAD, SUMMARY, SERVER = ("trial", "load"), ("summary",), ("trial", "server")
 
@@ -37,20 +37,62 @@ def test_a_line_of_an_earlier_version_comes_back() -> None:
         ((*SUMMARY, "requests_ok"), 5.0),
         ((*SUMMARY, "requests_ok"), True),
         ((*SUMMARY, "requests_ok"), -5),
+        ((*SUMMARY, "requests_ok"), 2**64),
         ((*SUMMARY, "e2e_s", "n"), 0),
         ((*SUMMARY, "errors"), {"errors": -1}),
         ((*SERVER, "pp"), 2**40),
         ((*SERVER, "tp"), 0),
         ((*SERVER, "model", "layers"), 2**31),
         ((*LOAD, "batch_size"), "8"),
+        ((*LOAD, "output_tokens"), 0),
+        ((*LOAD, "input_tokens"), 0),
         (("wall_s",), 1e30),
         (("engine", "load_s"), float("inf")),
         (("telemetry", "power_w"), "nan"),
+        (("telemetry", "ledger", "gpu"), -418),
+        (("telemetry", "sources", 0, "scrapes"), -1),
     ],
 )
 def test_other_types_and_ranges_are_refused(place: tuple[Any, ...], value: object) -> None:
     with pytest.raises(ValueError, match=str(place[-1])):
         read((place, value))
+
+
+@pytest.mark.parametrize(
+    ("record", "place", "value"),
+    [
+        ("summary", (*SUMMARY, "e2e_s", "min"), -0.0),
+        ("summary", (*SUMMARY, "ttft_s", "min"), -1e-9),
+        ("summary", (*SUMMARY, "duration_s"), 5e-324),
+        ("e2e_s", (*SUMMARY, "e2e_s", "p50"), 5e-324),
+        ("e2e_s", (*SUMMARY, "e2e_s", "p50"), 1e9),
+        ("e2e_s", (*SUMMARY, "e2e_s", "mean"), 1e9),
+        ("e2e_s", (*SUMMARY, "e2e_s", "stdev"), -1.0),
+        ("e2e_s", (*SUMMARY, "e2e_s", "intervals"), {"p50": [1e9, None]}),
+        ("e2e_s", (*SUMMARY, "e2e_s", "independent"), 1e9),
+    ],
+)
+def test_figures_that_no_trial_can_have_are_refused(
+    record: str, place: tuple[Any, ...], value: object
+) -> None:
+    with pytest.raises(ValueError, match=f"{record} holds values"):
+        read((place, value))
+
+
+def test_figures_of_nothing_and_of_noise_are_read() -> None:
+    """All requests of one trial took as long; those of another failed."""
+    equal = {**dict.fromkeys(("min", "p50", "max"), 0.3), **dict.fromkeys(("p90", "p95", "p99"), None)}
+    e2e = {"n": 3, "mean": 0.30000000000000004, "stdev": 5e-17, **equal}
+    nothing = dict.fromkeys((*LATENCIES, "duration_s", "output_tokens_per_s"), None)
+    summary = {
+        **kept()[0]["summary"],
+        **nothing,
+        "requests_ok": 0,
+        "output_tokens": 0,
+        "errors": {"Refused": 9},
+    }
+    for result in (read(((*SUMMARY, "e2e_s"), e2e)), read((SUMMARY, summary))):
+        assert impossible(result) is None
 
 
 def test_what_others_told_is_read_whatever_they_told() -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,6 +27,7 @@ from loadgen.records import (
     TrialResult,
 )
 from loadgen.results.record_json import from_json, to_json
+from loadgen.results.rows import Rows, shared_rows
 from loadgen.results.store import SampleWriter, Store, open_results, read_samples
 
 MODEL = ModelSpec(
@@ -225,6 +227,40 @@ def test_a_parquet_of_other_columns_is_no_samples(tmp_path: Path) -> None:
     results = open_results(tmp_path)
     assert not results.has_samples("x")
     assert "lacks end_ns" in results.broken[0]
+
+
+def test_text_in_a_parquet_that_is_no_utf_8_is_a_broken_file(tmp_path: Path) -> None:
+    """A byte that a disk turned: the file's own table of contents is whole, and so is every page of it."""
+    column = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\4\0\0\0"), pa.py_buffer(b"\xd7eas"))
+    table = pa.table({"trial": ["x"], "phase": column, "sent_ns": [1], "end_ns": [2], "token_ns": [[2]]})
+    pq.write_table(table.drop_columns(["trial"]), tmp_path / "own.parquet")
+    pq.write_table(table, tmp_path / "shared.parquet")
+    for read in (
+        lambda: list(read_samples(tmp_path / "own.parquet")),
+        lambda: Rows(tmp_path / "own.parquet").table(["phase"]),
+        lambda: Rows(tmp_path / "own.parquet").table(where=pc.field("sent_ns") > 0),
+        lambda: shared_rows(tmp_path / "shared.parquet"),
+    ):
+        with pytest.raises(StoreError, match="not readable"):
+            read()
+
+
+def test_samples_of_which_a_bit_was_turned_are_none(tmp_path: Path) -> None:
+    """What is read then is right in form, and another number: nothing but a checksum tells."""
+    with Store.create(tmp_path, {"name": "s"}) as store:
+        writer = store.sample_writer("a")
+        for seq in range(50):
+            writer.add(sample(seq))
+        writer.close()
+    path = tmp_path / "samples" / "a.parquet"
+    assert open_results(tmp_path).has_samples("a")
+    group, data = pq.read_metadata(path).row_group(0), path.read_bytes()
+    for column in map(group.column, range(group.num_columns)):
+        place = (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 1
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        results = open_results(tmp_path)
+        assert not results.has_samples("a"), column.path_in_schema
+        assert "not readable" in results.broken[0]
 
 
 def test_a_sweep_json_that_is_deleted_meanwhile_is_written_anew(tmp_path: Path) -> None:

@@ -111,7 +111,16 @@ def test_times(tmp_path: Path, replay: Replay, offsets_ms: list[int]) -> None:
 def test_a_rate_needs_requests_at_more_than_one_instant(tmp_path: Path) -> None:
     path = write(tmp_path / "t", [(1, 2, 2), (1, 2, 2)])
     with pytest.raises(BadInput, match="rate = 2: its requests all come at once"):
-        rows_of(path, Replay(rate=2.0))
+        measure_trace(path, Replay(rate=2.0))
+
+
+@pytest.mark.parametrize("replay", [Replay(speed=1e-9), Replay(rate=1e-10)])
+def test_a_pace_whose_times_no_clock_holds_is_refused_before_the_load(tmp_path: Path, replay: Replay) -> None:
+    path = write(tmp_path / "t", [(0, 2, 2), (10_000, 2, 2)])
+    with pytest.raises(
+        BadInput, match=r"its last request would come after 1e\+10 s \(accepted: up to 4e\+09 s\)"
+    ):
+        measure_trace(path, replay)
 
 
 def test_a_sample_keeps_whole_sessions(tmp_path: Path) -> None:
