@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from loadgen.slo_records import Attained, Slo
 from loadgen.telemetry_records import ServerCores, TelemetrySummary
 from loadgen.units import nanoseconds
 from loadgen.workload_records import Cancel, Dataset, Prefixes, Replay, SessionFigures, Sessions, Spread
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Ids: TypeAlias = (
+    "Sequence[int] | NDArray[np.int32]"  # token ids; many are an array: no object for each of them
+)
 SCHEMA_VERSION = 1
 DEFINITIONS = 2  # of a summary's figures
 FIRST_TOKENS = 16  # of a reply, kept with its sample
@@ -219,13 +226,14 @@ class Trial:
 # Not frozen, as Reply and Sample are not: one of each is made for every request, and takes thrice the time frozen.
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """One wire call: ``prompts`` holds ``batch_size`` lists of token ids, each asking for ``output_tokens``. What a
-    text route sends in place of words for these is ``content``, a text or a chat's messages, of which nobody knows ids.
+    """One wire call: ``prompts`` holds the token ids of ``batch_size`` prompts, which ask for ``output_tokens`` each.
+    What a text route sends in place of words for these is ``content``, a text or a chat's messages, whose ids nobody
+    knows.
     ``keep_ids``: how many token ids of the reply are kept, where the server tells them."""
 
     seq: int
     phase: Phase
-    prompts: tuple[tuple[int, ...], ...]
+    prompts: tuple[Ids, ...]
     output_tokens: int
     stream: bool = True
     keep_ids: int = FIRST_TOKENS

@@ -160,7 +160,7 @@ class EngineEndpoint(Endpoint):
 
     def body(self, request: Request) -> bytes:
         """One wire call."""
-        return orjson.dumps(self._make(request))
+        return orjson.dumps(self._make(request), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def driver(

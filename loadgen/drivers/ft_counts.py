@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from loadgen.errors import BadReply
-from loadgen.records import Reply, Request
+from loadgen.records import Ids, Reply, Request
 
 VARIANTS = ("a", "b")
 
@@ -57,7 +59,7 @@ def tensors(
     )
 
 
-def counts(tensors: Tensors, prompts: tuple[tuple[int, ...], ...], meaning: Meaning) -> tuple[int, ...]:
+def counts(tensors: Tensors, prompts: tuple[Ids, ...], meaning: Meaning) -> tuple[int, ...]:
     """Generated tokens of each row so far. Raises BadReply when the tensors cannot be an answer to ``prompts``."""
     if len(tensors.rows) != len(prompts) or len(tensors.lengths) != len(prompts):
         raise BadReply(f"{len(prompts)} sequences sent, {len(tensors.rows)} came back")
@@ -77,7 +79,7 @@ def counts(tensors: Tensors, prompts: tuple[tuple[int, ...], ...], meaning: Mean
     return tuple(found)
 
 
-def count_ids(row: array[int], prompt: tuple[int, ...], meaning: Meaning) -> int:
+def count_ids(row: array[int], prompt: Ids, meaning: Meaning) -> int:
     """Tokens between the prompt and the tail of end ids. Without an unsampleable end id the tail has no known start.
 
     Raises BadReply without such an id, and for a row that does not begin with the prompt.
@@ -92,17 +94,17 @@ def count_ids(row: array[int], prompt: tuple[int, ...], meaning: Meaning) -> int
         return len(generated)
 
 
-def check_echo(row: array[int], prompt: tuple[int, ...]) -> None:
+def check_echo(row: array[int], prompt: Ids) -> None:
     """An answer begins with its own prompt; anything else is an answer to something else.
 
     Raises BadReply for such an answer.
     """
-    if row[: len(prompt)] != array("I", prompt):
+    if not np.array_equal(row[: len(prompt)], prompt):
         raise BadReply("output_ids does not begin with the prompt that was sent")
 
 
 def check_whole(
-    tensors: Tensors, counted: tuple[int, ...], prompts: tuple[tuple[int, ...], ...], meaning: Meaning
+    tensors: Tensors, counted: tuple[int, ...], prompts: tuple[Ids, ...], meaning: Meaning
 ) -> bool:
     """Look at the final response twice: its ids must say what its lengths say. True when the ids were counted.
 

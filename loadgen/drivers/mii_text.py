@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from loadgen.drivers.words import Words
+from loadgen.records import Ids
 
 
 class Text(Protocol):
     """``prompt`` makes a prompt's text; ``ids`` are those of an answer's text, None where text loses them."""
 
-    def prompt(self, ids: Sequence[int]) -> str:
+    def prompt(self, ids: Ids) -> str:
         """The text that the server will read as ``len(ids)`` tokens."""
 
     def ids(self, text: str) -> list[int] | None:
@@ -21,9 +23,9 @@ class Text(Protocol):
 class Decimal:
     """The text of a model without a tokenizer: its token ids in decimal."""
 
-    def prompt(self, ids: Sequence[int]) -> str:
+    def prompt(self, ids: Ids) -> str:
         """The ids in decimal, a blank between two."""
-        return " ".join(map(str, ids))
+        return " ".join(map(str, np.asarray(ids).tolist()))
 
     def ids(self, text: str) -> list[int] | None:
         """The ids; ``None`` for a word that is no whole number."""
@@ -39,7 +41,7 @@ class OneTokenWords:
     def __init__(self, words: Words) -> None:
         self._words = words
 
-    def prompt(self, ids: Sequence[int]) -> str:
+    def prompt(self, ids: Ids) -> str:
         """One word for each id, less what the tokenizer adds itself. Raises BadInput when nothing is left."""
         return self._words.prompt(ids)
 

@@ -138,7 +138,7 @@ class Endpoint:
             fields["messages"] = prompts[0] if whole else [{"role": "user", "content": prompts[0]}]
         for name in self._lengths:
             fields[name] = request.output_tokens
-        return orjson.dumps(fields)
+        return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
 
     def _constant(self, extra_body: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
         """The fields that all requests share."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc.aio
+import numpy as np
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
@@ -96,13 +97,12 @@ class TritonDriver:
         """One ModelInferRequest: prompts padded on the right, one request_output_len and end_id per row."""
         rows = len(request.prompts)
         width = max(map(len, request.prompts))
-        ids = array("I")
-        for prompt in request.prompts:
-            ids.extend(prompt)
-            ids.extend([0] * (width - len(prompt)))
+        ids = np.zeros((rows, width), np.uint32)
+        for row, prompt in zip(ids, request.prompts, strict=True):
+            row[: len(prompt)] = prompt
         message = messages.ModelInferRequest(model_name=self._model, id=str(request.seq))
         message.parameters["triton_enable_empty_final_response"].bool_param = True
-        tensors = [
+        tensors: list[tuple[str, tuple[int, int], Any]] = [
             ("input_ids", (rows, width), ids),
             ("input_lengths", (rows, 1), array("I", map(len, request.prompts))),
             ("request_output_len", (rows, 1), array("I", [request.output_tokens] * rows)),

@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from loadgen.errors import BadInput, Refused
+from loadgen.records import Ids
 from loadgen.traces.tokenizer import open_tokenizer, tokenizer_file
 
 _COMMON = """
@@ -60,7 +63,7 @@ class Words:
     long_opening: str = ""
     long_overhead: int = 0
 
-    def prompt(self, ids: Sequence[int]) -> str:
+    def prompt(self, ids: Ids) -> str:
         """The text that the server reads as ``len(ids)`` tokens. Raises BadInput for a length that leaves no word."""
         opening, overhead = self.opening, self.overhead
         if self.long_opening and len(ids) > self.long_overhead:
@@ -71,7 +74,8 @@ class Words:
                 f"input_tokens = {len(ids)}: {self.overhead} of them are what tokenizer and template add "
                 f"(accepted: {self.overhead + 1} on)"
             )
-        return self.text(opening, [self.words[i % len(self.words)] for i in ids[:count]])
+        places = (np.asarray(ids[:count]) % len(self.words)).tolist()
+        return self.text(opening, [self.words[place] for place in places])
 
     def text(self, opening: str, words: Sequence[str]) -> str:
         """A text of these words."""

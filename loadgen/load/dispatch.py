@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from loadgen.errors import LoadgenError, Refused, WrongLength, cancelled
 from loadgen.load.arrival import Arrival
 from loadgen.load.giving_up import GivingUp
@@ -22,16 +24,16 @@ from loadgen.load.sending import Sending
 from loadgen.load.sound import length_error, sound
 from loadgen.metrics.in_flight import FlightTime
 from loadgen.protocols import Clock, Driver
-from loadgen.records import FIRST_TOKENS, LoadSpec, Phase, Reply, Request, Sample
+from loadgen.records import FIRST_TOKENS, Ids, LoadSpec, Phase, Reply, Request, Sample
 from loadgen.system.timer import TimerFactory
 from loadgen.units import nanoseconds, seconds
 
-Prompts = tuple[tuple[int, ...], ...]
-PromptMaker = Callable[..., Prompts]  # (seq, input_tokens), and its blocks where a request shares any
+PromptMaker = Callable[..., tuple[Ids, ...]]  # (seq, input_tokens), and its blocks where a request shares any
 OnSample = Callable[[Sample, int], None]
 
 SLICE_NS = 200_000  # the longest that background work keeps a completion or a due time waiting
-DUE_GUARD_NS = 60_000  # no new piece of background work is begun this close before a due time
+DUE_GUARD_NS = 60_000  # no new piece of background work is begun this close before a due time, or …
+GUARD_PIECES = 2  # … so many times what a piece took of late
 SLICE_GAP_S = 0.001  # rest between slices: enough gathers to be worth a turn of the loop
 UNDECODED = 1024  # replies kept undecoded before decoding goes first
 LOOKAHEAD = 256  # bodies prepared ahead of need, besides one for each place
@@ -39,8 +41,9 @@ LOOKAHEAD_TOKENS = 8_000_000  # about 48 MB of serialised ids
 HEAVY_TOKENS = (
     1024  # of a prompt: from here on it is prepared only where that ends before the next due time …
 )
-PREPARE_NS = 150  # … by what a token takes …
+PREPARE_NS = 25  # … by what a token takes …
 FEW_READY = 16  # … unless so few are left
+YOUNG_OBJECTS = 256  # a third of what sets the collector off
 SENDS_AT_ONCE = 256  # then the sockets get a turn, however late the schedule is
 GUARD_S = 30.0  # over the request's own time-outs: beyond this a driver is stuck
 
@@ -90,6 +93,7 @@ class Dispatcher:
         self._room: asyncio.Event = asyncio.Event()
         self._launch: Callable[[], None] = self._launch_free
         self._due_ns: int | None = None
+        self._piece_ns = 0  # what a piece of background work takes, of late
         self._timer: Any = None
         self.start_ns = 0
         self.in_flight = self.in_flight_max = 0
@@ -257,7 +261,7 @@ class Dispatcher:
         now_ns = self._clock()
         end_ns, latest_ns = now_ns + SLICE_NS, now_ns + SLICE_NS * 5
         if self._due_ns is not None:
-            end_ns = min(end_ns, self._due_ns - DUE_GUARD_NS)
+            end_ns = min(end_ns, self._due_ns - self._guard_ns())
         while now_ns < end_ns or len(self._raws) > UNDECODED or (self._starved and now_ns < latest_ns):
             if (
                 self._short_of(self._lookahead // 2)
@@ -270,8 +274,18 @@ class Dispatcher:
             elif self._short_of(self._lookahead) and self._fits_before_due(now_ns):
                 self._prepare_one()
             else:
+                if self._due_ns is not None and gc.get_count()[0] > YOUNG_OBJECTS:
+                    gc.collect(1)  # while nothing is due: by itself the collector stops a send for up to 2 ms
                 return
-            now_ns = self._clock()
+            began_ns, now_ns = now_ns, self._clock()
+            self._note_piece(now_ns - began_ns)
+
+    def _note_piece(self, took_ns: int) -> None:
+        self._piece_ns += (min(took_ns, SLICE_NS) - self._piece_ns) // 8
+
+    def _guard_ns(self) -> int:
+        """How long before a due time no piece is begun."""
+        return max(DUE_GUARD_NS, GUARD_PIECES * self._piece_ns)
 
     def _short_of(self, count: int) -> bool:
         if not self._more:
@@ -284,7 +298,10 @@ class Dispatcher:
             return True
         if self._next is None:
             self._next = next(self._arrivals, None)
-        return self._next is None or now_ns + PREPARE_NS * self._next.input_tokens <= self._due_ns
+        return (
+            self._next is None
+            or now_ns + self._guard_ns() + PREPARE_NS * self._next.input_tokens <= self._due_ns
+        )
 
     def _prepare_one(self) -> None:
         arrival = self._next or next(self._arrivals, None)
@@ -303,11 +320,13 @@ class Dispatcher:
     def _made(self, seq: int, arrival: Arrival) -> Any:
         """The request of an arrival, serialised."""
         if arrival.text is not None:
-            return self._prepared(seq, arrival, (tuple(arrival.text.ids),))
+            return self._prepared(seq, arrival, (np.array(arrival.text.ids, np.int32),))
         shared = (arrival.blocks,) if arrival.blocks else ()
         return self._prepared(seq, arrival, self._prompts(seq, arrival.input_tokens, *shared))
 
-    def _prepared(self, seq: int, arrival: Arrival, prompts: Prompts, keep_ids: int = FIRST_TOKENS) -> Any:
+    def _prepared(
+        self, seq: int, arrival: Arrival, prompts: tuple[Ids, ...], keep_ids: int = FIRST_TOKENS
+    ) -> Any:
         request = Request(
             seq=seq,
             phase=self._phase,
@@ -318,11 +337,7 @@ class Dispatcher:
             content=None if arrival.text is None else arrival.text.content,
             cancel=self._giving_up.of(arrival.number) if self._giving_up is not None else None,
         )
-        prepared = self._driver.prepare(request)
-        if sum(map(len, prompts)) >= HEAVY_TOKENS:
-            # The collector goes through ids that it has not seen: dozens of long prompts hold sends up for 3 to 18 ms.
-            gc.collect(0)
-        return prepared
+        return self._driver.prepare(request)
 
     def _decode_one(self) -> None:
         reply = sound(self._driver.decode(self._raws.popleft()))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loadgen.errors import BadInput
 from loadgen.load.shared import Blocks
+from loadgen.records import Ids
 
 FIRST_ID = 3  # 0, 1 and 2 are <unk>, <s> and </s> in the tokenisers of LLaMA 1 and 2
 RESERVED_TOP = 256  # llama 3 keeps its special tokens in the last 256 ids
@@ -20,8 +22,6 @@ BLOCK_IDS, BLOCK_REQUESTS = (
 )  # short prompts are made a block at a time: seeding costs more than they do
 
 FILLER = 4  # a stream of its own, beside the prompts' 0 and 1 and those of shared blocks
-
-Prompts = tuple[tuple[int, ...], ...]
 
 
 def id_range(vocab: int | None) -> tuple[int, int]:
@@ -57,7 +57,7 @@ class PromptSource:
         self.seed, self.input_tokens, self.batch_size = seed, input_tokens, batch_size
         self._base = self.high - self.low
         self._nonce_tokens = next(n for n in range(1, 64) if self._base**n >= NONCES)
-        self._made: list[list[list[int]]] = []
+        self._made = np.empty((0, batch_size, 0), np.int32)
         self._made_of: tuple[int, int] | None = None
         self._shared = (
             None
@@ -66,7 +66,9 @@ class PromptSource:
         )
         self._start = int(np.random.PCG64([seed, 0]).random_raw()) % self._base**self._nonce_tokens
 
-    def prompts(self, seq: int, input_tokens: int | None = None, blocks: tuple[int, ...] = ()) -> Prompts:
+    def prompts(
+        self, seq: int, input_tokens: int | None = None, blocks: tuple[int, ...] = ()
+    ) -> tuple[Ids, ...]:
         """``batch_size`` prompts of ``input_tokens`` ids each (the trial's own length when not given), which begin with
         the ids of shared ``blocks``.
 
@@ -77,31 +79,32 @@ class PromptSource:
             raise BadInput(f"input_tokens = {length}: a prompt has at least one token")
         if blocks:
             assert self._shared is not None, "a load with blocks says how long they are"
-            shared = tuple(self._shared.ids(blocks, length).tolist())
+            shared = self._shared.ids(blocks, length)
             left = length - len(shared)
-            own = self.prompts(seq, left) if left else ((),) * self.batch_size
-            return tuple(shared + row for row in own)
+            if not left:
+                return (shared,) * self.batch_size
+            return tuple(np.concatenate([shared, row]) for row in self.prompts(seq, left))
         requests = min(max(1, BLOCK_IDS // (self.batch_size * length)), BLOCK_REQUESTS)
         block, place = divmod(seq, requests)
         if self._made_of != (length, block):
             self._made = self._block(block, requests, length)
             self._made_of = (length, block)
-        return tuple(map(tuple, self._made[place]))
+        return tuple(self._made[place])
 
-    def filler(self, seq: int, tokens: int) -> tuple[int, ...]:
+    def filler(self, seq: int, tokens: int) -> Ids:
         """Ids that stand for the reply to a request, where the server did not tell its own."""
         raw = np.random.PCG64([self.seed, FILLER, seq]).random_raw(tokens)
-        ids: list[int] = ((raw % self._base).astype(np.int32) + self.low).tolist()
-        return tuple(ids)
+        return (raw % self._base).astype(np.int32) + np.int32(self.low)
 
-    def _block(self, block: int, requests: int, length: int) -> list[list[list[int]]]:
+    def _block(self, block: int, requests: int, length: int) -> NDArray[np.int32]:
         # Raw bits: numpy promises their stream for good, and that of Generator.integers for one version only.
         raw = np.random.PCG64([self.seed, 1, block]).random_raw(requests * self.batch_size * length)
-        ids = (raw % self._base).astype(np.int32).reshape(requests * self.batch_size, length) + self.low
+        ids = (raw % self._base).astype(np.int32).reshape(requests * self.batch_size, length) + np.int32(
+            self.low
+        )
         first = self._start + block * len(ids)
         number = first + np.arange(len(ids), dtype=np.int64)
         for place in range(min(self._nonce_tokens, length)):
             ids[:, place] = self.low + number % self._base
             number //= self._base
-        rows: list[list[list[int]]] = ids.reshape(requests, self.batch_size, length).tolist()
-        return rows
+        return ids.reshape(requests, self.batch_size, length)

@@ -13,16 +13,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loadgen.errors import cancelled
 from loadgen.load.arrival import Arrival
-from loadgen.load.dispatch import DUE_GUARD_NS, SLICE_NS, Dispatcher
-from loadgen.records import FIRST_TOKENS, Sample, Window
+from loadgen.load.dispatch import SLICE_NS, Dispatcher
+from loadgen.records import FIRST_TOKENS, Ids, Sample, Window
 from loadgen.workload_records import SessionFigures
 
-Filler = Callable[[int, int], tuple[int, ...]]  # (seq, tokens): stands for the reply to that request
-Ids = NDArray[np.int32]
+Filler = Callable[[int, int], Ids]  # (seq, tokens): stands for the reply to that request
+WAITING = 4  # replies: where there are more, one is decoded in each slice, whatever is due
 KEPT_TOKENS = 16_000_000  # of contexts of a trace's sessions that have no turn under way, 64 MB …
 KEPT_SESSIONS = 200_000  # … and so many of these
 
@@ -162,11 +161,16 @@ class SessionDispatcher(Dispatcher):
             await super()._rest()
 
     def _slice(self) -> None:
-        until_ns = self._clock() + SLICE_NS * 5
+        now_ns = self._clock()
+        until_ns = now_ns + SLICE_NS * 5
         if self._due_ns is not None:
-            until_ns = min(until_ns, self._due_ns - DUE_GUARD_NS)
-        while self._raws and self._clock() < until_ns:
+            until_ns = min(until_ns, self._due_ns - self._guard_ns())
+        forced = len(self._raws) > WAITING
+        while self._raws and (forced or now_ns < until_ns):
+            forced = False
             self._decode_one()
+            began_ns, now_ns = now_ns, self._clock()
+            self._note_piece(now_ns - began_ns)
         super()._slice()
 
     def _made(self, seq: int, arrival: Arrival) -> Any:
@@ -190,15 +194,13 @@ class SessionDispatcher(Dispatcher):
         shared = (arrival.blocks,) if arrival.blocks else ()
         own = self._prompts(seq, new, *shared)[0]
         if context is None:
-            prompt, known = np.array(own, np.int32), self._prefix if arrival.blocks else 0
-            ids = own
+            prompt, known = own, self._prefix if arrival.blocks else 0
         else:
             assert before is not None
-            prompt, known = np.concatenate([context, np.array(own, np.int32)]), before.known or 0
-            ids = tuple(prompt.tolist())
+            prompt, known = np.concatenate([context, np.asarray(own, np.int32)]), before.known or 0
         self._sent[seq] = (prompt, known)
-        return arrival._replace(input_tokens=len(ids)), self._prepared(
-            seq, arrival, (ids,), max(arrival.output_tokens, FIRST_TOKENS)
+        return arrival._replace(input_tokens=len(prompt)), self._prepared(
+            seq, arrival, (prompt,), max(arrival.output_tokens, FIRST_TOKENS)
         )
 
     @property
@@ -238,7 +240,7 @@ class SessionDispatcher(Dispatcher):
             self._keep(session, before)
         self._close(session, one, before.ended_ns)
 
-    def _context_after(self, sample: Sample, prompt: Ids | None, ids: tuple[int, ...]) -> Context:
+    def _context_after(self, sample: Sample, prompt: Ids | None, ids: Ids) -> Context:
         reply = sample.reply
         if prompt is None:
             return Context(reply.end_ns)
@@ -247,7 +249,7 @@ class SessionDispatcher(Dispatcher):
         if not own:
             self._filled += 1
             ids = self._filler(reply.seq, told)
-        context = np.concatenate([prompt, np.array(ids, np.int32)])
+        context = np.concatenate([prompt, np.asarray(ids, np.int32)])
         return Context(reply.end_ns, context, len(context) if own else len(prompt))
 
     def _close(self, session: int, one: _Open, end_ns: int) -> None:

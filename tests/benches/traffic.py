@@ -5,15 +5,19 @@
     .venv/bin/python tests/benches/traffic.py late           # how late requests and turns are sent: p99 at most 1 ms
     .venv/bin/python tests/benches/traffic.py rows 1000000   # memory of traces of so many rows: at most 200 MiB
 
-Loads go to the null server. Each figure stands beside its goal; a machine that does other work makes them all worse.
+Loads go to the null server. Each figure stands beside its goal. A machine that does other work makes them all worse:
+how late it wakes a loop that does nothing stands beside them, and ``chrt -f 1`` before the command (as root) keeps
+others off the cores.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +29,13 @@ from loadgen.load.client import LoadOutcome
 from loadgen.load.run import run_trial_load
 from loadgen.records import LoadSpec, Sample, ServerSpec, Trial
 from loadgen.servers.null import FRAMEWORK as NULL
+from loadgen.system.timer import make_timer
 from loadgen.theory.models import PRESETS
 from loadgen.workload_records import Prefixes, Sessions, Spread
 
 SPEC = ServerSpec(framework="null", model=PRESETS["llama-7b"], options={"ttft_ms": 20.0, "itl_ms": 5.0})
 SECONDS = 15
+IDLE_SECONDS = 5
 SHORT, LONG = 128, 12_000
 LATE_S, MEMORY_MIB = 1e-3, 200
 ROWS = 1_000_000
@@ -66,6 +72,34 @@ def percentiles(values: list[float]) -> str:
     return f"p50 {p50:7.3f} ms, p99 {p99:7.3f} ms"
 
 
+def idle_wakes() -> list[float]:
+    """How late in s a loop wakes that has nothing else to do, by the dispatcher's own timer: the machine's share."""
+    gaps = iter(np.random.default_rng(1).exponential(1e9 / 200, 200 * IDLE_SECONDS).astype(int).tolist())
+    late: list[float] = []
+
+    async def main() -> None:
+        ended = asyncio.get_running_loop().create_future()
+        due_ns = time.monotonic_ns() + next(gaps)
+
+        def wake() -> None:
+            nonlocal due_ns
+            late.append((time.monotonic_ns() - due_ns) / 1e9)
+            gap_ns = next(gaps, None)
+            if gap_ns is None:
+                ended.set_result(None)
+                return
+            due_ns = max(due_ns + gap_ns, time.monotonic_ns())
+            timer.arm(due_ns)
+
+        timer = make_timer(wake)
+        timer.arm(due_ns)
+        await ended
+        timer.close()
+
+    asyncio.run(main())
+    return late
+
+
 def lags(samples: list[Sample]) -> list[float]:
     """Send lags in s of what had a due time."""
     return [(one.reply.sent_ns - one.due_ns) / 1e9 for one in samples if one.due_ns is not None]
@@ -80,6 +114,7 @@ def long_prompts(url: str, folder: Path) -> None:
             path = folder / f"{again}-{len(rows)}.jsonl"
             lines = ({"offset_s": at, "input_tokens": size, "output_tokens": 8} for at, size in rows)
             path.write_text("\n".join(map(json.dumps, lines)))
+            idle = idle_wakes()
             spec = LoadSpec(
                 kind="trace", trace=str(path), input_tokens=max(size for _, size in rows), output_tokens=8,
                 requests=len(rows), warmup=8, seed=again,
@@ -89,13 +124,13 @@ def long_prompts(url: str, folder: Path) -> None:
             ttft = [(one.reply.token_ns[0] - (one.due_ns or 0)) / 1e9 - 0.020 for one in few]
             share = outcome.quality.cpu_share or 0.0
             print(f"short requests {name:32}: send lag {percentiles(lags(few))}; TTFT over the server's "
-                  f"{percentiles(ttft)}; CPU {share:.2f}")  # fmt: skip
+                  f"{percentiles(ttft)}; CPU {share:.2f}; an idle loop {percentiles(idle)}")  # fmt: skip
 
 
 def lateness(url: str) -> None:
     """Poisson arrivals, and turns behind replies and thinking."""
-    fixed = [Spread(kind="uniform", least=value, most=value) for value in (8, 50)]
-    talk = Sessions(users=32, turns=fixed[0], think_ms=fixed[1], max_context=8192)
+    turns, think = (Spread(kind="uniform", least=least, most=most) for least, most in ((8, 8), (20, 80)))
+    talk = Sessions(users=32, turns=turns, think_ms=think, max_context=8192)
     loads: dict[str, LoadSpec] = {
         "poisson, 200 a second": LoadSpec(
             kind="poisson", rate=200.0, input_tokens=SHORT, output_tokens=16, requests=200 * SECONDS, warmup=8
@@ -106,9 +141,12 @@ def lateness(url: str) -> None:
         ),
     }  # fmt: skip
     for name, spec in loads.items():
+        idle = idle_wakes()
         late = lags(played(url, spec)[1])
+        idle += idle_wakes()
         kept = np.percentile(late, 99, method="inverted_cdf") <= LATE_S
-        print(f"{name:48}: send lag {percentiles(late)} (goal p99 1 ms: {'kept' if kept else 'MISSED'})")
+        print(f"{name:48}: send lag {percentiles(late)} (goal p99 1 ms: {'kept' if kept else 'MISSED'}); an idle "
+              f"loop beside it {percentiles(idle)}")  # fmt: skip
 
 
 def million(folder: Path, rows: int) -> None:

@@ -11,6 +11,7 @@ from fake_world import MS, FakeDriver, FakeTimer, World, play, prompts_of
 
 from loadgen.errors import BadInput, LoadgenError, WarmupRefused
 from loadgen.load import dispatch
+from loadgen.load.arrival import Arrival
 from loadgen.load.client import run_load
 from loadgen.load.sound import length_error
 from loadgen.metrics.summary import summarise
@@ -265,6 +266,58 @@ def test_bodies_are_prepared_ahead_but_not_all_at_once() -> None:
     driver = FakeDriver(World())
     play(load(concurrency=4, requests=3_000), driver)
     assert 4 < driver.prepared_ahead <= dispatch.LOOKAHEAD + 4
+
+
+def test_no_background_work_is_begun_that_would_hold_up_what_is_due() -> None:
+    """Either kind of it takes 150 µs here; of a long prompt more is expected."""
+    world = World()
+
+    class Slow(FakeDriver):
+        def prepare(self, request: Request) -> Request:
+            world.now += 150_000
+            return super().prepare(request)
+
+        def decode(self, raw: Any) -> Reply:
+            world.now += 150_000
+            return super().decode(raw)
+
+    def left(due_in_ns: int) -> tuple[int, int]:
+        """Replies undecoded and bodies prepared behind a slice, where the next request is due so soon."""
+        one._due_ns = world.now + due_in_ns
+        one._slice()
+        return len(one._raws), driver.prepared
+
+    driver = Slow(world, silent=lambda seq: True)
+    one = dispatch.Dispatcher(
+        phase="measured",
+        load=load("trace", input_tokens=4_000),
+        driver=driver,
+        arrivals=(Arrival(n, n * MS, 4_000, 3) for n in range(1_000)),
+        first_seq=0,
+        prompts=lambda seq, tokens: ((0,) * tokens,),
+        on_sample=lambda sample, in_flight: None,
+        on_reply=lambda reply, due_ns: None,
+        clock=world.clock,
+        places=None,
+    )
+    one.prepare()
+    ready = driver.prepared
+    for _ in range(60):
+        seq, arrival, prepared = one._ready.popleft()
+        one._send(seq, arrival, prepared, None)
+        one._raws.append((prepared, world.now, world.now))
+    for _ in range(8):  # what a piece takes is known
+        left(10 * MS)
+    undecoded = len(one._raws)
+    assert 0 < undecoded < 50
+    assert left(200_000) == (undecoded, ready), "one would end in time, two would not: too close"
+    assert left(350_000) == (undecoded - 1, ready)
+    while one._raws:
+        left(10 * MS)
+    prepared_now = driver.prepared
+    assert prepared_now < ready + 60
+    assert left(350_000) == (0, prepared_now), "a long prompt takes longer than a reply"
+    assert left(10 * MS)[1] > prepared_now
 
 
 def test_nothing_is_kept_of_what_was_handed_out() -> None:

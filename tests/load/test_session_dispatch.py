@@ -59,7 +59,7 @@ def test_a_turn_holds_all_before_it_and_comes_when_its_user_has_thought() -> Non
     driver = FakeDriver(World(), service=lambda seq: (10 + seq) * MS, spoil=own_ids)
     outcome, samples, figures = talk(load(), driver)
     assert sorted(driver.requests) == list(range(12))
-    prompts = {seq: request.prompts[0] for seq, request in driver.requests.items()}
+    prompts = {seq: tuple(request.prompts[0]) for seq, request in driver.requests.items()}
     for first in (0, 3, 6, 9):
         session = samples[first : first + 3]
         assert {one.session for one in session} == {first // 3}
@@ -86,7 +86,7 @@ def test_what_the_server_did_not_tell_is_filled_in_its_length() -> None:
     spoil = lambda request: {"counted_by": "usage", "output_tokens": (2,)}  # noqa: E731
     driver = FakeDriver(World(), spoil=spoil)
     _, samples, figures = talk(load(requests=3, users=1, at_most=True), driver)
-    assert driver.requests[1].prompts[0][4:6] == (999, 999)
+    assert tuple(driver.requests[1].prompts[0][4:6]) == (999, 999)
     assert [one.known_tokens for one in samples] == [0, 4, 10], "the cache has what was sent, and no reply"
     assert figures.filled == 3
     (doubt,) = of_sessions(figures)
@@ -148,7 +148,7 @@ def test_a_trace_with_sessions_is_replayed_as_such(trace: LoadSpec) -> None:
     assert lag is not None
     assert (lag.n, lag.max) == (5, pytest.approx(0.19))
     assert [one.input_tokens for one in samples] == [4, 12, 5, 6, 9, 30], "the trace tells whole lengths"
-    prompts = {seq: request.prompts[0] for seq, request in driver.requests.items()}
+    prompts = {seq: tuple(request.prompts[0]) for seq, request in driver.requests.items()}
     assert prompts[1][:7] == prompts[0] + own_ids(driver.requests[0])["first_tokens"]
     assert prompts[3][0] == 3, "one that is shorter than its context begins anew"
     assert prompts[5][:12] == prompts[4] + own_ids(driver.requests[4])["first_tokens"]

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from loadgen.load.arrivals import schedule
@@ -28,6 +29,15 @@ def load(**more: Any) -> LoadSpec:
     return LoadSpec(**{**shape, **more})
 
 
+Prompt = tuple[int, ...]
+
+
+def prompt_of(source: PromptSource, seq: int, tokens: int, blocks: tuple[int, ...]) -> Prompt:
+    """The one prompt of a request as plain numbers."""
+    (prompt,) = source.prompts(seq, tokens, blocks)
+    return tuple(np.asarray(prompt).tolist())
+
+
 def source(seed: int = 7, block_tokens: int = 512) -> PromptSource:
     return PromptSource(seed, 32_000, 1, block_tokens=block_tokens)
 
@@ -36,9 +46,9 @@ def test_requests_that_share_blocks_share_their_first_ids_on_any_worker() -> Non
     with open_rows(CONVERSATION) as rows:
         first = list(islice(rows, 40))
     one, other = source(), source()
-    prompts = [one.prompts(seq, row.input_tokens, row.blocks)[0] for seq, row in enumerate(first)]
+    prompts = [prompt_of(one, seq, row.input_tokens, row.blocks) for seq, row in enumerate(first)]
     assert [len(prompt) for prompt in prompts] == [row.input_tokens for row in first]
-    again = {seq: other.prompts(seq, first[seq].input_tokens, first[seq].blocks)[0] for seq in (39, 3, 17)}
+    again = {seq: prompt_of(other, seq, first[seq].input_tokens, first[seq].blocks) for seq in (39, 3, 17)}
     assert all(prompts[seq] == prompt for seq, prompt in again.items())
     pairs = 0
     for i, a in enumerate(first):
@@ -57,26 +67,26 @@ def test_requests_that_share_blocks_share_their_first_ids_on_any_worker() -> Non
 
 def test_blocks_of_other_trials_and_of_the_warm_up_are_others() -> None:
     blocks = (0, 1, 2)
-    mine = source().prompts(0, 1536, blocks)[0]
-    assert source(seed=8).prompts(0, 1536, blocks)[0][:3] != mine[:3]
-    warm = source().prompts(0, 1536, for_warmup(blocks))[0]
+    mine = prompt_of(source(), 0, 1536, blocks)
+    assert prompt_of(source(seed=8), 0, 1536, blocks)[:3] != mine[:3]
+    warm = prompt_of(source(), 0, 1536, for_warmup(blocks))
     assert sum(a == b for a, b in zip(warm, mine, strict=True)) < 30
     assert max(mine) < 32_000
     assert min(mine) >= 3
 
 
 def test_numbers_of_64_bits_name_blocks() -> None:
-    found = [source().prompts(0, 512, (block,))[0] for block in (2**64 - 1, 2**64 - 2, 2**32 - 1)]
+    found = [prompt_of(source(), 0, 512, (block,)) for block in (2**64 - 1, 2**64 - 2, 2**32 - 1)]
     assert len({prompt[:1] for prompt in found}) == 3
 
 
 def test_blocks_that_are_no_longer_kept_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loadgen.load.shared.KEPT_TOKENS", 1024)
     few = source()
-    first = few.prompts(0, 512, (1,))
+    first = prompt_of(few, 0, 512, (1,))
     for block in range(2, 9):
         few.prompts(0, 512, (block,))
-    assert few.prompts(0, 512, (1,)) == first
+    assert prompt_of(few, 0, 512, (1,)) == first
 
 
 def test_prefix_groups() -> None:
@@ -89,9 +99,9 @@ def test_prefix_groups() -> None:
     assert set(counted) == {(), (0,), (1,), (2,), (3,), (4,)}
     assert 130 < counted[()] < 190
     prompts = source(block_tokens=block_tokens_of(spec) or 0)
-    made: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    made: dict[tuple[int, ...], list[Prompt]] = {}
     for arrival in arrivals:
-        (prompt,) = prompts.prompts(arrival.number, arrival.input_tokens, arrival.blocks)
+        prompt = prompt_of(prompts, arrival.number, arrival.input_tokens, arrival.blocks)
         assert len(prompt) == arrival.input_tokens
         made.setdefault(arrival.blocks, []).append(prompt)
     for blocks, members in made.items():

@@ -132,7 +132,7 @@ def test_prompts_are_equal_across_servers_and_differ_across_loads() -> None:
     seeds = {trial_of(other).load.seed for other in others}
     assert len(seeds | {seed}) == len(others) + 1
     first = [PromptSource(s, 32000, 20, 8).prompts(0)[0] for s in sorted(seeds | {seed})]
-    assert len({prompt[:3] for prompt in first}) == len(first)
+    assert len({tuple(prompt[:3]) for prompt in first}) == len(first)
 
 
 @settings(max_examples=50)
