@@ -60,12 +60,7 @@ def run_trial(
     """
     watcher.trial(trial)
     started, start = datetime.datetime.now(datetime.UTC), time.monotonic()
-    accumulator = Accumulator(
-        at_most=trial.load.at_most,
-        text=endpoint.text,
-        varied=trial.load.varies,
-        templated=endpoint.text and trial.load.dataset is not None,
-    )
+    accumulator = accumulator_of(trial, text=endpoint.text)
     no_memory: list[Failure] = []
     warmup_error: str | None = None
     lost = served = 0
@@ -148,6 +143,8 @@ def run_trial(
     fault = endpoint.fault()
     # Before anything else is asked of the server, so that its counters hold this trial's requests and no probe.
     engine = engine_of(endpoint, counters) if fault is None else {}
+    if trial.share is not None:
+        engine.pop("server_side", None)  # its counters hold the requests of all hosts
     if fault is None and not no_memory and (lost or watch.hung or (outcome is None and not objectives.over)):
         fault = endpoint.judge(before) or probed(trial, endpoint, watch)
     if fault is None and failure is None and summary.requests_cancelled:
@@ -164,15 +161,8 @@ def run_trial(
     elif failure is None and unserved(warmup_error):
         words = f"the last request of both warm-ups was not served: {warmup_error}"
         failure = Failure(error="ColdServer", message=words, phase="warmup")
-    quality = outcome.quality if outcome is not None else None
-    doubts = [] if failure is not None else checks.caveats(trial, accumulator, summary, quality)
-    doubts += objectives.caveats()
-    workload = workload_of(trial.load)
-    sessions = outcome.sessions if outcome is not None else None
     sent = outcome.requests_sent + outcome.warmup_sent if outcome is not None else 0
-    cores = None if fault is not None else server_cores(endpoint, trial.server)
-    of_server = (*of_engine(trial.load, sent, engine, quality, summary), *of_cores(cores, engine))
-    return TrialResult(
+    result = TrialResult(
         trial=trial,
         environment=environment,
         engine=engine if fault is None else {},
@@ -180,24 +170,40 @@ def run_trial(
         started=started.isoformat(timespec="milliseconds"),
         wall_s=time.monotonic() - start,
         summary=None if failure is not None else summary,
-        client=quality,
-        caveats=(
-            (
-                *doubts,
-                *of_server,
-                *of_workload(trial.load, workload, sent),
-                *of_sessions(sessions),
-            )
-            if failure is None
-            else ()
-        ),
+        client=outcome.quality if outcome is not None else None,
         attained=objectives.attained(trial.load.duration_s or summary.duration_s),
         failure=failure,
-        cores=cores,
+        cores=None if fault is not None else server_cores(endpoint, trial.server),
         window=window,
-        workload=workload,
-        sessions=sessions,
+        workload=workload_of(trial.load),
+        sessions=outcome.sessions if outcome is not None else None,
     )
+    return doubted(result, accumulator, objectives, sent)
+
+
+def accumulator_of(trial: Trial, *, text: bool) -> Accumulator:
+    """What takes a trial's samples; ``text``: its prompts go out as text."""
+    load = trial.load
+    return Accumulator(
+        at_most=load.at_most, text=text, varied=load.varies, templated=text and load.dataset is not None
+    )
+
+
+def doubted(result: TrialResult, seen: Accumulator, objectives: SloWatch, sent: int) -> TrialResult:
+    """The result with its caveats; none of one that failed. ``seen`` and ``objectives`` took its samples, ``sent`` were
+    sent in all, warm-up included."""
+    trial, summary = result.trial, result.summary
+    if summary is None:
+        return result
+    found = (
+        *checks.caveats(trial, seen, summary, result.client),
+        *objectives.caveats(),
+        *of_engine(trial.load, sent, result.engine, result.client, summary),
+        *of_cores(result.cores, result.engine),
+        *of_workload(trial.load, result.workload, sent),
+        *of_sessions(result.sessions),
+    )
+    return replace(result, caveats=found)
 
 
 def refused_at_once(words: str) -> Failure:
@@ -296,4 +302,4 @@ def smallest(trial: Trial) -> Trial:
         nodes=1,
         timeouts=replace(limits, first_byte_s=min(limit_s, limits.first_byte_s), total_s=limit_s),
     )
-    return replace(trial, load=load)
+    return replace(trial, load=load, share=None)

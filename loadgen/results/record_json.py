@@ -21,6 +21,7 @@ from loadgen.telemetry_records import (
     SourceFigures,
     TelemetrySummary,
 )
+from loadgen.workload_records import Share
 
 T = TypeVar("T")
 FINITE = sys.float_info.max
@@ -48,7 +49,11 @@ def _is_environment(found: Environment) -> bool:
     )
 
 
-WHOLE: dict[type, Callable[[Any], bool]] = {Attained: _is_attained, Environment: _is_environment}
+WHOLE: dict[type, Callable[[Any], bool]] = {
+    Attained: _is_attained,
+    Environment: _is_environment,
+    Share: lambda found: found.number < found.of,
+}
 
 
 def to_json(record: Any) -> bytes:
