@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from loadgen.api.runs import refuse_used
-from loadgen.errors import BadInput, StoreError
+from loadgen.errors import BadInput
 from loadgen.load.merging import merge as merge_samples
 from loadgen.load.merging import shift, sum_of_sessions
 from loadgen.load.quality import quality_of_hosts
@@ -33,10 +33,7 @@ class _Part:
     def samples(self, theta_ns: int) -> Iterator[Sample]:
         """Its samples, their times moved back by so much."""
         stored = self.results.samples(self.result.trial.id)
-        if stored is None:
-            raise StoreError(
-                f"{self.results.path}: no samples of {self.share.words}, which a trial is merged from"
-            )
+        assert stored is not None, "a part has samples, else it is none"
         for sample in read_samples(stored):
             shift(sample, theta_ns)
             yield sample
@@ -116,6 +113,10 @@ def _part(folder: Path) -> _Part:
         raise BadInput(
             f"{folder}: {share.words} failed: {result.failure.error}: {result.failure.message} (accepted: shares that "
             "all sent their part)"
+        )
+    if results.left_out or not results.has_samples(result.trial.id):
+        raise BadInput(
+            f"{folder}: has not all samples of {share.words} (accepted: the folder as loadgen run --share left it)"
         )
     began = [node.start_ns for node in client.nodes] if client is not None else []
     if client is None or len(began) != 1 or began[0] is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,7 +112,8 @@ def test_the_figures_of_merged_shares_are_those_of_one_process(
     unlike = {"in_flight_mean": None, "in_flight_max": None}
     assert replace(found.summary, **unlike) == replace(truth.summary, **unlike)
     assert found.attained == truth.attained
-    assert samples_of(tmp_path / "m") == sorted(samples_of(whole), key=lambda sample: sample.reply.end_ns)
+    merged, sent = (sorted(samples_of(each), key=lambda one: one.seq) for each in (tmp_path / "m", whole))
+    assert merged == sent
     assert found.client is not None
     assert truth.client is not None
     assert [node.address for node in found.client.nodes] == ["host0", "host1"]
@@ -152,10 +154,13 @@ def test_parts_that_do_not_go_together_are_refused_by_name(
 def test_a_missing_and_a_doubled_share_are_refused_by_name(
     whole: Path, parts: tuple[Path, Path], tmp_path: Path
 ) -> None:
+    bare = cut(whole, tmp_path / "bare", 1)
+    shutil.rmtree(bare / "samples")
     for given, words in (
         ([parts[1]], r"^0/2 missing: 1 of 2 shares are no trial"),
         ([parts[0], parts[1], parts[0]], f"^{parts[0]}: share 0/2 once more"),
         ([parts[0], whole], f"^{whole}: not a share"),
+        ([parts[0], bare], f"^{bare}: has not all samples of share 1/2"),
     ):
         with pytest.raises(BadInput, match=words):
             merge(given, tmp_path / "m")
