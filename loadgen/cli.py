@@ -24,6 +24,7 @@ from loadgen.commands.options import (
     load_options,
     ray_options,
     server_options,
+    share_options,
     slo_option,
     target_options,
     workload_options,
@@ -205,6 +206,7 @@ def sweep(
 @slo_option
 @click.option("--nodes", default=1, show_default=True, help="of the cluster of --ray, --workers on each")
 @ray_options
+@share_options
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="keep results and samples there"
 )
@@ -351,6 +353,26 @@ def keep(sources: tuple[Path, ...], target: Path, samples_limit: int) -> None:
     from loadgen.commands import keep as command
 
     raise SystemExit(command.run(sources, target, samples_limit))
+
+
+@main.command()
+@click.argument(
+    "parts", nargs=-1, required=True, metavar="DIR [DIR…]", type=click.Path(file_okay=False, path_type=Path)
+)
+@click.argument("target", metavar="DEST", type=click.Path(file_okay=False, path_type=Path))
+def merge(parts: tuple[Path, ...], target: Path) -> None:
+    """Make one trial of the shares of a load that several hosts sent (loadgen run --share), and print its figures.
+
+    All shares of one run must be there, each once. They are laid upon each other where each host's own clock had the
+    common start; its figures are those of all requests together.
+
+    \b
+    loadgen run --url http://10.0.0.5:8000 --rate 4000 --mode poisson --share 0/2 --start-at 09:30:00 --out part0
+    loadgen merge part0 part1 whole
+    """
+    from loadgen.commands import run as command
+
+    raise SystemExit(command.merge(parts, target))
 
 
 @main.command()

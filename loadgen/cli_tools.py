@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from loadgen.commands.options import MODES, load_options
+from loadgen.commands.options import MODES, load_options, ray_options
+from loadgen.profile.bounds import MOST_WORKERS
 
 
 @click.command()
@@ -17,15 +18,21 @@ from loadgen.commands.options import MODES, load_options
 @click.option("--ttft-ms", default=200.0, show_default=True, help="the null server's time to the first token")
 @click.option("--itl-ms", default=20.0, show_default=True, help="its time between tokens; 0: no pause")
 @click.option("--bound-ms", default=1.0, show_default=True, help="the error that is still good")
+@click.option(
+    "--nodes", type=click.IntRange(1, MOST_WORKERS), help="with --ray: so many, --workers on each [all]"
+)
+@ray_options
 def calibrate(**given: Any) -> None:
     """Measure this client on this machine, against a server without a model that logs its true times.
 
     Prints the errors of TTFT, ITL and E2E, send and stamp lag, CPU per token and request, and the highest load at
-    which every error stays under the bound.
+    which every error stays under the bound. With --ray it is the nodes of a cluster that send:
+    all the whole load, 1, 2, 4, … of them their part of it. So it shows what more of them cost, and how exact they are.
 
     \b
     loadgen calibrate --concurrency 256 --output-tokens 100
     loadgen calibrate --like profiles/exp1.toml
+    loadgen calibrate --mode poisson --rate 400 --requests 8000 --workers 4 --ray auto
     """
     from loadgen.commands import calibrate as command
 

@@ -17,9 +17,10 @@ def clean(text: str) -> str:
 
 
 def load_label(trial: Trial) -> str:
-    """How the load is released: ``batch 8``, ``8 in flight`` or ``poisson 2/s``; then what varies in it."""
-    varied = varied_text(trial.load)
-    return _released(trial) + (f", {varied}" if varied else "")
+    """How the load is released: ``batch 8``, ``8 in flight`` or ``poisson 2/s``; then what varies in it, and the
+    share of it that is sent."""
+    parts = (_released(trial), varied_text(trial.load), trial.share.words if trial.share else "")
+    return ", ".join(filter(None, parts))
 
 
 def _released(trial: Trial) -> str:

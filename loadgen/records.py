@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from loadgen.slo_records import Attained, Slo
 from loadgen.telemetry_records import ServerCores, TelemetrySummary
 from loadgen.units import nanoseconds
-from loadgen.workload_records import Cancel, Dataset, Prefixes, Replay, SessionFigures, Sessions, Spread
+from loadgen.workload_records import (
+    Cancel,
+    Dataset,
+    Prefixes,
+    Replay,
+    SessionFigures,
+    Sessions,
+    Share,
+    Spread,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,7 +216,8 @@ class Trial:
     ``driver`` what of the driver's options was asked for (a credential as the variable that holds it), and ``exact``
     that an output of another length is an error whatever the server can.
     ``start`` numbers the fresh servers of a plan that asks for several, from 0. ``slo`` is what its requests are held
-    to, which decides nothing of how it runs.
+    to, which decides nothing of how it runs. ``share``: only this part of the load is sent, by one host of several; its
+    figures are no trial's until all shares are merged.
     """
 
     id: str
@@ -221,6 +231,7 @@ class Trial:
     repeat: int = 0
     start: int = 0
     slo: Slo | None = None
+    share: Share | None = None
 
 
 # Not frozen, as Reply and Sample are not: one of each is made for every request, and takes thrice the time frozen.
@@ -382,14 +393,17 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientNode:
-    """A node of a load from several. ``bound_s`` is how far its times may be off on the driver's clock, ``drift_ppm``
-    how much faster its clock ran; ``began_s`` how long after it was to be its first request was sent."""
+    """A host of a load from several. ``bound_s`` is how far its times may be off on the driver's clock, ``drift_ppm``
+    how much faster its clock ran, both ``None`` of hosts whose clocks nobody compared; ``began_s`` how long after it
+    was to be its first request was sent. ``start_ns`` is where its own clock stood at the common start, of a host whose
+    times are still its own."""
 
     address: str
     workers: int
-    bound_s: float
-    drift_ppm: float
+    bound_s: float | None
+    drift_ppm: float | None
     began_s: float | None
+    start_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,7 +414,7 @@ class ClientQuality:
     loop ran; ``stamp_lag_s`` kernel receive stamp → read; ``stamps`` where arrival times come from.
     ``arrival_skew_s`` is first → last send of a static batch that the protocol made go out as single calls, ``None``
     where a batch is one call. ``loop`` names the event loop and the timer that sends by. ``nodes`` are those of a load
-    from a cluster.
+    from several hosts; where they are no cluster, ``loop_lag_s`` is of the one where it was worst.
     """
 
     driver: str

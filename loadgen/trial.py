@@ -61,12 +61,7 @@ def run_trial(
     """
     watcher.trial(trial)
     started, start = datetime.datetime.now(datetime.UTC), time.monotonic()
-    accumulator = Accumulator(
-        at_most=trial.load.at_most,
-        text=endpoint.text,
-        varied=trial.load.varies,
-        templated=endpoint.text and trial.load.dataset is not None,
-    )
+    accumulator = accumulator_of(trial, text=endpoint.text)
     no_memory: list[Failure] = []
     warmup_error: str | None = None
     lost = served = 0
@@ -153,6 +148,8 @@ def run_trial(
     # Before anything else is asked of the server, so that its counters hold this trial's requests and no probe.
     after = metrics_text(endpoint.metrics_url) if fault is None else ""
     engine = engine_of(endpoint, counters, after) if fault is None else {}
+    if trial.share is not None:
+        engine.pop("server_side", None)  # its counters hold the requests of all hosts
     if looked is not None and not no_memory:
         fault = restarts.restarted(looked, restarts.look(endpoint, after), losses)
     stopped = outcome is None and not objectives.over
@@ -178,14 +175,7 @@ def run_trial(
     elif failure is None and unserved(warmup_error):
         words = f"the last request of both warm-ups was not served: {warmup_error}"
         failure = Failure(error="ColdServer", message=words, phase="warmup")
-    quality = outcome.quality if outcome is not None else None
-    doubts = [] if failure is not None else checks.caveats(trial, accumulator, summary, quality)
-    doubts += objectives.caveats()
-    workload = workload_of(trial.load)
-    sessions = outcome.sessions if outcome is not None else None
     sent = outcome.requests_sent + outcome.warmup_sent if outcome is not None else 0
-    cores = None if fault is not None else server_cores(endpoint, trial.server)
-    of_server = (*of_engine(trial.load, sent, engine, quality, summary), *of_cores(cores, engine))
     result = TrialResult(
         trial=trial,
         environment=environment,
@@ -194,25 +184,15 @@ def run_trial(
         started=started.isoformat(timespec="milliseconds"),
         wall_s=time.monotonic() - start,
         summary=None if failure is not None else summary,
-        client=quality,
-        caveats=(
-            (
-                *doubts,
-                *of_server,
-                *of_workload(trial.load, workload, sent),
-                *of_sessions(sessions),
-            )
-            if failure is None
-            else ()
-        ),
+        client=outcome.quality if outcome is not None else None,
         attained=objectives.attained(trial.load.duration_s or summary.duration_s),
         failure=failure,
-        cores=cores,
+        cores=None if fault is not None else server_cores(endpoint, trial.server),
         window=window,
-        workload=workload,
-        sessions=sessions,
+        workload=workload_of(trial.load),
+        sessions=outcome.sessions if outcome is not None else None,
     )
-    return possible(result)
+    return possible(doubted(result, accumulator, objectives, sent))
 
 
 def possible(result: TrialResult) -> TrialResult:
@@ -233,6 +213,31 @@ def possible(result: TrialResult) -> TrialResult:
         attained=None,
         sessions=None,
     )
+
+
+def accumulator_of(trial: Trial, *, text: bool) -> Accumulator:
+    """What takes a trial's samples; ``text``: its prompts go out as text."""
+    load = trial.load
+    return Accumulator(
+        at_most=load.at_most, text=text, varied=load.varies, templated=text and load.dataset is not None
+    )
+
+
+def doubted(result: TrialResult, seen: Accumulator, objectives: SloWatch, sent: int) -> TrialResult:
+    """The result with its caveats; none of one that failed. ``seen`` and ``objectives`` took its samples, ``sent`` were
+    sent in all, warm-up included."""
+    trial, summary = result.trial, result.summary
+    if summary is None:
+        return result
+    found = (
+        *checks.caveats(trial, seen, summary, result.client),
+        *objectives.caveats(),
+        *of_engine(trial.load, sent, result.engine, result.client, summary),
+        *of_cores(result.cores, result.engine),
+        *of_workload(trial.load, result.workload, sent),
+        *of_sessions(result.sessions),
+    )
+    return replace(result, caveats=found)
 
 
 def refused_at_once(words: str) -> Failure:

@@ -98,6 +98,27 @@ class SessionFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Which part of a trial one host of several sends; its load is the whole trial's.
+
+    ``package`` is a hash of loadgen's files on the host, which must be equal on all: one schedule is cut by all of
+    them. ``text``: prompts went out as text, of which the server's count of tokens is the better one.
+    """
+
+    number: int
+    of: int
+    trial: str
+    start_at_ns: int
+    package: str
+    text: bool = False
+
+    @property
+    def words(self) -> str:
+        """As people are told of it: ``share 0/2``."""
+        return f"share {self.number}/{self.of}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """A ``share`` of the requests is given up by the client, which closes the connection: ``after_s`` seconds behind
     the send, or once ``after_tokens`` output tokens have come. One that has ended by then is as any other."""

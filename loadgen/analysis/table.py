@@ -13,7 +13,7 @@ from loadgen.analysis.telemetry import telemetry_of
 from loadgen.identity import deciding_options
 from loadgen.labels import failed_label, varied_text
 from loadgen.metrics.percentiles import percentile
-from loadgen.records import Dist, Environment, LoadSpec, ModelSpec, Summary, Trial, TrialResult
+from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialResult
 from loadgen.results.record_json import HUGE, TINY
 from loadgen.results.store import Results
 from loadgen.telemetry import kept_buffers
@@ -152,8 +152,11 @@ class Row:
 
     @property
     def unusable(self) -> str:
-        """Why it may not speak: impossible, the client's own, failed in part or whole, measured cold. Empty: it may."""
+        """Why it may not speak: a part, impossible, the client's own, failed in part or whole, measured cold. Empty: it
+        may."""
         failure, summary = self.result.failure, self.summary
+        if self.trial.share is not None:
+            return f"{self.trial.share.words} of a trial: no figure of it is the trial's (loadgen merge)"
         if self.flags:
             return "impossible: " + "; ".join(self.flags)
         if self.client_limited:
@@ -268,7 +271,7 @@ def key_of(result: TrialResult, environment: Environment | None) -> Key:
         dtype=server.dtype if server else "unknown",
         tp=server.tp if server else 1,
         pp=server.pp if server else 1,
-        kind=_kind(load),
+        kind=_kind(trial),
         batch=width,
         rate=load.rate or 0.0,
         input_tokens=load.input_tokens,
@@ -278,10 +281,11 @@ def key_of(result: TrialResult, environment: Environment | None) -> Key:
     )
 
 
-def _kind(load: LoadSpec) -> str:
-    """How a load is released, and what differs between its requests."""
+def _kind(trial: Trial) -> str:
+    """How a load is released, what differs between its requests, and which share of it was sent."""
+    load = trial.load
     kind = load.kind if load.kind != "closed" or load.batch_size == 1 else f"closed of {load.batch_size}"
-    return f"{kind}, {varied}" if (varied := varied_text(load)) else kind
+    return ", ".join(filter(None, (kind, varied_text(load), trial.share.words if trial.share else "")))
 
 
 def work_of(key: Key) -> Key:

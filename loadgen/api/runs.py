@@ -12,6 +12,8 @@ from loadgen import urls
 from loadgen.api.alone import alone
 from loadgen.api.loads import Load, as_it_fits, load_spec
 from loadgen.api.nodes import connected
+from loadgen.api.share import Asked as AskedShare
+from loadgen.api.share import share_of, waiting_words
 from loadgen.drivers.openai import check_options
 from loadgen.errors import BadInput
 from loadgen.launch.discover import Asked
@@ -78,8 +80,16 @@ def _run(url: str, load: Load, target: Target, slo: Sequence[str], out: Path | N
         return measure(ready, Unseen(), store, environment)
 
 
-def ask(url: str, load: Load, target: Target, slo: Sequence[str], out: Path | None) -> Ready:
-    """Check a load and a folder, and ask an endpoint what it takes. Raises BadInput."""
+def ask(
+    url: str,
+    load: Load,
+    target: Target,
+    slo: Sequence[str],
+    out: Path | None,
+    share: AskedShare | None = None,
+) -> Ready:
+    """Check a load and a folder, and ask an endpoint what it takes; the trial is the ``share`` of it that was asked
+    for. Raises BadInput."""
     urls.check(url, "--url")
     urls.check_key()
     if out is not None:
@@ -110,6 +120,8 @@ def ask(url: str, load: Load, target: Target, slo: Sequence[str], out: Path | No
     )
     trial = replace(trial, slo=objectives)
     fitted(trial, place)
+    if share is not None:
+        trial = share_of(trial, share, text=place.text)
     return Ready(trial=trial, place=place, line=f"{base_url}: {found.line}" if found.line else "")
 
 
@@ -118,6 +130,8 @@ def measure(ready: Ready, watcher: Watcher, store: Store | None = None, environm
     watcher.plan([ready.trial], [])
     if ready.line:
         watcher.note(ready.line)
+    if ready.trial.share is not None:
+        watcher.note(waiting_words(ready.trial.share))
     result = run_trial(
         ready.trial,
         ready.place,

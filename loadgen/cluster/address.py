@@ -40,6 +40,16 @@ def probe(address: str) -> None:
         raise BadInput(f"--ray {address}: nobody answers there: {error} ({ACCEPTED})") from None
 
 
+def own_address(address: str) -> str:
+    """This host's address on the way to a cluster's HOST:PORT, which its nodes reach as well. Raises BadInput."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S) as way:
+            return str(way.getsockname()[0])
+    except OSError as error:
+        raise BadInput(f"--ray {address}: nobody answers there: {error} ({ACCEPTED})") from None
+
+
 def check_token(hosts: list[str], allowed: bool) -> None:
     """Raise BadInput for a cluster beyond this host that asks for no token: whoever reaches a port of it runs code."""
     if allowed or os.environ.get("RAY_AUTH_MODE") == "token":

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from loadgen.api.loads import Load, load_spec
+from loadgen.errors import BadInput
 from loadgen.plan.plan import make_plan
 from loadgen.profile.read import load_profile
 from loadgen.records import LoadSpec
@@ -15,15 +16,39 @@ from loadgen.text_table import Table
 
 
 def run(
-    *, like: str | None, sets: tuple[str, ...], ttft_ms: float, itl_ms: float, bound_ms: float, **load: Any
+    *,
+    like: str | None,
+    sets: tuple[str, ...],
+    ttft_ms: float,
+    itl_ms: float,
+    bound_ms: float,
+    ray: str | None = None,
+    ray_without_token: bool = False,
+    nodes: int | None = None,
+    **load: Any,
 ) -> int:
-    """Replay a load against the null server and print the client's own errors. Returns the exit code."""
+    """Replay a load against the null server and print the client's own errors; those of a cluster's nodes, where one is
+    named. Returns the exit code."""
     from loadgen.live import terminal
 
+    def note(line: str) -> None:
+        click.echo(line, err=True)
+
     spec = busiest(like, sets) if like else load_spec(Load(**load))
-    found: Calibration = calibrate(
-        spec, ttft_ms=ttft_ms, itl_ms=itl_ms, bound_ms=bound_ms, note=lambda line: click.echo(line, err=True)
-    )
+    if ray is None and nodes is not None:
+        raise BadInput(
+            f"--nodes {nodes}: of which cluster? (accepted: --ray auto, or --ray HOST:PORT of its head)"
+        )
+    if ray is not None:
+        from loadgen.selfcheck import cluster_cost
+
+        costs = cluster_cost.measure(
+            spec, ray, nodes=nodes, without_token=ray_without_token, ttft_ms=ttft_ms, itl_ms=itl_ms,
+            bound_ms=bound_ms, note=note,
+        )  # fmt: skip
+        terminal.print_tables([cluster_cost.table(costs)])
+        return 0
+    found: Calibration = calibrate(spec, ttft_ms=ttft_ms, itl_ms=itl_ms, bound_ms=bound_ms, note=note)
     table = Table(title="This client, on this machine", head=("figure", "value"), rows=tuple(rows(found)))
     terminal.print_tables([table])
     return 0

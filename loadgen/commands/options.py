@@ -111,6 +111,20 @@ def ray_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def share_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a host that sends a part of what several send."""
+    for option in (
+        click.option("--start-at", metavar="TIME", help="when all shares begin, by each host's own clock"),
+        click.option(
+            "--share",
+            metavar="I/N",
+            help="send this part of the load alone: 0/2 here, 1/2 elsewhere; loadgen merge makes one trial of them",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which endpoint is loaded, and how it is spoken to."""
     for option in reversed(

@@ -15,6 +15,7 @@ from loadgen import urls
 from loadgen.api.loads import Load
 from loadgen.api.nodes import connected
 from loadgen.api.runs import Target, ask, measure, stored
+from loadgen.api.share import asked_share
 from loadgen.drivers.openai import OPTIONS, check_options
 from loadgen.errors import BadInput, StoreError
 from loadgen.launch.target import TRITON_OPTIONS
@@ -43,16 +44,25 @@ def run(
     slo: Sequence[str] = (),
     ray: str | None = None,
     ray_without_token: bool = False,
+    share: str | None = None,
+    start_at: str | None = None,
     **load: Any,
 ) -> int:
     """Ask the endpoint what it takes, load it, print its figures. Returns the exit code.
 
-    ``export`` names a file that gets the results, too, in the format of its name.
+    ``export`` names a file that gets the results, too, in the format of its name. ``share`` and ``start_at``: only this
+    part of the load is sent, from then on.
     """
     from loadgen.live.console import console
 
     if export is not None:
         format_of(export, "--export")
+    part = asked_share(share, start_at)
+    if part is not None and out is None:
+        raise BadInput(f"--share {share}: needs --out (the folder that `loadgen merge` takes)")
+    for option, given in (("--ray", ray), ("--export", export), ("--nodes", load.get("nodes", 1) > 1)):
+        if part is not None and given:
+            raise BadInput(f"--share {share}: has no {option} (accepted: one or the other)")
     target = Target(
         model=model,
         vocab=vocab,
@@ -61,7 +71,7 @@ def run(
         tokenizer=tokenizer,
         driver=driver_options(endpoint, prompt, extra_body, headers, options, grpc=url.startswith("grpc")),
     )
-    ready = ask(url, Load(**load), target, slo, out)
+    ready = ask(url, Load(**load), target, slo, out, part)
     with contextlib.ExitStack() as stack:
         stack.enter_context(connected([ready.trial.load], ray, ray_without_token))
         folder = out
@@ -77,6 +87,15 @@ def run(
         return 2  # found by the load itself, such as a trace with fewer rows than were asked for
     limited = strict and any(caveat.client for caveat in result.caveats)
     return 1 if result.failure is not None or limited else 0
+
+
+def merge(parts: Sequence[Path], target: Path) -> int:
+    """Merge the shares of a load, print the trial's figures. Returns the exit code."""
+    from loadgen.api.merging import merge as merge_shares
+
+    print_result(merge_shares(parts, target))
+    click.echo(f"merged: {len(parts)} shares in {target}; its report: loadgen report {target}")
+    return 0
 
 
 def write_export(folder: Path, out: Path) -> None:

@@ -80,4 +80,4 @@ def smallest(trial: Trial) -> Trial:
         nodes=1,
         timeouts=replace(limits, first_byte_s=min(limit_s, limits.first_byte_s), total_s=limit_s),
     )
-    return replace(trial, load=load)
+    return replace(trial, load=load, share=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from loadgen.cluster.agreement import NodeFacts, facts
 from loadgen.cluster.clock import Echo
 from loadgen.errors import BadInput, LoadgenError, WarmupRefused
 from loadgen.load.client import STOP_PERIOD_S
+from loadgen.load.quality import peak_rss_bytes
 from loadgen.load.workers import Stopped, Team
 
 KINDS = (BadInput, WarmupRefused, LoadgenError)
@@ -45,6 +47,10 @@ class LoadNode:
     def alive(self) -> bool:
         """A sign of life."""
         return True
+
+    def usage(self) -> dict[str, Any]:
+        """What this process, beside its workers, has used: CPU seconds, and its peak memory (``None``: not told)."""
+        return {"cpu_s": time.process_time(), "rss_bytes": peak_rss_bytes()}
 
     def prepare(self) -> None:
         """Forget the load before."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +23,10 @@ from loadgen.cluster.connection import Cluster, Member, current
 from loadgen.errors import LoadgenError, WarmupRefused, WorkerDied
 from loadgen.load.client import STOP_PERIOD_S, LoadOutcome, OnStart, Stop, places_of
 from loadgen.load.dispatch import OnSample
+from loadgen.load.merging import joined, merge, shift
 from loadgen.load.node import KINDS, LoadNode
-from loadgen.load.workers import STOP_S, Stopped, job_of, joined, merge
+from loadgen.load.quality import FirstSend
+from loadgen.load.workers import STOP_S, Stopped, job_of
 from loadgen.protocols import DriverFactory
 from loadgen.records import ClientNode, Sample, Trial
 from loadgen.results.samples import read_samples
@@ -120,24 +122,24 @@ class _Load:
         except (KeyboardInterrupt, Stopped) as why:
             told = self._stopped(works)
             clocks = [Clock(before=offset, after=offset) for offset in before or self._offsets(ports)]
-            merge(self._parts(told, clocks), on_sample)
+            merge(self._parts(told, clocks, [FirstSend(start_ns) for _ in self._members]), on_sample)
             if isinstance(why, Stopped):
                 return None
             raise
         clocks = [
             Clock(before=first, after=last) for first, last in zip(before, self._offsets(ports), strict=True)
         ]
-        firsts: list[tuple[int, int] | None] = [None for _ in self._members]
-        merged = merge(self._parts(told, clocks, _noted(firsts, start_ns)), on_sample)
+        firsts = [FirstSend(start_ns) for _ in self._members]
+        merged = merge(self._parts(told, clocks, firsts), on_sample)
         outcomes = [outcome for each in told for outcome in each["outcomes"]]
-        outcome = joined(trial, outcomes, start_ns, merged)
+        outcome = joined(outcomes, start_ns, merged)
         found = [
             ClientNode(
                 address=each.address,
                 workers=workers,
                 bound_s=seconds(clock.bound_ns),
                 drift_ppm=clock.drift_ppm,
-                began_s=None if first is None else seconds(first[1]),
+                began_s=first.late_s,
             )
             for each, clock, first in zip(self._members, clocks, firsts, strict=True)
         ]
@@ -195,15 +197,15 @@ class _Load:
         self,
         told: Sequence[Mapping[str, Any]],
         clocks: Sequence[Clock],
-        note: Callable[[int, Sample], None] = lambda place, sample: None,
+        firsts: Sequence[FirstSend],
     ) -> list[Iterator[Sample]]:
         """The samples of each worker, their times on our clock."""
         found = []
-        for place, (each, clock) in enumerate(zip(told, clocks, strict=True)):
+        for place, (each, clock, first) in enumerate(zip(told, clocks, firsts, strict=True)):
             for number, part in enumerate(each["parts"]):
                 path = self._folder / f"{place}-{number}.parquet"
                 part.tofile(path)
-                found.append(_on_our_clock(path, clock, place, note))
+                found.append(_on_our_clock(path, clock, first))
         return found
 
 
@@ -216,40 +218,9 @@ def _said(member: Member, answer: Any) -> Any:
     return answer
 
 
-def _noted(firsts: list[tuple[int, int] | None], start_ns: int) -> Callable[[int, Sample], None]:
-    """Notes when each node sent its first request, and how long after it was to."""
-
-    def note(place: int, sample: Sample) -> None:
-        if sample.phase != "warmup":
-            sent_ns = sample.reply.sent_ns
-            late = (sent_ns, sent_ns - (start_ns if sample.due_ns is None else sample.due_ns))
-            first = firsts[place]
-            firsts[place] = late if first is None else min(first, late)
-
-    return note
-
-
-def _on_our_clock(
-    path: Path, clock: Clock, place: int, note: Callable[[int, Sample], None]
-) -> Iterator[Sample]:
+def _on_our_clock(path: Path, clock: Clock, first: FirstSend) -> Iterator[Sample]:
     for sample in read_samples(path):
-        _shift(sample, clock)
-        note(place, sample)
+        reply = sample.reply
+        shift(sample, clock.theta_at(reply.sent_ns if sample.due_ns is None else sample.due_ns))
+        first.note(sample)
         yield sample
-
-
-def _shift(sample: Sample, clock: Clock) -> None:
-    """Move all times of a sample alike, so that every difference stays what it was on its host."""
-    reply = sample.reply
-    theta = clock.theta_at(reply.sent_ns if sample.due_ns is None else sample.due_ns)
-    if sample.due_ns is not None:
-        sample.due_ns -= theta
-    if sample.offset_ns is not None:
-        sample.offset_ns -= theta
-    reply.sent_ns -= theta
-    reply.end_ns -= theta
-    reply.token_ns = tuple([at_ns - theta for at_ns in reply.token_ns])
-    if reply.begun_ns is not None:
-        reply.begun_ns -= theta
-    if reply.first_answer_ns is not None:
-        reply.first_answer_ns -= theta

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Literal, cast
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 from loadgen.metrics.distribution import Values
+from loadgen.metrics.percentiles import tail
 from loadgen.protocols import Clock
-from loadgen.records import ClientQuality, Reply
+from loadgen.records import ClientQuality, Reply, Sample
 from loadgen.system.timer import Timer, TimerFactory
 from loadgen.units import NS_PER_S, seconds
 
@@ -46,6 +47,27 @@ class ReplyFigures:
             self.stamp_lag.add(reply.lag_ns)
         self.reads += reply.reads
         self.coalesced += reply.coalesced
+
+
+class FirstSend:
+    """When a host sent its first request behind the warm-up, against when that was to be: by its due time, else at
+    ``start_ns``, the common start on the samples' clock."""
+
+    def __init__(self, start_ns: int) -> None:
+        self._start_ns = start_ns
+        self._first: tuple[int, int] | None = None
+
+    def note(self, sample: Sample) -> None:
+        """Take a sample, in any order."""
+        if sample.phase != "warmup":
+            sent_ns = sample.reply.sent_ns
+            late = (sent_ns, sent_ns - (self._start_ns if sample.due_ns is None else sample.due_ns))
+            self._first = late if self._first is None else min(self._first, late)
+
+    @property
+    def late_s(self) -> float | None:
+        """How late it was; ``None`` where nothing was sent."""
+        return None if self._first is None else seconds(self._first[1])
 
 
 class SelfWatch:
@@ -118,4 +140,30 @@ def client_quality(
         loop=parts[0].loop,
         workers=len(parts),
         rss_bytes=sum(rss) if rss else None,
+    )
+
+
+def quality_of_hosts(hosts: Sequence[ClientQuality], replies: ReplyFigures) -> ClientQuality:
+    """The client's figures of a load from several hosts, of each of which they are known. What the replies say is told
+    anew; of the loops' lags only distributions are there, and the worst one is taken."""
+    to_s = 1 / NS_PER_S
+    first = hosts[0]
+
+    def known(name: str) -> list[Any]:
+        return [value for host in hosts if (value := getattr(host, name)) is not None]
+
+    return replace(
+        first,
+        stamps="kernel" if all(host.stamps == "kernel" for host in hosts) else "user",
+        cpu_share=max(known("cpu_share"), default=None),
+        cpu_s=sum(known("cpu_s")) if known("cpu_s") else None,
+        loop_lag_s=max(known("loop_lag_s"), key=lambda lag: tail(lag, "p99"), default=None),
+        stamp_lag_s=replies.stamp_lag.dist(to_s),
+        send_lag_s=replies.send_lag.dist(to_s),
+        reads=replies.reads or None,
+        coalesced_reads=replies.coalesced if replies.reads else None,
+        in_flight_target=sum(known("in_flight_target")) if known("in_flight_target") else None,
+        workers=sum(host.workers for host in hosts),
+        rss_bytes=sum(known("rss_bytes")) if known("rss_bytes") else None,
+        nodes=tuple(node for host in hosts for node in host.nodes),
     )

@@ -1,4 +1,4 @@
-"""A trial's load from this process, from workers of its own, or from several nodes."""
+"""A trial's load from this process, from workers of its own, or from several nodes; or a share of it from this host."""
 
 from __future__ import annotations
 
@@ -33,6 +33,20 @@ def run_trial_load(
     ``make_driver`` by its name. Raises WorkerDied when one ends early, and what ``run_load`` raises.
     """
     count = trial.load.workers if workers is None else workers
+    if trial.share is not None:
+        from loadgen.load.share import run_share
+
+        return run_share(
+            trial,
+            base_url,
+            make_driver,
+            driver_options,
+            on_sample,
+            share=trial.share,
+            workers=count,
+            on_start=on_start,
+            stop=stop,
+        )
     if trial.load.nodes > 1:
         from loadgen.load.nodes import run_nodes
 

@@ -11,7 +11,6 @@ fails the trial: a load that silently got lower would look like a faster server.
 
 from __future__ import annotations
 
-import heapq
 import os
 import select
 import signal
@@ -19,8 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -31,19 +29,18 @@ import orjson
 from loadgen.errors import BadInput, LoadgenError, WarmupRefused, WorkerDied
 from loadgen.load.client import STOP_PERIOD_S, LoadOutcome, OnStart, Stop, places_of
 from loadgen.load.dispatch import OnSample
-from loadgen.load.quality import Figures, ReplyFigures, client_quality
+from loadgen.load.merging import joined, merge
 from loadgen.load.worker import import_name
-from loadgen.metrics.in_flight import in_flight
 from loadgen.protocols import DriverFactory
-from loadgen.records import Sample, Trial
+from loadgen.records import Trial
 from loadgen.results.store import read_samples
 from loadgen.units import nanoseconds
-from loadgen.workload_records import SessionFigures
 
 START_IN_S = 0.1  # every worker must have read the start instant before it comes
 SILENT_S = (
     20.0  # a worker says every second that it lives; one that is silent for so long is stopped or hangs
 )
+Agree = Callable[["Team", Stop], int]
 STOP_S = 15.0  # for a worker to write what has come, once told to stop
 
 
@@ -55,20 +52,24 @@ def run_workers(
     on_sample: OnSample,
     *,
     workers: int,
+    host: tuple[int, int] = (0, 1),
+    agree: Agree = lambda team, stop: time.monotonic_ns() + nanoseconds(START_IN_S),
     on_start: OnStart = lambda start_ns: None,
     stop: Stop = lambda: False,
 ) -> LoadOutcome | None:
     """Send a trial's load from ``workers`` processes; raises WorkerDied when one fails, as soon as it does.
 
-    Interrupted, or once ``stop`` says true, it hands out the samples that every worker had, and raises on, or
-    returns None.
+    ``host`` is (number, hosts) where each of several has so many workers: only its own share is sent. ``agree`` gives
+    the start instant once all workers are ready, a tenth of a second before it comes. Interrupted, or once ``stop``
+    says true, it hands out the samples that every worker had, and raises on, or returns None.
     """
-    places_of(trial.load, (0, workers))  # says so here and now when there is not a request for each
-    job = job_of(trial, base_url, make_driver, driver_options, workers)
-    with Team(job, range(workers)) as team:
+    place, hosts = host
+    places_of(trial.load, (0, hosts * workers))  # says so here and now when there is not a request for each
+    job = job_of(trial, base_url, make_driver, driver_options, hosts * workers)
+    with Team(job, range(place * workers, (place + 1) * workers)) as team:
         try:
             team.wait_until_ready(stop)
-            start_ns = time.monotonic_ns() + nanoseconds(START_IN_S)
+            start_ns = agree(team, stop)
             on_start(start_ns)
             team.start(start_ns)
             outcomes = team.outcomes(stop)
@@ -78,7 +79,7 @@ def run_workers(
                 return None
             raise
         merged = merge([read_samples(part) for part in team.parts], on_sample)
-        return joined(trial, outcomes, start_ns, merged)
+        return joined(outcomes, start_ns, merged)
 
 
 class Stopped(Exception):
@@ -129,6 +130,12 @@ class Team:
     def wait_until_ready(self, stop: Stop) -> None:
         """Until every worker's warm-up is drained. Raises Stopped, WorkerDied, and what a worker says."""
         _wait_for_all(self._members, "ready", stop)
+
+    def rest(self, seconds: float) -> None:
+        """Wait so long, or until one gives a sign of life. Raises WorkerDied, and what a worker says."""
+        waiting = {worker.output: worker for worker in self._members}
+        for pipe in select.select(list(waiting), [], [], seconds)[0]:
+            _heard(waiting[pipe])
 
     def start(self, start_ns: int) -> None:
         """Have all begin at an instant of this host's monotonic clock."""
@@ -244,70 +251,21 @@ def _wait_for_all(members: list[_Worker], key: str, stop: Stop) -> list[dict[str
                 )
         for pipe in select.select(list(waiting), [], [], STOP_PERIOD_S)[0]:
             worker = waiting[pipe]
-            message = worker.receive()
+            message = _heard(worker)
             if message is None:
                 continue
-            if "error" in message:
-                if message["kind"] == WarmupRefused.__name__:
-                    raise WarmupRefused(message["error"])
-                kind = BadInput if message["kind"] == BadInput.__name__ else LoadgenError
-                raise kind(f"load generator worker {worker.number}: {message['error']}")
             assert key in message
             heard[worker.number] = message
             del waiting[pipe]
     return [heard[worker.number] for worker in members]
 
 
-class Merged:
-    """What the merged samples say, besides being handed on."""
-
-    def __init__(self) -> None:
-        self.replies = ReplyFigures()
-        self.sent_ns, self.end_ns = array("q"), array("q")
-
-
-def merge(parts: Sequence[Iterable[Sample]], on_sample: OnSample) -> Merged:
-    """Hand on the samples of several workers in the order in which they ended."""
-    merged = Merged()
-    for sample in heapq.merge(*parts, key=lambda sample: sample.reply.end_ns):
-        if sample.phase != "warmup":
-            merged.replies.add(sample.reply, sample.due_ns)
-            merged.sent_ns.append(sample.reply.sent_ns)
-            merged.end_ns.append(sample.reply.end_ns)
-        on_sample(sample, 0)
-    return merged
-
-
-def joined(trial: Trial, outcomes: Sequence[Mapping[str, Any]], start_ns: int, merged: Merged) -> LoadOutcome:
-    """The outcomes of all workers as one."""
-    target = trial.load.in_flight
-    figures = tuple(Figures(**one) for outcome in outcomes for one in outcome["processes"])
-    mean, most = in_flight(merged.sent_ns, merged.end_ns)
-
-    def total(key: str) -> int:
-        return sum(outcome[key] for outcome in outcomes)
-
-    return LoadOutcome(
-        quality=client_quality(figures, merged.replies, target),
-        in_flight_mean=mean,
-        in_flight_max=most,
-        in_flight_target=target,
-        start_ns=start_ns,
-        requests_sent=total("requests_sent"),
-        requests_failed=total("requests_failed"),
-        warmup_sent=total("warmup_sent"),
-        warmup_failed=total("warmup_failed"),
-        processes=figures,
-        sessions=_sessions([outcome["sessions"] for outcome in outcomes]),
-    )
-
-
-def _sessions(parts: list[dict[str, Any] | None]) -> SessionFigures | None:
-    """The figures of all workers' sessions together: sessions of different workers are different ones."""
-    known = [part for part in parts if part is not None]
-    if not known:
-        return None
-    names = known[0].keys()
-    told = {name: [part[name] for part in known if part[name] is not None] for name in names}
-    figures: dict[str, Any] = {name: sum(values) if values else None for name, values in told.items()}
-    return SessionFigures(**figures)
+def _heard(worker: _Worker) -> dict[str, Any] | None:
+    """What a worker says; None for a mere sign of life. Raises WorkerDied, and what it says went wrong."""
+    message = worker.receive()
+    if message is not None and "error" in message:
+        if message["kind"] == WarmupRefused.__name__:
+            raise WarmupRefused(message["error"])
+        kind = BadInput if message["kind"] == BadInput.__name__ else LoadgenError
+        raise kind(f"load generator worker {worker.number}: {message['error']}")
+    return message

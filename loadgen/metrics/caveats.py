@@ -35,7 +35,7 @@ SKEW_SHARE = 0.05  # of the batch's E2E latency
 def caveats(trial: Trial, seen: Accumulator, summary: Summary, client: ClientQuality | None) -> list[Caveat]:
     """Every doubt about a summary, those that void it first. Without the client's figures it goes unchecked."""
     load, observations = trial.load, seen.observations
-    found = list(of_samples(load, observations, summary, seen.firsts))
+    found = [*_of_share(trial), *of_samples(load, observations, summary, seen.firsts)]
     if client is not None:
         found += of_client(load, summary, client)
     return sorted(found, key=lambda caveat: not caveat.client)
@@ -224,20 +224,40 @@ def of_client(load: LoadSpec, summary: Summary, client: ClientQuality) -> Iterat
         )
 
 
+def _of_share(trial: Trial) -> Iterator[Caveat]:
+    """That a part is not the whole."""
+    if trial.share is not None:
+        yield Caveat(
+            kind="share",
+            message=f"{trial.share.words}: other hosts sent the rest of this load. Rates, counts and requests in "
+            "flight are this part's alone, none of them the server's",
+            remedy="loadgen merge makes one trial of all shares",
+        )
+
+
 def _clocks(load: LoadSpec, client: ClientQuality) -> Iterator[Caveat]:
-    """Several nodes, as exactly as they can be said to send at once. Even gaps are the only ones that this shows in."""
-    if not client.nodes:
+    """Several hosts, as exactly as they can be said to send at once. Even gaps are the only ones that this shows in."""
+    if len(client.nodes) < 2:
         return
     began = [node.began_s for node in client.nodes if node.began_s is not None]
     skew_s = max(began) - min(began) if began else 0.0
-    bound_s = max(node.bound_s for node in client.nodes)
-    gap_s = 1 / load.rate if load.kind == "constant" and load.rate else None
-    limit_s = CLOCK_S if gap_s is None else min(CLOCK_S, CLOCK_SHARE * gap_s)
-    if skew_s + bound_s > limit_s:
+    known = [node.bound_s for node in client.nodes if node.bound_s is not None]
+    if len(known) < len(client.nodes):
         yield Caveat(
             kind="clock",
-            message=f"the {len(client.nodes)} nodes began within {show_s(skew_s)} ± {show_s(bound_s)}: their requests "
-            "interleave no more exactly than that, nor do in-flight figures; latencies are of one host each",
+            message=f"the {len(client.nodes)} hosts began within {show_s(skew_s)} of each other, each by its own "
+            "clock, which nobody compared: rates, in-flight figures and how requests interleave hold as far as these "
+            "clocks agree; latencies are of one host each",
+            remedy="synchronise the hosts' clocks (chrony, PTP); --ray measures them",
+        )
+        return
+    gap_s = 1 / load.rate if load.kind == "constant" and load.rate else None
+    limit_s = CLOCK_S if gap_s is None else min(CLOCK_S, CLOCK_SHARE * gap_s)
+    if skew_s + max(known) > limit_s:
+        yield Caveat(
+            kind="clock",
+            message=f"the {len(client.nodes)} nodes began within {show_s(skew_s)} ± {show_s(max(known))}: their "
+            "requests interleave no more exactly than that, nor do in-flight figures; latencies are of one host each",
             remedy="nodes closer to each other, on a quieter network; fewer nodes",
         )
 

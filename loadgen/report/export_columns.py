@@ -126,6 +126,9 @@ TRIAL_COLUMNS = (
     Column("attainment_high", "double", "high end of its 95 % interval within this trial"),
     Column("goodput_per_s", "double", "requests that kept all of them, per second"),
     Column("binding", "string", "the objective that uses up most of the misses that it allows"),
+    Column(
+        "share", "string", "0/2, 1/2, …: a part that one of several hosts sent, no trial; none of a whole one"
+    ),
 )
 
 REQUEST_COLUMNS = (

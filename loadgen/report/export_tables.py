@@ -82,6 +82,7 @@ def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
         "attainment_high": one.high if one else None,
         "goodput_per_s": attained.goodput_per_s if attained else None,
         "binding": attained.binding if attained else None,
+        "share": f"{share.number}/{share.of}" if (share := row.trial.share) else None,
     }
     return found
 

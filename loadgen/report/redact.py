@@ -21,6 +21,7 @@ URL_HOST = re.compile(
 )
 FREE_TEXT = re.compile(r"[\s/@:=]")  # an identifier (a framework, a dtype) has none of these, and stays
 WORDS = ("argv", "sets")  # of a command line: free text, each of them
+HOSTS = ("host", "address")  # entries that name one
 CODE = ("profile",)  # TOML that is read again: a user called "hf" must not break it
 
 
@@ -34,7 +35,7 @@ class Redactor:
         self._taken: set[str] = set()
 
     def learn(self, plain: Any, key: str = "") -> None:
-        """Find the hosts and users that plain data tell of: ``host`` entries, owners of home folders."""
+        """Find the hosts and users that plain data tell of: entries of HOSTS, owners of home folders."""
         if isinstance(plain, Mapping):
             for name, value in plain.items():
                 self.learn(value, name)
@@ -43,8 +44,11 @@ class Redactor:
                 self.learn(value, key)
         elif isinstance(plain, str):
             self._users |= set(USER.findall(plain))
-            if key == "host" and not _loopback(plain):
-                self._hosts |= {plain, plain.partition(".")[0]}
+            if key in HOSTS and not _loopback(plain):
+                short = plain.partition(".")[0]
+                self._hosts |= (
+                    {plain} if short.isdigit() else {plain, short}
+                )  # of an address no part is a name
 
     def plain(self, plain: Any, key: str = "") -> Any:
         """Plain data with every text in it redacted, the names of entries included."""
@@ -54,7 +58,7 @@ class Redactor:
             return [self.plain(value, key) for value in plain]
         if not isinstance(plain, str):
             return plain
-        if key == "host" and plain in self._hosts:
+        if key in HOSTS and plain in self._hosts:
             return self._placeholder("host", plain)
         return self.text(plain, key)
 

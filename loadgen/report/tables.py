@@ -129,6 +129,7 @@ def conditions(trial: Trial) -> dict[str, Value]:
     named |= {"duration (s)": load.duration_s, "lead-in (s)": load.lead_in_s or None}
     named |= {"streamed": load.stream, "workers": load.workers}
     named |= {"nodes": load.nodes if load.nodes > 1 else None}
+    named |= {"share": trial.share.words.removeprefix("share ") if trial.share else None}
     return named  # fmt: skip
 
 

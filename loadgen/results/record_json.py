@@ -25,6 +25,7 @@ from loadgen.telemetry_records import (
     SourceFigures,
     TelemetrySummary,
 )
+from loadgen.workload_records import Share
 
 T = TypeVar("T")
 FINITE = sys.float_info.max
@@ -95,6 +96,7 @@ WHOLE: dict[type, Callable[[Any], bool]] = {
     Dist: _is_dist,
     Environment: _is_environment,
     Summary: _is_summary,
+    Share: lambda found: found.number < found.of,
 }
 
 

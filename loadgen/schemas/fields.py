@@ -106,8 +106,8 @@ def unit_of(name: str, hint: Any) -> str:
         *map(typing.get_origin, typing.get_args(hint)),
     ):
         return "ns" if name.endswith("_ns") else ""
-    if name in UNIT_OF:
-        return UNIT_OF[name]
+    if name in UNIT_OF:  # whole names, which a record may have, too
+        return UNIT_OF[name] if {int, float} & {hint, *typing.get_args(hint)} else ""
     return next((unit for suffix, unit in UNITS if name.endswith(suffix)), "")
 
 

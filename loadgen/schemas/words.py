@@ -27,6 +27,12 @@ MEANING: dict[str, dict[str, str]] = {
         "seed": "of prompts and schedule",
         "timeouts": "limits of one request",
     },
+    "Share": {
+        "number": "from 0",
+        "of": "shares in all",
+        "trial": "id of the whole trial",
+        "start_at_ns": "when it begins, in Unix time by the host's own clock",
+    },
     "Replay": {"too_long": "what becomes of requests over `max_context`"},
     "Spread": {"kind": "the distribution"},
     "Timeouts": {
@@ -100,7 +106,10 @@ MEANING: dict[str, dict[str, str]] = {
         "workers": "load generator processes",
         "rss_bytes": "peak resident memory of all client processes",
     },
-    "ClientNode": {"address": "of the node in its cluster", "workers": "load generator processes on it"},
+    "ClientNode": {
+        "address": "of the node in its cluster, or the host's name",
+        "workers": "load generator processes on it",
+    },
     "Caveat": {"kind": "its name", "message": "the doubt, with figures", "remedy": "what to do about it"},
     "Failure": {
         "error": "the error's class",
@@ -217,6 +226,11 @@ NULL: dict[str, str] = {
     "Trial.server": "an endpoint that already ran",
     "Trial.url": "a server that was started",
     "Trial.slo": "no objectives",
+    "Trial.share": "the whole trial",
+    "ClientNode.bound_s": "nobody compared the clocks",
+    "ClientNode.drift_ppm": "nobody compared the clocks",
+    "ClientNode.began_s": "it sent none",
+    "ClientNode.start_ns": "its times are on the driver's clock",
     "Summary.ttft_s": "not streamed",
     "Summary.itl_s": "not streamed",
     "Summary.tpot_s": "not streamed, or one token a sequence",

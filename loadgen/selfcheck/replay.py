@@ -15,11 +15,13 @@ from loadgen.errors import ServerError
 from loadgen.launch import null_log
 from loadgen.launch.frameworks import find
 from loadgen.launch.process import free_ports, serving
+from loadgen.load.client import LoadOutcome
 from loadgen.load.run import run_trial_load
 from loadgen.records import ClientQuality, LoadSpec, OptionValue, Reply, Sample, ServerSpec, Trial
 from loadgen.selfcheck.timing_errors import Errors, compare, rate_share, server_share
 from loadgen.system import interrupt
 from loadgen.theory import models
+from loadgen.units import seconds
 
 READY_S = 15.0
 REQUESTS = 1000  # of a load that a duration bounds, before it is shortened
@@ -41,6 +43,11 @@ class Replay:
     rate_share: float | None
     server_share: float | None
     quality: ClientQuality
+    took_s: float
+
+    def per_s(self, count: int) -> float | None:
+        """So many of it, such as its ``requests`` or ``tokens``, per second from the first send to the last end."""
+        return count / self.took_s if self.took_s else None
 
     @property
     def cpu_s_per_token(self) -> float | None:
@@ -68,6 +75,7 @@ class Null:
     ttft_ms: float
     itl_ms: float
     vocab: int
+    host: str = "127.0.0.1"
 
     def answer_s(self, load: LoadSpec) -> float:
         """How long one answer takes by the schedule."""
@@ -77,25 +85,27 @@ class Null:
         self,
         load: LoadSpec,
         beside: Callable[[int | None], AbstractContextManager[None]] = lambda _pid: nullcontext(),
+        send: Callable[..., LoadOutcome | None] = run_trial_load,
     ) -> Replay:
         """Send ``load`` and compare with the log; ``beside`` is given the server's process id, and lasts meanwhile.
+        ``send`` is how it is sent.
 
         Raises the ServerError of a server that did not last.
         """
         framework = find("null")
         options: dict[str, OptionValue] = {"ttft_ms": self.ttft_ms, "itl_ms": self.itl_ms, "log": "sent.bin"}
-        spec = ServerSpec(framework="null", model=models.resolve("tiny"), options=options)
+        spec = ServerSpec(framework="null", model=models.resolve("tiny"), host=self.host, options=options)
         framework.check(spec)
         seen = Seen()
         with tempfile.TemporaryDirectory(prefix="loadgen-calibrate-") as folder:
             run_dir = Path(folder) / "run"
-            command = framework.command(spec, str(run_dir), free_ports(framework.ports))
+            command = framework.command(spec, str(run_dir), free_ports(framework.ports, self.host))
             trial = Trial(
                 id="calibrate", load=load, url=command.base_url, model_name="null", vocab=self.vocab
             )
             with serving(command, run_dir, Path(folder) / "null.log", ready_timeout_s=READY_S) as server:
                 with beside(server.pid):
-                    outcome = run_trial_load(
+                    outcome = send(
                         trial,
                         command.base_url,
                         driver_factory(framework.protocol),
@@ -118,6 +128,7 @@ class Null:
             rate_share=rate_share(load, seen.replies, seen.due_ns, answers) if ttft_ns or itl_ns else None,
             server_share=server_share(answers, ttft_ns, itl_ns),
             quality=outcome.quality,
+            took_s=seen.took_s,
         )
 
 
@@ -136,6 +147,14 @@ class Seen:
         self.replies: list[Reply] = []
         self.due_ns: list[int] = []
         self.failed: dict[str, int] = {}
+
+    @property
+    def took_s(self) -> float:
+        """From the first send to the last end."""
+        if not self.replies:
+            return 0.0
+        first_ns = min(reply.sent_ns for reply in self.replies)
+        return seconds(max(reply.end_ns for reply in self.replies) - first_ns)
 
     def add(self, sample: Sample, _in_flight: int) -> None:
         """Keep a measured sample, or count its error; the warm-up is passed over."""

@@ -26,7 +26,8 @@ def test_its_fields_are_the_options_of_run() -> None:
 def test_every_option_of_run_that_is_no_place_is_a_field() -> None:
     elsewhere = {
         "url", "protocol", "model", "endpoint", "prompt", "tokenizer", "vocab", "exact", "extra_body", "headers",
-        "options", "slo", "out", "export", "live", "strict", "ray", "ray_without_token",
+        "options", "slo", "out", "export", "live", "strict", "ray", "ray_without_token", "share",
+        "start_at",
     }  # fmt: skip
     names = {option.name for option in main.commands["run"].params}
     assert names - elsewhere == {field.name for field in dataclasses.fields(Load)}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 from ray_cluster import nobody
 
-from loadgen.cluster.address import check_token, probe, resolved
+from loadgen.cluster.address import check_token, own_address, probe, resolved
 from loadgen.errors import BadInput
 
 
@@ -50,3 +51,10 @@ def test_an_open_cluster_beyond_this_host_is_refused(monkeypatch: pytest.MonkeyP
         check_token(["127.0.0.2", "10.1.2.3"], allowed=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     check_token(["10.1.2.3"], allowed=False)
+
+
+def test_our_own_address_is_the_one_on_the_way() -> None:
+    with socket.create_server(("127.0.0.5", 0)) as head:
+        assert own_address(f"127.0.0.5:{head.getsockname()[1]}") == "127.0.0.1"
+    with pytest.raises(BadInput, match="nobody answers there"):
+        own_address("127.0.0.5:1")

@@ -186,6 +186,9 @@ def test_nodes_that_do_not_begin_at_once_are_doubted(
     found = doubts(good(), of=trial(kind, rate=200.0), nodes=tuple(nodes))
     assert ("clock" in found) is doubted
     assert not doubted or not found["clock"].client
+    unknown = tuple(replace(node, bound_s=None, drift_ppm=None) for node in nodes)
+    assert "nobody compared" in doubts(good(), of=trial(kind, rate=200.0), nodes=unknown)["clock"].message
+    assert "clock" not in doubts(good(), of=trial(kind, rate=200.0), nodes=unknown[:1])
 
 
 def test_a_busy_client_is_the_limit() -> None:

@@ -15,6 +15,7 @@ def redactor() -> Redactor:
             "environments": {"a": {"host": "vm1.example.org"}},
             "argv": ["/home/ann/run"],
             "spec": {"host": "127.0.0.1"},
+            "nodes": [{"address": "10.1.0.5"}, {"address": "127.0.0.2"}],
         }
     )
     return found
@@ -72,6 +73,8 @@ def test_plain_data_is_redacted_through_and_through(redactor: Redactor) -> None:
         "host": "vm1.example.org",
         "spec": {"host": "127.0.0.1", "tp": 2, "python": None, "share": 0.5, "flag": True},
         "argv": ("vm1", "ann", "sweep"),
+        "nodes": [{"address": "127.0.0.2"}, {"address": "10.1.0.5", "workers": 10}],
+        "why": "node 10.1.0.5 was lost after 10 s",
         "errors": {"Refused: /data/x/model": 3},
         "profile": 'name = "ann on vm1"\ntrace = "/data/t/a.jsonl"',
     }
@@ -79,6 +82,8 @@ def test_plain_data_is_redacted_through_and_through(redactor: Redactor) -> None:
         "host": "<host>",
         "spec": {"host": "127.0.0.1", "tp": 2, "python": None, "share": 0.5, "flag": True},
         "argv": ["<host 2>", "<user>", "sweep"],
+        "nodes": [{"address": "127.0.0.2"}, {"address": "<host 3>", "workers": 10}],
+        "why": "node <host 3> was lost after 10 s",
         "errors": {"Refused: <path>/model": 3},
         "profile": 'name = "ann on vm1"\ntrace = "<path>/a.jsonl"',
     }

@@ -32,6 +32,7 @@ def replay(load: LoadSpec, **changes: object) -> Replay:
         "quality": ClientQuality(
             driver="openai-raw", stamps="kernel", cpu_s=0.002, reads=40, coalesced_reads=4
         ),
+        "took_s": 2.0,
     }
     return Replay(**(fields | changes))  # type: ignore[arg-type]
 
