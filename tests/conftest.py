@@ -40,7 +40,7 @@ LONGEST_FIRST = (
     "reproduce/test_time_limit.py",
     "reproduce/test_have.py",
     "servers/test_ds_server.py",
-    "test_sweeping.py",
+    "sweeping/test_sweep.py",
     "faults/test_fault_matrix.py",
     "servers/test_hf_ranks.py",
     "servers/test_triton.py",

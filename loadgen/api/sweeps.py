@@ -168,7 +168,7 @@ def conduct(
     """
     budget = Budget(limit_s=options.time_limit_s, clock=time.monotonic)
     deadline_s = None if options.time_limit_s is None else time.monotonic() + options.time_limit_s
-    from loadgen.sweeping import Sweep
+    from loadgen.sweeping.sweep import Sweep
 
     folder = options.out or Path("results") / profile.name
     refuse_busy(folder)
