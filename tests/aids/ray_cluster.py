@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import psutil
 from loadgen.launch.process import free_ports
 
 UP_S = 60.0
-CPUS = 4
+CPUS, GPUS = 4, 2  # of which Ray is told: there need be no GPU
 
 
 class Node:
@@ -25,9 +26,10 @@ class Node:
 
     def __init__(self, address: str, folder: Path, *more: str) -> None:
         self.address, self.log = address, folder / f"{address}.log"
+        self.struck = False
         command = [
             str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats",
-            f"--node-ip-address={address}", f"--num-cpus={CPUS}", *more,
+            f"--node-ip-address={address}", f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", *more,
         ]  # fmt: skip
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -45,7 +47,8 @@ class Node:
             time.sleep(0.1)
 
     def signal(self, number: int) -> None:
-        """To every process of it."""
+        """To every process of it; it counts as lost from then on."""
+        self.struck = True
         with contextlib.suppress(psutil.NoSuchProcess):
             top = psutil.Process(self.process.pid)
             for process in [top, *top.children(recursive=True)]:
@@ -58,22 +61,53 @@ class Node:
         self.process.wait()
 
 
-@contextlib.contextmanager
-def cluster(folder: Path, nodes: int) -> Iterator[tuple[str, list[Node]]]:
-    """Its address, and its nodes: the head, then the others."""
-    (port,) = free_ports(1, "127.0.0.2")
-    while 10002 <= port <= 19999:  # of Ray's own workers
+class Loopback:
+    """A cluster that asks for a token: its head, and as many nodes as were ever asked for; dead ones are replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._nodes = folder, list[Node]()
+        self._addresses = iter(range(2, 255))
         (port,) = free_ports(1, "127.0.0.2")
-    up: list[Node] = []
-    try:
-        # Ray's sockets are named below it, and a socket's name has 107 characters at most.
-        up.append(Node("127.0.0.2", folder, "--head", f"--port={port}", "--include-dashboard=false"))
-        for number in range(1, nodes):
-            up.append(Node(f"127.0.0.{2 + number}", folder, f"--address=127.0.0.2:{port}"))
-        yield f"127.0.0.2:{port}", up
-    finally:
-        for node in reversed(up):
+        while 10002 <= port <= 19999:  # of Ray's own workers
+            (port,) = free_ports(1, "127.0.0.2")
+        self.address = f"127.0.0.2:{port}"
+
+    def nodes(self, count: int) -> list[Node]:
+        """The head, then others that are up: ``count`` in all."""
+        if not self._nodes:
+            # Ray's sockets are named below it, and a socket's name has 107 characters at most.
+            port = self.address.rpartition(":")[2]
+            self._add("--head", f"--port={port}", "--include-dashboard=false")
+        while len(self.up()) < count:  # one after another: two at once take each other's ports
+            self._add(f"--address={self.address}")
+        return self.up()[:count]
+
+    def up(self) -> list[Node]:
+        """Those to which nothing was done."""
+        return [node for node in self._nodes if not node.struck]
+
+    def _add(self, *words: str) -> None:
+        self._nodes.append(Node(f"127.0.0.{next(self._addresses)}", self._folder, *words))
+
+    def end(self) -> None:
+        """End all of it."""
+        for node in reversed(self._nodes):
             node.end()
+
+
+@contextlib.contextmanager
+def loopback(folder: Path) -> Iterator[Loopback]:
+    """A cluster that is not up yet, with whatever its nodes and this process need to join it."""
+    told = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ |= told
+    found = Loopback(folder)
+    try:
+        yield found
+    finally:
+        found.end()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def nobody() -> str:
