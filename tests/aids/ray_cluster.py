@@ -17,12 +17,35 @@ import psutil
 
 from loadgen.launch.process import free_ports
 
-UP_S = 60.0
+UP_S = 120.0
 CPUS, GPUS = 4, 2  # of which Ray is told: there need be no GPU
+
+# A framework of another package, as its author would install it: null, which takes GPUs and does nothing with them.
+ENTRIES = "[loadgen.servers]\nnull-on-gpus = null_on_gpus:FRAMEWORK\n"
+PACKAGE = """
+from dataclasses import replace
+
+from loadgen.servers.null import Null
+
+
+class NullOnGpus(Null):
+    name = "null-on-gpus"
+    uses_gpus = True
+
+    def check(self, spec):
+        super().check(replace(spec, gpus=(), tp=1))
+
+    def command(self, spec, run_dir, ports):
+        command = super().command(spec, run_dir, ports)
+        return replace(command, setup=(("echo", "sees GPUs", *map(str, spec.gpus)),))
+
+
+FRAMEWORK = NullOnGpus()
+"""
 
 
 class Node:
-    """One `ray start`, with all that it started; ``address`` is its own, such as 127.0.0.2."""
+    """One `ray start`, with all that it started; ``address`` is its own, such as 127.7.0.2."""
 
     def __init__(self, address: str, folder: Path, *more: str) -> None:
         self.address, self.log = address, folder / f"{address}.log"
@@ -37,7 +60,7 @@ class Node:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"RAY_DEDUP_LOGS": "0"},
+                env=os.environ | {"RAY_DEDUP_LOGS": "0", "RAY_raylet_start_wait_time_s": f"{UP_S:g}"},
             )
         end_s = time.monotonic() + UP_S
         while "Ray runtime started" not in self.log.read_text():
@@ -64,13 +87,14 @@ class Node:
 class Loopback:
     """A cluster that asks for a token: its head, and as many nodes as were ever asked for; dead ones are replaced."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, packages: Path) -> None:
         self._folder, self._nodes = folder, list[Node]()
-        self._addresses = iter(range(2, 255))
-        (port,) = free_ports(1, "127.0.0.2")
-        while 10002 <= port <= 19999:  # of Ray's own workers
-            (port,) = free_ports(1, "127.0.0.2")
-        self.address = f"127.0.0.2:{port}"
+        self.packages = packages
+        # Two clusters with one address take each other's ports, so each run of tests has a network of its own.
+        network = f"127.{1 + os.getpid() % 250}.0"
+        self._addresses = (f"{network}.{number}" for number in range(2, 255))
+        (port,) = free_ports(1, f"{network}.2")
+        self.address = f"{network}.2:{port}"
 
     def nodes(self, count: int) -> list[Node]:
         """The head, then others that are up: ``count`` in all."""
@@ -87,7 +111,7 @@ class Loopback:
         return [node for node in self._nodes if not node.struck]
 
     def _add(self, *words: str) -> None:
-        self._nodes.append(Node(f"127.0.0.{next(self._addresses)}", self._folder, *words))
+        self._nodes.append(Node(next(self._addresses), self._folder, *words))
 
     def end(self) -> None:
         """End all of it."""
@@ -98,10 +122,20 @@ class Loopback:
 @contextlib.contextmanager
 def loopback(folder: Path) -> Iterator[Loopback]:
     """A cluster that is not up yet, with whatever its nodes and this process need to join it."""
-    told = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    home = folder / "packages"
+    info = home / "null_on_gpus-1.0.dist-info"
+    info.mkdir(parents=True)
+    (home / "null_on_gpus.py").write_text(PACKAGE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: null-on-gpus\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRIES)
+    told = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "PYTHONPATH": str(home),
+    }
     before = {name: os.environ.get(name) for name in told}
     os.environ |= told
-    found = Loopback(folder)
+    found = Loopback(folder, home)
     try:
         yield found
     finally:
