@@ -17,7 +17,7 @@ import psutil
 
 from loadgen.launch.process import free_ports
 
-UP_S = 120.0
+UP_S, TRIES = 45.0, 3  # a node whose agent takes more than 15 s to come up, on a loaded host, ends itself
 CPUS, GPUS = 4, 2  # of which Ray is told: there need be no GPU
 
 # A framework of another package, as its author would install it: null, which takes GPUs and does nothing with them.
@@ -52,7 +52,8 @@ class Node:
         self.struck = False
         command = [
             str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats",
-            f"--node-ip-address={address}", f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", *more,
+            f"--node-ip-address={address}", f"--num-cpus={CPUS}", f"--num-gpus={GPUS}",
+            *more,
         ]  # fmt: skip
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -91,10 +92,10 @@ class Loopback:
         self._folder, self._nodes = folder, list[Node]()
         self.packages = packages
         # Two clusters with one address take each other's ports, so each run of tests has a network of its own.
-        network = f"127.{1 + os.getpid() % 250}.0"
-        self._addresses = (f"{network}.{number}" for number in range(2, 255))
-        (port,) = free_ports(1, f"{network}.2")
-        self.address = f"{network}.2:{port}"
+        self._network = f"127.{1 + os.getpid() % 250}.0"
+        self._addresses = (f"{self._network}.{number}" for number in range(3, 255))
+        (port,) = free_ports(1, f"{self._network}.2")
+        self.address = f"{self._network}.2:{port}"
 
     def nodes(self, count: int) -> list[Node]:
         """The head, then others that are up: ``count`` in all."""
@@ -111,7 +112,14 @@ class Loopback:
         return [node for node in self._nodes if not node.struck]
 
     def _add(self, *words: str) -> None:
-        self._nodes.append(Node(next(self._addresses), self._folder, *words))
+        for tries_left in reversed(range(TRIES)):
+            try:
+                address = f"{self._network}.2" if not self._nodes else next(self._addresses)
+                self._nodes.append(Node(address, self._folder, *words))
+                return
+            except RuntimeError:
+                if not tries_left:
+                    raise
 
     def end(self) -> None:
         """End all of it."""

@@ -83,12 +83,13 @@ def test_a_group_that_is_stopped_or_broken_says_so(node: GroupNode, tmp_path: Pa
     profile = PROFILE | {
         "server": {"framework": "null", "model": "tiny", "gpus": [], "options": {"itl_ms": 9000}}
     }
+    others = set(psutil.Process().children(recursive=True))
     node.begin(group_of(make_plan(build_profile(profile)), tmp_path), {}, {})
     told: list[News] = []
     while not any(each[0] == "trial" for each in events(told)):
         told.append(node.news(1.0))
         assert told[-1].code is None, told[-1].words
-    below = psutil.Process().children(recursive=True)
+    below = [each for each in psutil.Process().children(recursive=True) if each not in others]
     assert any("loadgen.servers._null.main" in process.cmdline() for process in below)
     (tmp_path / "loadgen-group-old").mkdir()
     (tmp_path / "loadgen-group-old/lock").touch()
@@ -111,6 +112,12 @@ def test_a_group_that_is_stopped_or_broken_says_so(node: GroupNode, tmp_path: Pa
     told = all_news(torn)
     assert told[-1].code == 1
     assert "limit_s = -1.0 is out of range" in told[-1].words
+
+    early = GroupNode()
+    early.begin(wrong, {}, {})
+    early.stop()
+    told = all_news(early)
+    assert told[-1].code in (130, 143), told[-1].words
 
 
 def test_what_ray_gives_its_workers_is_not_passed_on() -> None:
