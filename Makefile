@@ -87,11 +87,11 @@ test: env tools
 test-engines: env engines
 	.venv/bin/python -m pytest tests/servers/test_vllm_server.py tests/servers/test_llamacpp_server.py tests/servers/test_sglang_server.py
 
-# Load from the nodes of a real Ray cluster on this host's loopback addresses, with nodes killed and frozen; two minutes.
+# Loads and sweeps on a real Ray cluster on this host's loopback addresses, with nodes killed and frozen; minutes.
 cluster: env
 	@.venv/bin/python -c 'import ray' 2>/dev/null || .venv/bin/python -m pip install -q --disable-pip-version-check -e '.[ray]' || \
 		echo 'Ray cannot be installed here, so its tests will skip'
-	.venv/bin/python -m pytest -m cluster tests/load/test_nodes.py
+	.venv/bin/python -m pytest -m cluster tests/load/test_nodes.py tests/sweeping/test_over_ray.py
 
 # Every fault on every framework that runs here, and a table of what each cost; half an hour.
 faults: env

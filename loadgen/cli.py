@@ -23,6 +23,7 @@ from loadgen.cli_tools import TOOLS
 from loadgen.commands.options import (
     load_options,
     ray_options,
+    ray_type_option,
     server_options,
     share_options,
     slo_option,
@@ -159,6 +160,7 @@ have_option = click.option(
 @click.option("--cpus", metavar="CORES", help="run all of it on these cores, such as 0-15,32")
 @click.option("--report/--no-report", "report_after", default=True, help="what won, and pages, at the end")
 @ray_options
+@ray_type_option
 def sweep(
     profile: str,
     sets: tuple[str, ...],
@@ -172,7 +174,9 @@ def sweep(
 ) -> None:
     """Run all trials of a PROFILE (a TOML file, or a shipped one by name: quick, exp1 to exp5).
 
-    Servers are started and stopped as the profile asks; every finished trial is on disk at once.
+    Servers are started and stopped as the profile asks; every finished trial is on disk at once. With --ray, groups of
+    trials (a server and its trials) run on the cluster's nodes, each on one; where the load says nodes = 2 or more,
+    servers run here, and those nodes send it together.
 
     \b
     loadgen sweep profiles/exp1.toml --dry-run
@@ -183,20 +187,23 @@ def sweep(
         from loadgen.system.cpus import confine
 
         confine(cpus)
+    from loadgen.api.nodes import reached
     from loadgen.api.sweeps import SweepOptions, make
     from loadgen.commands import plan_tables
     from loadgen.commands import sweep as command
 
     if noise_from and not dry_run:
         raise BadInput("--noise-from: only says what a plan can tell (accepted: together with --dry-run)")
-    checked, plan = make(profile, sets, dry_run=dry_run)
-    if dry_run:
-        plan_tables.print_plan(plan, noise_from)
-        return
     options = SweepOptions(argv=tuple(sys.argv), **given)
-    raise SystemExit(
-        command.run(checked, plan, options, live=live, metrics_port=metrics_port, report_after=report_after)
-    )
+    with reached(options.ray, options.ray_without_token) as cluster:
+        checked, plan = make(profile, sets, dry_run=dry_run, cluster=cluster, gpu_type=options.ray_type)
+        if dry_run:
+            plan_tables.print_plan(plan, noise_from)
+            return
+        code = command.run(
+            checked, plan, options, live=live, metrics_port=metrics_port, report_after=report_after
+        )
+    raise SystemExit(code)
 
 
 @main.command()
@@ -403,11 +410,13 @@ def merge(parts: tuple[Path, ...], target: Path) -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="folder of parts [profiles/reproduce]",
 )
+@ray_options
+@ray_type_option
 def reproduce(**given: Any) -> None:
     """Run the experiments of the reproduction on the GPUs there are; what is stored already is not run again.
 
-    Its parts, a profile for each server, run side by side on GPUs and CPU cores of their own. What needs more GPUs, or
-    a library that is missing, is named and not run.
+    Its parts, a profile for each server, run side by side on GPUs and CPU cores of their own, with --ray on those of a
+    cluster. What needs more GPUs, or a library that is missing, is named and not run.
 
     \b
     loadgen reproduce --dry-run

@@ -145,6 +145,10 @@ class Watcher(Protocol):
     def server(self, label: str, state: str) -> None:
         """A server has come to a new state: starting, ready, stopped, in words."""
 
+    def place(self, name: str, doing: str) -> None:
+        """What a node of a cluster does now, in words; nothing more where they are empty. Trials there, of which
+        several run at once, are told by this alone until they have ended."""
+
     def trial(self, trial: Trial) -> None:
         """A trial starts."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from ray_cluster import Loopback, loopback
 
 from loadgen.records import (
     Caveat,
@@ -40,7 +41,7 @@ LONGEST_FIRST = (
     "reproduce/test_time_limit.py",
     "reproduce/test_have.py",
     "servers/test_ds_server.py",
-    "test_sweeping.py",
+    "sweeping/test_sweep.py",
     "faults/test_fault_matrix.py",
     "servers/test_hf_ranks.py",
     "servers/test_triton.py",
@@ -63,6 +64,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         without += gpu
     config.hook.pytest_deselected(items=without)
     items[:] = [item for item in items if item not in without]
+
+
+@pytest.fixture(scope="session")
+def ray_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """The one Ray cluster of all tests."""
+    with loopback(tmp_path_factory.mktemp("ray")) as found:
+        yield found
 
 
 def of_marker(name: str, items: list[pytest.Item]) -> list[pytest.Item]:

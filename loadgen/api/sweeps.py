@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from loadgen.api.alone import alone
-from loadgen.api.nodes import connected
+from loadgen.api.nodes import connected, of_several
+from loadgen.cluster.places import of_one_type
 from loadgen.drivers.find import check_load, driver_factory
 from loadgen.drivers.openai import check_options
-from loadgen.errors import BadInput, MissingDependency
+from loadgen.errors import BadInput, MissingDependency, ProfileError
 from loadgen.launch import frameworks
 from loadgen.launch.discover import asked_of
 from loadgen.plan import interleave
@@ -23,7 +25,7 @@ from loadgen.plan.plan import Plan, make_plan
 from loadgen.profile.profile import Profile
 from loadgen.profile.read import load_profile
 from loadgen.protocols import Watcher
-from loadgen.records import Environment, TrialResult
+from loadgen.records import Environment, LoadSpec, TrialResult
 from loadgen.results import capacity_log
 from loadgen.results.other_folders import held
 from loadgen.results.store import Store, open_to_go_on, refuse_busy
@@ -31,23 +33,67 @@ from loadgen.system import interrupt
 from loadgen.system.environment import capture, visible_gpus
 from loadgen.units import show_bytes
 
+if TYPE_CHECKING:
+    from loadgen.cluster.connection import Cluster
 
-def make(profile_name: str, sets: tuple[str, ...], *, dry_run: bool) -> tuple[Profile, Plan]:
+
+def make(
+    profile_name: str,
+    sets: tuple[str, ...],
+    *,
+    dry_run: bool,
+    cluster: Cluster | None = None,
+    gpu_type: str | None = None,
+) -> tuple[Profile, Plan]:
     """A profile and its plan, every server checked by its framework before anything starts.
 
-    A dry run on a machine without GPUs plans for one that has enough.
+    A dry run on a machine without GPUs plans for one that has enough. With a ``cluster``, loads that are not of several
+    nodes are planned for its nodes, of one ``gpu_type``. Raises BadInput where a group fits on none.
     """
-    gpu_count = len(visible_gpus())
-    profile = load_profile(
-        profile_name, sets, gpu_count or (None if dry_run else 0), frameworks.names(), frameworks.find
-    )
+    here = len(visible_gpus()) or (None if dry_run else 0)
+    profile, plan = _planned(profile_name, sets, here if cluster is None else None)
+    if cluster is not None and of_several(loads_of(plan)) == 1:
+        from loadgen.sweeping.given_gpus import nodes_for
+
+        nodes = of_one_type(cluster.nodes(), gpu_type, on_gpus=False)
+        if not any(node.gpus for node in nodes):
+            with suppress(
+                ProfileError
+            ):  # but for gpus = "auto", which is CPUs then, it is told below in figures
+                profile, plan = _planned(profile_name, sets, 0)
+        check_servers(plan, elsewhere=True)
+        nodes_for(plan.parts(), nodes, gpu_type)
+        return profile, plan
+    if cluster is not None:  # its nodes send what servers on this machine are asked
+        profile, plan = _planned(profile_name, sets, here)
+    if gpu_type is not None:
+        raise BadInput(
+            f"--ray-type {gpu_type}: no group of trials is spread over a cluster (accepted: with --ray)"
+        )
+    check_servers(plan, elsewhere=dry_run)
+    check_host_memory(plan)
+    return profile, plan
+
+
+def _planned(profile_name: str, sets: tuple[str, ...], gpu_count: int | None) -> tuple[Profile, Plan]:
+    profile = load_profile(profile_name, sets, gpu_count, frameworks.names(), frameworks.find)
     if profile.findings:
         from loadgen.analysis.findings import (
             declared,  # it imports the analysis, which most sweeps need at the end
         )
 
         declared.parse(profile.findings, profile.file)
-    plan = make_plan(profile)
+    return profile, make_plan(profile)
+
+
+def loads_of(plan: Plan) -> list[LoadSpec]:
+    """The loads of its trials and searches."""
+    return [trial.load for trial in plan.trials] + [search.point.load for search in plan.capacities]
+
+
+def check_servers(plan: Plan, *, elsewhere: bool) -> None:
+    """Raises BadInput for a server or an endpoint that its framework or driver refuses; MissingDependency for what this
+    machine lacks, unless it is to run ``elsewhere``."""
     searched = [(search.point.server, (search.point,)) for search in plan.capacities]
     for spec, trials in [*plan.groups(), *searched]:
         if spec is None:
@@ -63,10 +109,8 @@ def make(profile_name: str, sets: tuple[str, ...], *, dry_run: bool) -> tuple[Pr
                     check_load(framework.protocol, trial.load)
                 driver_factory(framework.protocol)
             except MissingDependency:
-                if not dry_run:  # a plan can be seen on any machine
+                if not elsewhere:  # a plan can be seen on any machine
                     raise
-    check_host_memory(plan)
-    return profile, plan
 
 
 def check_host_memory(plan: Plan) -> None:
@@ -91,8 +135,9 @@ class SweepOptions:
     """How a sweep is run, beside what its profile says; each a flag of ``loadgen sweep``.
 
     ``out`` is the results folder (None: results/NAME). ``have`` names results folders whose trials are not this
-    sweep's: its plan is without them. ``ray`` is the address of the cluster whose nodes send loads of several,
-    ``ray_without_token`` takes one that stands open.
+    sweep's: its plan is without them. ``ray`` is the address of a cluster: its nodes send loads of several together;
+    without such loads, they run groups of trials, on nodes of ``ray_type`` alone. ``ray_without_token`` takes one that
+    stands open.
     """
 
     argv: tuple[str, ...] = ()
@@ -104,6 +149,7 @@ class SweepOptions:
     refine: bool = False
     time_limit_s: float | None = None
     ray: str | None = None
+    ray_type: str | None = None
     ray_without_token: bool = False
     have: Sequence[str] = ()
 
@@ -168,7 +214,7 @@ def conduct(
     """
     budget = Budget(limit_s=options.time_limit_s, clock=time.monotonic)
     deadline_s = None if options.time_limit_s is None else time.monotonic() + options.time_limit_s
-    from loadgen.sweeping import Sweep
+    from loadgen.sweeping.sweep import Sweep
 
     folder = options.out or Path("results") / profile.name
     refuse_busy(folder)
@@ -177,10 +223,14 @@ def conduct(
     every = len(plan.trials)
     plan = plan.without(held(options.have, options.retry_failed))
     environment = capture(options.argv)
-    loads = [trial.load for trial in plan.trials] + [each.point.load for each in plan.capacities]
+    over = options.ray is not None and of_several(loads_of(plan)) == 1
+    if over and options.probe:
+        raise BadInput(
+            "--probe: measures this machine, where no trial runs with --ray (accepted: without it)"
+        )
     with (
         interrupt.limited(deadline_s),
-        connected(loads, options.ray, options.ray_without_token),
+        connected(loads_of(plan), options.ray, options.ray_without_token, groups=True) as cluster,
         Store.create(folder, sweep_record(profile, plan, environment)) as store,
         watching as watcher,
     ):
@@ -190,17 +240,23 @@ def conduct(
             )
         if every > len(plan.trials):
             watcher.note(f"{every - len(plan.trials)} of {every} trials are in folders of --have")
-        keep_ceilings(folder, plan, options.probe, watcher.note)
-        sweep = Sweep(
-            plan=plan,
-            store=store,
-            watcher=watcher,
-            environment=environment,
-            strict=options.strict,
-            retry_failed=options.retry_failed,
-            telemetry=profile.telemetry,
-            budget=budget,
-        )
+        told: dict[str, Any] = {
+            "plan": plan,
+            "store": store,
+            "watcher": watcher,
+            "environment": environment,
+            "strict": options.strict,
+            "retry_failed": options.retry_failed,
+            "telemetry": profile.telemetry,
+            "budget": budget,
+        }
+        if over and cluster is not None:
+            from loadgen.sweeping.cluster_sweep import ClusterSweep
+
+            sweep: Sweep = ClusterSweep(**told, cluster=cluster, gpu_type=options.ray_type)
+        else:
+            keep_ceilings(folder, plan, options.probe, watcher.note)
+            sweep = Sweep(**told)
         if stored:
             watcher.note(f"resuming: {len(sweep.finished())} of {len(plan.trials)} trials are already stored")
         sweep.run()

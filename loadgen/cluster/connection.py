@@ -1,4 +1,4 @@
-"""The one door to Ray: a connection to a cluster that the user started, and one actor on each of several of its nodes.
+"""The one door to Ray: a connection to a cluster that the user started, and actors on its nodes.
 
 Nothing of Ray is imported before ``connected`` is called. No cluster is started or stopped here: `ray stop` kills
 every Ray process of a host, whoever's it is.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadgen.cluster.address import check_token, probe, resolved
+from loadgen.cluster.places import Node, Place, node_of
 from loadgen.errors import BadInput, LoadgenError, MissingDependency, WorkerDied
 
 PLACED_S = 30.0  # for free places on as many nodes
@@ -90,8 +91,41 @@ class Cluster:
         self._asked = asked
         return self._members
 
+    def nodes(self) -> list[Node]:
+        """All that are alive."""
+        return [node_of(node) for node in self._nodes()]
+
+    def free(self) -> dict[str, tuple[float, float]]:
+        """The CPUs and GPUs of each node that nobody has taken, by its id, as of a moment ago."""
+        from ray._private.state import available_resources_per_node
+
+        found = available_resources_per_node()
+        return {id_: (each.get("CPU", 0.0), each.get("GPU", 0.0)) for id_, each in found.items()}
+
+    def start(self, kind: type, place: Place) -> Member:
+        """An actor of ``kind`` on one node, with a place there; it waits where somebody else was faster."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        actor = (
+            self._ray.remote(kind)
+            .options(
+                num_cpus=place.cpus,
+                num_gpus=place.gpus,
+                max_concurrency=CALLS,
+                max_restarts=0,
+                max_task_retries=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(place.node.id, soft=False),
+            )
+            .remote()
+        )
+        return Member(place.node.address, actor)
+
+    def end(self, member: Member) -> None:
+        """End one actor, and what runs below it."""
+        self._ray.kill(member.actor)
+
     def drop(self) -> None:
-        """End the actors, and what runs below them."""
+        """End the actors of ``spread``, and what runs below them."""
         from ray.util.placement_group import remove_placement_group
 
         for member in self._members:
@@ -112,19 +146,19 @@ class Cluster:
             return self._ray.get(call, timeout=seconds)
         except exceptions.GetTimeoutError:
             raise WorkerDied(f"node {member.address} was lost: no answer in {seconds:g} s") from None
-        except (exceptions.RayActorError, exceptions.RaySystemError, exceptions.ObjectLostError) as error:
+        except exceptions.RayError as error:
             words = str(error).strip()
-            if "ModuleNotFoundError" in words:
+            if "No module named 'loadgen" in words:
                 raise BadInput(
                     f"node {member.address}: loadgen is not installed there (accepted: the same version on every node)"
                 ) from None
+            if isinstance(error, exceptions.RayTaskError):
+                raise LoadgenError(
+                    f"node {member.address}: {type(error.cause).__name__}: {error.cause}"
+                ) from error
             raise WorkerDied(
                 f"node {member.address} was lost: {type(error).__name__}: {words.splitlines()[0]}"
             ) from None
-        except exceptions.RayTaskError as error:
-            raise LoadgenError(
-                f"node {member.address}: {type(error.cause).__name__}: {error.cause}"
-            ) from error
 
     def _nodes(self) -> list[dict[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]
@@ -134,9 +168,13 @@ class Cluster:
 def connected(address: str, *, without_token: bool = False) -> Iterator[Cluster]:
     """A connection to the cluster at ``address`` (HOST:PORT, or auto), which is ``current`` meanwhile.
 
-    Raises MissingDependency without Ray, BadInput where nobody answers or the cluster stands open.
+    Inside, further ones are the same. Raises MissingDependency without Ray, BadInput where nobody answers or the
+    cluster stands open.
     """
     global _current
+    if _current is not None:
+        yield _current
+        return
     try:
         import ray
     except ModuleNotFoundError:

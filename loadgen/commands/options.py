@@ -125,6 +125,13 @@ def share_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+ray_type_option = click.option(
+    "--ray-type",
+    metavar="NAME",
+    help="with --ray: nodes of this GPU type, as Ray names it, or with this resource of yours [all are of one type]",
+)
+
+
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which endpoint is loaded, and how it is spoken to."""
     for option in reversed(

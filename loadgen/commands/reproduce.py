@@ -10,10 +10,12 @@ from typing import Any
 import click
 import orjson
 
+from loadgen.api.nodes import reached
+from loadgen.cluster.places import Node, of_one_type
 from loadgen.errors import BadInput
 from loadgen.reproduce.parts import Part, find, home
 from loadgen.reproduce.run import _clock, _counts, _run_all, _where
-from loadgen.reproduce.schedule import Job, Schedule, forecast, slots
+from loadgen.reproduce.schedule import Job, Schedule, cluster_slots, forecast, slots
 from loadgen.results.other_folders import held
 from loadgen.system import cpus
 from loadgen.system.environment import visible_gpus
@@ -36,37 +38,54 @@ def run(
     retry_failed: bool,
     dry_run: bool,
     have: Sequence[str] = (),
+    ray: str | None = None,
+    ray_type: str | None = None,
+    ray_without_token: bool = False,
 ) -> int:
-    """Run what is missing of the parts. Returns the exit code: 1 when a trial failed or a part broke."""
+    """Run what is missing of the parts. Returns the exit code: 1 when a trial failed or a part broke.
+
+    With ``ray``, each part is a sweep over that cluster, as many at once as its GPUs serve.
+    """
     began_s = time.monotonic()
     patterns = [pattern.strip() for text in wanted for pattern in text.split(",") if pattern.strip()]
-    devices = _devices(gpus, dry_run)
+    nodes = _nodes(ray, ray_type, ray_without_token)
+    if nodes and gpus is not None:
+        raise BadInput("--gpus: Ray says which GPUs a part gets (accepted: --gpus or --ray)")
+    total = sum(node.gpus for node in nodes)
+    devices = tuple(range(total)) if nodes else _devices(gpus, dry_run)
+    most = max((node.gpus for node in nodes), default=len(devices))
     every = find(home(profiles), patterns, sets, out, held(have, retry_failed))
     runnable = {
-        part.id: part for part in every if (part.lacks is None or dry_run) and part.gpus <= len(devices)
+        part.id: part for part in every if (part.lacks is None or dry_run or nodes) and part.gpus <= most
     }
     jobs = [_job(part, retry_failed) for part in runnable.values()]
     schedule = Schedule(
-        slots=slots(devices, cpus.usable(), max(1, len({job.folder for job in jobs}))),
+        slots=cluster_slots(total, len(nodes))
+        if nodes
+        else slots(devices, cpus.usable(), max(1, len({job.folder for job in jobs}))),
         waiting=[job for job in jobs if job.id not in _done(runnable, retry_failed)],
         alone=sequential,
     )
+    here = f"{len(devices)} GPUs ({', '.join(map(str, devices)) or 'none'}), {len(cpus.usable())} cores, "
+    there = f"{total} GPUs on {len(nodes)} nodes, "
     click.echo(
-        f"{len(devices)} GPUs ({', '.join(map(str, devices)) or 'none'}), {len(cpus.usable())} cores, "
-        f"{len(every)} parts, {sum(len(part.plan.trials) for part in every)} trials"
+        f"{there if nodes else here}{len(every)} parts, {sum(len(part.plan.trials) for part in every)} trials"
         + (f" beside {sum(part.held for part in every)} of --have" if have else "")
         + (f", at most {show_duration(time_limit)}" if time_limit else "")
     )
-    left_out = {part.id: why for part in every if (why := _why_not(part, len(devices)))}
+    left_out = {part.id: why for part in every if (why := _why_not(part, most, bool(nodes)))}
     for id_, why in left_out.items():
         click.echo(f"{id_}: {'would not run' if dry_run else 'not run'}: {why.splitlines()[0]}")
     if dry_run:
-        _print_schedule(schedule, runnable)
+        _print_schedule(schedule, runnable, bool(nodes))
         return 0
     passed = [word for text in sets for word in ("--set", text)]
     passed += [word for text in have for word in ("--have", text)]
     passed += ["--retry-failed"] if retry_failed else []
-    broken = _run_all(schedule, runnable, out, passed, began_s, time_limit, part_limit)
+    passed += ["--ray", ray] if ray else []
+    passed += ["--ray-type", ray_type] if ray_type else []
+    passed += ["--ray-without-token"] if ray_without_token else []
+    broken = _run_all(schedule, runnable, out, passed, began_s, time_limit, part_limit, over_ray=bool(nodes))
     return _sum_up(every, left_out, broken, out)
 
 
@@ -86,10 +105,18 @@ def _devices(gpus: str | None, dry_run: bool) -> tuple[int, ...]:
     return named
 
 
-def _why_not(part: Part, have: int) -> str | None:
+def _nodes(ray: str | None, ray_type: str | None, without_token: bool) -> list[Node]:
+    """The cluster's nodes; none where none is named. The connection ends: each part has its own."""
+    if ray_type is not None and ray is None:
+        raise BadInput(f"--ray-type {ray_type}: of which cluster? (accepted: together with --ray)")
+    with reached(ray, without_token) as cluster:
+        return [] if cluster is None else of_one_type(cluster.nodes(), ray_type, on_gpus=True)
+
+
+def _why_not(part: Part, have: int, over_ray: bool) -> str | None:
     if part.gpus > have:
-        return f"needs {part.gpus} GPUs, there are {have}"
-    return part.lacks
+        return f"needs {part.gpus} GPUs, there are {have}" + (" on one node" if over_ray else "")
+    return None if over_ray else part.lacks
 
 
 def _job(part: Part, retry_failed: bool) -> Job:
@@ -116,12 +143,12 @@ def _done(parts: dict[str, Part], retry_failed: bool) -> set[str]:
     return done
 
 
-def _print_schedule(schedule: Schedule, parts: dict[str, Part]) -> None:
+def _print_schedule(schedule: Schedule, parts: dict[str, Part], over_ray: bool) -> None:
     end_s = 0.0
     for run, from_s, to_s in forecast(schedule):
         left = len(parts[run.job.id].missing().trials)
         took = show_duration(run.job.estimate_s) if run.job.estimate_s else "a time not known"
-        click.echo(f"[{_clock(from_s)}] {run.job.id} on {_where(run)}: {left} trials, about {took}")
+        click.echo(f"[{_clock(from_s)}] {run.job.id} on {_where(run, over_ray)}: {left} trials, about {took}")
         end_s = max(end_s, to_s)
     click.echo(f"[{_clock(end_s)}] end, by rough estimates (no CUDA graphs, {DEVICE} where no GPU is here)")
 

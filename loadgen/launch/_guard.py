@@ -7,6 +7,7 @@ daemons and workers in sessions of their own are still its descendants. It exits
 no descendant is left.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -17,6 +18,7 @@ import time
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 MOST_FILES = 65536  # some programs walk through all that they may open
 
 
@@ -29,8 +31,15 @@ def prctl(option: int, value: int) -> None:
 
 def spawn(argv: list[str]) -> int:
     """Fork and exec ``argv`` in its own process group, to die if the guard itself is killed."""
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, HANDLED
+    )  # until the child has no handlers: none may be lost on it
     pid = os.fork()
     if pid:
+        # As the child does, which may have run or even ended by now: the group is there before it is asked to stop.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.setpgid(pid, pid)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         return pid
     try:
         os.setpgid(0, 0)
@@ -40,8 +49,9 @@ def spawn(argv: list[str]) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_FILES)), hard))
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        for number in HANDLED:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.execvp(argv[0], argv)  # noqa: S606 - an argv list from the launcher, never a shell

@@ -103,6 +103,11 @@ class PlainConsole:
         """Tell a server's state as it changes."""
         self._say(f"server {label}: {state}")
 
+    def place(self, name: str, doing: str) -> None:
+        """Tell what a node does as it changes."""
+        if doing:
+            self._say(f"{name}: {doing}")
+
     def trial(self, trial: Trial) -> None:
         """Tell that a trial starts; its tally begins anew."""
         self.tally = Tally(kept=None if trial.slo is None else Kept(trial.slo))
@@ -169,6 +174,10 @@ class LiveConsole:
     def server(self, label: str, state: str) -> None:
         """Hand over a server's state."""
         self._queue.append(("server", (label, state)))
+
+    def place(self, name: str, doing: str) -> None:
+        """Hand over what a node does."""
+        self._queue.append(("place", (name, doing)))
 
     def trial(self, trial: Trial) -> None:
         """Hand over the trial that starts."""

@@ -50,6 +50,10 @@ class LiveMetrics:
         """Passed on alone: a server's state is no series."""
         self._inner.server(label, state)
 
+    def place(self, name: str, doing: str) -> None:
+        """Passed on alone: samples of a node's trial are told when it has ended."""
+        self._inner.place(name, doing)
+
     def trial(self, trial: Trial) -> None:
         """The trial that runs from now on."""
         self._running = TrialSeries(trial)

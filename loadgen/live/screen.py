@@ -78,10 +78,14 @@ MARKS_WIDTH = 8  # room for "!client"
 
 def frame(shown: LiveState, width: int, height: int, now_s: float) -> RenderableType:
     """The whole view, at most ``height`` lines of ``width`` columns: on a large terminal with a chart and the best."""
-    parts: list[RenderableType] = [_plan_line(shown, width, now_s), _server_line(shown, now_s)]
+    parts: list[RenderableType] = [_plan_line(shown, width, now_s)]
     wide = width >= WIDE and height >= HIGH
-    trial = _trial_lines(shown, width, now_s)
-    parts += [*trial[:2], *_chart_lines(shown, width, height), *_best_lines(shown)] if wide else trial
+    if shown.places:
+        parts += [*_place_lines(shown, height // 2, now_s), *(_best_lines(shown) if wide else ())]
+    else:
+        trial = _trial_lines(shown, width, now_s)
+        parts.append(_server_line(shown, now_s))
+        parts += [*trial[:2], *_chart_lines(shown, width, height), *_best_lines(shown)] if wide else trial
     room = height - len(parts) - 2 - (MARKS_TOLD if wide else 0)  # a blank line and the table's head
     if room > 0 and shown.finished:
         parts += [Text(), finished_table(shown.finished, width, room)]
@@ -157,6 +161,18 @@ def _plan_line(shown: LiveState, width: int, now_s: float) -> RenderableType:
     bar = ProgressBar(total=max(total, 1), completed=done, width=max(8, width - len(words) - len(times) - 4))
     grid.add_row(_line((words, "bold")), bar, _line(times))
     return grid
+
+
+def _place_lines(shown: LiveState, most: int, now_s: float) -> list[RenderableType]:
+    """A line for each node of a cluster that has work; of those without room, how many there are."""
+    rows = sorted(shown.places.items())
+    kept = rows if len(rows) <= most else rows[: most - 1]
+    width = max((len(name) for name, _ in kept), default=0)
+    lines: list[RenderableType] = [
+        _line((f" {name:<{width}}  ", "dim"), doing, f"  {show_duration(now_s - since_s)}")
+        for name, (doing, since_s) in kept
+    ]
+    return lines if kept == rows else [*lines, _line((f" and {len(rows) - len(kept)} more", "dim"))]
 
 
 def _server_line(shown: LiveState, now_s: float) -> RenderableType:

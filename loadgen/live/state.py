@@ -11,7 +11,8 @@ from loadgen.theory.duration import Work
 
 @dataclass(slots=True)
 class LiveState:
-    """What the live view shows, fed with a console's events. ``now_s`` is any steady clock's seconds."""
+    """What the live view shows, fed with a console's events. ``now_s`` is any steady clock's seconds. ``places`` are
+    what nodes of a cluster do, by name, and since when."""
 
     began_s: float
     todo: dict[str, TrialRow] = field(default_factory=dict)
@@ -19,6 +20,7 @@ class LiveState:
     before: int = 0
     server: tuple[str, str] = ("", "")
     server_since_s: float = 0.0
+    places: dict[str, tuple[str, float]] = field(default_factory=dict)
     trial: TrialRow | None = None
     trial_since_s: float = 0.0
     live: Live = field(default_factory=Live)
@@ -38,6 +40,12 @@ class LiveState:
             if tuple(payload) != self.server:
                 self.server_since_s = now_s
             self.server = (payload[0], payload[1])
+        elif kind == "place":
+            name, doing = payload
+            if doing:
+                self.places[name] = (doing, now_s)
+            else:
+                self.places.pop(name, None)
         elif kind == "trial":
             self.trial, self.trial_since_s, self.live = to_trial_row(payload), now_s, Live()
         elif kind == "live":
@@ -70,7 +78,8 @@ class LiveState:
         return trial.work, (now_s - self.trial_since_s) * max(1.0, (trial.requests + trial.warmup) / done)
 
     def left_s(self, now_s: float) -> float | None:
-        """Seconds until the plan is done, the running trial's share already spent taken off."""
+        """Seconds until the plan is done, the running trial's share already spent taken off; on several nodes, as if
+        what is left were even on them."""
         if self._todo_s is None or self.trial is None:
-            return self._todo_s
+            return self._todo_s if self._todo_s is None else self._todo_s / max(1, len(self.places))
         return self._todo_s - min(now_s - self.trial_since_s, self._trial_s or 0.0)

@@ -207,6 +207,9 @@ class Unseen:
     def server(self, label: str, state: str) -> None:
         """Nothing to show."""
 
+    def place(self, name: str, doing: str) -> None:
+        """Nothing to show."""
+
     def trial(self, trial: Trial) -> None:
         """Nothing to show."""
 

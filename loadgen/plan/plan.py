@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loadgen.identity import deciding_options, digest, server_key
+from loadgen.identity import deciding_options, digest, server_key, spec_key
 from loadgen.plan import interleave
 from loadgen.profile.profile import Cell, Profile, Target
 from loadgen.records import LoadSpec, ModelSpec, Order, ServerSpec, Trial
@@ -52,6 +52,23 @@ class Plan:
         if self.order == "grouped":
             return [trials for _, trials in self.groups()]
         return interleave.sets(self.trials)
+
+    def parts(self) -> list[Plan]:
+        """What can run apart from the rest, in order: servers that are up together, with their trials and searches."""
+        groups = [({server_key(trial) for trial in trials}, trials) for trials in self.sets()]
+        planned = {server for servers, _ in groups for server in servers}
+        searched = [spec_key(each.server) for each in self.searches]
+        searched += [server_key(each.point) for each in self.capacities]
+        groups += [({key}, ()) for key in dict.fromkeys(searched) if key not in planned]
+        return [
+            replace(
+                self,
+                trials=trials,
+                searches=tuple(each for each in self.searches if spec_key(each.server) in servers),
+                capacities=tuple(each for each in self.capacities if server_key(each.point) in servers),
+            )
+            for servers, trials in groups
+        ]
 
     def without(self, done: Iterable[str]) -> Plan:
         """What is left when the trials of these ids are done."""

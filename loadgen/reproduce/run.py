@@ -54,10 +54,12 @@ def _run_all(
     began_s: float,
     time_limit: float | None,
     part_limit: float | None,
+    *,
+    over_ray: bool = False,
 ) -> dict[str, str]:
     """Run all jobs to their end, or to that of the time. Returns what broke: id → its last words.
 
-    ``passed`` are options that every child gets.
+    ``passed`` are options that every child gets; ``over_ray``: they are spread over a cluster, and Ray says where.
     """
 
     def say(text: str) -> None:
@@ -70,17 +72,19 @@ def _run_all(
     broken: dict[str, str] = {}
     gpus = [slot.gpu for slot in schedule.slots if slot.gpu is not None]
     specs = [spec for job in schedule.waiting for spec, _ in parts[job.id].plan.groups() if spec is not None]
-    here = [replace(spec, gpus=tuple(gpus[: len(spec.gpus)])) for spec in specs]
-    run_ahead(here, out / "logs", left_s, say)
+    if not over_ray:
+        here = [replace(spec, gpus=tuple(gpus[: len(spec.gpus)])) for spec in specs]
+        run_ahead(here, out / "logs", left_s, say)
     try:
         while True:
             if left_s() <= 0:
                 schedule.waiting.clear()
             for run in schedule.start():
                 limit_s = min(left_s(), part_limit or math.inf)
-                children.append(_start(parts[run.job.id], run, out, passed, limit_s))
+                told = [*passed, *([] if over_ray else _place(run))]
+                children.append(_start(parts[run.job.id], run, out, told, limit_s))
                 missing = len(children[-1].part.missing().trials)
-                say(f"{run.job.id} starts on {_where(run)}: {missing} trials missing")
+                say(f"{run.job.id} starts on {_where(run, over_ray)}: {missing} trials missing")
             for child in [child for child in children if child.process.poll() is not None]:
                 children.remove(child)
                 schedule.end(child.run)
@@ -95,9 +99,7 @@ def _run_all(
 
 def _start(part: Part, run: Run, out: Path, passed: Sequence[str], limit_s: float) -> _Child:
     argv = [sys.executable, "-m", "loadgen.cli", "sweep", str(part.file), "--out", str(part.folder)]
-    argv += ["--resume", "--no-live", "--no-report", "--cpus", cpus.compact(run.cores)]
-    argv += passed
-    argv += ["--set", f"gpus=[{','.join(map(str, run.gpus))}]"] if part.gpus else []
+    argv += ["--resume", "--no-live", "--no-report", *passed]
     argv += ["--time-limit", f"{limit_s:.1f}"] if math.isfinite(limit_s) else []
     log = out / "logs" / f"{part.id.replace('/', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +112,12 @@ def _start(part: Part, run: Run, out: Path, passed: Sequence[str], limit_s: floa
             start_new_session=True,  # Ctrl-C is for this process to pass on
         )
     return _Child(part=part, run=run, began_s=time.monotonic(), log=log, process=process)
+
+
+def _place(run: Run) -> list[str]:
+    """Options that keep a part on its share of this machine."""
+    gpus = ["--set", f"gpus=[{','.join(map(str, run.gpus))}]"] if run.gpus else []
+    return ["--cpus", cpus.compact(run.cores), *gpus]
 
 
 def _tell_end(child: _Child, say: Say, broken: dict[str, str]) -> None:
@@ -137,7 +145,9 @@ def _counts(part: Part) -> str:
     return said + (f", {part.held} in folders of --have" if part.held else "")
 
 
-def _where(run: Run) -> str:
+def _where(run: Run, over_ray: bool = False) -> str:
+    if over_ray:
+        return f"the cluster, {len(run.gpus)} GPUs at once" if run.gpus else "the cluster"
     gpus = ", ".join(map(str, run.gpus))
     return (f"GPU {gpus}, " if gpus else "") + f"cores {cpus.compact(run.cores)}"
 

@@ -60,6 +60,13 @@ def slots(gpus: Sequence[int], cores: Sequence[int], cpu_jobs: int = 1) -> tuple
     return tuple(Slot(gpu=gpu, cores=own) for gpu, own in zip(devices, shares, strict=True))
 
 
+def cluster_slots(gpus: int, nodes: int) -> tuple[Slot, ...]:
+    """A cluster's GPUs, whichever they are, or its nodes where it has none: Ray places what runs on them."""
+    if gpus:
+        return tuple(Slot(gpu=gpu, cores=()) for gpu in range(gpus))
+    return tuple(Slot(gpu=None, cores=(node,)) for node in range(nodes))
+
+
 @dataclass(slots=True, kw_only=True)
 class Schedule:
     """Hands out slots to jobs, first fit in listed order. ``alone``: one job at a time, with all cores."""

@@ -306,6 +306,13 @@ class Store(Results):
             on_failure=self._trouble.append,
         )
 
+    def put(self, kind: Kind, trial_id: str, data: memoryview) -> None:
+        """Write a file of a trial's rows that was made elsewhere. Raises StoreError."""
+        path = self.path / kind / f"{trial_id}.parquet"
+        self._looked_at.pop(path, None)
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, data)
+
     def close(self) -> None:
         """Close the file of trials and let another sweep write here."""
         with contextlib.suppress(OSError):  # of bytes that could not be written, which append has told

@@ -42,7 +42,7 @@ def is_stream(path: Path) -> bool:
     return path.exists() and not path.is_dir() and (streams or not path.is_file())
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Replace a file at once; see ``written_whole``."""
     with written_whole(path) as beside:
         beside.write_bytes(data)

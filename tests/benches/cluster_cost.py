@@ -23,7 +23,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "aids"))
 
-from ray_cluster import cluster
+from ray_cluster import loopback
 
 from loadgen.records import LoadSpec
 from loadgen.selfcheck.cluster_cost import Cost, measure, table
@@ -56,7 +56,8 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-ray-")))
         began_s = time.monotonic()
-        address, nodes = stack.enter_context(cluster(folder, NODES))
+        up = stack.enter_context(loopback(folder))
+        address, nodes = up.address, up.nodes(NODES)
         took_s = time.monotonic() - began_s
         idle = [show_bytes(memory_of(node.process.pid)) for node in nodes]
         print(

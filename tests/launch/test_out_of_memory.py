@@ -16,7 +16,7 @@ from loadgen.launch.endpoint import Endpoint
 from loadgen.plan.plan import Plan
 from loadgen.records import Environment, ServerSpec, Trial
 from loadgen.results.store import Store
-from loadgen.sweeping import Sweep
+from loadgen.sweeping.sweep import Sweep
 from loadgen.telemetry_records import TelemetrySpec
 from loadgen.trial import NO_MEMORY, run_trial
 

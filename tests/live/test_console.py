@@ -206,6 +206,8 @@ def test_plain_lines_tell_every_event(build: Any) -> None:
         feed(plain, build, results=2)
         plain.result(build.result(build.trial(4), failure=build.out_of_memory))
         plain.note("note \x1b[31m")
+        plain.place("10.0.0.2 GPU 0", "hf llama-13b tp1: ready")
+        plain.place("10.0.0.2 GPU 0", "")
     lines = out.getvalue().splitlines()
     assert lines[0] == "plan: 3 trials"
     assert lines[1] == "server hf/generate llama-13b tp1: starting"
@@ -217,7 +219,7 @@ def test_plain_lines_tell_every_event(build: Any) -> None:
     assert lines[7].startswith("[3/3] ")
     assert "FAILED ServerOutOfMemory: CUDA out of memory" in lines[7]
     assert lines[8] == "note �[31m"
-    assert len(lines) == 9
+    assert lines[9:] == ["10.0.0.2 GPU 0: hf llama-13b tp1: ready"]
     assert "\x1b" not in out.getvalue()
 
 

@@ -142,6 +142,31 @@ def test_stored_results_count_as_done(build: Any) -> None:
     assert "1/2 trials" in render(shown, 80, 24)[0]
 
 
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (130, 45)])
+def test_of_a_cluster_each_node_has_its_line(build: Any, width: int, height: int) -> None:
+    shown = state_of(build, finished=30)
+    alone_s = shown.left_s(60.0)
+    shown.feed("result", to_plain(result_row(build.result(build.trial(1, 128), 1.5))), 60.0)
+    shown.feed("place", ["10.0.0.2 GPU 0", "hf llama-13b tp1: starting"], 50.0)
+    shown.feed("place", ["10.0.0.2 GPU 0", "hf llama-13b tp1: batch 8"], 60.0)
+    shown.feed("place", ["10.0.0.3 GPU 0, 1", "hf llama-13b tp2: ready"], 30.0)
+    lines = render(shown, width, height, now_s=75.0)
+    assert lines[1].rstrip() == " 10.0.0.2 GPU 0     hf llama-13b tp1: batch 8  15s"
+    assert lines[2].rstrip() == " 10.0.0.3 GPU 0, 1  hf llama-13b tp2: ready  45s"
+    assert "none running" not in "\n".join(lines)
+    left_s = shown.left_s(60.0)
+    assert alone_s is not None
+    assert left_s is not None
+    assert left_s < 0.6 * alone_s, "two share what is left"
+    for number in range(40):
+        shown.feed("place", [f"10.0.1.{number}", "hf llama-13b tp1: ready"], 30.0)
+    lines = render(shown, width, height)
+    assert any("and " in line and " more" in line for line in lines)
+    assert len(lines) < height
+    shown.feed("place", ["10.0.0.2 GPU 0", ""], 90.0)
+    assert "10.0.0.2 GPU 0" not in shown.places
+
+
 def test_bars_start_at_zero() -> None:
     assert sparkline([1.0, 1.0, 1.0], 10) == "███"
     assert sparkline([0.0, 0.5, 1.0], 10) == "▁▄█"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from ray_cluster import Node, cluster
+from ray_cluster import Loopback, Node
 
 from loadgen.cli import main
 from loadgen.cluster import agreement
@@ -46,9 +46,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[Node]]]:
-    with cluster(tmp_path_factory.mktemp("ray"), 3) as found:
-        yield found
+def up(ray_up: Loopback) -> tuple[str, list[Node]]:
+    return ray_up.address, ray_up.nodes(3)
 
 
 @pytest.fixture(scope="module")
@@ -182,21 +181,23 @@ def test_a_node_that_cannot_take_part_is_named(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setenv(agreement.KEY, "secret")
-        with pytest.raises(BadInput, match=r"node 127\.0\.0\.\d .*LOADGEN_API_KEY is not set there") as told:
+        with pytest.raises(
+            BadInput, match=r"node 127\.\d+\.0\.\d .*LOADGEN_API_KEY is not set there"
+        ) as told:
             play(server, nodes=2)
         assert "secret" not in str(told.value)
     with monkeypatch.context() as patch:
         patch.setattr(agreement, "package_hash", lambda: "another")
-        with pytest.raises(BadInput, match=r"node 127\.0\.0\.\d .*its loadgen is another one"):
+        with pytest.raises(BadInput, match=r"node 127\.\d+\.0\.\d .*its loadgen is another one"):
             play(server, nodes=2)
-    with pytest.raises(BadInput, match=r"nodes = 4: the cluster at .* has 3"):
-        play(server, nodes=4)
+    with pytest.raises(BadInput, match=r"nodes = 99: the cluster at .* has \d"):
+        play(server, nodes=99)
     with pytest.raises((WarmupRefused, LoadgenError)):
         play(server + "/nothing", nodes=2)
 
 
 def test_a_node_that_is_lost_fails_the_load(joined: Cluster, up: tuple[str, list[Node]], server: str) -> None:
-    """The last test: nothing is left of the third node, nor does the second come back."""
+    """Nothing is left of the third node, nor does the second come back."""
     _, (_, second, third) = up
     with pytest.raises(WorkerDied, match="was lost: Actor"):
         play(server, struck(third, signal.SIGKILL), nodes=3, rate=50.0, requests=100_000)

@@ -41,7 +41,7 @@ from loadgen.report.markdown import write_report
 from loadgen.results import max_batch_log
 from loadgen.results.store import Store, open_results
 from loadgen.search_records import Search
-from loadgen.sweeping import Sweep
+from loadgen.sweeping.sweep import Sweep
 from loadgen.telemetry_records import TelemetrySpec
 from loadgen.theory.models import PRESETS, kv_bytes_per_token, weight_bytes
 

@@ -16,6 +16,7 @@ from loadgen.plan.plan import Plan, endpoint_trial, make_plan, trial_of
 from loadgen.profile.profile import Cell, Profile, Target
 from loadgen.profile.read import load_profile
 from loadgen.records import LoadSpec, ServerSpec, Timeouts
+from loadgen.search_records import CapacitySearch, Search
 from loadgen.theory.models import resolve
 
 SERVER = ServerSpec(framework="hf", model=resolve("llama-13b"), gpus=(0,))
@@ -191,6 +192,20 @@ def test_what_is_left() -> None:
     first, *rest = plan.trials
     assert plan.without([first.id, "unknown"]).trials == tuple(rest)
     assert plan.without(t.id for t in plan.trials).groups() == []
+
+
+def test_parts_run_apart() -> None:
+    plan = plan_of(cell(), cell(tp=2), cell({"batch_size": 16}, tp=2))
+    point = dataclasses.replace(plan.trials[0], server=dataclasses.replace(SERVER, tp=8))
+    searches = [Search(server=trial.server, load=trial.load) for trial in plan.trials[:2] if trial.server]
+    whole = dataclasses.replace(plan, searches=tuple(searches), capacities=(CapacitySearch(point=point),))
+    first, second, alone = whole.parts()
+    assert (first.trials, first.searches) == (plan.trials[:1], (searches[0],))
+    assert (second.trials, second.searches) == (plan.trials[1:], (searches[1],))
+    assert (alone.trials, alone.searches, alone.capacities) == ((), (), whole.capacities)
+    assert [part.parts() for part in (first, alone)] == [[first], [alone]]
+    done = first.without([plan.trials[0].id])
+    assert done.parts() == [done], "a search goes on when its trials are done"
 
 
 def test_plans_of_shipped_profiles() -> None:

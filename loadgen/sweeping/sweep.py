@@ -1,4 +1,4 @@
-"""The one place where all rooms meet: plan → servers → trials → store, watched from outside."""
+"""A sweep on this machine: plan → servers → trials → store, watched from outside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from loadgen.errors import BadInput, ServerDied, ServerError, ServerHung, ServerRestarted
-from loadgen.identity import server_key, spec_key
+from loadgen.identity import server_key
 from loadgen.launch.endpoint import fitted
 from loadgen.launch.running import RunningServer, RunningServers
 from loadgen.plan import bisection, capacity_outcome
@@ -75,30 +75,23 @@ class Sweep:
 
         KeyboardInterrupt passes through, servers stopped and results kept.
         """
-        self.store.add_environment(self.environment)
         done = self.finished()
         self.watcher.plan(self.plan.trials, done)
-        skip = {result.trial.id for result in done}
         for result in done:
             self.budget.learn(result)
             host = result.telemetry.host if result.telemetry is not None else None
             if host is not None and result.environment == self.environment.id:
                 self.gauge.learn(host.spin_best_s)
         try:
-            for trials in self.plan.sets():
-                missing = [trial for trial in trials if trial.id not in skip]
-                servers = {server_key(trial) for trial in trials}
-                searches = [search for search in self.plan.searches if spec_key(search.server) in servers]
-                capacities = [
-                    search for search in self.plan.capacities if server_key(search.point) in servers
-                ]
-                self._run_together(missing, searches, capacities)
-            planned = {server_key(trial) for trial in self.plan.trials}
-            alone = [search for search in self.plan.capacities if server_key(search.point) not in planned]
-            for key in dict.fromkeys(server_key(search.point) for search in alone):
-                self._run_together((), (), [each for each in alone if server_key(each.point) == key])
+            self._run_parts([part.without(result.trial.id for result in done) for part in self.plan.parts()])
         except interrupt.TimeIsUp:
             self.watcher.note("the time limit came: what was in flight is not kept")
+
+    def _run_parts(self, parts: Sequence[Plan]) -> None:
+        """Parts of the plan that can run apart, without the trials that are done."""
+        self.store.add_environment(self.environment)
+        for part in parts:
+            self._run_together(part)
 
     def stored(self) -> list[TrialResult]:
         """The stored results of this plan's trials."""
@@ -112,21 +105,21 @@ class Sweep:
             result for result in kept if result.failure is not None or self.store.has_samples(result.trial.id)
         ]
 
-    def _run_together(
-        self, trials: Sequence[Trial], searches: Sequence[Search], capacities: Sequence[CapacitySearch]
-    ) -> None:
+    def _run_together(self, part: Plan) -> None:
         """Trials in order on servers that are up side by side, then the searches on them."""
         with self._running() as running:
-            for trial in first_of_each(trials):  # before any trial, so that none has the machine to itself
+            for trial in first_of_each(
+                part.trials
+            ):  # before any trial, so that none has the machine to itself
                 if self.budget.fits(trial, starting=True):
                     with suppress(ServerError, BadInput):  # its trials will tell
                         self._up(running, trial)
-            for trial in trials:
+            for trial in part.trials:
                 if self.budget.fits(trial, starting=not running.has(trial)):
                     self._keep(self._attempt(running, trial, self.watcher))
-            for search in searches:
+            for search in part.searches:
                 self._settle(running, search)
-            for capacity in capacities:
+            for capacity in part.capacities:
                 self._find_capacity(running, capacity)
 
     def _settle(self, running: RunningServers, search: Search) -> None:

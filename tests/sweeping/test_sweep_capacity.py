@@ -27,7 +27,7 @@ from loadgen.report.export import write
 from loadgen.results import capacity_log
 from loadgen.results.store import Store
 from loadgen.search_records import Capacity
-from loadgen.sweeping import Sweep
+from loadgen.sweeping.sweep import Sweep
 
 PROFILE: dict[str, Any] = {
     "name": "cap",
