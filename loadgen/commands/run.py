@@ -93,9 +93,10 @@ def merge(parts: Sequence[Path], target: Path) -> int:
     """Merge the shares of a load, print the trial's figures. Returns the exit code."""
     from loadgen.api.merging import merge as merge_shares
 
-    print_result(merge_shares(parts, target))
+    result = merge_shares(parts, target)
+    print_result(result)
     click.echo(f"merged: {len(parts)} shares in {target}; its report: loadgen report {target}")
-    return 0
+    return 0 if result.failure is None else 1
 
 
 def write_export(folder: Path, out: Path) -> None:
