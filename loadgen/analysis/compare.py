@@ -48,7 +48,7 @@ class Pair:
         name = a if a == b else f"{a} → {b}"
         lossy = any(row.failed_share for row in (*self.a.rows, *self.b.rows))
         served = ", of the served ones" if lossy else ""
-        return f"{name}, {key.kind} batch {key.batch}, {key.input_tokens}/{key.output_tokens}{served}"
+        return f"{name}, {key.load}, {key.input_tokens}/{key.output_tokens}{served}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

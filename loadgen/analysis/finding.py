@@ -163,9 +163,7 @@ def server_text(key: Key, *, split: bool = True) -> str:
 
 def cell_text(key: Key) -> str:
     """A cell in one line: server, split, load and lengths."""
-    return (
-        f"{key.label} {split_text(key)}, {key.kind} batch {key.batch}, {key.input_tokens}/{key.output_tokens}"
-    )
+    return f"{key.label} {split_text(key)}, {key.load}, {key.input_tokens}/{key.output_tokens}"
 
 
 def ratio_text(ratio: Ratio) -> str:

@@ -44,9 +44,9 @@ def paired(
 
 
 def cell_words(cell: Cell) -> str:
-    """Server, batch and lengths in one line."""
+    """Server, load and lengths in one line."""
     key = cell.key
-    return f"{server_text(key)} batch {key.batch} {key.input_tokens}/{key.output_tokens}"
+    return f"{server_text(key)} {key.load} {key.input_tokens}/{key.output_tokens}"
 
 
 def load_of(key: Key) -> tuple[Key, int]:

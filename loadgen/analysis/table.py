@@ -17,6 +17,7 @@ from loadgen.records import Dist, Environment, ModelSpec, Summary, Trial, TrialR
 from loadgen.results.record_json import HUGE, TINY
 from loadgen.results.store import Results
 from loadgen.telemetry import kept_buffers
+from loadgen.units import show_number
 
 # Metric → unit. A row has only those that were measured.
 METRICS = {
@@ -73,6 +74,19 @@ class Key:
     def framework(self) -> str:
         """The framework's name, without its engine."""
         return self.label.split("/")[0]
+
+    @property
+    def load(self) -> str:
+        """How its load is released, and what differs between its requests: ``static batch 8``, ``sessions of 4 users``,
+        ``poisson 2/s, in uniform 16–64``."""
+        kind, comma, varied = self.kind.partition(", ")
+        if self.rate:
+            kind += f" {show_number(self.rate)}/s" + (f" × {self.batch}" if self.batch > 1 else "")
+        elif kind == "sessions":
+            kind += f" of {self.batch} users"
+        else:
+            kind += f" batch {self.batch}"
+        return f"{kind}{comma}{varied}"
 
     @property
     def gpus(self) -> int:

@@ -112,10 +112,15 @@ def _size(cells: Sequence[Cell]) -> tuple[int, int, int]:
 
 def job_text(job: Key) -> str:
     """``llama-13b, 16-bit, static batches, 20 tokens in, 100 out, on NVIDIA H200``."""
-    load = "static batches" if job.kind == "static" else f"{job.kind} load"
+    kind, comma, varied = job.kind.partition(", ")
+    load = "static batches" if kind == "static" else f"{kind} load"
+    told = {part.partition(" ")[0] for part in varied.split(", ")}  # which lengths its distributions tell
+    lengths = [] if "in" in told else [f"{job.input_tokens} tokens in"]
+    if "out" not in told:
+        lengths.append(f"{job.output_tokens} {'' if lengths else 'tokens '}out")
     where = f", on {job.machine}" if job.machine else ""
-    parts = [job.model, *([job.dtype] if job.dtype != "unknown" else []), load]
-    return f"{', '.join(parts)}, {job.input_tokens} tokens in, {job.output_tokens} out{where}"
+    parts = [job.model, *([job.dtype] if job.dtype != "unknown" else []), f"{load}{comma}{varied}", *lengths]
+    return f"{', '.join(parts)}{where}"
 
 
 def answers(study: Study, prices: Prices | None = None) -> tuple[Answer, ...]:

@@ -9,7 +9,6 @@ and no future per request.
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -33,7 +32,7 @@ OnSample = Callable[[Sample, int], None]
 
 SLICE_NS = 200_000  # the longest that background work keeps a completion or a due time waiting
 DUE_GUARD_NS = 60_000  # no new piece of background work is begun this close before a due time, or …
-GUARD_PIECES = 2  # … so many times what a piece took of late
+GUARD_PIECES = 2
 SLICE_GAP_S = 0.001  # rest between slices: enough gathers to be worth a turn of the loop
 UNDECODED = 1024  # replies kept undecoded before decoding goes first
 LOOKAHEAD = 256  # bodies prepared ahead of need, besides one for each place
@@ -43,7 +42,6 @@ HEAVY_TOKENS = (
 )
 PREPARE_NS = 25  # … by what a token takes …
 FEW_READY = 16  # … unless so few are left
-YOUNG_OBJECTS = 256  # a third of what sets the collector off
 SENDS_AT_ONCE = 256  # then the sockets get a turn, however late the schedule is
 GUARD_S = 30.0  # over the request's own time-outs: beyond this a driver is stuck
 
@@ -274,8 +272,6 @@ class Dispatcher:
             elif self._short_of(self._lookahead) and self._fits_before_due(now_ns):
                 self._prepare_one()
             else:
-                if self._due_ns is not None and gc.get_count()[0] > YOUNG_OBJECTS:
-                    gc.collect(1)  # while nothing is due: by itself the collector stops a send for up to 2 ms
                 return
             began_ns, now_ns = now_ns, self._clock()
             self._note_piece(now_ns - began_ns)

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from loadgen.analysis.analyse import Analysis
-from loadgen.analysis.finding import cell_text
 from loadgen.analysis.table import Row
 from loadgen.report.chart import Chart, Figure, Trace, axis, colour, figure, layout, scatter
+from loadgen.report.tables import describe, varying
 from loadgen.report.traffic_table import has_traffic
 from loadgen.results.rows import Rows
 
@@ -47,13 +47,17 @@ class Sent:
 
 def traffic_charts(analysis: Analysis) -> list[Chart]:
     """The charts, a picture a trial; none where no trial has such a load, or none has its samples."""
-    found: dict[str, Sent] = {}
+    drawn_rows: list[tuple[Row, Sent]] = []
     for row in analysis.rows:
-        if len(found) < MOST_TRIALS and has_traffic(row.trial.load) and (sent := _sent(row)) is not None:
-            again = f", repeat {row.trial.repeat + 1}" if row.trial.repeat else ""
-            found[f"{cell_text(row.key)}{again}"] = sent
-    if not found:
+        if len(drawn_rows) < MOST_TRIALS and has_traffic(row.trial.load) and (sent := _sent(row)) is not None:
+            drawn_rows.append((row, sent))
+    if not drawn_rows:
         return []
+    axes = varying(row.trial for row, _ in drawn_rows)
+    found: dict[str, Sent] = {}
+    for row, sent in drawn_rows:
+        name = describe(row.trial, axes)
+        found[f"{name}, {row.run}" if name in found else name] = sent
     drawn = (
         ("traffic-time", "Arrivals and requests in flight over time", _over_time,
          "Requests that were due (or sent, where nothing was due) per second, and how many were out."),

@@ -14,11 +14,12 @@ HEAD = (
     "trial", "input asked", "input had", "output asked", "output had", "cache predicted", "cache had", "sessions",
     "turns not sent", "session lag", "cancelled", "left out",
 )  # fmt: skip
-NOTE = (
-    "Lengths in tokens: median, and the range; had is the server's count. Cache: the share of input tokens that an "
-    "endless cache of prefixes would hold, and what the server says it took from its own. Session lag: how much later "
-    "than in its trace a turn was due, since the reply before it came late."
-)
+NOTES = {
+    "output asked": "Lengths in tokens: median, and the range; had is the server's count.",
+    "cache predicted": "Cache predicted: the share of input tokens that an endless cache of prefixes would hold.",
+    "cache had": "Cache had: what the server says it took from its own.",
+    "session lag": "Session lag: how much later than in its trace a turn was due, since the reply before it came late.",
+}
 LEFT_OUT = ("empty", "outside", "not_sampled", "too_long", "unanswered", "cut")  # of a trace or a data set
 
 
@@ -28,14 +29,17 @@ def has_traffic(load: LoadSpec) -> bool:
 
 
 def traffic_table(results: Sequence[TrialResult]) -> Table | None:
-    """A line per trial of such a load; ``None`` without any."""
+    """A line per trial of such a load, without the columns that none of them fills; ``None`` without any."""
     axes = varying(result.trial for result in results)
     rows = [
         (describe(result.trial, axes), *_cells(result, result.summary))
         for result in results
         if result.summary is not None and has_traffic(result.trial.load)
     ]
-    return table_of("What was sent", HEAD, rows, NOTE)
+    told = [place for place in range(len(HEAD)) if any(row[place] != "–" for row in rows)]
+    head = [HEAD[place] for place in told]
+    note = " ".join(words for name, words in NOTES.items() if name in head)
+    return table_of("What was sent", head, ([row[place] for place in told] for row in rows), note)
 
 
 def predicted_share(result: TrialResult) -> float | None:

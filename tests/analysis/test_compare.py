@@ -158,7 +158,7 @@ def test_frameworks_pair_by_equal_load_on_as_many_gpus(tmp_path: Path) -> None:
     assert all(pair.a.key.gpus == pair.b.key.gpus for pair in found.pairs)
     assert "→" in found.pairs[0].text
     assert found.overall["e2e_s"].value == pytest.approx(0.5, rel=0.02)
-    assert found.unpaired == ("A: hf/generate tp 4 batch 1 20/20: no partner",)
+    assert found.unpaired == ("A: hf/generate tp 4 static batch 1 20/20: no partner",)
 
 
 def test_what_changed_around_it_is_listed(tmp_path: Path) -> None:

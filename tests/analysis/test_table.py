@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -46,6 +47,24 @@ def test_why_a_row_may_not_speak() -> None:
     ]
     # What makes a figure wrong for another reason stays out, whatever is asked.
     assert not replace(rows_of([lossy(client)], {})[0], with_failures=True).usable
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"batch": 8}, "static batch 8"),
+        ({"kind": "closed, in uniform 16–64", "batch": 4}, "closed batch 4, in uniform 16–64"),
+        (
+            {"kind": "poisson, out gamma 40, cv 0.5, 1–64", "rate": 0.5},
+            "poisson 0.5/s, out gamma 40, cv 0.5, 1–64",
+        ),
+        ({"kind": "constant", "rate": 2.0, "batch": 4}, "constant 2/s × 4"),
+        ({"kind": "sessions, 3 turns", "batch": 4}, "sessions of 4 users, 3 turns"),
+    ],
+)
+def test_a_cells_words_tell_its_load_apart(more: dict[str, Any], text: str) -> None:
+    (row,) = rows_of([result(Point(), WORLD)], {})
+    assert replace(row.key, **more).load == text
 
 
 def test_trials_that_lost_requests_are_kept_out_unless_asked(tmp_path: Path) -> None:

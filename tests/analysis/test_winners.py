@@ -130,6 +130,13 @@ def test_the_job_is_that_at_which_most_stacks_meet() -> None:
     first, second = jobs(found)
     assert (first.input_tokens, second.input_tokens) == (20, 128)
     assert job_text(first) == "llama-13b, 16-bit, static batches, 20 tokens in, 20 out, on NVIDIA H200"
+    words = {
+        "closed, in uniform 16–64": "closed load, in uniform 16–64, 20 tokens out",
+        "poisson, in uniform 16–64, out gamma 40, 1–64": "poisson load, in uniform 16–64, out gamma 40, 1–64",
+        "sessions, 3 turns": "sessions load, 3 turns, 20 tokens in, 20 out",
+    }
+    for kind, text in words.items():
+        assert job_text(dataclasses.replace(first, kind=kind)) == f"llama-13b, 16-bit, {text}, on NVIDIA H200"
     assert {answer.cell.input_tokens for answer in answers(found)} == {20}
     assert {answer.cell.input_tokens for answer in answers_at(found, second)} == {128}
 
