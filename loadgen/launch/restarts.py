@@ -105,7 +105,7 @@ def restarted(before: Look, after: Look, losses: Losses) -> ServerRestarted | No
     if not why:
         return None
     return ServerRestarted(
-        f"the endpoint ended, or was started anew, while it was loaded: {why}\n"
+        f"the endpoint ended, was started anew or dropped all while it was loaded: {why}\n"
         "  remedy: its own log; keep it up, and run again (a sweep: --resume --retry-failed)"
     )
 
