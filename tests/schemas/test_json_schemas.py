@@ -16,7 +16,7 @@ from loadgen.commands.schema import text
 from loadgen.errors import ProfileError
 from loadgen.profile.read import build_profile, shipped
 from loadgen.profile.schema import Tables
-from loadgen.results.store import to_json
+from loadgen.results.record_json import to_json
 from loadgen.schemas.json_schemas import profile_schema, trials_schema
 
 ROOT = Path(__file__).resolve().parents[2]
