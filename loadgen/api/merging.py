@@ -16,7 +16,7 @@ from loadgen.metrics.in_flight import in_flight
 from loadgen.metrics.slo_watch import SloWatch
 from loadgen.records import ClientQuality, Sample, Trial, TrialResult
 from loadgen.results.store import Results, Store, open_results, read_samples
-from loadgen.trial import accumulator_of, doubted
+from loadgen.trial import accumulator_of, doubted, possible
 from loadgen.workload_records import Share
 
 
@@ -94,7 +94,7 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> TrialResult:
                 [None if (told := part.result.sessions) is None else asdict(told) for part in parts]
             ),
         )
-        result = doubted(result, accumulator, objectives, sent)
+        result = possible(doubted(result, accumulator, objectives, sent))
         store.append(result)
     return result
 
