@@ -78,7 +78,13 @@ def probe(**given: Any) -> None:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to bind")
-@click.option("--port", default=9835, show_default=True, help="port to bind; 0: a free one")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9835,
+    show_default=True,
+    help="port to bind; 0: a free one",
+)
 @click.option("--pid", "pids", type=int, multiple=True, help="a server whose process tree is told too")
 @click.option("--links", is_flag=True, help="PCIe rates too, which take NVML 40 ms per GPU")
 @click.option(

@@ -16,7 +16,7 @@ from loadgen.telemetry.exporter import start
 def run(*, host: str, port: int, pids: tuple[int, ...], links: bool, pss: bool) -> int:
     """Serve until Ctrl-C. Raises BadInput for a port that is taken or a process that is not there."""
     for pid in pids:
-        if not psutil.pid_exists(pid):
+        if not (0 < pid < 2**31 and psutil.pid_exists(pid)):
             raise BadInput(f"--pid {pid}: no such process (accepted: the process id of a running server)")
     server, url = start(host, port, pids, links=links, pss=pss)
     gpus, _, _ = read_gpus()

@@ -34,6 +34,7 @@ CONTEXTS = (
 VOCABULARIES = ("n_vocab", "vocab_size", "vocab")
 # Servers whose /v1/models says so, and which are known to heed ignore_eos.
 HEED_IGNORE_EOS = frozenset({"vllm", "sglang", "llamacpp", "lmdeploy"})
+LONGEST_NAME = 500
 MOST = 10**9  # tokens: beyond it a figure is none
 
 
@@ -53,7 +54,7 @@ class Pages:
             return asked
         if not self.reached:
             raise BadInput(f"--url {url}: no server answers there ({self.fault})")
-        named = next((entry["id"] for entry in self._entries() if isinstance(entry.get("id"), str)), None)
+        named = next((entry["id"] for entry in self._entries() if _is_name(entry.get("id"))), None)
         if named is None:
             why = self.fault or "no list of them"
             raise BadInput(f"--url {url}: /v1/models names no model ({why}); give one with --model")
@@ -99,6 +100,11 @@ class Pages:
         return {key: value[:100] for key, value in found.items() if isinstance(value, str) and value}
 
 
+def _is_name(found: object) -> bool:
+    """Whether it can stand in every line and page that names a model."""
+    return isinstance(found, str) and found.isprintable() and 0 < len(found) <= LONGEST_NAME
+
+
 def read_pages(endpoint: Endpoint, limit_s: float) -> Pages:
     """Fetch all pages at once, in ``limit_s`` seconds together. Raises BadInput for an environment or a header that
     cannot be followed; a page that does not come is left out."""
@@ -127,6 +133,8 @@ def read_pages(endpoint: Endpoint, limit_s: float) -> Pages:
             return
         if isinstance(page, dict):
             found[name] = page
+        else:
+            faults[name] = "no object of JSON"
 
     async def every() -> None:
         reach = access(endpoint.scheme, endpoint.host, endpoint.socket)

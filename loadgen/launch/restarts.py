@@ -4,8 +4,8 @@ It is no process of ours, so that nobody tells: it is seen. A trial in which any
 came before, since its figures are of two servers, or of one with a hole:
 
 - none of the sockets that listened on its port of this machine is left, and others listen there;
-- its ``/info`` names another process; ``process_start_time_seconds`` of its ``/metrics`` has moved, to a time within
-  the trial; or a counter there went back, and connections were lost (else the page may be another replica's);
+- ``process_start_time_seconds`` of its ``/metrics`` has moved, to a time within the trial; or connections were lost,
+  and a counter there went back or its ``/info`` names another process (else the page may be another replica's);
 - a connection was refused (nobody listens there), or ``IN_A_ROW`` requests lost theirs one after the other, while other
   requests were served before or after, and no reply that was under way then came back right.
 
@@ -105,7 +105,7 @@ def restarted(before: Look, after: Look, losses: Losses) -> ServerRestarted | No
     if not why:
         return None
     return ServerRestarted(
-        f"the endpoint ended, or was started anew, while it was loaded: {why}\n"
+        f"the endpoint ended, was started anew or dropped all while it was loaded: {why}\n"
         "  remedy: its own log; keep it up, and run again (a sweep: --resume --retry-failed)"
     )
 
@@ -116,11 +116,11 @@ def _by_listeners(before: Look, after: Look) -> str:
 
 
 def _by_pages(before: Look, after: Look, *, lost: bool) -> str:
-    if None not in (before.pid, after.pid) and before.pid != after.pid:
-        return f"its page names process {after.pid}, and before {before.pid}"
     first, last = _started_s(before.metrics), _started_s(after.metrics)
     if first is not None and last is not None and last > max(first, before.at_s) + MOVED_S:
         return f"{STARTED} of its page moved by {last - first:.0f} s, into the trial"
+    if lost and None not in (before.pid, after.pid) and before.pid != after.pid:
+        return f"its page names process {after.pid}, and before {before.pid}, and connections were lost"
     if lost and (name := _went_back(before.metrics, after.metrics)):
         return f"its counter {name} went back, and connections were lost"
     return ""

@@ -28,6 +28,7 @@ from loadgen.profile.values import (
     Mode,
     Option,
     Ordering,
+    Port,
     Repeats,
     Searched,
     Several,
@@ -247,7 +248,7 @@ class TelemetryTable(Table):
 
     enabled: Flag = True
     exporter: Flag = True
-    exporter_port: Index = 0
+    exporter_port: Port = 0
     sources: Annotated[list[Url], Several] = []
     prometheus: Url | None = None
     selector: Text | None = None

@@ -264,6 +264,7 @@ SharedPrefixes = Annotated[
     BeforeValidator(_read_by(read_prefixes, "prefixes")),
     _told("object", propertyNames={"enum": [*PREFIXES]}),
 ]
+Port = Annotated[int, BeforeValidator(whole_number(0, 65535)), _told(**_whole(0, 65535))]
 Index = Annotated[int, BeforeValidator(whole_number(0)), _told(**_whole(0))]
 Amount = Annotated[float, BeforeValidator(_positive), _told("number", exclusiveMinimum=0)]
 Span = Annotated[float, BeforeValidator(_span), _either(*_SPANS)]

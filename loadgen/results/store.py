@@ -267,7 +267,7 @@ class Store(Results):
         try:
             append_line(self._trials, result)
             self._still_there()
-            if not (self.path / "sweep.json").exists():  # without it the folder would pass for none of ours
+            if not (self.path / "sweep.json").is_file():  # without it the folder would pass for none of ours
                 write_whole(self.path / "sweep.json", _indented(self.sweep))
         except StoreError as error:
             self._trouble.append(str(error))

@@ -12,6 +12,8 @@ from fault_list import Hit
 
 from loadgen.results.store import open_results, read_samples
 
+GRACE_S = 45  # more than any guard gives its server to drain before it kills it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -40,7 +42,7 @@ class Verdict:
 
 
 def living(hit: Hit) -> int:
-    _gone, alive = psutil.wait_procs(hit.family(), timeout=15)
+    _gone, alive = psutil.wait_procs(hit.family(), timeout=GRACE_S)
     return sum(process.status() != psutil.STATUS_ZOMBIE for process in alive)
 
 

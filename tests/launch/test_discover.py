@@ -166,9 +166,20 @@ def test_a_server_that_never_answers_costs_the_time_for_asking_alone() -> None:
     assert chosen.at_most
 
 
-def test_no_model_is_listed() -> None:
-    with pytest.raises(BadInput, match="give one with --model"):
-        found(Manner(pages={"/v1/models": {"data": []}}))
+@pytest.mark.parametrize(
+    ("page", "why"),
+    [
+        ({"data": []}, "no list of them"),
+        ([1, 2], "no object of JSON"),
+        (
+            {"data": [{"id": 5}, {"id": ""}, {"id": "m" * 501}, {"id": "two\nlines"}, {"id": "\x1b[31mred"}]},
+            "no list",
+        ),
+    ],
+)
+def test_no_model_is_listed_that_can_stand_in_a_line(page: object, why: str) -> None:
+    with pytest.raises(BadInput, match=f"names no model .{why}.*; give one with --model"):
+        found(Manner(pages={"/v1/models": page}))
 
 
 def test_our_own_servers_are_not_asked_twice() -> None:

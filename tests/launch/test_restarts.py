@@ -100,7 +100,7 @@ def test_what_pages_and_sockets_tell(before: Look, after: Look, words: str) -> N
         (look(listens=""), look()),  # not seen before, or not any more
         (look(), look(listens="")),
         (look(listens="ab"), look(listens="bc")),  # one of several processes
-        (look(pid=7), look(pid=7)),
+        (look(pid=7), look(pid=8)),
         (look(started=900.0, tokens=5), look(started=950.0, tokens=1)),  # another replica's page
         (look(started=900.0, tokens=5), look(started=900.0, tokens=9)),
         (look(started=900.0, tokens=5), look()),

@@ -268,3 +268,8 @@ def test_a_sweep_json_that_is_deleted_meanwhile_is_written_anew(tmp_path: Path) 
         (tmp_path / "sweep.json").unlink()
         store.append(result("a"))
     assert open_results(tmp_path).sweep["name"] == "s"
+    with Store.create(tmp_path, {"name": "s"}) as store:
+        (tmp_path / "sweep.json").unlink()
+        (tmp_path / "sweep.json").mkdir()
+        with pytest.raises(StoreError, match=r"sweep.json: cannot be written"):
+            store.append(result("b"))

@@ -48,7 +48,7 @@ def test_kept_results_are_valid() -> None:
     wrong = []
     for path in STORED:
         lines = path.read_bytes().splitlines()
-        ends = [orjson.loads(line) for line in (*lines[:1], *lines[-1:])]  # none of a search alone
+        ends = [orjson.loads(line) for line in (*lines[:1], *lines[-1:])]  # none where all is in a search
         wrong += [f"{path}: {error.message}" for line in ends for error in TRIALS.iter_errors(line)]
     assert wrong == []
 

@@ -12,9 +12,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from click.testing import CliRunner
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from loadgen.cli import main
 from loadgen.errors import BadInput
 from loadgen.telemetry import exporter
 from loadgen.telemetry.nvml import Gpu, Nvml
@@ -211,8 +213,16 @@ def test_the_command_serves_until_it_is_interrupted() -> None:
         assert process.wait(20) == 0
 
 
-def test_the_command_refuses_a_process_that_is_not_there() -> None:
-    command = [sys.executable, "-m", "loadgen.cli", "exporter", "--port", "0", "--pid", str(2**22 + 1)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 2
-    assert "no such process" in done.stderr
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--pid", str(2**22 + 1)], "no such process"),
+        (["--pid", "-5"], "no such process"),
+        (["--pid", "9" * 20], "no such process"),
+        (["--port", "65536"], "not in the range"),
+    ],
+)
+def test_the_command_refuses_what_is_not_there(given: list[str], said: str) -> None:
+    done = CliRunner().invoke(main, ["exporter", "--port", "0", *given])
+    assert done.exit_code == 2
+    assert said in done.output

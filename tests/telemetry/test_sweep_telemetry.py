@@ -113,6 +113,7 @@ def test_the_telemetry_table() -> None:
         ("sources", ["127.0.0.1:9400"]),
         ("exporter", "yes"),
         ("exporter_port", -1),
+        ("exporter_port", 65536),
         ("prom", "x"),
     ],
 )
