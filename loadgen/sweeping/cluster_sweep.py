@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from loadgen.cluster import agreement
-from loadgen.cluster.connection import Cluster, Member
+from loadgen.cluster.connection import Cluster
 from loadgen.cluster.places import Node, Place, Places, check_room
 from loadgen.errors import BadInput, LoadgenError, WorkerDied
-from loadgen.labels import again_label, load_label, server_label
+from loadgen.labels import server_label
 from loadgen.plan.plan import Plan
 from loadgen.records import Environment, Failure, Trial, TrialResult
 from loadgen.results import capacity_log, max_batch_log
 from loadgen.results.record_json import from_json
-from loadgen.search_records import Capacity, CapacitySearch, MaxBatch, Search
-from loadgen.sweeping.given_gpus import gpus_needed, nodes_for, on_gpus, servers_of
+from loadgen.search_records import Capacity, MaxBatch
+from loadgen.sweeping.given_gpus import gpus_needed, nodes_for, servers_of
 from loadgen.sweeping.group import STOP_S, TRIALS, GroupNode, Line, News
+from loadgen.sweeping.running_group import RunningGroup, has_work, shape_of, urls_of
 from loadgen.sweeping.spool import Group
 from loadgen.sweeping.sweep import Sweep
 from loadgen.system import interrupt
@@ -39,39 +39,6 @@ PERIOD_S = 0.2
 TRIES = 2
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class _Running:
-    """A group on its node; ``call`` is what it is to answer next, ``in_flight`` the trial that runs there, ``part``
-    what is left of it."""
-
-    part: Plan
-    place: Place
-    member: Member
-    call: Any
-    heard_s: float
-    name: str
-    begun: bool = False
-    in_flight: str | None = None
-    environment: str | None = None
-    label: str = ""
-    searches: Sequence[tuple[Search | CapacitySearch, Search | CapacitySearch]] = ()
-
-    def begin(self, gpus: Sequence[int]) -> None:
-        """It has begun on these GPUs, under which its searches are called there."""
-        self.begun = True
-        if gpus:
-            self.name += f" GPU {', '.join(map(str, gpus))}"
-        there, here = on_gpus(self.part, gpus), self.part
-        self.searches = [
-            *zip(there.searches, here.searches, strict=True),
-            *zip(there.capacities, here.capacities, strict=True),
-        ]
-
-    def planned(self, search: Any) -> Any:
-        """A search of the plan, by what it is called there."""
-        return next(here for there, here in self.searches if there == search)
-
-
 @dataclass(slots=True, kw_only=True)
 class ClusterSweep(Sweep):
     """Runs a plan's missing trials on the nodes of ``cluster``, those of one ``gpu_type`` where that is given.
@@ -81,13 +48,13 @@ class ClusterSweep(Sweep):
 
     cluster: Cluster
     gpu_type: str | None = None
-    _groups: list[_Running] = field(default_factory=list)
+    _groups: list[RunningGroup] = field(default_factory=list)
     _waiting: list[Plan] = field(default_factory=list)
     _losses: Counter[str] = field(default_factory=Counter)
     _places: Places = field(default_factory=lambda: Places([]))
 
     def _run_parts(self, parts: Sequence[Plan]) -> None:
-        self._waiting = [part for part in map(self._unsettled, parts) if _work(part)]
+        self._waiting = [part for part in map(self._unsettled, parts) if has_work(part)]
         if not self._waiting:
             return
         nodes = nodes_for(self._waiting, self.cluster.nodes(), self.gpu_type)
@@ -133,7 +100,7 @@ class ClusterSweep(Sweep):
         finally:
             for _, member in asked:
                 self.cluster.end(member)
-        for url in sorted({url for part in self._waiting for url in _urls(part)}):
+        for url in sorted({url for part in self._waiting for url in urls_of(part)}):
             agreement.check(facts, url)
         check_room(map(gpus_needed, self._waiting), found)
         return found
@@ -174,7 +141,7 @@ class ClusterSweep(Sweep):
                 max_batch_log.PROBES: max_batch_log.probes(self.store.path),
                 capacity_log.TRIALS: capacity_log.trials(self.store.path),
             }
-        running = _Running(
+        running = RunningGroup(
             part=part,
             place=place,
             member=member,
@@ -219,7 +186,7 @@ class ClusterSweep(Sweep):
                 self._set_aside(running)
                 self._waiting.insert(0, running.part)
 
-    def _take(self, running: _Running, news: News) -> None:
+    def _take(self, running: RunningGroup, news: News) -> None:
         address = running.place.node.address
         for kind, *what in map(orjson.loads, news.events.splitlines()):
             if kind == "environment":
@@ -229,7 +196,7 @@ class ClusterSweep(Sweep):
             elif kind == "trial":
                 running.in_flight = what[0]
                 trial = next((each for each in running.part.trials if each.id == what[0]), None)
-                self._show(running, "searching" if trial is None else _shape(trial))
+                self._show(running, "searching" if trial is None else shape_of(trial))
             elif kind == "server":
                 running.label = what[0]
                 self._show(running, what[1])
@@ -251,7 +218,7 @@ class ClusterSweep(Sweep):
         else:
             self._lost(running, f"node {address}: a group broke, exit code {news.code}: {news.words}")
 
-    def _record(self, running: _Running, line: Line) -> None:
+    def _record(self, running: RunningGroup, line: Line) -> None:
         """Keep one record, with its samples on disk before it."""
         folder, part = self.store.path, running.part
         if line.file == max_batch_log.OUTCOMES:
@@ -283,7 +250,7 @@ class ClusterSweep(Sweep):
         else:
             capacity_log.add_trial(folder, result)
 
-    def _lost(self, running: _Running, words: str) -> None:
+    def _lost(self, running: RunningGroup, words: str) -> None:
         """Go on elsewhere without the trial that was in flight, if it was lost before."""
         self._set_aside(running)
         self.watcher.note(words)
@@ -298,7 +265,7 @@ class ClusterSweep(Sweep):
             else:
                 self._keep(self._given_up(trial, running.environment, words))
                 part = part.without([lost])
-        if _work(part):
+        if has_work(part):
             self._waiting.insert(0, part)
 
     def _given_up(self, trial: Trial, environment: str | None, words: str) -> TrialResult:
@@ -311,11 +278,11 @@ class ClusterSweep(Sweep):
             self.store.add_environment(self.environment)
         return result if environment is None else replace(result, environment=environment)
 
-    def _set_aside(self, running: _Running) -> None:
+    def _set_aside(self, running: RunningGroup) -> None:
         self._end(running)
         self._places.set_aside(running.place.node, time.monotonic() + ASIDE_S)
 
-    def _end(self, running: _Running) -> None:
+    def _end(self, running: RunningGroup) -> None:
         self._show(running, "")
         self.cluster.end(running.member)
         self._groups.remove(running)
@@ -331,20 +298,5 @@ class ClusterSweep(Sweep):
             self._hear()
             self._waiting = []
 
-    def _show(self, running: _Running, doing: str) -> None:
+    def _show(self, running: RunningGroup, doing: str) -> None:
         self.watcher.place(running.name, f"{running.label}: {doing}" if doing and running.label else doing)
-
-
-def _work(part: Plan) -> bool:
-    return bool(part.trials or part.searches or part.capacities)
-
-
-def _urls(part: Plan) -> set[str]:
-    """Where its endpoints are that run already; an empty one of servers that are started."""
-    return {trial.url or "" for trial in (*part.trials, *(search.point for search in part.capacities))}
-
-
-def _shape(trial: Trial) -> str:
-    load = trial.load
-    again = again_label(trial.start, trial.repeat)
-    return f"{load_label(trial)}, {load.input_tokens} in, {load.output_tokens} out{again}"

@@ -61,7 +61,12 @@ class Node:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"RAY_DEDUP_LOGS": "0", "RAY_raylet_start_wait_time_s": f"{UP_S:g}"},
+                env=os.environ
+                | {
+                    "RAY_DEDUP_LOGS": "0",
+                    "RAY_raylet_start_wait_time_s": f"{UP_S:g}",
+                    "RAY_agent_register_timeout_ms": f"{UP_S * 1000:.0f}",
+                },
             )
         end_s = time.monotonic() + UP_S
         while "Ray runtime started" not in self.log.read_text():

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.reproduce.schedule import Job, Schedule, Slot, forecast, slots
+from loadgen.reproduce.schedule import Job, Schedule, Slot, cluster_slots, forecast, slots
 
 
 def job(id_: str, gpus: int, *, folder: str = "", tier: str = "", takes_s: float = 1.0) -> Job:
@@ -99,3 +99,10 @@ def test_every_job_runs_once_and_no_two_share_anything(given_: list[tuple[int, i
             assert not set(one.cores) & set(other.cores)
             assert not set(one.gpus) & set(other.gpus)
             assert one.job.folder != other.job.folder
+
+
+def test_a_cluster_has_a_slot_for_each_gpu_or_node() -> None:
+    assert len(set(cluster_slots(4, 2))) == 4
+    assert len(set(cluster_slots(0, 2))) == 2
+    jobs = [job(name, 0) for name in "abc"]
+    assert len(Schedule(slots=cluster_slots(0, 2), waiting=jobs).start()) == 2

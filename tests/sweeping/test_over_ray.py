@@ -133,6 +133,7 @@ def all_gone(processes: list[psutil.Process]) -> bool:
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.timeout(600)
 def test_what_is_interrupted_and_killed_is_resumed(ray_up: Loopback, tmp_path: Path) -> None:
     ray_up.nodes(3)
     (tmp_path / "spread.toml").write_text(PROFILE)
