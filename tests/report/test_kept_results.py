@@ -25,6 +25,7 @@ from loadgen.cli import main
 from loadgen.report.archive import KEPT, LARGEST_BYTES, keep
 from loadgen.report.html import charts
 from loadgen.report.markdown import gather
+from loadgen.results import capacity_log
 from loadgen.results.record_json import to_json
 from loadgen.results.store import Results, open_results, read_samples
 from loadgen.selfcheck.probe import save
@@ -157,7 +158,7 @@ def test_the_report_regenerates_in_one_command(
 def test_nothing_kept_is_above_a_ceiling_or_unmarked(name: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue("kept") if name == "kept here" else ROOT / name
     analysis = analysed(folder)
-    assert analysis.rows
+    assert analysis.rows or capacity_log.outcomes(folder)
     assert breaches(analysis) == []
     assert all(
         path.stat().st_size < LARGEST_BYTES

@@ -48,10 +48,11 @@ def talk(build: Any) -> tuple[TrialResult, list[Sample]]:
     samples.append(build.sample(30, sent_ms=3100, phase="warmup"))
     samples.append(build.sample(31, sent_ms=3200, error="Cancelled: after 1 s"))
     asked = Dist(n=30, mean=20.0, stdev=8.0, min=10, p50=20, p90=30, p95=30, p99=None, max=30)
+    had = Dist(n=30, mean=10.0, stdev=0.0, min=10, p50=10, p90=10, p95=10, p99=None, max=10)
     result = build.result(
         trial,
         0.15,
-        lengths={"input_asked": asked, "output_had": replace(asked, p50=10, min=10, max=10)},
+        lengths={"input_asked": asked, "output_had": had},
         known_tokens=300,
         cached_tokens=240,
         cached_of_tokens=600,
