@@ -15,12 +15,14 @@ from loadgen.launch.child import url_host
 from loadgen.launch.endpoint import server_info
 from loadgen.launch.interpreter import Interpreter, interpreter_of, look_into, variable
 from loadgen.launch.options import Options
+from loadgen.launch.sockets import sockets_in
 from loadgen.protocols import Command, Need
 from loadgen.records import ServerSpec
 from loadgen.servers._llama import weights
 from loadgen.servers._llama.files import CONFIG, config_json, tokenizer_files
 from loadgen.servers._llama.foreign import ANY, Foreign, found_or_not
 
+SOCKET_BYTES = 20  # of a temporary file's name, which its sockets have
 SEQUENCES = 1024  # at once, where no max_batch says how many there are
 CPU_SEQUENCES = 16  # there their cache is not a share of the memory, but named
 OLDEST, KNOWN = (0, 5, 15), (0, 5, 23)  # whose flags are known here
@@ -75,6 +77,7 @@ class SGLang(Foreign):
         base = f"http://{url_host(spec.host)}:{port}"
         python = interpreter_of(self.name, spec.python)
         choice = weights.choice(spec)
+        sockets = sockets_in(run_dir, self.name, port, SOCKET_BYTES)
         files: dict[str, str] = {}
         setup: tuple[tuple[str, ...], ...] = ()
         mounts: dict[str, str] = {}
@@ -102,9 +105,12 @@ class SGLang(Foreign):
                 "HF_HUB_OFFLINE": "1",
                 "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",  # a look at its health generates a token
                 "SGL_FORCE_SHUTDOWN": "1",  # SIGTERM drains without a limit
+                "TMPDIR": sockets.folder,  # its sockets and folders stay behind when it is killed
+                "TORCHINDUCTOR_CACHE_DIR": str(weights.cache_folder() / "sglang" / "inductor"),
             },
             files=files,
-            setup=setup,
+            setup=(*sockets.setup, *setup),
+            cleanup=sockets.cleanup,
             setup_stays=bool(setup),
             # /ready came between these versions; the other page answers 503 while it starts.
             ready_url=f"{base}/ready" if _version(_look(spec.python)) >= KNOWN else f"{base}/health",

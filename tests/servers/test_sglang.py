@@ -59,6 +59,7 @@ def test_a_command_line_with_its_own_dummy_weights() -> None:
         ),
     )
     assert found.setup == ()
+    assert found.env["TMPDIR"] == "/run"  # what it leaves there goes with the run folder
     assert "model/config.json" in found.files
     assert found.env["SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION"] == "0"
     assert found.ready_url == "http://127.0.0.1:30001/ready"
