@@ -231,7 +231,8 @@ def test_report_and_compare_of_two_sweeps(null: str, tmp_path: Path) -> None:
     assert as_csv.returncode == 0, as_csv.stderr
     assert len((tmp_path / "b.csv").read_text().splitlines()) == 2
     fine = loadgen("compare", "before", "after", "--gate", "e2e_p50<=+300%", cwd=tmp_path)
-    assert fine.returncode == 0, fine.stdout + fine.stderr
+    limited = "the load generator was the limit" in fine.stdout  # as it is where the machine is busy
+    assert fine.returncode == limited, fine.stdout + fine.stderr
     wrong = loadgen("compare", "before", "after", "--gate", "speed", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "--gate 'speed'" in wrong.stderr
