@@ -70,3 +70,9 @@ def workload(load: LoadSpec) -> LoadSpec:
         dataset=load.dataset,
         cancel=load.cancel,
     )
+
+
+def arrivals(load: LoadSpec) -> tuple[str, float]:
+    """How the requests of a search for a rate come: evenly, or by chance with a burstiness."""
+    kind = "constant" if load.kind == "constant" else "gamma"
+    return kind, load.burstiness if load.kind == "gamma" else 1.0

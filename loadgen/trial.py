@@ -150,7 +150,7 @@ def run_trial(
     engine = engine_of(endpoint, counters, after) if fault is None else {}
     if trial.share is not None:
         engine.pop("server_side", None)  # its counters hold the requests of all hosts
-    if looked is not None and not no_memory:
+    if fault is None and looked is not None and not no_memory:
         fault = restarts.restarted(looked, restarts.look(endpoint, after), losses)
     stopped = outcome is None and not objectives.over
     if fault is None and not no_memory and (lost or watch.hung or stopped):

@@ -77,14 +77,10 @@ def ended(search: CapacitySearch, done: Sequence[Done]) -> tuple[str, str] | Non
     """Why a search cannot go on, as its outcome says: ("none" | "failed" | "client", words). ``None``: it can."""
     for each in done:
         failure = each.result.failure
-        told = (
-            failure is not None and failure.error == NONE_ENDED and each.role == "saturated"
-        )  # too much at once
-        if (
-            failure is not None
-            and not told
-            and (failure.phase == "start" or each.role in ("alone", "saturated"))
-        ):
+        saturated = each.role == "saturated"
+        if failure is None or (saturated and failure.error == NONE_ENDED):  # too much at once for any to end
+            continue
+        if failure.phase == "start" or saturated or each.role == "alone":
             return "failed", f"{failure.error}: {failure.message}".partition("\n")[0]
     alone = done[0].result.attained
     if alone is None or alone.share is None:

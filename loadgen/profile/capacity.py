@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from loadgen.errors import BadInput
-from loadgen.identity import server_key, workload
+from loadgen.identity import arrivals, server_key, workload
 from loadgen.metrics.objectives import make_slo, unseen_objectives
 from loadgen.profile.build import Problems
 from loadgen.profile.profile import Cell
@@ -38,7 +38,7 @@ def slo_of(tables: Tables, origins: Origins) -> Slo | None:
 def with_searches(
     cells: Sequence[Cell], tables: Tables, origins: Origins
 ) -> tuple[tuple[Cell, ...], tuple[CapacitySearch, ...]]:
-    """The cells to run, each with the profile's objectives, and a search for each server and workload.
+    """The cells to run, each with the profile's objectives, and a search for each server, workload and way of arriving.
 
     An open-loop cell without a rate stands for its search alone, which takes its arrivals. Raises ProfileError.
     """
@@ -46,14 +46,14 @@ def with_searches(
     cells = [replace(cell, slo=slo) for cell in cells]
     if table is None:
         return tuple(cells), ()
-    points: dict[tuple[str, LoadSpec], Cell] = {}
+    points: dict[tuple[str, LoadSpec], dict[object, Cell]] = {}
     for cell in cells:
         load = cell.load
         if cell.start or load.kind in ("trace", "ramp", "sessions"):
             continue
-        key = (server_key(_point(cell)), workload(load))
-        if key not in points or (load.open_loop and not points[key].load.open_loop):
-            points[key] = cell
+        ways = points.setdefault((server_key(_point(cell)), workload(load)), {})
+        by_rate = arrivals(load) if table.variable == "rate" else True
+        ways.setdefault(by_rate if load.open_loop else None, cell)
     problems = Problems(origins)
     if not points:
         problems.add(("capacity",), None, "has nothing to search", "a mode other than trace and ramp")
@@ -68,7 +68,9 @@ def with_searches(
             confirm=table.confirm,
             saturating=table.saturating,
         )
-        for cell in points.values()
+        for ways in points.values()
+        for way, cell in ways.items()
+        if way is not None or len(ways) == 1
     )
     run = tuple(
         cell for cell in cells if cell.load.kind == "trace" or not cell.load.open_loop or cell.load.rate

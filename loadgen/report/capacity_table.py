@@ -10,7 +10,7 @@ from statistics import median
 
 from loadgen.analysis.table import machine_of
 from loadgen.analysis.winners import Prices, price_of
-from loadgen.identity import server_key, workload
+from loadgen.identity import arrivals, server_key, workload
 from loadgen.labels import caveat_marks, input_text, lengths_text, output_text, server_label
 from loadgen.metrics.objectives import slo_words
 from loadgen.metrics.percentiles import percentile_words
@@ -89,8 +89,11 @@ def servers_by_capacity(folders: Sequence[Path]) -> Table | None:
 
 
 def server_words(trial: Trial) -> str:
-    """The server of a search, in a few words."""
-    return server_label(trial.server) if trial.server else f"{trial.model_name or 'endpoint'} at {trial.url}"
+    """The server of a search in a few words, and how requests come to it, where that is not Poisson."""
+    name = server_label(trial.server) if trial.server else f"{trial.model_name or 'endpoint'} at {trial.url}"
+    kind, burstiness = arrivals(trial.load)
+    told = "" if burstiness == 1 else f", burstiness {show_number(burstiness)}"
+    return f"{name}, evenly" if kind == "constant" else name + told
 
 
 def joules_per_output_token(found: Found) -> float | None:
@@ -194,7 +197,7 @@ def same_question(a: Capacity, b: Capacity) -> bool:
     return (
         one.variable == other.variable
         and one.point.slo == other.point.slo
-        and (workload(load), load.burstiness) == (workload(against), against.burstiness)
+        and (workload(load), arrivals(load)) == (workload(against), arrivals(against))
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,30 +18,16 @@ from loadgen.api.runs import Target, ask, measure, stored
 from loadgen.api.share import Asked, asked_share, share_of
 from loadgen.drivers.openai import make_driver
 from loadgen.errors import BadInput
-from loadgen.launch.process import free_ports, serving
 from loadgen.load.merging import shift
 from loadgen.load.run import run_trial_load
 from loadgen.plan.bisection import Unseen
-from loadgen.records import ClientNode, Failure, Sample, ServerSpec, TrialResult
+from loadgen.records import ClientNode, Failure, Sample, TrialResult
 from loadgen.results.other_folders import held
 from loadgen.results.store import Store, open_results, read_samples
-from loadgen.servers.null import FRAMEWORK
-from loadgen.theory import models
 
 LOAD = loadgen.Load(mode="poisson", rate=100, input_tokens=16, output_tokens=4, requests=40, warmup=4)
 AT_NS = 1_800_000_000_000_000_000
 Places = Callable[[int], Path]
-
-
-@pytest.fixture(scope="module")
-def null(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("null")
-    spec = ServerSpec(
-        framework="null", model=models.resolve("tiny"), options={"ttft_ms": 50.0, "itl_ms": 20.0}
-    )
-    command = FRAMEWORK.command(spec, str(folder / "run"), free_ports(1))
-    with serving(command, folder / "run", folder / "log", ready_timeout_s=30):
-        yield command.base_url
 
 
 @pytest.fixture(scope="module")

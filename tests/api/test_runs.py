@@ -6,7 +6,6 @@ import asyncio
 import re
 import runpy
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,27 +13,12 @@ from click.testing import CliRunner
 
 import loadgen
 from loadgen.cli import main
-from loadgen.launch.process import free_ports, serving
-from loadgen.records import ServerSpec
 from loadgen.results.store import open_results, read_samples
-from loadgen.servers.null import FRAMEWORK
-from loadgen.theory import models
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "docs/examples/one_run.py"
 LOAD = loadgen.Load(concurrency=2, input_tokens=16, output_tokens=4, requests=8, seed=7)
 LEAST_S = 0.05 + 3 * 0.02  # the server's own pace: no reply ends before it
-
-
-@pytest.fixture(scope="module")
-def null(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("null")
-    spec = ServerSpec(
-        framework="null", model=models.resolve("tiny"), options={"ttft_ms": 50.0, "itl_ms": 20.0}
-    )
-    command = FRAMEWORK.command(spec, str(folder / "run"), free_ports(1))
-    with serving(command, folder / "run", folder / "log", ready_timeout_s=30):
-        yield command.base_url
 
 
 def one(folder: Path) -> loadgen.Result:

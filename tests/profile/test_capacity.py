@@ -62,6 +62,15 @@ def test_workloads_with_the_same_longest_prompt_are_two() -> None:
     assert [each.point.load.input_spread.median for each in found.capacities] == [8, 16]
 
 
+def test_ways_of_arriving_are_searched_apart() -> None:
+    load = {"burstiness": 0.25, "input_tokens": 8, "output_tokens": 4}
+    sweep = [{"mode": "gamma"}, {"mode": "constant"}, {"mode": "poisson"}]
+    found = profile(load=load, sweep=sweep, slo={"e2e": "1s"}, capacity={})
+    assert [each.point.load.kind for each in found.capacities] == ["gamma", "constant", "poisson"]
+    at_once = profile(load=load, sweep=sweep, slo={"e2e": "1s"}, capacity={"variable": "concurrency"})
+    assert len(at_once.capacities) == 1
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
