@@ -279,6 +279,7 @@ def _functions(mode: str) -> Functions:
         layer=compiled(decode.layer),
         after=compiled(decode.after),
         prompt=compiled(decode.layer, dynamic=True),
+        fused=True,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from loadgen.servers._hf.filled import FilledBlocks, blocks_pay
 from loadgen.servers._hf.requests import Call
 from loadgen.servers._hf.static_step import DecodeCache, PrefillCache
 from loadgen.servers._torch import cache_argument
@@ -30,22 +31,30 @@ class Shape:
 class Functions:
     """The step's three parts, compiled or not: embed and mask; one layer; norm, head and choice of the next token.
 
-    ``prompt`` is one layer again, for prompts of any number and length.
+    ``prompt`` is one layer again, for prompts of any number and length. ``fused``: layers are compiled.
     """
 
     before: Callable[..., Any]
     layer: Callable[..., Any]
     after: Callable[..., Any]
     prompt: Callable[..., Any]
+    fused: bool = False
 
 
 def before(
-    embed: Any, tokens: Any, position: Any, padding: Any, cosines: Any, sines: Any, slots: Any
+    embed: Any, tokens: Any, position: Any, padding: Any, cosines: Any, sines: Any, slots: Any, blocks: Any
 ) -> tuple[Any, Any, Any, Any]:
-    """Hidden states [batch, 1, hidden], additive mask [batch, 1, 1, slots], rotary cosines and sines [batch, 1, d]."""
+    """Hidden states [batch, 1, hidden], additive mask [batch, 1, 1, slots], rotary cosines and sines [batch, 1, d].
+
+    ``blocks``, where a step reads filled blocks alone, counts those that are seen from ``position``; no mask then.
+    """
     hidden = embed(tokens)
-    seen = (slots <= position) & (slots >= padding[:, None])
-    mask = torch.where(seen, 0.0, float("-inf")).to(hidden.dtype)[:, None, None, :]
+    mask = None
+    if blocks is None:
+        seen = (slots <= position) & (slots >= padding[:, None])
+        mask = torch.where(seen, 0.0, float("-inf")).to(hidden.dtype)[:, None, None, :]
+    else:
+        blocks.look_from(position)
     place = position - padding
     return hidden, mask, cosines[place][:, None, :], sines[place][:, None, :]
 
@@ -100,6 +109,9 @@ class Buffers:
         cosines, sines = inner.rotary_emb(inner.embed_tokens.weight[:1, None], self.slots[None])
         self.cosines, self.sines = cosines[0], sines[0]  # [slots, d]
         self.caches = [DecodeCache(k, v, self.position) for k, v in zip(self.keys, self.values, strict=True)]
+        self.blocks = None
+        if functions.fused and blocks_pay(shape.batch, kv_heads, config.num_attention_heads // ranks, device):
+            self.blocks = FilledBlocks(shape.slots, self.position, self.padding)
 
     @property
     def cache(self) -> tuple[torch.Tensor, ...]:
@@ -115,6 +127,8 @@ class Buffers:
         """Lay a call's settings into the buffers; the prompts go through ``read_prompts``."""
         longest = call.longest
         self.padding.copy_(torch.tensor([longest - len(prompt) for prompt in call.prompts]))
+        if self.blocks is not None:
+            self.blocks.begin()
         self.position.fill_(longest)
         self.temperature.fill_(call.temperature or 1.0)
         self.allow_end_of_sequence()
@@ -152,8 +166,10 @@ class Buffers:
         """One decode step: ``tokens`` go in, the next tokens come out there."""
         inner, functions = self.model.model, self.functions
         hidden, mask, cosines, sines = functions.before(
-            inner.embed_tokens, self.tokens, self.position, self.padding, self.cosines, self.sines, self.slots
-        )
+            inner.embed_tokens, self.tokens, self.position, self.padding, self.cosines, self.sines, self.slots,
+            self.blocks,
+        )  # fmt: skip
+        mask = mask if self.blocks is None else self.blocks.mask
         for module, cache in zip(inner.layers, self.caches, strict=True):
             hidden = functions.layer(module, hidden, mask, cosines, sines, cache)
         self._next(functions.after(inner.norm, self.model.lm_head, hidden, self.bans), sampled)

@@ -10,7 +10,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask
 
+from loadgen.servers._hf.filled import attend_to_blocks
 from loadgen.servers._torch.tensor_parallel import planned
 
 ATTENTION = "loadgen_static"
@@ -54,7 +56,7 @@ def static_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | BlockMask | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **rest: Any,
@@ -63,6 +65,7 @@ def static_attention(
 
     In a decode step the query heads that share a key/value head stand as the rows of one query: the keys and values
     are read once, where repeating them (transformers' way under a mask) would copy the whole cache each step.
+    Under a block mask those of the filled blocks alone are read.
     """
     if query.shape[2] > 1:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -72,6 +75,10 @@ def static_attention(
         )
         return out
     batch, heads, _, dim = query.shape
+    if isinstance(attention_mask, BlockMask):
+        return attend_to_blocks(query, key, value, attention_mask, scaling).reshape(
+            batch, 1, heads, dim
+        ), None
     groups = key.shape[1]
     rows = query.reshape(batch, groups, heads // groups, dim)
     mixed = functional.scaled_dot_product_attention(rows, key, value, attn_mask=attention_mask, scale=scaling)

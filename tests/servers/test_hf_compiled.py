@@ -133,7 +133,20 @@ def test_joined_linears_hold_the_weights_once() -> None:
     torch.testing.assert_close(whole, torch.cat([plain.q_proj(x), plain.k_proj(x), plain.v_proj(x)], -1))
 
 
-def test_one_layer_is_compiled_for_all_layers() -> None:
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_tokens_are_the_same_by_filled_blocks(monkeypatch: pytest.MonkeyPatch, generate: Any) -> None:
+    """Prompts of unlike lengths, one with a block of padding alone; tokens that go into the third block."""
+    monkeypatch.setattr(decode, "blocks_pay", lambda *of: True)
+    engine = CompiledEngine(build(), frozenset(), CPU, compile_mode="off", tp=1)
+    engine.functions = dataclasses.replace(engine.functions, fused=True)
+    for prompts, new in ((RAGGED, 40), (((3,) * 40, (4, 5)), 60), (((7,) * 30, (2,) * 30), 5)):
+        call = Call(prompts=prompts, max_tokens=new)
+        assert tokens(engine, call) == tokens(generate, call)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_one_layer_is_compiled_for_all_layers(monkeypatch: pytest.MonkeyPatch, fused: bool) -> None:
+    monkeypatch.setattr(decode, "blocks_pay", lambda *of: True)
     compiled: list[int] = []
 
     def backend(graph: Any, inputs: Any) -> Any:
@@ -146,7 +159,9 @@ def test_one_layer_is_compiled_for_all_layers() -> None:
     static_step.join_linears(model)
     layer = torch.compile(decode.layer, backend=backend, fullgraph=True, dynamic=False)
     prompt = torch.compile(decode.layer, backend=backend, fullgraph=True, dynamic=True)
-    functions = decode.Functions(before=decode.before, layer=layer, after=decode.after, prompt=prompt)
+    functions = decode.Functions(
+        before=decode.before, layer=layer, after=decode.after, prompt=prompt, fused=fused
+    )
     with torch.no_grad():
         for batch in (1, 3):
             buffers = decode.Buffers(model, functions, decode.Shape(batch, 64), CPU, ranks=1)

@@ -54,6 +54,14 @@ def tokens(engine: Any, call: Call) -> list[list[int]]:
     return run.tokens
 
 
+def test_many_sequences_read_filled_blocks_alone(compiled: Any, generate: Any) -> None:
+    prompts = tuple((i + 1,) * (1 + i * 7 % 50) for i in range(200))
+    call = Call(prompts=prompts, max_tokens=60)
+    assert tokens(compiled, call) == tokens(generate, call)
+    (buffers,) = (made.buffers for shape, made in compiled._shapes.items() if shape.batch == 200)
+    assert (buffers.blocks is not None) == compiled.functions.fused
+
+
 def test_a_new_shape_leaves_little_beside_its_cache(compiled: Any) -> None:
     """Each capture on a stream of its own left cuBLAS's work space behind, 32 MiB; all share one stream."""
     call = Call(prompts=((1, 2, 3),), max_tokens=8)
