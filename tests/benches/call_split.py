@@ -4,7 +4,7 @@ Usage: python tests/benches/call_split.py hf|vllm [--model llama-13b] [--cells 2
 
 The engine alone, without a server: ``wall`` is the median of calls without a profiler, ``busy`` is how long at least
 one kernel ran in a call under the profiler, by kind of kernel. ``idle`` is the rest: the host, and what it launches too
-late. For ``hf`` (engine ``compiled``) each cell is measured with prompts read by eager layers too.
+late. For ``hf`` (engine ``compiled``) each cell is measured with attention over all slots of the cache too.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def union_ms(spans: object) -> float:
 
 
 def hf(model: str) -> list[tuple[str, Call]]:
-    """``compiled`` with prompts through fused layers, then through eager ones."""
+    """``compiled`` with decode steps that read all slots of the cache, then with those that read its filled blocks."""
     sys.argv = [sys.argv[0]]
     import torch
     from hf_overhead import Direct, arguments, spec_of
@@ -112,10 +112,9 @@ def hf(model: str) -> list[tuple[str, Call]]:
     direct = Direct(spec_of(arguments().parse_args(["--model", model, "--engine", "compiled", *where])))
     engine = direct.ready.engine
     from loadgen.servers._hf.call import Run
-    from loadgen.servers._hf.decode import layer
 
-    fused = engine.functions
-    eager = dataclasses.replace(fused, prompt=layer)
+    blocks = engine.functions
+    slots = dataclasses.replace(blocks, fused=False)
 
     def with_functions(functions: object) -> Call:
         def call(prompts: list[list[int]], output: int) -> None:
@@ -126,7 +125,7 @@ def hf(model: str) -> list[tuple[str, Call]]:
 
         return call
 
-    return [("compiled, eager prompts", with_functions(eager)), ("compiled", with_functions(fused))]
+    return [("compiled, all slots", with_functions(slots)), ("compiled", with_functions(blocks))]
 
 
 def vllm(model: str) -> list[tuple[str, Call]]:

@@ -7,8 +7,8 @@
 #   tp2:A          start A of every framework at tp 2 ($TP2 names which: hf,vllm)
 #   greedy-tp2     greedy tokens against transformers; faults: start, stop, kill, too large a cache
 #   one:A          start A of $TP1's frameworks on GPU 0 alone, $BATCHES; weights:A of profiles/weights.toml
-#   capacity:F     the capacity of framework F on GPU 0, by windows of $WINDOW
-#   split:E        where the time of a call of engine E goes (call_split.py)
+#   capacity:F     the capacity of framework F on GPU 0, by windows of $WINDOW; capacity2:F at tp 2
+#   split:E        where the time of a call of engine E goes (call_split.py), $CELLS, on GPU 0
 set -uo pipefail
 packages=$(realpath "$1") out=$(realpath -m "$2")
 shift 2
@@ -54,11 +54,12 @@ for part in "$@"; do
         sweep "one-$of" --set "starts=[$of]" --set gpus=0 --set "framework=${TP1:-hf,ds,vllm}" \
             --set "batch_size=[${BATCHES:-1,8,64,256}]" ;;
     weights:*) PROFILE=weights sweep "weights-$of" --set "starts=[$of]" --set gpus=0 ;;
-    capacity:*)
-        window=${WINDOW:-30}
-        PROFILE=capacity sweep "capacity-$of" --set "framework=$of" --set gpus=0 --set capacity.saturating=128 \
+    capacity:* | capacity2:*)
+        window=${WINDOW:-30} where="gpus=0"
+        [ "${part%:*}" = capacity ] || where="tp=2"
+        PROFILE=capacity sweep "${part%:*}-$of" --set "framework=$of" --set "$where" --set capacity.saturating=128 \
             --set "capacity.window=${window}s" --set "capacity.lead_in=$((window / 4))s" ;;
-    split:*) python3 "$here/tests/benches/call_split.py" "$of" >"$out/split-$of.txt" 2>"$out/split-$of.log" ;;
+    split:*) CUDA_VISIBLE_DEVICES=0 python3 "$here/tests/benches/call_split.py" "$of" --cells "${CELLS:-20/100x1,20/100x64,512/20x64,20/100x256}" >"$out/split-$of.txt" 2>"$out/split-$of.log" ;;
     greedy-tp2) python3 "$here/tests/benches/vllm_gpus.py" greedy --tp 2 2>&1 | tee "$out/greedy-tp2.txt" ;;
     faults) python3 "$here/tests/benches/vllm_gpus.py" faults 2>&1 | tee "$out/faults.txt" ;;
     *) echo "no part $part" && exit 2 ;;
