@@ -18,7 +18,7 @@ from loadgen.slo_records import Attained
 from loadgen.units import show_number, show_s, show_share
 
 PASSED = 0.05
-NEAR_SATURATION, FEW_SLOTS = 0.9, 16.0  # of the saturating trial's throughput; requests at work
+NEAR_SATURATION, FEW_SLOTS = 0.9, 16.0  # of the most that any trial did; requests at work
 ALMOST = 0.9  # of the window that is wanted: the first ones cannot know yet how long it must be
 WORSE_Z = 2.58  # of a lower load's attainment against a higher one's: 1 % by chance
 APART = 1.02  # loads that are the same within it do not contradict each other
@@ -158,13 +158,17 @@ def doubts(search: CapacitySearch, done: Sequence[Done], found: Estimate) -> Ite
 
 def _few_slots(search: CapacitySearch, done: Sequence[Done], found: Estimate) -> Iterator[Caveat]:
     """Near saturation a queue before few places relaxes over minutes: no window of this length is long enough."""
-    summary = done[1].result.summary
-    most = summary.requests_per_s if summary is not None else None
-    if search.variable != "rate" or summary is None or most is None:
+    # Of any trial: the saturating one is short, and where requests take long few end in it.
+    did = [
+        (each.requests_per_s, each.requests_ok)
+        for each in (step.result.summary for step in done)
+        if each is not None and each.requests_per_s
+    ]
+    if search.variable != "rate" or not did:
         return
-    least = most * (
-        1 - 2 / math.sqrt(max(4, summary.requests_ok))
-    )  # what a short trial of few requests can tell
+    most = max(rate for rate, _ in did)
+    # what so many requests can tell
+    least = max(rate * (1 - 2 / math.sqrt(max(4, count))) for rate, count in did)
     at_work = most * (done[0].e2e_s or 0.0)  # Little's law, with what one request takes alone
     if found.interval[1] > NEAR_SATURATION * least and at_work < FEW_SLOTS:
         yield Caveat(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -16,7 +16,7 @@ from loadgen.plan.capacity import MOST_TRIALS, Step, next_step, replay
 from loadgen.plan.capacity_estimate import UNTOLD_EFFECT, Done, design_effect
 from loadgen.plan.capacity_outcome import outcome, words
 from loadgen.records import NONE_ENDED, Caveat, Failure, LoadSpec, Trial, TrialResult
-from loadgen.search_records import Capacity, CapacitySearch
+from loadgen.search_records import CapacitySearch
 from loadgen.slo_records import Attained, GoalKept
 
 SLOW = Engine(slots=64, step_ns=40_000_000, sequence_ns=1_000_000, prompt_ns=200_000, spread=0.3)
@@ -220,5 +220,23 @@ def test_how_misses_hang_together_is_told_by_loads_about_the_goal() -> None:
 
 def test_few_slots_are_told_by_a_caveat() -> None:
     asked = search("e2e=12s", window_s=None, lead_in_s=None)
-    found: Capacity = outcome(asked, run(asked, Servers()), "e")
-    assert {each.kind for each in found.caveats} & {"few-slots"}
+    done = run(asked, Servers())
+    assert "few-slots" in kinds_with_most(asked, done, 1.0)
+
+
+def test_a_saturating_trial_in_which_little_ended_says_nothing_of_slots() -> None:
+    """FastGen on an H200 ended 2.5 requests a second in it, and 7.4 in a window."""
+    asked, done = usual()
+    assert "few-slots" not in kinds_with_most(asked, done, 1.0)
+    assert "few-slots" not in kinds_with_most(asked, done, 0.1)
+
+
+def kinds_with_most(asked: CapacitySearch, done: Sequence[Done], times: float) -> set[str]:
+    """Kinds of doubts where the saturating trial had ended so many times its requests."""
+    summary = done[1].result.summary
+    assert done[1].role == "saturated"
+    assert summary is not None
+    assert summary.requests_per_s is not None
+    less = replace(summary, requests_per_s=summary.requests_per_s * times)
+    changed = [*done[:1], replace(done[1], result=replace(done[1].result, summary=less)), *done[2:]]
+    return {each.kind for each in outcome(asked, changed, "e").caveats}
