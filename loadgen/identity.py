@@ -7,12 +7,8 @@ import hashlib
 import json
 from typing import Any
 
-from loadgen.records import (
-    LoadSpec,
-    OptionValue,
-    ServerSpec,
-    Trial,
-)
+from loadgen.load_records import LoadSpec
+from loadgen.records import OptionValue, ServerSpec, Trial
 
 # By framework: options that name where a library lies. What lies there decides, and ``ServerSpec.library`` is its hash.
 PLACES = {"ft": frozenset({"backend_dir"})}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from loadgen.records import LoadSpec, ServerSpec, Summary, Trial, TrialResult
+from loadgen.load_records import LoadSpec
+from loadgen.records import ServerSpec, Summary, Trial, TrialResult
 from loadgen.units import show_number, show_share
 from loadgen.workload_records import Spread
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from loadgen.records import Reply, Request, Sample, ServerSpec, Timeouts, Trial, TrialResult
+from loadgen.load_records import Timeouts
+from loadgen.records import ServerSpec, Trial, TrialResult
+from loadgen.request_records import Reply, Request, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

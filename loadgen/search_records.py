@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from loadgen.records import Caveat, LoadSpec, ServerSpec, Trial
+from loadgen.load_records import LoadSpec
+from loadgen.records import Caveat, ServerSpec, Trial
 from loadgen.slo_records import Goal
 
 Variable = Literal["rate", "concurrency"]

@@ -25,13 +25,15 @@ from loadgen.launch.endpoint import Endpoint, engine_of, metrics_text, server_co
 from loadgen.launch.smallest import gone_on, probed
 from loadgen.load.run import run_trial_load
 from loadgen.load.workload import of_sessions, of_workload, workload_of
+from loadgen.load_records import Window
 from loadgen.metrics import caveats as checks
 from loadgen.metrics.engine_caveats import of_engine
 from loadgen.metrics.slo_watch import SloWatch
 from loadgen.metrics.summary import Accumulator
 from loadgen.metrics.why import explained, remedy
 from loadgen.protocols import Watcher
-from loadgen.records import NONE_ENDED, Failure, Sample, Trial, TrialResult, Window
+from loadgen.records import NONE_ENDED, Failure, Trial, TrialResult
+from loadgen.request_records import Sample
 from loadgen.results.record_json import impossible
 from loadgen.results.store import SampleWriter
 from loadgen.system import interrupt

@@ -12,18 +12,9 @@ import pytest
 from hypothesis import settings
 from ray_cluster import Loopback, loopback
 
-from loadgen.records import (
-    Caveat,
-    Dist,
-    Failure,
-    LoadSpec,
-    Reply,
-    Sample,
-    ServerSpec,
-    Summary,
-    Trial,
-    TrialResult,
-)
+from loadgen.load_records import LoadSpec
+from loadgen.records import Caveat, Dist, Failure, ServerSpec, Summary, Trial, TrialResult
+from loadgen.request_records import Reply, Sample
 from loadgen.system.environment import visible_gpus
 from loadgen.theory.models import PRESETS
 

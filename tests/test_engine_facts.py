@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from loadgen.engine_facts import Weights, is_eager, own_weights, replays_graphs, takes_kv_ahead, weights_of
-from loadgen.records import LoadSpec, ServerSpec
+from loadgen.load_records import LoadSpec
+from loadgen.records import ServerSpec
 from loadgen.theory.models import PRESETS
 
 GPU = ServerSpec(framework="hf", model=PRESETS["tiny"], gpus=(0,))

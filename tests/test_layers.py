@@ -40,6 +40,7 @@ FRAMEWORKS = [name for name in SERVERS if name.count(".") == 2 and not name.spli
 # of the root. ``servers`` stands above ``launch``, which finds frameworks by their names alone.
 ORDER = """
 errors units telemetry_records slo_records workload_records text_table
+load_records request_records
 urls input_files
 records
 search_records
@@ -217,12 +218,24 @@ def test_nothing_climbs(room: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", present("records", "telemetry_records", "slo_records", "workload_records", "units", "errors")
+    "name",
+    present(
+        "records",
+        "load_records",
+        "request_records",
+        "telemetry_records",
+        "slo_records",
+        "workload_records",
+        "units",
+        "errors",
+    ),
 )
 def test_the_ground_floor_stands_on_nothing_of_ours(name: str) -> None:
     ours = {module for module in reached(name, lazy=True) if module.startswith("loadgen.")}
     assert {".".join(module.split(".")[:2]) for module in ours} <= {
         "loadgen.records",
+        "loadgen.load_records",
+        "loadgen.request_records",
         "loadgen.telemetry_records",
         "loadgen.slo_records",
         "loadgen.workload_records",

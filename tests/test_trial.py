@@ -18,8 +18,9 @@ from synthetic import Point, dist, result, roofline_world
 from loadgen.launch.endpoint import Endpoint
 from loadgen.launch.process import free_ports, serving
 from loadgen.launch.running import endpoint_of
+from loadgen.load_records import Timeouts
 from loadgen.protocols import Command
-from loadgen.records import Timeouts, Trial
+from loadgen.records import Trial
 from loadgen.results.record_json import impossible
 from loadgen.trial import possible, run_trial
 

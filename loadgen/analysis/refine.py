@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from loadgen.analysis.finding import Finding, Wanted, split_text
 from loadgen.analysis.table import Key, Row
-from loadgen.records import LoadSpec, ServerSpec, Trial
+from loadgen.load_records import LoadSpec
+from loadgen.records import ServerSpec, Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

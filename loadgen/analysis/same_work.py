@@ -13,7 +13,7 @@ from loadgen.analysis.same_data import OTHER_DATA, other_data
 from loadgen.analysis.starts import Cell
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, Row, work_of
-from loadgen.records import LoadSpec, Timeouts
+from loadgen.load_records import LoadSpec, Timeouts
 from loadgen.units import show_share
 
 TOKENS_COMPARED = 4000  # of one pair of cells: enough to see, few enough to be quick

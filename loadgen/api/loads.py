@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from loadgen.errors import BadInput
+from loadgen.load_records import LoadKind, LoadSpec, Timeouts
 from loadgen.profile.bounds import (
     MOST,
     MOST_AT_ONCE,
@@ -26,7 +27,6 @@ from loadgen.profile.workloads import (
     read_think,
     read_turns,
 )
-from loadgen.records import LoadKind, LoadSpec, Timeouts
 from loadgen.traces.datasets import measure_texts
 from loadgen.traces.files import TraceExtent, measure_trace
 from loadgen.units import SPAN, parse_span

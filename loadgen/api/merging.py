@@ -14,7 +14,8 @@ from loadgen.load.merging import shift, sum_of_sessions
 from loadgen.load.quality import quality_of_hosts
 from loadgen.metrics.in_flight import in_flight
 from loadgen.metrics.slo_watch import SloWatch
-from loadgen.records import ClientQuality, Sample, Trial, TrialResult
+from loadgen.records import ClientQuality, Trial, TrialResult
+from loadgen.request_records import Sample
 from loadgen.results.store import Results, Store, open_results, read_samples
 from loadgen.trial import accumulator_of, doubted, possible
 from loadgen.workload_records import Share

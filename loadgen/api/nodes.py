@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from loadgen.errors import BadInput
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 
 if TYPE_CHECKING:
     from loadgen.cluster.connection import Cluster

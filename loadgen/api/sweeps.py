@@ -17,6 +17,7 @@ from loadgen.drivers.openai import check_options
 from loadgen.errors import BadInput, MissingDependency, ProfileError
 from loadgen.launch import frameworks
 from loadgen.launch.discover import asked_of
+from loadgen.load_records import LoadSpec
 from loadgen.plan import interleave
 from loadgen.plan.bisection import Unseen
 from loadgen.plan.budget import Budget
@@ -25,7 +26,7 @@ from loadgen.plan.plan import Plan, make_plan
 from loadgen.profile.profile import Profile
 from loadgen.profile.read import load_profile
 from loadgen.protocols import Watcher
-from loadgen.records import Environment, LoadSpec, TrialResult
+from loadgen.records import Environment, TrialResult
 from loadgen.results import capacity_log
 from loadgen.results.other_folders import held
 from loadgen.results.store import Store, open_to_go_on, refuse_busy

@@ -8,9 +8,9 @@ import click
 
 from loadgen.api.loads import Load, load_spec
 from loadgen.errors import BadInput
+from loadgen.load_records import LoadSpec
 from loadgen.plan.plan import make_plan
 from loadgen.profile.read import load_profile
-from loadgen.records import LoadSpec
 from loadgen.selfcheck.calibrate import Calibration, calibrate, rows
 from loadgen.text_table import Table
 

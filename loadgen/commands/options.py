@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import click
 
-from loadgen.records import LoadKind
+from loadgen.load_records import LoadKind
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 MODES = get_args(LoadKind)

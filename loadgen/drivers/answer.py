@@ -15,7 +15,7 @@ from orjson import JSONDecodeError, loads
 from loadgen.drivers.server_words import shown, words_of
 from loadgen.drivers.sse import EventStream
 from loadgen.errors import BadReply, DriverError, Refused
-from loadgen.records import Reply, Request
+from loadgen.request_records import Reply, Request
 
 NOT_THE_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
 MOST_BODY = 256 << 20  # bytes that are kept of an answer that is no stream

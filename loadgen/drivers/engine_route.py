@@ -17,8 +17,9 @@ from loadgen.drivers.openai import carried
 from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.drivers.server_words import words_of
 from loadgen.errors import BadInput, BadReply, DriverError, Refused
+from loadgen.load_records import Timeouts
 from loadgen.protocols import Driver
-from loadgen.records import Request, Timeouts
+from loadgen.request_records import Request
 
 TRANSPORT = ("transport", "stamps")  # of the OpenAI drivers, taken here too
 Body = Callable[[Request], Mapping[str, Any]]

@@ -14,7 +14,7 @@ from loadgen.drivers.answer import Answer
 from loadgen.drivers.http1 import HEAD_END, NO_STEP, STEPS, Chunked, Head, take_head
 from loadgen.drivers.kernel_stamps import StampClock
 from loadgen.errors import BadReply, Cancelled, DriverError
-from loadgen.records import Reply, Request
+from loadgen.request_records import Reply, Request
 
 # Reads kept as they came; each exchange keeps up to 128 more, by its number, so that not all fold at once.
 FOLD_READS = 192

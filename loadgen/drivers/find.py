@@ -6,8 +6,8 @@ import importlib
 from typing import cast
 
 from loadgen.errors import BadInput, MissingDependency
+from loadgen.load_records import LoadSpec
 from loadgen.protocols import DriverFactory
-from loadgen.records import LoadSpec
 from loadgen.system import plugins
 
 EXTRAS = {"triton-grpc": "triton", "mii-grpc": "ds", "tgi-shard": "triton"}

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from loadgen.errors import BadReply
-from loadgen.records import Ids, Reply, Request
+from loadgen.request_records import Ids, Reply, Request
 
 VARIANTS = ("a", "b")
 

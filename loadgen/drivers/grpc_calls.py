@@ -15,7 +15,8 @@ import grpc
 import grpc.aio
 
 from loadgen.errors import BadInput, BadReply, ConnectFailed, DriverError, Refused, TimedOut
-from loadgen.records import Request, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.request_records import Request
 from loadgen.units import nanoseconds, seconds
 
 Kind = Literal["unary", "stream", "bidirectional"]  # one reply; many; many, to a stream of one request

@@ -12,8 +12,9 @@ from typing import Any
 
 from loadgen.drivers.engine_route import EngineAnswer, EngineEndpoint, Part, driver
 from loadgen.errors import Refused
+from loadgen.load_records import Timeouts
 from loadgen.protocols import Driver
-from loadgen.records import Request, Timeouts
+from loadgen.request_records import Request
 
 ROUTE = "/completion"
 

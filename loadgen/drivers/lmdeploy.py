@@ -10,8 +10,9 @@ from typing import Any
 
 from loadgen.drivers.engine_route import EngineEndpoint, driver
 from loadgen.drivers.sglang import ROUTE, Generated
+from loadgen.load_records import Timeouts
 from loadgen.protocols import Driver
-from loadgen.records import Request, Timeouts
+from loadgen.request_records import Request
 
 
 def body(request: Request) -> Mapping[str, Any]:

@@ -13,8 +13,9 @@ from loadgen.drivers.grpc_calls import Call, GrpcCalls, Prepared, address_of
 from loadgen.drivers.mii_text import Decimal, OneTokenWords, Text
 from loadgen.drivers.words import Words, from_tokenizer
 from loadgen.errors import BadInput, BadReply, DriverError, WrongLength
+from loadgen.load_records import Timeouts
 from loadgen.protocols import Driver
-from loadgen.records import Reply, Request, Timeouts
+from loadgen.request_records import Reply, Request
 
 WHOLE, STREAM = f"{messages.SERVICE}GeneratorReply", f"{messages.SERVICE}GeneratorReplyStream"
 OPTIONS: dict[str, str] = {

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from loadgen.drivers.words import Words
-from loadgen.records import Ids
+from loadgen.request_records import Ids
 
 
 class Text(Protocol):

@@ -10,8 +10,8 @@ from loadgen.drivers.http_access import proxy_for
 from loadgen.drivers.openai_endpoint import ROUTES, Endpoint, check_extra_body, check_headers, extras_of
 from loadgen.drivers.words import Words
 from loadgen.errors import BadInput
+from loadgen.load_records import Timeouts
 from loadgen.protocols import Driver
-from loadgen.records import Timeouts
 
 if TYPE_CHECKING:
     from loadgen.drivers.openai_httpx import HttpxDriver

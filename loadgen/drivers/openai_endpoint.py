@@ -16,7 +16,7 @@ from loadgen.drivers.chat_answer import ChatAnswer
 from loadgen.drivers.usage_of_each import UsageOfEach
 from loadgen.drivers.words import COMMON, OPENING, Words
 from loadgen.errors import BadInput
-from loadgen.records import Request
+from loadgen.request_records import Request
 from loadgen.urls import API_KEY_VARIABLE
 
 ROUTES = {"chat": "/chat/completions", "completions": "/completions", "messages": "/messages"}

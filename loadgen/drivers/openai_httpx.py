@@ -17,7 +17,8 @@ import httpx
 from loadgen.drivers.http_access import access
 from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.errors import BadReply, Cancelled, ConnectFailed, DriverError, TimedOut
-from loadgen.records import Reply, Request, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.request_records import Reply, Request
 from loadgen.units import seconds
 
 LEAST_S = 0.001  # a loop's own timers are no finer

@@ -20,7 +20,8 @@ from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.drivers.pool import BUSY, CONNECTING, IDLE, Connection, Pool
 from loadgen.drivers.waker import Waker
 from loadgen.errors import BadReply, Cancelled, ConnectFailed, DriverError, TimedOut
-from loadgen.records import Reply, Request, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.request_records import Reply, Request
 from loadgen.units import nanoseconds, seconds
 from loadgen.workload_records import Cancel
 

@@ -14,8 +14,9 @@ from loadgen.drivers.engine_route import EngineAnswer, EngineEndpoint, Part, dri
 from loadgen.drivers.mii_text import Decimal, OneTokenWords, Text
 from loadgen.drivers.words import from_tokenizer
 from loadgen.errors import BadInput
+from loadgen.load_records import Timeouts
 from loadgen.protocols import Driver
-from loadgen.records import Request, Timeouts
+from loadgen.request_records import Request
 
 ROUTE = "/generate_stream"
 OPTIONS = ("text", "tokenizer")

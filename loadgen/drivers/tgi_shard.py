@@ -25,8 +25,9 @@ from loadgen.drivers.tgi import OPTIONS, text_of
 from loadgen.drivers.tgi_messages import SERVICE, message, request_of
 from loadgen.drivers.tgi_steps import Answer, step_of
 from loadgen.errors import BadInput, BadReply, ConnectFailed, DriverError, TimedOut, WrongLength
+from loadgen.load_records import Timeouts
 from loadgen.protocols import Driver
-from loadgen.records import Reply, Request, Timeouts
+from loadgen.request_records import Reply, Request
 from loadgen.units import nanoseconds, seconds
 
 PREFILL, DECODE, FILTER, CLEAR, DISCOVER = (

@@ -19,8 +19,9 @@ from loadgen.drivers import ft_counts
 from loadgen.drivers.ft_counts import Answer, Meaning, Tensors
 from loadgen.drivers.grpc_calls import Call, GrpcCalls, Prepared, address_of, fault
 from loadgen.errors import BadInput, BadReply, DriverError, Refused
+from loadgen.load_records import Timeouts
 from loadgen.protocols import Driver
-from loadgen.records import Reply, Request, Timeouts
+from loadgen.request_records import Reply, Request
 
 messages = service_pb2
 SERVICE = "/inference.GRPCInferenceService/"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from loadgen.errors import BadInput, Refused
-from loadgen.records import Ids
+from loadgen.request_records import Ids
 from loadgen.traces.tokenizer import open_tokenizer, tokenizer_file
 
 _COMMON = """

@@ -13,7 +13,8 @@ from loadgen.drivers.openai import make_driver
 from loadgen.drivers.openai_endpoint import extras_of
 from loadgen.launch.page import within
 from loadgen.load.prompts import FIRST_ID
-from loadgen.records import Reply, Request, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.request_records import Reply, Request
 
 PROBE_TOKENS = 8
 PROBE_IDS = tuple(range(FIRST_ID + 1, FIRST_ID + 9))

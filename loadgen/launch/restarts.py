@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from loadgen.errors import BadReply, Cancelled, ConnectFailed, ServerRestarted, TimedOut
 from loadgen.launch.endpoint import Endpoint, server_info
-from loadgen.records import Reply
+from loadgen.request_records import Reply
 from loadgen.telemetry.cores import listeners
 from loadgen.telemetry.prometheus_text import series_of
 

@@ -23,7 +23,8 @@ from loadgen.labels import clean
 from loadgen.live.progress import TrialRow, result_row, to_plain, trial_row
 from loadgen.live.tally import Kept, Tally
 from loadgen.protocols import Watcher
-from loadgen.records import Sample, Trial, TrialResult
+from loadgen.records import Trial, TrialResult
+from loadgen.request_records import Sample
 from loadgen.system.environment import read_gpus
 from loadgen.theory.ceilings import datasheet
 from loadgen.theory.predict import predict

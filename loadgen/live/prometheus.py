@@ -18,7 +18,8 @@ from contextlib import suppress
 from loadgen.errors import BadInput
 from loadgen.live.trial_series import FAMILIES, TrialSeries
 from loadgen.protocols import Watcher
-from loadgen.records import Sample, Trial, TrialResult
+from loadgen.records import Trial, TrialResult
+from loadgen.request_records import Sample
 
 BACKLOG = 1 << 18  # samples kept for the next scrape; older ones are then folded by whoever adds
 KEPT_S = 60.0  # that a trial stays on the page after its end, for a scrape or two to see it

@@ -12,7 +12,7 @@ from loadgen.live.course import Course
 from loadgen.live.progress import Live
 from loadgen.metrics.objectives import Judge
 from loadgen.metrics.summary import e2e_ns, ttft_ns
-from loadgen.records import Sample
+from loadgen.request_records import Sample
 from loadgen.slo_records import MOST_UNKNOWN, Slo
 from loadgen.units import seconds
 

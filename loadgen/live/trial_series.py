@@ -17,7 +17,8 @@ from loadgen.errors import cancelled
 from loadgen.live.progress import trial_row
 from loadgen.metrics.objectives import Judge
 from loadgen.metrics.summary import e2e_ns, tpot_ns, ttft_ns
-from loadgen.records import Phase, Sample, Trial
+from loadgen.records import Trial
+from loadgen.request_records import Phase, Sample
 from loadgen.units import seconds
 
 PER_DECADE = 48  # 10^(1/48) = 1.049

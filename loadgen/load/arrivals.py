@@ -19,7 +19,7 @@ from loadgen.load.arrival import Arrival
 from loadgen.load.lengths import lengths
 from loadgen.load.sessions import session_arrivals
 from loadgen.load.shared import groups
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 from loadgen.traces.rows import TraceRow
 from loadgen.units import NS_PER_S
 

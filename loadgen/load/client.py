@@ -22,8 +22,10 @@ from loadgen.load.quality import Figures, ReplyFigures, SelfWatch, client_qualit
 from loadgen.load.sending import Sending
 from loadgen.load.session_dispatch import Filler, SessionDispatcher
 from loadgen.load.shared import for_warmup
+from loadgen.load_records import LoadSpec
 from loadgen.protocols import Clock, Driver, DriverFactory
-from loadgen.records import ClientQuality, LoadSpec, Reply, Trial
+from loadgen.records import ClientQuality, Trial
+from loadgen.request_records import Reply
 from loadgen.system import interrupt
 from loadgen.system.timer import TimerFactory, make_timer
 from loadgen.traces.datasets import measure_texts

@@ -21,9 +21,10 @@ from loadgen.load.arrival import Arrival
 from loadgen.load.giving_up import GivingUp
 from loadgen.load.sending import Sending
 from loadgen.load.sound import length_error, sound
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.in_flight import FlightTime
 from loadgen.protocols import Clock, Driver
-from loadgen.records import FIRST_TOKENS, Ids, LoadSpec, Phase, Reply, Request, Sample
+from loadgen.request_records import FIRST_TOKENS, Ids, Phase, Reply, Request, Sample
 from loadgen.system.timer import TimerFactory
 from loadgen.units import nanoseconds, seconds
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from loadgen.protocols import Driver
-from loadgen.records import Reply, Request
+from loadgen.request_records import Reply, Request
 
 
 class FanOut:

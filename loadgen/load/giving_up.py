@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 from loadgen.workload_records import Cancel
 
 CHUNK = 4096

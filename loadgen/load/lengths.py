@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 from loadgen.workload_records import Spread
 
 CHUNK = 4096  # lengths drawn at once

@@ -11,7 +11,7 @@ from loadgen.load.client import LoadOutcome
 from loadgen.load.dispatch import OnSample
 from loadgen.load.quality import Figures, ReplyFigures, client_quality
 from loadgen.metrics.in_flight import in_flight
-from loadgen.records import Sample
+from loadgen.request_records import Sample
 from loadgen.workload_records import SessionFigures
 
 

@@ -28,7 +28,8 @@ from loadgen.load.node import KINDS, LoadNode
 from loadgen.load.quality import FirstSend
 from loadgen.load.workers import STOP_S, Stopped, job_of
 from loadgen.protocols import DriverFactory
-from loadgen.records import ClientNode, Sample, Trial
+from loadgen.records import ClientNode, Trial
+from loadgen.request_records import Sample
 from loadgen.results.samples import read_samples
 from loadgen.units import nanoseconds, seconds
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from loadgen.errors import BadInput
 from loadgen.load.shared import Blocks
-from loadgen.records import Ids
+from loadgen.request_records import Ids
 
 FIRST_ID = 3  # 0, 1 and 2 are <unk>, <s> and </s> in the tokenisers of LLaMA 1 and 2
 RESERVED_TOP = 256  # llama 3 keeps its special tokens in the last 256 ids

@@ -11,7 +11,8 @@ from typing import Any, Literal, cast
 from loadgen.metrics.distribution import Values
 from loadgen.metrics.percentiles import tail
 from loadgen.protocols import Clock
-from loadgen.records import ClientQuality, Reply, Sample
+from loadgen.records import ClientQuality
+from loadgen.request_records import Reply, Sample
 from loadgen.system.timer import Timer, TimerFactory
 from loadgen.units import NS_PER_S, seconds
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from array import array
 from statistics import median_low
 
-from loadgen.records import LoadSpec, Phase
+from loadgen.load_records import LoadSpec
+from loadgen.request_records import Phase
 from loadgen.units import nanoseconds
 
 LATENCIES = 1024  # of counted requests, which tell how long the drain goes on sending

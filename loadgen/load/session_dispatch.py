@@ -17,7 +17,8 @@ import numpy as np
 from loadgen.errors import cancelled
 from loadgen.load.arrival import Arrival
 from loadgen.load.dispatch import SLICE_NS, Dispatcher
-from loadgen.records import FIRST_TOKENS, Ids, Sample, Window
+from loadgen.load_records import Window
+from loadgen.request_records import FIRST_TOKENS, Ids, Sample
 from loadgen.workload_records import SessionFigures
 
 Filler = Callable[[int, int], Ids]  # (seq, tokens): stands for the reply to that request

@@ -13,7 +13,7 @@ import numpy as np
 from loadgen.load.arrival import Arrival
 from loadgen.load.lengths import draw
 from loadgen.load.shared import groups
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 from loadgen.workload_records import Spread
 
 NS_PER_MS = 1_000_000

@@ -18,7 +18,8 @@ from loadgen.load.dispatch import OnSample
 from loadgen.load.quality import FirstSend
 from loadgen.load.workers import START_IN_S, Stopped, Team, run_workers
 from loadgen.protocols import DriverFactory
-from loadgen.records import ClientNode, Sample, Trial
+from loadgen.records import ClientNode, Trial
+from loadgen.request_records import Sample
 from loadgen.units import nanoseconds, seconds, show_s
 from loadgen.workload_records import Share
 

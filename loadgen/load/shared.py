@@ -13,7 +13,7 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 
 CHUNK = 4096
 KEPT_TOKENS = 4_000_000  # of blocks, 16 MB: those of a conversation come again soon

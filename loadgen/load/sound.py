@@ -7,7 +7,7 @@ from typing import Any
 
 from loadgen import urls
 from loadgen.errors import BadReply, WrongLength
-from loadgen.records import Reply
+from loadgen.request_records import Reply
 
 MOST = 2**31 - 1  # of tokens: more are not counted, and sums of more do not fit what stores them
 USUAL_FINISH = frozenset({None, "length", "stop", "max_tokens", "end_turn", "eos_token", "none"})

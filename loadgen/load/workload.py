@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from loadgen.load.lengths import lengths
-from loadgen.records import Caveat, LoadSpec
+from loadgen.load_records import LoadSpec
+from loadgen.records import Caveat
 from loadgen.traces.datasets import measure_texts
 from loadgen.traces.files import PLAIN, measure_trace
 from loadgen.units import show_s

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.observations import Mismatch, Observations
 from loadgen.metrics.percentiles import FEW_INDEPENDENT, WITH_INTERVAL, percentile, tail, tail_words
 from loadgen.metrics.summary import Accumulator
 from loadgen.metrics.why import explained
-from loadgen.records import Caveat, ClientQuality, Dist, LoadSpec, Summary, Trial
+from loadgen.records import Caveat, ClientQuality, Dist, Summary, Trial
 from loadgen.units import show_number, show_s, show_share
 
 SPREAD = {"static": 0.10, "closed": 0.30}  # of the mean; equal batches repeat within a few percent,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from loadgen.records import Caveat, ClientQuality, LoadSpec, Summary
+from loadgen.load_records import LoadSpec
+from loadgen.records import Caveat, ClientQuality, Summary
 from loadgen.units import show_number, show_share
 
 WAVES = (

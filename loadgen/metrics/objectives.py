@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from loadgen.errors import BadInput
 from loadgen.metrics.effective import independent, wilson
 from loadgen.metrics.summary import e2e_ns, start_ns, token_gaps_ns, tokens_per_sequence, tpot_ns, ttft_ns
-from loadgen.records import Sample
+from loadgen.request_records import Sample
 from loadgen.slo_records import OBJECTIVES, SHARE, Attained, GoalKept, Objective, Slo
 from loadgen.units import nanoseconds, parse_span, show_s
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadgen.records import Sample
+from loadgen.request_records import Sample
 from loadgen.units import seconds
 
 EXAMPLES = 3

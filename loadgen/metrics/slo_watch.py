@@ -10,7 +10,8 @@ import numpy as np
 from loadgen.errors import cancelled
 from loadgen.metrics.effective import Growth, grew, in_flight_at_ends
 from loadgen.metrics.objectives import Judge
-from loadgen.records import Caveat, Sample, Trial
+from loadgen.records import Caveat, Trial
+from loadgen.request_records import Sample
 from loadgen.slo_records import Attained
 
 GROWING = "growing"  # the caveat of a trial whose queue grew

@@ -13,11 +13,13 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from loadgen.errors import cancelled
+from loadgen.load_records import Window
 from loadgen.metrics.distribution import Values
 from loadgen.metrics.distribution import dist as dist  # a figure of its own, for callers of this module
 from loadgen.metrics.observations import Observations
 from loadgen.metrics.within import Within
-from loadgen.records import DEFINITIONS, Reply, Sample, Summary, Window
+from loadgen.records import DEFINITIONS, Summary
+from loadgen.request_records import Reply, Sample
 from loadgen.units import NS_PER_S, seconds
 
 LENGTHS = ("input_asked", "input_had", "output_asked", "output_had")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from loadgen.records import Sample, Window
+from loadgen.load_records import Window
+from loadgen.request_records import Sample
 
 
 class Within:

@@ -18,7 +18,8 @@ from loadgen.labels import server_label
 from loadgen.metrics.engine_caveats import APART
 from loadgen.plan.plan import trial_of
 from loadgen.profile.profile import Cell
-from loadgen.records import Environment, Sample, Trial, TrialResult
+from loadgen.records import Environment, Trial, TrialResult
+from loadgen.request_records import Sample
 from loadgen.search_records import MaxBatch, Search
 from loadgen.theory.predict import largest_batch
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from loadgen.load_records import LoadSpec
 from loadgen.plan.capacity_estimate import Done, about_goal, bracket, estimate, of_role
 from loadgen.plan.plan import trial_of
 from loadgen.profile.profile import Cell, Target
-from loadgen.records import NONE_ENDED, LoadSpec, Trial, TrialResult
+from loadgen.records import NONE_ENDED, Trial, TrialResult
 from loadgen.search_records import CapacitySearch, Role
 from loadgen.slo_records import Goal
 

@@ -12,7 +12,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from loadgen.identity import rivals_key
-from loadgen.records import LoadSpec, Trial
+from loadgen.load_records import LoadSpec
+from loadgen.records import Trial
 from loadgen.theory.duration import relative_cost
 from loadgen.theory.predict import predict
 

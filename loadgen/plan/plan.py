@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadgen.identity import deciding_options, digest, server_key, spec_key
+from loadgen.load_records import LoadSpec
 from loadgen.plan import interleave
 from loadgen.profile.profile import Cell, Profile, Target
-from loadgen.records import LoadSpec, ModelSpec, Order, ServerSpec, Trial
+from loadgen.records import ModelSpec, Order, ServerSpec, Trial
 from loadgen.search_records import CapacitySearch, Search
 from loadgen.theory.duration import relative_cost
 

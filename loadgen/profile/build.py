@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from loadgen.errors import BadInput, ProfileError
 from loadgen.labels import spread_text
+from loadgen.load_records import LoadSpec, Timeouts
 from loadgen.profile.bounds import call_problem, default_lead_in_s, duration_problem
 from loadgen.profile.profile import Cell, Target
 from loadgen.profile.schema import FrameworkTable, Origins, Path, ServerTable, Tables, together
 from loadgen.profile.values import AUTO, did_you_mean
 from loadgen.protocols import Framework
-from loadgen.records import LoadSpec, ModelSpec, ServerSpec, Timeouts
+from loadgen.records import ModelSpec, ServerSpec
 from loadgen.theory import models
 from loadgen.traces.datasets import Texts, measure_texts
 from loadgen.traces.files import TraceExtent, measure_trace

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from loadgen.errors import BadInput
 from loadgen.identity import arrivals, server_key, workload
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.objectives import make_slo, unseen_objectives
 from loadgen.profile.build import Problems
 from loadgen.profile.profile import Cell
 from loadgen.profile.schema import Origins, Tables
-from loadgen.records import LoadSpec, Trial
+from loadgen.records import Trial
 from loadgen.search_records import CapacitySearch
 from loadgen.slo_records import OBJECTIVES, Slo
 

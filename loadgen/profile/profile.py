@@ -144,7 +144,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadgen.records import LoadSpec, Order, ServerSpec
+from loadgen.load_records import LoadSpec
+from loadgen.records import Order, ServerSpec
 from loadgen.search_records import CapacitySearch, Search
 from loadgen.slo_records import Slo
 from loadgen.telemetry_records import TelemetrySpec

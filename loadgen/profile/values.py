@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from loadgen import urls
 from loadgen.errors import BadInput
+from loadgen.load_records import LoadKind
 from loadgen.metrics.objectives import BOUNDS, SHARES, parse_objective, parse_share
 from loadgen.profile.bounds import MOST, MOST_AT_ONCE, MOST_REPEATS, MOST_WORKERS
 from loadgen.profile.workloads import (
@@ -28,7 +29,7 @@ from loadgen.profile.workloads import (
     read_think,
     read_turns,
 )
-from loadgen.records import LoadKind, OptionValue, Order
+from loadgen.records import OptionValue, Order
 from loadgen.search_records import Variable
 from loadgen.theory.models import DTYPE_ALIASES, DTYPE_BYTES, dtype_name
 from loadgen.units import SPAN, parse_span

@@ -12,11 +12,12 @@ from loadgen.analysis.table import machine_of
 from loadgen.analysis.winners import Prices, price_of
 from loadgen.identity import arrivals, server_key, workload
 from loadgen.labels import caveat_marks, input_text, lengths_text, output_text, server_label
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.objectives import slo_words
 from loadgen.metrics.percentiles import percentile_words
 from loadgen.plan.capacity_estimate import Done
 from loadgen.plan.capacity_outcome import unit_of
-from loadgen.records import LoadSpec, Trial, TrialResult
+from loadgen.records import Trial, TrialResult
 from loadgen.report.attained import attained_words, kept_words
 from loadgen.results import capacity_log
 from loadgen.results.store import open_results

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.percentiles import tail_words
-from loadgen.records import Dist, LoadSpec, Summary, TrialResult
+from loadgen.records import Dist, Summary, TrialResult
 from loadgen.report.tables import describe, varying
 from loadgen.text_table import Table, table_of
 from loadgen.units import show_number, show_s, show_share

@@ -15,7 +15,8 @@ from typing import Any, TypeVar, cast
 
 import orjson
 
-from loadgen.records import ClientNode, Dist, Environment, LoadSpec, Summary
+from loadgen.load_records import LoadSpec
+from loadgen.records import ClientNode, Dist, Environment, Summary
 from loadgen.slo_records import Attained
 from loadgen.telemetry_records import (
     HostFigures,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.errors import StoreError
-from loadgen.records import Reply, Sample
+from loadgen.request_records import Reply, Sample
 from loadgen.results.rows import Rows
 
 PACK_ROWS = 128  # rows turned into Arrow at once: half a millisecond, so that no due request waits for it

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loadgen.records import (
-    DEFINITIONS,
-    SCHEMA_VERSION,
-    Environment,
-    Reply,
-    Sample,
-    TrialResult,
-)
+from loadgen.records import DEFINITIONS, SCHEMA_VERSION, Environment, TrialResult
+from loadgen.request_records import Reply, Sample
 from loadgen.results.capacity_log import TRIALS
 from loadgen.results.max_batch_log import PROBES
 from loadgen.results.samples import arrow_schema

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadgen.errors import BadInput
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.percentiles import percentile_words, tail, tail_words
-from loadgen.records import Dist, LoadSpec
+from loadgen.records import Dist
 from loadgen.selfcheck.replay import Null, Replay, shorten
 from loadgen.telemetry.cost import TelemetryCost
 from loadgen.telemetry_records import TelemetrySpec

@@ -17,8 +17,9 @@ from loadgen.cluster.connection import Cluster, Member, connected
 from loadgen.load.client import LoadOutcome, places_of
 from loadgen.load.node import LoadNode
 from loadgen.load.nodes import run_nodes
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.percentiles import percentile_words
-from loadgen.records import Dist, LoadSpec
+from loadgen.records import Dist
 from loadgen.selfcheck.calibrate import REPLAY_S, VOCAB, shape, verdict
 from loadgen.selfcheck.replay import Null, Replay, shorten
 from loadgen.text_table import Table

@@ -17,7 +17,9 @@ from loadgen.launch.frameworks import find
 from loadgen.launch.process import free_ports, serving
 from loadgen.load.client import LoadOutcome
 from loadgen.load.run import run_trial_load
-from loadgen.records import ClientQuality, LoadSpec, OptionValue, Reply, Sample, ServerSpec, Trial
+from loadgen.load_records import LoadSpec
+from loadgen.records import ClientQuality, OptionValue, ServerSpec, Trial
+from loadgen.request_records import Reply, Sample
 from loadgen.selfcheck.timing_errors import Errors, compare, rate_share, server_share
 from loadgen.system import interrupt
 from loadgen.theory import models

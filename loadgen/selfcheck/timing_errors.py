@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loadgen.launch.null_log import Sent
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.distribution import Values
-from loadgen.records import Dist, LoadSpec, Reply
+from loadgen.records import Dist
+from loadgen.request_records import Reply
 from loadgen.units import NS_PER_S
 
 

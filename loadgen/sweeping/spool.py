@@ -17,7 +17,8 @@ from loadgen.errors import LoadgenError
 from loadgen.plan.budget import Budget
 from loadgen.plan.plan import Plan
 from loadgen.protocols import Watcher
-from loadgen.records import Sample, Trial, TrialResult
+from loadgen.records import Trial, TrialResult
+from loadgen.request_records import Sample
 from loadgen.results.record_json import from_json, to_json
 from loadgen.results.store import Store
 from loadgen.sweeping.sweep import Sweep

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadgen.engine_facts import keeps_buffers, kv_dtype, replays_graphs, takes_kv_ahead
-from loadgen.records import LoadSpec, ServerSpec, Trial, TrialResult
+from loadgen.load_records import LoadSpec
+from loadgen.records import ServerSpec, Trial, TrialResult
 from loadgen.telemetry import kept_buffers
 from loadgen.telemetry.held import by_driver, by_kv_counter
 from loadgen.telemetry.needed import AT_LEAST, is_bound, need, need_again

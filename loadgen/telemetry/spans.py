@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadgen.records import Window
+from loadgen.load_records import Window
 
 Span = tuple[int, int]
 Times = tuple[str, int, int, int | None]  # phase, sent, end, first token

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from loadgen.labels import server_label
-from loadgen.records import LoadSpec, ServerSpec, Trial
+from loadgen.load_records import LoadSpec
+from loadgen.records import ServerSpec, Trial
 from loadgen.theory.ceilings import Ceilings, datasheet
 from loadgen.theory.models import PRESETS, weight_bytes
 from loadgen.theory.physics import request_floor

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadgen.identity import server_key
-from loadgen.records import LoadSpec, ServerSpec, Trial
+from loadgen.load_records import LoadSpec
+from loadgen.records import ServerSpec, Trial
 from loadgen.theory.ceilings import Ceilings
 from loadgen.theory.duration import call_s, start_s, total, trial_s
 from loadgen.theory.models import kv_bytes_per_token, weight_bytes

@@ -17,7 +17,7 @@ LEAST_TORCH = (2, 11)  # before it flex attention was not tried here
 # One program a sequence and head: with fewer than two a multiprocessor, kernels that share a sequence out are faster.
 PROGRAMS_A_PROCESSOR = 2
 # Few warps, for many small programs: 129 µs a layer at 256 sequences × 71 slots where the defaults take 136.
-KERNEL = {"num_warps": 2, "num_stages": 2}
+KERNEL: Any = {"num_warps": 2, "num_stages": 2}
 
 
 def blocks_pay(batch: int, kv_heads: int, heads: int, device: torch.device) -> bool:

@@ -15,8 +15,8 @@ from scratch import scratch
 
 from loadgen.analysis.analyse import analyse, read_ceilings
 from loadgen.analysis.compare import compare
-from loadgen.records import Reply, Sample
 from loadgen.report.markdown import gather
+from loadgen.request_records import Reply, Sample
 from loadgen.results import capacity_log, max_batch_log
 from loadgen.results.samples import SampleWriter, read_samples
 from loadgen.results.store import Results

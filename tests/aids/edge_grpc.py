@@ -17,7 +17,8 @@ from loadgen.drivers.mii_grpc import STREAM as MII_STREAM
 from loadgen.drivers.mii_grpc import WHOLE as MII_WHOLE
 from loadgen.drivers.mii_grpc import MiiDriver
 from loadgen.drivers.mii_text import Decimal
-from loadgen.records import Request, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.request_records import Request
 from loadgen.results.record_json import to_json
 
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, -1, 2**40]), max_size=3)

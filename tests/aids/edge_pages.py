@@ -12,8 +12,8 @@ from loadgen.engine_facts import is_eager, keeps_buffers, replays_graphs, takes_
 from loadgen.launch.engine_counters import server_side_counts
 from loadgen.launch.pages import Pages, known_facts
 from loadgen.launch.triton_counters import server_side_times
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.engine_caveats import of_engine
-from loadgen.records import LoadSpec
 from loadgen.results.record_json import to_json
 from loadgen.telemetry.ledger import engine_memory
 from loadgen.telemetry.prometheus_text import read_page

@@ -13,7 +13,7 @@ from loadgen.drivers.chat_answer import ChatAnswer
 from loadgen.drivers.http1 import Chunked, take_head
 from loadgen.drivers.sse import EventStream
 from loadgen.load.sound import sound
-from loadgen.records import Reply, Request
+from loadgen.request_records import Reply, Request
 from loadgen.results.record_json import to_json
 
 Edges = dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]]

@@ -9,7 +9,8 @@ from itertools import count
 from typing import Any
 
 from loadgen.load.client import LoadOutcome, run_load
-from loadgen.records import LoadSpec, Reply, Request, Sample
+from loadgen.load_records import LoadSpec
+from loadgen.request_records import Reply, Request, Sample
 
 MS = 1_000_000
 

@@ -15,7 +15,9 @@ from loadgen.drivers.find import driver_factory
 from loadgen.launch.endpoint import Endpoint
 from loadgen.launch.process import Server
 from loadgen.launch.running import start_server
-from loadgen.records import LoadSpec, Reply, Request, ServerSpec, Timeouts, Trial, TrialResult
+from loadgen.load_records import LoadSpec, Timeouts
+from loadgen.records import ServerSpec, Trial, TrialResult
+from loadgen.request_records import Reply, Request
 from loadgen.trial import run_trial
 
 ROOT = Path(__file__).resolve().parents[2]

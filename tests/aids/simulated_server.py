@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loadgen.load.arrivals import offset_chunks
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.distribution import dist
 from loadgen.metrics.effective import Growth, grew, in_flight_at_ends
 from loadgen.metrics.objectives import attained
 from loadgen.metrics.slo_watch import GROWING
 from loadgen.metrics.summary import summarise
-from loadgen.records import Caveat, LoadSpec, Trial, TrialResult
+from loadgen.records import Caveat, Trial, TrialResult
 from loadgen.servers._null.queue import Queue
 from loadgen.slo_records import Slo
 

@@ -11,20 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from loadgen.load_records import LoadSpec
 from loadgen.records import (
     Caveat,
     ClientQuality,
     Dist,
     Environment,
     Failure,
-    LoadSpec,
-    Reply,
-    Sample,
     ServerSpec,
     Summary,
     Trial,
     TrialResult,
 )
+from loadgen.request_records import Reply, Sample
 from loadgen.results.store import Store
 from loadgen.theory.models import PRESETS
 

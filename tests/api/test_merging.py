@@ -21,7 +21,8 @@ from loadgen.errors import BadInput
 from loadgen.load.merging import shift
 from loadgen.load.run import run_trial_load
 from loadgen.plan.bisection import Unseen
-from loadgen.records import ClientNode, Failure, Sample, TrialResult
+from loadgen.records import ClientNode, Failure, TrialResult
+from loadgen.request_records import Sample
 from loadgen.results.other_folders import held
 from loadgen.results.store import Store, open_results, read_samples
 

@@ -6,7 +6,7 @@ import pytest
 
 from loadgen.api.nodes import connected
 from loadgen.errors import BadInput
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 
 ONE = LoadSpec(kind="closed", input_tokens=1, output_tokens=1)
 TWO = LoadSpec(kind="closed", input_tokens=1, output_tokens=1, nodes=2)

@@ -8,7 +8,8 @@ import pytest
 
 from loadgen.api.share import asked_share, share_of, start_ns
 from loadgen.errors import BadInput
-from loadgen.records import LoadSpec, Trial
+from loadgen.load_records import LoadSpec
+from loadgen.records import Trial
 
 NOW_S = datetime.datetime(2026, 5, 4, 9, 30, 0, 500_000).timestamp()  # of this host's zone
 LOAD = LoadSpec(kind="closed", input_tokens=1, output_tokens=1, concurrency=4, workers=2)

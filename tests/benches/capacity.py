@@ -33,12 +33,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "aids"))
 from simulated_server import Engine, Server, Servers, result_of
 
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.effective import wilson
 from loadgen.metrics.objectives import slo_of_options
 from loadgen.plan.capacity import next_step
 from loadgen.plan.capacity_estimate import Done
 from loadgen.plan.capacity_outcome import outcome
-from loadgen.records import LoadSpec, Trial
+from loadgen.records import Trial
 from loadgen.results import capacity_log
 from loadgen.search_records import Capacity, CapacitySearch
 from loadgen.slo_records import Slo

@@ -31,7 +31,9 @@ from loadgen.drivers.openai import make_driver
 from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.launch import null_log
 from loadgen.load.run import run_trial_load
-from loadgen.records import LoadSpec, Reply, Request, Sample, Timeouts, Trial
+from loadgen.load_records import LoadSpec, Timeouts
+from loadgen.records import Trial
+from loadgen.request_records import Reply, Request, Sample
 from loadgen.selfcheck.timing_errors import compare
 
 HERE = Path(__file__).resolve().parent

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "aids"))
 
 from ray_cluster import loopback
 
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 from loadgen.selfcheck.cluster_cost import Cost, measure, table
 from loadgen.text_table import Table
 from loadgen.units import show_bytes, show_number, show_s

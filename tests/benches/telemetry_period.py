@@ -153,7 +153,8 @@ def child(*words: str, env: dict[str, str], out: Any = subprocess.PIPE) -> subpr
 def bench(given: argparse.Namespace) -> None:
     import psutil
 
-    from loadgen.records import Environment, LoadSpec, ServerSpec, Trial, TrialResult
+    from loadgen.load_records import LoadSpec
+    from loadgen.records import Environment, ServerSpec, Trial, TrialResult
     from loadgen.results.rows import Rows
     from loadgen.telemetry.recorder import Recorder, look
     from loadgen.telemetry.scrapes import read_scrapes

@@ -44,9 +44,10 @@ from loadgen.analysis.findings.plateau import f3b
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Row, rows_of
 from loadgen.analysis.thresholds import WIDEST
+from loadgen.load_records import LoadSpec
 from loadgen.plan.plan import make_plan
 from loadgen.profile.profile import Cell, Profile
-from loadgen.records import LoadSpec, ServerSpec
+from loadgen.records import ServerSpec
 from loadgen.theory.models import PRESETS
 
 SEED = 20261217  # of the figures that are told; the bench was written with seeds 1 to 9

@@ -27,7 +27,9 @@ from loadgen.drivers.openai import make_driver
 from loadgen.launch.process import free_ports, serving
 from loadgen.load.client import LoadOutcome
 from loadgen.load.run import run_trial_load
-from loadgen.records import LoadSpec, Sample, ServerSpec, Trial
+from loadgen.load_records import LoadSpec
+from loadgen.records import ServerSpec, Trial
+from loadgen.request_records import Sample
 from loadgen.servers.null import FRAMEWORK as NULL
 from loadgen.system.timer import make_timer
 from loadgen.theory.models import PRESETS
@@ -43,7 +45,7 @@ CHILD = """
 import sys, time
 from loadgen.load.client import _schedule
 from loadgen.load.quality import peak_rss_bytes
-from loadgen.records import LoadSpec
+from loadgen.load_records import (LoadSpec)
 began = time.process_time()
 load = LoadSpec(kind="trace", trace=sys.argv[1], input_tokens=1, output_tokens=1, requests=0)
 count = sum(1 for _ in _schedule(load))

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import settings
 
 from loadgen.drivers.openai import make_driver
+from loadgen.load_records import Timeouts
 from loadgen.protocols import DriverFactory
-from loadgen.records import Reply, Request, Timeouts
+from loadgen.request_records import Reply, Request
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("no deadline", deadline=None)

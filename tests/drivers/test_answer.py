@@ -8,7 +8,7 @@ import pytest
 from loadgen.drivers.answer import Answer, cached_tokens
 from loadgen.drivers.chat_answer import ChatAnswer
 from loadgen.drivers.messages import as_chat
-from loadgen.records import FIRST_TOKENS, Reply, Request
+from loadgen.request_records import FIRST_TOKENS, Reply, Request
 
 
 def asked(sequences: int = 1, tokens: int = 3, stream: bool = True) -> Request:

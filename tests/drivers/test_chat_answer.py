@@ -7,7 +7,7 @@ import pytest
 from wire_rows import DONE, ROWS, Row, chunk, event
 
 from loadgen.drivers.chat_answer import ChatAnswer
-from loadgen.records import Reply, Request
+from loadgen.request_records import Reply, Request
 
 
 def asked(stream: bool = True) -> Request:

@@ -10,8 +10,9 @@ import pytest
 from loadgen.drivers import llamacpp, lmdeploy, sglang, tgi
 from loadgen.drivers.find import BUILT_IN, driver_factory
 from loadgen.errors import BadInput
+from loadgen.load_records import Timeouts
 from loadgen.protocols import DriverFactory
-from loadgen.records import Request, Timeouts
+from loadgen.request_records import Request
 
 TWO = ((5, 6, 7), (8, 9, 10))
 

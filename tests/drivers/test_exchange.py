@@ -14,7 +14,7 @@ from loadgen.drivers import exchange as subject
 from loadgen.drivers.exchange import Exchange, Prepared
 from loadgen.drivers.kernel_stamps import StampClock
 from loadgen.errors import BadReply
-from loadgen.records import Reply, Request
+from loadgen.request_records import Reply, Request
 
 Cuts = list[int]
 cuts = st.lists(st.integers(0, 10**6), max_size=15)

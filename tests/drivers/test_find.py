@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from loadgen.drivers.find import BUILT_IN, driver_factory
-from loadgen.records import Ids, Request, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.request_records import Ids, Request
 
 URLS = {"mii-grpc": "grpc://h:1", "triton-grpc": "grpc://h:1", "tgi-shard": "unix:/tmp/none"}
 ROWS = ((5, 31_999, 70_000), (9, 8, 7))

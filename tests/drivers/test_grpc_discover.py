@@ -20,7 +20,8 @@ from loadgen.drivers.mii_grpc import make_driver
 from loadgen.drivers.words import COMMON
 from loadgen.errors import BadInput
 from loadgen.launch.process import free_ports
-from loadgen.records import Request, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.request_records import Request
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from loadgen.drivers.mii_text import OneTokenWords
 from loadgen.drivers.words import Words
 from loadgen.errors import BadInput, ConnectFailed
 from loadgen.launch.process import free_ports
-from loadgen.records import Reply, Request, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.request_records import Reply, Request
 
 QUICK = Timeouts(connect_s=10, first_byte_s=20, between_bytes_s=20, total_s=30)
 PROMPT = (5, 6, 7)

@@ -9,7 +9,8 @@ from loadgen.drivers.http_access import proxy_for
 from loadgen.drivers.openai import OPTIONS, check_options, make_driver
 from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.errors import BadInput
-from loadgen.records import Request, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.request_records import Request
 from loadgen.urls import shown
 
 PROXIES = (

@@ -11,7 +11,8 @@ import pytest
 
 from loadgen.drivers.openai import make_driver
 from loadgen.errors import ConnectFailed
-from loadgen.records import Reply, Request, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.request_records import Reply, Request
 
 QUICK = Timeouts(connect_s=5.0, first_byte_s=5.0, between_bytes_s=5.0, total_s=20.0)
 

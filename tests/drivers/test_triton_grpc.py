@@ -13,7 +13,9 @@ from loadgen.drivers.grpc_discover import discover
 from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import BadInput, ConnectFailed, Refused
 from loadgen.launch.process import free_ports, serving
-from loadgen.records import Reply, Request, ServerSpec, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.records import ServerSpec
+from loadgen.request_records import Reply, Request
 from loadgen.servers._triton.repository import Repository
 from loadgen.servers.triton import FRAMEWORK
 from loadgen.theory import models

@@ -11,7 +11,8 @@ import pytest
 from loadgen.drivers import waker as subject
 from loadgen.drivers.openai import make_driver
 from loadgen.drivers.waker import GATHER_NS, Waker, worth_gathering
-from loadgen.records import Request, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.request_records import Request
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from loadgen.launch import probes
 from loadgen.launch.discover import Asked, Found, asked_of, discover, endpoint_of
 from loadgen.launch.endpoint import fitted
 from loadgen.load.prompts import SAFE_VOCAB
-from loadgen.records import LoadSpec, Trial
+from loadgen.load_records import LoadSpec
+from loadgen.records import Trial
 
 VLLM = {
     "/v1/models": {

@@ -7,8 +7,8 @@ import pytest
 from loadgen.launch.endpoint import Endpoint, engine_of
 from loadgen.launch.engine_counters import server_side_counts
 from loadgen.launch.triton_counters import server_side_times
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.engine_caveats import of_engine
-from loadgen.records import LoadSpec
 
 PAGES = Path(__file__).parents[1] / "data" / "scrapes"
 

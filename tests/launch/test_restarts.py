@@ -15,7 +15,8 @@ import pytest
 
 from loadgen.launch.endpoint import Endpoint
 from loadgen.launch.restarts import Look, Losses, restarted
-from loadgen.records import Reply, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.request_records import Reply
 from loadgen.trial import run_trial
 
 REFUSED, CUT = "ConnectFailed: h:80: Connection refused", "BadReply: the connection was closed before the end"

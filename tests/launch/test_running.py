@@ -17,8 +17,9 @@ from loadgen.errors import MissingDependency, ServerHung
 from loadgen.launch import frameworks, running
 from loadgen.launch.endpoint import Endpoint
 from loadgen.launch.running import RunningServers, start_server
+from loadgen.load_records import LoadSpec
 from loadgen.plan.plan import endpoint_trial
-from loadgen.records import LoadSpec, ServerSpec
+from loadgen.records import ServerSpec
 from loadgen.telemetry_records import TelemetrySpec
 
 

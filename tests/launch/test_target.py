@@ -15,7 +15,8 @@ from loadgen.launch.discover import Asked
 from loadgen.launch.endpoint import fitted
 from loadgen.launch.target import find_out
 from loadgen.load.prompts import FIRST_ID
-from loadgen.records import LoadSpec, Trial
+from loadgen.load_records import LoadSpec
+from loadgen.records import Trial
 
 VLLM: Mapping[str, Any] = {"/v1/models": {"data": [{"id": "small", "owned_by": "vllm"}]}}
 

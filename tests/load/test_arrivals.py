@@ -13,7 +13,7 @@ from scipy import stats
 
 from loadgen.errors import BadInput
 from loadgen.load.arrivals import CHUNK, schedule, share
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 from loadgen.traces.rows import TraceRow
 
 

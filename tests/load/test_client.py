@@ -14,8 +14,9 @@ from loadgen.load import dispatch
 from loadgen.load.arrival import Arrival
 from loadgen.load.client import run_load
 from loadgen.load.sound import length_error
+from loadgen.load_records import LoadSpec, Timeouts
 from loadgen.metrics.summary import summarise
-from loadgen.records import LoadSpec, Reply, Request, Sample, Timeouts
+from loadgen.request_records import Reply, Request, Sample
 
 
 class SingleCalls(FakeDriver):

@@ -11,8 +11,9 @@ from fake_world import MS, FakeDriver, World, play
 from loadgen.load import dispatch
 from loadgen.load.arrivals import schedule
 from loadgen.load.sending import Sending
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.summary import summarise
-from loadgen.records import LoadSpec, Sample
+from loadgen.request_records import Sample
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,10 @@ from loadgen.launch.endpoint import Endpoint
 from loadgen.launch.process import free_ports, serving
 from loadgen.live.console import console
 from loadgen.load.giving_up import GivingUp
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.summary import summarise
-from loadgen.records import LoadSpec, Sample, ServerSpec, Trial, TrialResult
+from loadgen.records import ServerSpec, Trial, TrialResult
+from loadgen.request_records import Sample
 from loadgen.results.samples import SampleWriter, read_samples
 from loadgen.servers.null import FRAMEWORK as NULL
 from loadgen.theory.models import PRESETS

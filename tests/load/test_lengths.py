@@ -13,8 +13,8 @@ from scipy import stats
 from loadgen.load import dispatch
 from loadgen.load.arrivals import schedule, share
 from loadgen.load.lengths import draw, lengths
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.summary import Accumulator
-from loadgen.records import LoadSpec
 from loadgen.workload_records import Spread
 
 WIDE = {"least": 1, "most": 2**31 - 1}

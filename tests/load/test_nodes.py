@@ -23,8 +23,10 @@ from loadgen.errors import BadInput, LoadgenError, WarmupRefused, WorkerDied
 from loadgen.launch.process import free_ports, serving
 from loadgen.load.client import LoadOutcome
 from loadgen.load.run import run_trial_load
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.summary import summarise
-from loadgen.records import LoadSpec, Sample, ServerSpec, Trial
+from loadgen.records import ServerSpec, Trial
+from loadgen.request_records import Sample
 from loadgen.results.store import open_results
 from loadgen.selfcheck.cluster_cost import measure, table
 from loadgen.servers.null import FRAMEWORK as NULL

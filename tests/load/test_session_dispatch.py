@@ -17,8 +17,10 @@ from loadgen.load import dispatch
 from loadgen.load.client import LoadOutcome
 from loadgen.load.run import run_trial_load
 from loadgen.load.workload import of_sessions
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.summary import summarise
-from loadgen.records import LoadSpec, Request, Sample, ServerSpec, Trial
+from loadgen.records import ServerSpec, Trial
+from loadgen.request_records import Request, Sample
 from loadgen.servers.null import FRAMEWORK as NULL
 from loadgen.theory.models import PRESETS
 from loadgen.workload_records import Prefixes, SessionFigures, Sessions, Spread

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from loadgen.load.arrivals import schedule, share
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 from loadgen.workload_records import Prefixes, Sessions, Spread
 
 

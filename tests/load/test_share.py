@@ -13,7 +13,8 @@ from loadgen.load import share as subject
 from loadgen.load.run import run_trial_load
 from loadgen.load.share import on_monotonic
 from loadgen.load.workers import Stopped
-from loadgen.records import LoadSpec, Trial
+from loadgen.load_records import LoadSpec
+from loadgen.records import Trial
 from loadgen.workload_records import Share
 
 

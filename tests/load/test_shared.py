@@ -15,7 +15,7 @@ from loadgen.load.client import block_tokens_of
 from loadgen.load.prompts import PromptSource
 from loadgen.load.shared import for_warmup, groups
 from loadgen.load.workload import of_workload, workload_of
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 from loadgen.traces.files import open_rows
 from loadgen.workload_records import Prefixes, Replay, Spread
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.load.sound import sound
-from loadgen.records import Reply, Sample
+from loadgen.request_records import Reply, Sample
 from loadgen.results.samples import SampleWriter, read_samples
 
 ODD = st.one_of(st.integers(), st.text(max_size=3), st.booleans(), st.floats(), st.none())

@@ -18,8 +18,10 @@ from loadgen.errors import BadInput, LoadgenError, WorkerDied
 from loadgen.launch.process import free_ports, serving
 from loadgen.load.client import LoadOutcome
 from loadgen.load.run import run_trial_load
+from loadgen.load_records import LoadSpec, Timeouts
 from loadgen.metrics.summary import summarise
-from loadgen.records import LoadSpec, Sample, ServerSpec, Timeouts, Trial
+from loadgen.records import ServerSpec, Trial
+from loadgen.request_records import Sample
 from loadgen.servers.null import FRAMEWORK as NULL
 from loadgen.theory.models import PRESETS
 
@@ -213,7 +215,8 @@ import sys
 from loadgen.load import workers
 from loadgen.drivers.openai import make_driver
 from loadgen.load.run import run_trial_load
-from loadgen.records import LoadSpec, Trial
+from loadgen.load_records import (LoadSpec)
+from loadgen.records import (Trial)
 load = LoadSpec(kind="closed", concurrency=2, input_tokens=8, output_tokens=5, requests=1_000_000, warmup=2)
 told = []
 def on_sample(sample, in_flight):

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from loadgen.load_records import LoadSpec
 from loadgen.metrics import caveats
 from loadgen.metrics.distribution import dist
 from loadgen.metrics.summary import Accumulator
-from loadgen.records import Caveat, ClientNode, ClientQuality, LoadSpec, Reply, Sample, Trial
+from loadgen.records import Caveat, ClientNode, ClientQuality, Trial
+from loadgen.request_records import Reply, Sample
 
 MS = 1_000_000
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.engine_caveats import of_engine
 from loadgen.metrics.summary import summarise
-from loadgen.records import ClientQuality, LoadSpec
+from loadgen.records import ClientQuality
 
 CALLS = 11
 

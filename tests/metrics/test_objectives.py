@@ -6,7 +6,7 @@ import pytest
 
 from loadgen.errors import BadInput
 from loadgen.metrics.objectives import Judge, make_slo, parse_share, slo_of_options, slo_words
-from loadgen.records import Reply, Sample
+from loadgen.request_records import Reply, Sample
 from loadgen.slo_records import Attained, Goal, Objective, Slo
 
 MS = 1_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadgen.metrics.observations import Observations
-from loadgen.records import Reply, Sample
+from loadgen.request_records import Reply, Sample
 
 S = 1_000_000_000
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from loadgen.metrics.distribution import EXACT_VALUES, Values, dist
 from loadgen.metrics.in_flight import FlightTime, in_flight
 from loadgen.metrics.summary import Accumulator, summarise, token_gaps_ns
-from loadgen.records import Reply, Sample
+from loadgen.request_records import Reply, Sample
 
 MS = 1_000_000
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from loadgen.load_records import Window
 from loadgen.metrics.summary import Accumulator, summarise
-from loadgen.records import Reply, Sample, Window
+from loadgen.request_records import Reply, Sample
 
 MS = 1_000_000
 WINDOW = Window(start_ns=1000 * MS, end_ns=2000 * MS)

@@ -21,6 +21,7 @@ from loadgen.errors import ProfileError, StoreError
 from loadgen.identity import point_of
 from loadgen.launch import running
 from loadgen.launch.endpoint import Endpoint
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.engine_caveats import APART
 from loadgen.plan.bisection import (
     Bisection,
@@ -34,7 +35,7 @@ from loadgen.plan.bisection import (
 )
 from loadgen.plan.plan import Plan, make_plan
 from loadgen.profile.read import build_profile
-from loadgen.records import Caveat, Environment, Failure, LoadSpec, ServerSpec
+from loadgen.records import Caveat, Environment, Failure, ServerSpec
 from loadgen.report.archive import keep
 from loadgen.report.html import write_html
 from loadgen.report.markdown import write_report

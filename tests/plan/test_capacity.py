@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from simulated_server import Engine, Servers, result_of
 
+from loadgen.load_records import LoadSpec
 from loadgen.metrics.objectives import attained, slo_of_options
 from loadgen.plan.capacity import MOST_TRIALS, Step, next_step, replay
 from loadgen.plan.capacity_estimate import UNTOLD_EFFECT, Done, design_effect
 from loadgen.plan.capacity_outcome import outcome, words
-from loadgen.records import NONE_ENDED, Caveat, Failure, LoadSpec, Trial, TrialResult
+from loadgen.records import NONE_ENDED, Caveat, Failure, Trial, TrialResult
 from loadgen.search_records import CapacitySearch
 from loadgen.slo_records import Attained, GoalKept
 

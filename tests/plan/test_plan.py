@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.load.prompts import PromptSource
+from loadgen.load_records import LoadSpec, Timeouts
 from loadgen.plan.plan import Plan, endpoint_trial, make_plan, trial_of
 from loadgen.profile.profile import Cell, Profile, Target
 from loadgen.profile.read import load_profile
-from loadgen.records import LoadSpec, ServerSpec, Timeouts
+from loadgen.records import ServerSpec
 from loadgen.search_records import CapacitySearch, Search
 from loadgen.theory.models import resolve
 

@@ -9,9 +9,9 @@ from load_options import COMMAND_LINE, LENGTHS, TARGET
 
 from loadgen.api.loads import Load, load_spec
 from loadgen.errors import BadInput, ProfileError
+from loadgen.load_records import LoadSpec
 from loadgen.plan.plan import make_plan
 from loadgen.profile.read import build_profile
-from loadgen.records import LoadSpec
 from loadgen.theory.duration import work_of
 from loadgen.units import parse_span
 

@@ -13,6 +13,7 @@ from tokenizer_files import SYLLABLES, trained_tokenizer
 from loadgen.api.loads import Load, as_it_fits, load_spec
 from loadgen.errors import BadInput, ProfileError
 from loadgen.labels import load_label
+from loadgen.load_records import LoadSpec
 from loadgen.plan.plan import make_plan
 from loadgen.profile.read import build_profile
 from loadgen.profile.workloads import (
@@ -24,7 +25,6 @@ from loadgen.profile.workloads import (
     read_think,
     read_turns,
 )
-from loadgen.records import LoadSpec
 from loadgen.workload_records import Cancel, Dataset, Prefixes, Replay, Sessions, Spread
 
 LOGNORMAL = Spread(kind="lognormal", least=1, most=4096, median=512.0, sigma=0.8)

@@ -16,10 +16,10 @@ import pytest
 
 from loadgen.analysis.analyse import analyse
 from loadgen.metrics.summary import summarise
-from loadgen.records import Reply, Sample
 from loadgen.report import export
 from loadgen.report.export_columns import REQUEST_COLUMNS, TRIAL_COLUMNS, VERSION
 from loadgen.report.export_tables import request_table
+from loadgen.request_records import Reply, Sample
 from loadgen.results.rows import Rows
 from loadgen.results.samples import thinned
 from loadgen.results.store import Store

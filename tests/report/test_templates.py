@@ -16,7 +16,7 @@ import pytest
 from synthetic import Point, environment, failed, limited, result, roofline_world, write
 
 from loadgen.analysis.analyse import analyse
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 from loadgen.report import html
 from loadgen.report.chart import Figure, bold, said
 from loadgen.results import max_batch_log

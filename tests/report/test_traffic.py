@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from loadgen.analysis.analyse import Analysis, analyse
-from loadgen.records import Dist, Sample, TrialResult
+from loadgen.records import Dist, TrialResult
 from loadgen.report.html import render
 from loadgen.report.markdown import gather, to_markdown
 from loadgen.report.sections import result_tables
 from loadgen.report.traffic_charts import traffic_charts
 from loadgen.report.traffic_table import predicted_share, traffic_table
+from loadgen.request_records import Sample
 from loadgen.results.store import Store
 from loadgen.workload_records import Cancel, SessionFigures, Sessions, Spread
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from loadgen.metrics.summary import summarise
-from loadgen.records import Reply, Sample, TrialResult
+from loadgen.records import TrialResult
+from loadgen.request_records import Reply, Sample
 from loadgen.results.store import Store, open_results
 
 S = 1_000_000_000

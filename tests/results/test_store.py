@@ -13,19 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from loadgen.errors import BadInput, NotResults, StoreError
+from loadgen.load_records import LoadSpec
 from loadgen.records import (
     Caveat,
     ClientQuality,
     Environment,
     Failure,
-    LoadSpec,
     ModelSpec,
-    Reply,
-    Sample,
     ServerSpec,
     Trial,
     TrialResult,
 )
+from loadgen.request_records import Reply, Sample
 from loadgen.results.record_json import from_json, to_json
 from loadgen.results.rows import Rows, shared_rows
 from loadgen.results.store import SampleWriter, Store, open_results, read_samples
@@ -156,7 +155,7 @@ def test_samples_come_back_exactly_over_several_row_groups(tmp_path: Path) -> No
 
 LATE_IMPORTS = """
 import pathlib, sys
-from loadgen.records import Reply, Sample
+from loadgen.request_records import (Reply, Sample)
 from loadgen.results.samples import PACK_ROWS, SampleWriter
 writer = SampleWriter(pathlib.Path(sys.argv[1]) / "t.parquet")
 known = set(sys.modules)

@@ -7,7 +7,8 @@ import typing
 
 import pytest
 
-from loadgen.records import Environment, Reply, Sample, TrialResult
+from loadgen.records import Environment, TrialResult
+from loadgen.request_records import Reply, Sample
 from loadgen.schemas.fields import fields_of, records_of, unit_of
 from loadgen.schemas.words import MEANING, NULL
 from loadgen.search_records import Capacity, MaxBatch

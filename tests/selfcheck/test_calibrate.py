@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from loadgen.errors import BadInput
-from loadgen.records import ClientQuality, Dist, LoadSpec
+from loadgen.load_records import LoadSpec
+from loadgen.records import ClientQuality, Dist
 from loadgen.selfcheck import calibrate as subject
 from loadgen.selfcheck.calibrate import Limit, calibrate, find_limit, limit_words, rows, verdict
 from loadgen.selfcheck.replay import Null, Replay, shorten

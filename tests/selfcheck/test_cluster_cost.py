@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from loadgen.records import ClientNode, ClientQuality, LoadSpec
+from loadgen.load_records import LoadSpec
+from loadgen.records import ClientNode, ClientQuality
 from loadgen.selfcheck.cluster_cost import Cost, counts, part_of, table
 from loadgen.selfcheck.replay import Replay
 from loadgen.selfcheck.timing_errors import Errors

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from loadgen.launch.null_log import Sent
-from loadgen.records import LoadSpec, Reply
+from loadgen.load_records import LoadSpec
+from loadgen.request_records import Reply
 from loadgen.selfcheck.timing_errors import compare, rate_share, server_share
 
 MS = 1_000_000

@@ -12,7 +12,9 @@ import torch
 
 from loadgen.drivers.mii_grpc import make_driver
 from loadgen.launch.process import free_ports, serving
-from loadgen.records import Reply, Request, ServerSpec, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.records import ServerSpec
+from loadgen.request_records import Reply, Request
 from loadgen.servers._ds import fastgen
 from loadgen.servers.ds import FRAMEWORK
 from loadgen.theory.models import resolve

@@ -27,7 +27,9 @@ from loadgen.drivers.mii_grpc import make_driver
 from loadgen.engine_facts import own_weights
 from loadgen.errors import ServerDied
 from loadgen.launch.process import Server, free_ports, serving
-from loadgen.records import Reply, Request, ServerSpec, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.records import ServerSpec
+from loadgen.request_records import Reply, Request
 from loadgen.servers._torch import model as hf_model
 from loadgen.servers.ds import FRAMEWORK
 from loadgen.theory.models import PRESETS

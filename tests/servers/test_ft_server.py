@@ -21,8 +21,9 @@ from ft_specs import GOLDEN, MHA, backend_in, spec
 from loadgen.drivers.triton_grpc import make_driver
 from loadgen.errors import ServerDied
 from loadgen.launch.process import Server, free_ports, serving
+from loadgen.load_records import Timeouts
 from loadgen.protocols import Command
-from loadgen.records import Reply, Request, Timeouts
+from loadgen.request_records import Reply, Request
 from loadgen.servers._ft import checkpoint as ft_checkpoint
 from loadgen.servers._triton import find
 from loadgen.servers.ft import FRAMEWORK

@@ -15,7 +15,9 @@ from loadgen.drivers.openai import make_driver
 from loadgen.errors import BadInput
 from loadgen.launch import null_log
 from loadgen.launch.process import free_ports, serving
-from loadgen.records import Reply, Request, ServerSpec, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.records import ServerSpec
+from loadgen.request_records import Reply, Request
 from loadgen.servers._null import wire
 from loadgen.servers.null import ENGINE, FRAMEWORK
 from loadgen.theory import models

@@ -23,7 +23,8 @@ from loadgen.drivers.tgi_messages import message
 from loadgen.errors import BadInput, LoadgenError, MissingDependency
 from loadgen.launch import frameworks
 from loadgen.launch.running import start_server
-from loadgen.records import ServerSpec, Timeouts
+from loadgen.load_records import Timeouts
+from loadgen.records import ServerSpec
 from loadgen.servers._llama import folders
 from loadgen.servers._llama.files import tokenizer_files
 from loadgen.servers.tgi import FRAMEWORK, SHARD
@@ -118,7 +119,7 @@ def test_a_batch_at_a_time(server: Running) -> None:
 
 
 def request_of(prompts: Sequence[Sequence[int]], tokens: int) -> Any:
-    from loadgen.records import Request
+    from loadgen.request_records import Request
 
     return Request(seq=1, phase="measured", prompts=tuple(map(tuple, prompts)), output_tokens=tokens)
 

@@ -22,8 +22,10 @@ from loadgen.errors import BadInput, MissingDependency, ServerDied
 from loadgen.launch import frameworks
 from loadgen.launch.process import Server, free_ports, serving
 from loadgen.launch.running import endpoint_of
+from loadgen.load_records import Timeouts
 from loadgen.protocols import Command
-from loadgen.records import Reply, Request, ServerSpec, Timeouts
+from loadgen.records import ServerSpec
+from loadgen.request_records import Reply, Request
 from loadgen.servers._torch import model as hf_model
 from loadgen.servers._triton import exec, find
 from loadgen.servers._triton.repository import MODEL

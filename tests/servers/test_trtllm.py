@@ -12,7 +12,8 @@ import pytest
 from loadgen.drivers.openai import check_options
 from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.errors import BadInput, MissingDependency
-from loadgen.records import Request, ServerSpec
+from loadgen.records import ServerSpec
+from loadgen.request_records import Request
 from loadgen.servers.trtllm import FRAMEWORK
 from loadgen.theory.models import PRESETS
 

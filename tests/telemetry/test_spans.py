@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.records import Window
+from loadgen.load_records import Window
 from loadgen.results.store import SampleWriter
 from loadgen.telemetry.spans import Spans, merged, spans_of, spans_of_file, without
 

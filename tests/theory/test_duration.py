@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 from loadgen.theory.duration import Durations, Work, schedule_s, trial_s
 
 STATIC = Work(

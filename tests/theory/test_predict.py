@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from loadgen.load_records import LoadSpec
 from loadgen.plan.plan import endpoint_trial, trial_of
 from loadgen.profile.profile import Cell
-from loadgen.records import LoadSpec, ServerSpec, Trial
+from loadgen.records import ServerSpec, Trial
 from loadgen.theory.ceilings import datasheet
 from loadgen.theory.duration import START_S, relative_cost, start_s
 from loadgen.theory.models import resolve

@@ -9,7 +9,7 @@ import pytest
 
 from loadgen.errors import BadInput
 from loadgen.load.arrivals import schedule
-from loadgen.records import LoadSpec
+from loadgen.load_records import LoadSpec
 from loadgen.traces.files import measure_trace, open_rows
 
 ROW = '{"offset_s": %s, "input_tokens": 5, "output_tokens": 6}'
