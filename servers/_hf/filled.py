@@ -7,7 +7,7 @@ bandwidth (docs/engines.md has the figures).
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
@@ -64,8 +64,7 @@ def attend_to_blocks(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: BlockMask, scale: float | None
 ) -> torch.Tensor:
     """query [batch, heads, 1, d], keys and values [batch, kv heads, slots, d] → [batch, heads, 1, d]."""
-    out = flex_attention(
+    return flex_attention(
         query, key, value, block_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1],
         kernel_options=KERNEL,
     )  # fmt: skip
-    return cast(torch.Tensor, out)
