@@ -110,7 +110,8 @@ class Buffers:
         self.cosines, self.sines = cosines[0], sines[0]  # [slots, d]
         self.caches = [DecodeCache(k, v, self.position) for k, v in zip(self.keys, self.values, strict=True)]
         self.blocks = None
-        if functions.fused and blocks_pay(shape.batch, kv_heads, config.num_attention_heads // ranks, device):
+        heads = config.num_attention_heads // ranks
+        if functions.fused and blocks_pay(shape.batch, kv_heads, heads, attention.head_dim, device):
             self.blocks = FilledBlocks(shape.slots, self.position, self.padding)
 
     @property

@@ -14,19 +14,20 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 BLOCK = 32  # slots: blocks of 64 read half as much again at 20 to 120 filled slots, and were never faster
 LEAST_TORCH = (2, 11)  # before it flex attention was not tried here
+LEAST_HEAD = 16  # values of a head; its kernels multiply tiles of 16
 # One program a sequence and head: with fewer than two a multiprocessor, kernels that share a sequence out are faster.
 PROGRAMS_A_PROCESSOR = 2
 # Few warps, for many small programs: 129 µs a layer at 256 sequences × 71 slots where the defaults take 136.
 KERNEL: Any = {"num_warps": 2, "num_stages": 2}
 
 
-def blocks_pay(batch: int, kv_heads: int, heads: int, device: torch.device) -> bool:
-    """Whether a step on ``device`` reads by blocks: many sequences, and groups of heads that flex attention takes."""
+def blocks_pay(batch: int, kv_heads: int, heads: int, head_dim: int, device: torch.device) -> bool:
+    """Whether a step on ``device`` reads by blocks: many sequences, of heads that flex attention was tried with."""
     if device.type != "cuda" or tuple(map(int, torch.__version__.split(".")[:2])) < LEAST_TORCH:
         return False
-    group = heads // kv_heads
+    even = head_dim >= LEAST_HEAD and all(n & (n - 1) == 0 for n in (head_dim, heads // kv_heads))
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return group & (group - 1) == 0 and batch * kv_heads >= PROGRAMS_A_PROCESSOR * processors
+    return even and batch * kv_heads >= PROGRAMS_A_PROCESSOR * processors
 
 
 class FilledBlocks:

@@ -54,10 +54,14 @@ def test_blocks_are_for_many_sequences_of_heads_in_even_groups(monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "get_device_properties", processors)
     monkeypatch.setattr(filled.torch, "__version__", "2.11.0+cu128")
     gpu = torch.device("cuda")
-    assert blocks_pay(8, 40, 40, gpu)
-    assert not blocks_pay(8, 20, 20, gpu)  # half of them, at tp 2: fewer than two programs a multiprocessor
-    assert blocks_pay(64, 8, 64, gpu)
-    assert not blocks_pay(64, 8, 24, gpu)  # three heads to a group
-    assert not blocks_pay(64, 40, 40, torch.device("cpu"))
+    assert blocks_pay(8, 40, 40, 128, gpu)
+    assert not blocks_pay(
+        8, 20, 20, 128, gpu
+    )  # half of them, at tp 2: fewer than two programs a multiprocessor
+    assert blocks_pay(64, 8, 64, 128, gpu)
+    assert not blocks_pay(64, 8, 24, 128, gpu)  # three heads to a group
+    assert not blocks_pay(64, 40, 40, 100, gpu)
+    assert not blocks_pay(64, 40, 40, 8, gpu)
+    assert not blocks_pay(64, 40, 40, 128, torch.device("cpu"))
     monkeypatch.setattr(filled.torch, "__version__", "2.6.0")
-    assert not blocks_pay(64, 40, 40, gpu)
+    assert not blocks_pay(64, 40, 40, 128, gpu)
