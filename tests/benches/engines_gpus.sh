@@ -4,6 +4,8 @@
 # PACKAGES is a folder of *.tar.xz, each a site/ of packages for this Python (pack_vllm.py makes vLLM's). Parts:
 #   ops            DeepSpeed's ops compiled, by one small sweep, beside greedy tokens at tp 1: nothing of it is timed
 #   tp1:A,B        start A of every framework on GPU 0 beside start B on GPU 1
+#   tuned:A,B      the same of FastGen with `tuned` and `cuda_graph`
+#   f9:A           start A of `generate` on one GPU and split by layers over two
 #   tp2:A          start A of every framework at tp 2 ($TP2 names which: hf,vllm)
 #   greedy-tp2     greedy tokens against transformers; faults: start, stop, kill, too large a cache
 #   one:A          start A of $TP1's frameworks on GPU 0 alone, $BATCHES; weights:A of profiles/weights.toml
@@ -49,6 +51,14 @@ for part in "$@"; do
         sweep "tp1-${of%,*}" --set "starts=[${of%,*}]" --set gpus=0 --set "framework=${TP1:-hf,ds,vllm}" &
         sweep "tp1-${of#*,}" --set "starts=[${of#*,}]" --set gpus=1 --set "framework=${TP1:-hf,ds,vllm}"
         wait ;;
+    tuned:*)
+        tuned=(--set framework=ds --set frameworks.ds.options.tuned=true --set frameworks.ds.options.cuda_graph=true)
+        sweep "tuned-${of%,*}" --set "starts=[${of%,*}]" --set gpus=0 "${tuned[@]}" &
+        sweep "tuned-${of#*,}" --set "starts=[${of#*,}]" --set gpus=1 "${tuned[@]}"
+        wait ;;
+    f9:*)
+        sweep "f9-$of" --set "starts=[$of]" --set framework=hf --set frameworks.hf.options.engine=generate \
+            --set "pp=[1,2]" --set "batch_size=[1,64]" --set "input_tokens=20" ;;
     tp2:*) sweep "tp2-$of" --set "starts=[$of]" --set tp=2 --set "framework=${TP2:-hf,vllm}" ;;
     one:*)
         sweep "one-$of" --set "starts=[$of]" --set gpus=0 --set "framework=${TP1:-hf,ds,vllm}" \
