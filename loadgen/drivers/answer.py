@@ -164,9 +164,12 @@ class Answer:
         if not GIVEN_UP.isdisjoint(finish):
             reasons = ", ".join(sorted(GIVEN_UP.intersection(filter(None, finish))))
             self.failed = Refused(f"the server gave the answer up: finish_reason {reasons}")
-        elif not (self._usage or any(finish) or any(self._latest_read)):
+        elif silent := sum(
+            not (ended or read) for ended, read in zip(finish, self._latest_read, strict=True)
+        ):
             body = f": {shown(self._body())}" if self._events is None else ""
-            self.failed = BadReply(f"no choices{body}")
+            of = f" for {silent} of {len(finish)} prompts" if len(finish) > 1 else ""
+            self.failed = BadReply(f"no choices{of}{body}")
         elif self._events is not None and not self._done and None in finish:
             self.failed = BadReply("the stream ended without [DONE] and without a finish reason")
 

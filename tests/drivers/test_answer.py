@@ -353,6 +353,16 @@ def test_a_text_that_nobody_reads_may_be_invalid() -> None:
     assert (reply.error, reply.token_ns, reply.output_tokens) == (None, (100, 200, 300), (3,))
 
 
+def test_a_prompt_without_an_answer_is_a_fault_whatever_usage_says() -> None:
+    first = choices(choice(finish="length"))
+    assert streamed(asked(2), first, usage(6) + DONE).error == "BadReply: no choices for 1 of 2 prompts"
+    both = streamed(asked(2), choices(choice(), choice(1, finish="length")), usage(6) + DONE)
+    assert (both.error, both.output_tokens) == (None, (3, 3))
+    assert streamed(asked(), usage(3) + DONE).error == "BadReply: no choices"
+    body = json.dumps({"choices": [], "usage": {"completion_tokens": 3}}).encode()
+    assert str(plain(asked(stream=False), body).error).startswith("BadReply: no choices: ")
+
+
 @pytest.mark.parametrize("kind", [Answer, ChatAnswer])
 def test_tokens_behind_the_end_of_the_stream_are_another_answers(kind: type[Answer]) -> None:
     piece = choices(choice(ids=[1, 2, 3], finish="length") | {"delta": {"content": "x"}})
