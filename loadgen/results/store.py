@@ -109,7 +109,7 @@ class Results:
         if path not in self._looked_at:
             rows = Rows(path)
             try:
-                self._looked_at[path] = rows if rows.whole(COLUMNS[path.parent.name]) else None
+                self._looked_at[path] = rows if rows.whole(COLUMNS[path.parent.name], path.stem) else None
             except StoreError as error:
                 self.broken.append(str(error))
                 self._looked_at[path] = None
@@ -304,6 +304,7 @@ class Store(Results):
             self.samples_path(trial_id),
             rescue=lambda: self._rescue_folder() / f"{trial_id}.parquet",
             on_failure=self._trouble.append,
+            trial=trial_id,
         )
 
     def put(self, kind: Kind, trial_id: str, data: memoryview) -> None:

@@ -153,6 +153,20 @@ def test_samples_come_back_exactly_over_several_row_groups(tmp_path: Path) -> No
     assert list(read_samples(writer.path)) == written
 
 
+def test_samples_under_another_trials_name_are_nobodys(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "r", {"name": "r"}) as store:
+        for name in ("a", "b"):
+            writer = store.sample_writer(name)
+            writer.add(sample(1))
+            writer.close()
+            assert store.has_samples(name)
+    (tmp_path / "r/samples/a.parquet").replace(tmp_path / "r/samples/b.parquet")
+    results = open_results(tmp_path / "r")
+    assert not results.has_samples("b")
+    (told,) = results.broken
+    assert told.endswith("b.parquet: holds the samples of trial a, not of b")
+
+
 LATE_IMPORTS = """
 import pathlib, sys
 from loadgen.request_records import (Reply, Sample)
