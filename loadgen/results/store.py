@@ -156,6 +156,11 @@ class Results:
                 raise StoreError(
                     f"{self.trials_path}: line {number} is not a trial result: {error}"
                 ) from None
+            if result.schema_version != SCHEMA_VERSION:
+                raise StoreError(
+                    f"{self.trials_path}: line {number} is of schema version {result.schema_version}; this loadgen "
+                    f"reads version {SCHEMA_VERSION}"
+                )
             newest.pop(result.trial.id, None)
             newest[result.trial.id] = result
         return [self._mended(result) for result in newest.values()]
