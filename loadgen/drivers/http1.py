@@ -51,7 +51,7 @@ def parse_head(head: bytes) -> Head:
     content_type = ""
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
-        if not colon:
+        if not colon or name != name.strip():  # a length that is not seen would be waited for
             raise BadReply(f"malformed header line: {line[:80]!r}")
         name, value = name.lower(), value.strip()
         if name == b"content-length":
