@@ -32,8 +32,10 @@ from loadgen.commands.options import (
 )
 from loadgen.errors import BadInput, LoadgenError
 from loadgen.report import FILES, FORMATS
+from loadgen.system import streams
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+NO_THREAD = "can't start new thread"  # Python's words, without a class of their own
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -52,6 +54,13 @@ class Commands(click.Group):
             raise SystemExit(EXIT_FAILED) from None
         except MemoryError:
             click.echo("loadgen: out of memory, or at the limit that `ulimit -v` sets", err=True)
+            raise SystemExit(EXIT_FAILED) from None
+        except RuntimeError as error:
+            if str(error) != NO_THREAD:
+                raise
+            click.echo(
+                "loadgen: no thread can be started: at the limit that `ulimit -v` or `-u` sets", err=True
+            )
             raise SystemExit(EXIT_FAILED) from None
         except OSError as error:  # of a disk or a folder, which an edge of ours forgot: no trace tells more
             if error.errno == errno.EPIPE or error.strerror is None:
@@ -77,6 +86,7 @@ def main() -> None:
     Exit codes: 0 ok, 1 a trial failed, 2 bad input, 130 interrupted.
     """
     interrupt.install()
+    streams.open_closed_ones()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(

@@ -116,8 +116,9 @@ def _part(folder: Path) -> _Part:
             "all sent their part)"
         )
     if results.left_out or not results.has_samples(result.trial.id):
+        why = "".join(f": {words}" for words in results.broken)
         raise BadInput(
-            f"{folder}: has not all samples of {share.words} (accepted: the folder as loadgen run --share left it)"
+            f"{folder}: has not all samples of {share.words}{why} (accepted: the folder as loadgen run --share left it)"
         )
     began = [node.start_ns for node in client.nodes] if client is not None else []
     if client is None or len(began) != 1 or began[0] is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
 from pathlib import Path
@@ -32,7 +33,7 @@ def resolved(address: str) -> str:
 def probe(address: str) -> None:
     """Raise BadInput, within 3 s, for what is no address or where nobody listens."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or "/" in host:
         raise BadInput(f"--ray {address}: no address of a cluster ({ACCEPTED})")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S).close()

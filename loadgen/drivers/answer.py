@@ -20,8 +20,11 @@ from loadgen.request_records import Reply, Request
 NOT_THE_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
 MOST_BODY = 256 << 20  # bytes that are kept of an answer that is no stream
 MOST_ID, MOST_TOKENS = 2**31 - 1, 2**31 - 1  # what the stored columns hold
+BEHIND_DONE = "tokens came behind [DONE]"
 # Finish reasons of an answer that the server gave up: it would pass for a short one.
 GIVEN_UP = frozenset({"abort", "aborted", "cancel", "cancelled", "canceled", "error"})
+# What an event holds that is an error in another shape than OpenAI's, behind a status of 200 that had already gone out.
+ERRORS, WORDS, CODES = ("errors", "detail"), ("message", "msg"), ("code", "status", "status_code")
 
 
 class Answer:
@@ -34,7 +37,8 @@ class Answer:
     ``coalesced`` counts reads that hold two arrivals of one sequence: the time of the earlier one is lost.
 
     An event without choices holds no token; of several usage figures the last known one counts, wherever it came; an
-    event with an ``error`` fails the request whatever stands beside it; all else that an event holds is passed over.
+    event with an ``error`` fails the request whatever stands beside it, as do tokens behind ``[DONE]``; all else that
+    an event holds is passed over.
     """
 
     __slots__ = (
@@ -160,9 +164,12 @@ class Answer:
         if not GIVEN_UP.isdisjoint(finish):
             reasons = ", ".join(sorted(GIVEN_UP.intersection(filter(None, finish))))
             self.failed = Refused(f"the server gave the answer up: finish_reason {reasons}")
-        elif not (self._usage or any(finish) or any(self._latest_read)):
+        elif silent := sum(
+            not (ended or read) for ended, read in zip(finish, self._latest_read, strict=True)
+        ):
             body = f": {shown(self._body())}" if self._events is None else ""
-            self.failed = BadReply(f"no choices{body}")
+            of = f" for {silent} of {len(finish)} prompts" if len(finish) > 1 else ""
+            self.failed = BadReply(f"no choices{of}{body}")
         elif self._events is not None and not self._done and None in finish:
             self.failed = BadReply("the stream ended without [DONE] and without a finish reason")
 
@@ -174,12 +181,13 @@ class Answer:
         if self.failed is not None:
             return
         tokens = 0
+        until_done = 0 if self._done else None
         lost = False
         self._read += 1
         try:
             for data in events:
                 if data == b"[DONE]":
-                    self._done = True
+                    self._done, until_done = True, tokens
                     continue
                 try:
                     event = loads(data)
@@ -221,6 +229,8 @@ class Answer:
             self.failed = error
         except NOT_THE_SHAPE as error:
             self.failed = BadReply(f"not a completion ({type(error).__name__}: {error}): {shown(data)}")
+        if until_done is not None and tokens > until_done and self.failed is None:
+            self.failed = BadReply(BEHIND_DONE)
         if tokens and at_ns is not None:
             self._token_ns.append(at_ns)
             self._tokens.append(tokens)
@@ -252,7 +262,7 @@ class Answer:
             raise BadReply(f"not JSON: {shown(data)}") from None
         if not isinstance(event, dict):
             raise BadReply(f"no choices: {shown(data)}")
-        if event.get("object") == "error":
+        if event.get("object") == "error" or tells_an_error(event):
             raise Refused(words_of(data))
         return event
 
@@ -303,6 +313,18 @@ class Answer:
     def _used(self, key: str) -> int | None:
         value = self._usage.get(key)
         return value if value.__class__ is int and 0 <= value <= MOST_TOKENS else None
+
+
+def tells_an_error(event: Mapping[str, Any]) -> bool:
+    """Whether an event without tokens and usage holds an error in a shape of a server's framework or of a proxy."""
+    if "choices" in event or "usage" in event or "type" in event:
+        return False
+    codes = (event.get(name) for name in CODES)
+    return (
+        any(event.get(name) for name in ERRORS)
+        or any(event.get(name).__class__ is str for name in WORDS)
+        or any(code.__class__ is int and code >= 400 for code in codes)
+    )
 
 
 def cached_tokens(usage: Mapping[str, Any]) -> int | None:

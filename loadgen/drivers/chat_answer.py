@@ -10,7 +10,7 @@ from typing import Any
 
 from orjson import JSONDecodeError, loads
 
-from loadgen.drivers.answer import NOT_THE_SHAPE, Answer
+from loadgen.drivers.answer import BEHIND_DONE, NOT_THE_SHAPE, Answer, tells_an_error
 from loadgen.drivers.messages import as_chat
 from loadgen.drivers.server_words import words_of
 from loadgen.errors import BadReply, DriverError, Refused
@@ -33,7 +33,7 @@ class ChatAnswer(Answer):
         """Count the output of the events of one read; of a whole body when ``at_ns`` is None. Never raises."""
         if self.failed is not None:
             return
-        tokens, lost = 0, False
+        tokens, lost, done = 0, False, self._done
         self._read += 1
         try:
             for data in events:
@@ -71,6 +71,8 @@ class ChatAnswer(Answer):
             self.failed = BadReply(
                 f"not a chat completion ({type(error).__name__}: {error}): {words_of(data)}"
             )
+        if tokens and done and self.failed is None:
+            self.failed = BadReply(BEHIND_DONE)
         self._note_read(tokens, lost, at_ns)
 
     def _event(self, data: bytes) -> Mapping[str, Any]:
@@ -80,6 +82,8 @@ class ChatAnswer(Answer):
             event = self._odd(data)
         if not isinstance(event, dict) or event.get("object") == "error":
             event = self._odd(data)
+        if tells_an_error(event):
+            raise Refused(words_of(data))
         if event.get("type") == "message_stop":
             self._done = True
         return as_chat(event) if "type" in event else event

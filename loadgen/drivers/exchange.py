@@ -34,8 +34,8 @@ class Prepared:
 class Exchange:
     """A request under way, then the raw record of it. Times in ns on the monotonic clock.
 
-    ``started_ns`` is when it was handed over, ``sent_ns`` when the write began that was answered (``resent``: on a
-    second connection, because the server had closed the first one unused). ``keep`` tells, once the answer is
+    ``started_ns`` is when it was handed over, ``sent_ns`` when its first write began (``resent``: it was written again,
+    on a second connection, because the server had closed the first one unused). ``keep`` tells, once the answer is
     whole, whether its connection can serve another request.
     """
 

@@ -10,7 +10,11 @@ from loadgen.errors import BadReply
 
 HEAD_LIMIT = 64 * 1024
 LINE_LIMIT = 8 * 1024
+# A kept connection that is lost so soon behind a request was closed before the server saw it, and the request may be
+# sent once more. What took longer was the server's own doing, and sending it again would hide it.
+STALE_NS = 100_000_000
 HEAD_END = b"\r\n\r\n"
+MOST_DIGITS = 18  # of a Content-Length
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([^\r\n]*))?")
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?")
@@ -47,11 +51,13 @@ def parse_head(head: bytes) -> Head:
     content_type = ""
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
-        if not colon:
+        if not colon or name != name.strip():  # a length that is not seen would be waited for
             raise BadReply(f"malformed header line: {line[:80]!r}")
         name, value = name.lower(), value.strip()
         if name == b"content-length":
-            if not value.isdigit() or (length is not None and length != int(value)):
+            # Python itself refuses to read thousands of digits, by an exception that is no BadReply.
+            known = len(value) <= MOST_DIGITS and value.isdigit()
+            if not known or (length is not None and length != int(value)):
                 raise BadReply(f"bad Content-Length: {value[:80]!r}")
             length = int(value)
         elif name == b"transfer-encoding":

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from loadgen.drivers.http1 import STALE_NS
 from loadgen.drivers.http_access import access
 from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.errors import BadReply, Cancelled, ConnectFailed, DriverError, TimedOut
@@ -37,6 +38,7 @@ class Streamed:
     content_type: str = ""
     blocks: list[tuple[bytes, int]] = field(default_factory=list)
     fresh: bool = False
+    resent: bool = False
     on_sent: Callable[[], None] = lambda: None
     error: str | None = None
 
@@ -45,7 +47,8 @@ class Streamed:
         if event.endswith("connect_tcp.started"):
             self.fresh = True
         elif event.endswith("send_request_headers.started"):
-            self.sent_ns = time.monotonic_ns()
+            if not self.resent:  # what a first try took is part of the latency
+                self.sent_ns = time.monotonic_ns()
             self.on_sent()
 
 
@@ -137,11 +140,12 @@ class HttpxDriver:
             try:
                 await self._exchange(raw)
             except httpx.RemoteProtocolError:
-                if raw.fresh or raw.status is not None:
+                late = time.monotonic_ns() - raw.sent_ns >= STALE_NS
+                if raw.fresh or late or raw.status is not None:
                     raise
-                await self._exchange(
-                    raw
-                )  # the server had closed an idle connection just as it was used again
+                raw.resent = True
+                # The server had closed an idle connection just as it was used again.
+                await self._exchange(raw)
         except (httpx.HTTPError, TimeoutError) as error:
             fault = _fault(error, self._timeouts, raw, began)
             raw.error = f"{type(fault).__name__}: {fault}"

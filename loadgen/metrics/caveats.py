@@ -157,6 +157,14 @@ def _token_times(load: LoadSpec, observations: Observations) -> Iterator[Caveat]
             "their TTFT is their E2E latency, and they have no TPOT",
             remedy="look for a buffering proxy or a server that collects its output",
         )
+    if load.stream and observations.chunked:
+        each = observations.chunked_tokens / observations.chunks
+        yield Caveat(
+            kind="chunked",
+            message=f"{observations.chunked} of {observations.ok} replies have {show_number(each)} tokens a chunk: "
+            "TTFT is that of the first chunk, TPOT counts it as one token and is too good, ITL is between chunks",
+            remedy="let the server send each token as it comes; compare by E2E latency and tokens per second",
+        )
 
 
 def _mismatch(kind: str, what: str, mismatch: Mismatch, total: int) -> Caveat:

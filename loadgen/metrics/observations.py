@@ -6,6 +6,7 @@ from loadgen.request_records import Sample
 from loadgen.units import seconds
 
 EXAMPLES = 3
+SEVERAL = 2  # tokens a chunk: below, it is characters of several tokens, which come at once of anybody
 
 
 class Mismatch:
@@ -38,6 +39,7 @@ class Observations:
         self.uncounted = 0  # replies whose output tokens nobody counted
         self.unstreamed = 0  # streaming was asked for, and no token came before the end
         self.one_piece = 0  # several tokens, and all came in one arrival
+        self.chunked = self.chunks = self.chunked_tokens = 0  # replies whose chunks hold several tokens each
         self.output_mismatch = Mismatch()  # asked / streamed / usage
         self.prompt_mismatch = Mismatch()
         self.first_sent_ns: int | None = None
@@ -66,6 +68,7 @@ class Observations:
         used, sent = reply.usage_prompt_tokens, sample.input_tokens * batch
         if used is not None and used != sent and not self._templated:
             self.prompt_mismatch.add(f"request {reply.seq}: sent {sent}, usage {used}")
+        self._texts(sample)
         asked, usage = sample.output_tokens_asked * batch, reply.usage_output_tokens
         streamed = sum(reply.tokens_per_arrival) if reply.token_ns and reply.counted_by == "ids" else None
         received = None if reply.output_tokens is None else sum(reply.output_tokens)
@@ -81,6 +84,21 @@ class Observations:
         if len(set(known.values())) > 1:
             words = ", ".join(f"{name} {count}" for name, count in known.items())
             self.output_mismatch.add(f"request {reply.seq}: {words}")
+
+    def _texts(self, sample: Sample) -> None:
+        """Hold tokens against the chunks that they came in: each chunk has one at least, and TPOT takes it for one."""
+        reply = sample.reply
+        if sample.batch_size > 1 or not reply.output_tokens or len(reply.token_ns) < 2:
+            return
+        tokens, texts = reply.output_tokens[0], sum(reply.tokens_per_arrival)
+        if reply.counted_by == "usage" and texts > tokens:
+            self.output_mismatch.add(f"request {reply.seq}: usage {tokens}, yet {texts} texts came")
+        chunks = texts if reply.counted_by == "usage" else len(reply.token_ns)
+        # By ids a read is counted by its tokens: of several chunks in one nobody knows how many they were.
+        if tokens >= SEVERAL * chunks and (reply.counted_by == "usage" or not reply.coalesced):
+            self.chunked += 1
+            self.chunks += chunks
+            self.chunked_tokens += tokens
 
     def _trend(self, start_ns: int, e2e_ns: int) -> None:
         if self._origin_ns is None:

@@ -125,8 +125,14 @@ def _validator(kind: Any) -> Any:
 def from_json(kind: type[T], line: bytes) -> T:
     """The dataclass that ``to_json`` wrote. Raises ValueError when the line is not one: of other types (text for a
     number), not finite, or out of range."""
-    # Text such as "nan" passes for a number unless this is strict.
-    found = _validator(cast(Any, kind)).validate_json(line, strict=True)
+    from pydantic import ValidationError
+
+    try:  # text such as "nan" passes for a number unless this is strict
+        found = _validator(cast(Any, kind)).validate_json(line, strict=True)
+    except ValidationError as error:  # its own words are several lines, with what was read and an address
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
     _check(found, kind.__name__, -HUGE, HUGE)
     return cast(T, found)
 

@@ -20,6 +20,9 @@ CHECKED: dict[str, Any] = {
     "page_checksum_verification": True
 }  # earlier versions wrote none: nothing is held against
 BATCH = 8192
+OWNER = (
+    b"loadgen.trial"  # in the metadata of a trial's own samples: whose they are (earlier versions wrote none)
+)
 TRIAL = "trial"  # the column of a shared file that says whose row it is
 
 
@@ -58,9 +61,10 @@ class Rows:
         with readable(self.path):
             return column in pq.read_schema(self.path).names
 
-    def whole(self, columns: Sequence[str] = ()) -> bool:
-        """Whether there is a row at all, and these columns. All of it is read once: what a disk has turned within it
-        would be read as other numbers. Raises StoreError for other columns, and for what is not as it was written."""
+    def whole(self, columns: Sequence[str] = (), trial: str | None = None) -> bool:
+        """Whether there is a row at all, and these columns, of this trial and no other. All of it is read once: what a
+        disk has turned within it would be read as other numbers. Raises StoreError for other columns, and for what is
+        not as it was written."""
         import pyarrow.parquet as pq
 
         if self._shared is not None:
@@ -71,6 +75,9 @@ class Rows:
                 raise StoreError(
                     f"{self.path}: none of loadgen's files: it lacks {', '.join(sorted(lacking))}"
                 )
+            owner = (found.metadata or {}).get(OWNER, b"").decode("utf-8", "replace")
+            if owner and trial is not None and owner != trial:
+                raise StoreError(f"{self.path}: holds the samples of trial {owner}, not of {trial}")
             if (rows := sum(batch.num_rows for batch in self.batches(BATCH))) != found.num_rows:
                 raise StoreError(f"{self.path}: holds {rows} rows, and says {found.num_rows}")
             return bool(rows)

@@ -14,7 +14,7 @@ from typing import Any
 
 from loadgen.errors import StoreError
 from loadgen.request_records import Reply, Sample
-from loadgen.results.rows import Rows
+from loadgen.results.rows import OWNER, Rows
 
 PACK_ROWS = 128  # rows turned into Arrow at once: half a millisecond, so that no due request waits for it
 PACK_ARRIVALS = 4096
@@ -28,6 +28,8 @@ class SampleWriter:
     ``add`` is called from the event loop that sends requests on time: it packs a few rows now and then, and a
     thread of its own encodes and writes them, outside the interpreter's lock.
 
+    The file says whose samples they are, where ``trial`` is given: under another trial's name they would pass for its.
+
     Where the file cannot be written, the samples go to ``rescue()`` from there on, and ``on_failure`` is told: the
     trial goes on, since its figures do not hang on its samples. ``close`` raises nothing of that kind.
     """
@@ -37,8 +39,10 @@ class SampleWriter:
         path: Path,
         rescue: Callable[[], Path] | None = None,
         on_failure: Callable[[str], None] = lambda _words: None,
+        trial: str = "",
     ) -> None:
         self.path = path
+        self._trial = trial
         self._rescue, self._on_failure = rescue, on_failure
         self._dead = False
         self._beside = path.with_name(path.name + ".part")
@@ -89,7 +93,7 @@ class SampleWriter:
             return
         if self._writer is None:
             self.path.parent.mkdir(exist_ok=True)  # not its parents: a deleted results folder stays deleted
-            self._writer = _parquet_writer(self._beside)
+            self._writer = _parquet_writer(self._beside, self._trial)
         self._writer.write_table(pa.Table.from_batches(batches, schema=arrow_schema()).combine_chunks())
 
     def _try(self, step: Callable[[], None], *, naming: bool = False) -> None:
@@ -196,10 +200,11 @@ PACKING: dict[str, Any] = {
 }
 
 
-def _parquet_writer(path: Path) -> Any:
+def _parquet_writer(path: Path, trial: str) -> Any:
     import pyarrow.parquet as pq
 
-    return pq.ParquetWriter(path, arrow_schema(), compression="zstd", write_page_checksum=True, **PACKING)
+    schema = arrow_schema().with_metadata({OWNER: trial.encode()}) if trial else arrow_schema()
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True, **PACKING)
 
 
 def thinned(

@@ -109,7 +109,7 @@ class Results:
         if path not in self._looked_at:
             rows = Rows(path)
             try:
-                self._looked_at[path] = rows if rows.whole(COLUMNS[path.parent.name]) else None
+                self._looked_at[path] = rows if rows.whole(COLUMNS[path.parent.name], path.stem) else None
             except StoreError as error:
                 self.broken.append(str(error))
                 self._looked_at[path] = None
@@ -156,6 +156,11 @@ class Results:
                 raise StoreError(
                     f"{self.trials_path}: line {number} is not a trial result: {error}"
                 ) from None
+            if result.schema_version != SCHEMA_VERSION:
+                raise StoreError(
+                    f"{self.trials_path}: line {number} is of schema version {result.schema_version}; this loadgen "
+                    f"reads version {SCHEMA_VERSION}"
+                )
             newest.pop(result.trial.id, None)
             newest[result.trial.id] = result
         return [self._mended(result) for result in newest.values()]
@@ -304,6 +309,7 @@ class Store(Results):
             self.samples_path(trial_id),
             rescue=lambda: self._rescue_folder() / f"{trial_id}.parquet",
             on_failure=self._trouble.append,
+            trial=trial_id,
         )
 
     def put(self, kind: Kind, trial_id: str, data: memoryview) -> None:

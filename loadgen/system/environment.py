@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -216,5 +217,5 @@ def visible_gpus() -> tuple[int, ...]:
         return tuple(range(len(gpus)))
     by_uuid = {str(gpu.get("uuid")): index for index, gpu in enumerate(gpus)}
     named = (part.strip() for part in allowed.split(","))
-    indices = (by_uuid.get(part, int(part) if part.isdigit() else -1) for part in named)
+    indices = (by_uuid.get(part, int(part) if re.fullmatch("[0-9]{1,9}", part) else -1) for part in named)
     return tuple(index for index in indices if 0 <= index < len(gpus))

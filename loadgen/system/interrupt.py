@@ -14,7 +14,11 @@ import threading
 import time
 from collections.abc import Iterator
 
+# After a signal that raised, the next ones do nothing for so long: they would tear what it began to clear.
+AGAIN_S = 1.0
+
 _asked = False
+_raised_s = -AGAIN_S
 _deadline_s: float | None = None
 _held = 0
 
@@ -53,9 +57,12 @@ def install() -> None:
 
 
 def _on_signal(_number: int, _frame: object) -> None:
-    global _asked
+    global _asked, _raised_s
     before, _asked = _asked, True
-    if not _held or before:  # who asks again does not want to wait
+    if (
+        not _held or before
+    ) and time.monotonic() - _raised_s >= AGAIN_S:  # who asks again does not want to wait
+        _raised_s = time.monotonic()
         raise KeyboardInterrupt
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,7 +107,7 @@ def make_ledger(
     }
     known = {place: found for place, found in needs.items() if found is not None}
     place = max(known, key=lambda name: known[name][0], default=None) or _fullest(pools)
-    number = int(place) if place is not None and place.isdigit() else None
+    number = int(place) if place is not None and re.fullmatch("[0-9]{1,9}", place) else None
     expected = expect(server, trial.load, after, number)
     needed, needed_from = known.get(place or "", (None, None))
     own = pools.get(place, {}) if place is not None else {}

@@ -140,12 +140,15 @@ def _instant(cell: bytes, where: str) -> int:
     found = _STAMP.fullmatch(cell.strip())
     if found is None:
         raise BadInput(f"{where}: TIMESTAMP = {_shown(cell)} (accepted: such as 2023-11-16 18:17:03.9799600)")
-    day, hour, minute, second, fraction = found.groups()
+    day, *clock, fraction = found.groups()
+    hour, minute, second = map(int, clock)
     try:
         day_s = _day(day)
     except ValueError:
         raise BadInput(f"{where}: TIMESTAMP = {_shown(cell)}: no such day") from None
-    whole_s = day_s + int(hour) * 3600 + int(minute) * 60 + int(second)
+    if hour > 23 or minute > 59 or second > 60:  # 60: a leap second
+        raise BadInput(f"{where}: TIMESTAMP = {_shown(cell)}: no such time of day")
+    whole_s = day_s + hour * 3600 + minute * 60 + second
     return whole_s * NS_PER_S + int((fraction or b"0").ljust(9, b"0"))
 
 

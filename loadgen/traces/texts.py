@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import IO, Any, NamedTuple
 from loadgen.errors import BadInput
 
 OUTPUT = ("output_tokens", "output_length", "output_tokens_count")  # as different tools call it
+_WHOLE = re.compile(r"[0-9]{1,10}")
+_TORN = re.compile("[\ud800-\udfff]")
 PIECE = 1 << 20  # characters of a JSON list that are read at once
 ACCEPTED = "JSON lines with prompt or messages, CSV with a column prompt, ShareGPT's conversations"
 Content = str | tuple[Mapping[str, str], ...]
@@ -52,16 +55,27 @@ def read_texts(path: str, counts: TextCounts) -> Iterator[TextRow]:
             rows = _json(file, path, listed=first == "[") if first in "{[" else _csv(file, path)
             for where, row in rows:
                 counts.rows += 1
-                if isinstance(row, TextRow):
-                    yield row
-                elif (found := _row(row, where)) is not None:
-                    yield found
-                else:
+                found = row if isinstance(row, TextRow) else _row(row, where)
+                if found is None:
                     counts.unanswered += 1
+                    continue
+                if any(map(_TORN.search, _texts_of(found))):
+                    raise BadInput(f"{where}: half of a surrogate pair (accepted: what UTF-8 can hold)")
+                yield found
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not counts.rows:
         raise BadInput(f"{path}: holds no prompt (accepted: {ACCEPTED})")
+
+
+def _texts_of(row: TextRow) -> Iterator[str]:
+    if isinstance(row.content, str):
+        yield row.content
+    else:
+        for message in row.content:
+            yield from message.values()
+    if row.reply is not None:
+        yield row.reply
 
 
 def _first_mark(file: IO[str]) -> str:
@@ -122,7 +136,9 @@ def _elements(file: IO[str], path: str) -> Iterator[tuple[str, Any]]:
 
 def _csv(file: IO[str], path: str) -> Iterator[tuple[str, TextRow]]:
     csv.field_size_limit(1 << 30)
-    reader = csv.DictReader(file)
+    reader = csv.DictReader(
+        file, strict=True
+    )  # else a quote without its end takes the rest of the file for one prompt
     columns = reader.fieldnames or ()
     if "prompt" not in columns:
         raise BadInput(f"{path}: line 1: no column prompt (accepted: {ACCEPTED})")
@@ -133,7 +149,7 @@ def _csv(file: IO[str], path: str) -> Iterator[tuple[str, TextRow]]:
         if not text:
             raise BadInput(f"{where}: prompt is empty")
         told = (row[length] or "").strip() if length is not None else ""
-        if told and not told.isdigit():
+        if told and not _WHOLE.fullmatch(told):
             raise BadInput(f"{where}: {length} = {told[:40]!r} (accepted: a whole number of 1 or more)")
         yield where, TextRow(text, _length(int(told), str(length), where) if told else None)
 

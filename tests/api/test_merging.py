@@ -143,11 +143,18 @@ def test_a_missing_and_a_doubled_share_are_refused_by_name(
 ) -> None:
     bare = cut(whole, tmp_path / "bare", 1)
     shutil.rmtree(bare / "samples")
+    swapped = cut(whole, tmp_path / "swapped", 1)
+    (theirs,), (ours,) = ((path / "samples").iterdir() for path in (parts[0], swapped))
+    shutil.copy(theirs, ours)
     for given, words in (
         ([parts[1]], r"^0/2 missing: 1 of 2 shares are no trial"),
         ([parts[0], parts[1], parts[0]], f"^{parts[0]}: share 0/2 once more"),
         ([parts[0], whole], f"^{whole}: not a share"),
         ([parts[0], bare], f"^{bare}: has not all samples of share 1/2"),
+        (
+            [parts[0], swapped],
+            f"^{swapped}: has not all samples of share 1/2: {ours}: holds the samples of trial",
+        ),
     ):
         with pytest.raises(BadInput, match=words):
             merge(given, tmp_path / "m")

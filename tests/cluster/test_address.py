@@ -28,7 +28,7 @@ def test_auto_is_the_cluster_of_the_environment_or_of_this_host(
 
 
 @pytest.mark.parametrize(
-    "address", ["here", "ray://127.0.0.1:10001", ":6379", "127.0.0.1:", "127.0.0.1:99999"]
+    "address", ["here", "ray://127.0.0.1:10001", ":6379", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:²"]
 )
 def test_what_is_no_address_is_told(address: str) -> None:
     with pytest.raises(BadInput, match=r"accepted: auto, or HOST:PORT"):

@@ -353,6 +353,50 @@ def test_a_text_that_nobody_reads_may_be_invalid() -> None:
     assert (reply.error, reply.token_ns, reply.output_tokens) == (None, (100, 200, 300), (3,))
 
 
+def test_a_prompt_without_an_answer_is_a_fault_whatever_usage_says() -> None:
+    first = choices(choice(finish="length"))
+    assert streamed(asked(2), first, usage(6) + DONE).error == "BadReply: no choices for 1 of 2 prompts"
+    both = streamed(asked(2), choices(choice(), choice(1, finish="length")), usage(6) + DONE)
+    assert (both.error, both.output_tokens) == (None, (3, 3))
+    assert streamed(asked(), usage(3) + DONE).error == "BadReply: no choices"
+    body = json.dumps({"choices": [], "usage": {"completion_tokens": 3}}).encode()
+    assert str(plain(asked(stream=False), body).error).startswith("BadReply: no choices: ")
+
+
+@pytest.mark.parametrize("kind", [Answer, ChatAnswer])
+def test_tokens_behind_the_end_of_the_stream_are_another_answers(kind: type[Answer]) -> None:
+    piece = choices(choice(ids=[1, 2, 3], finish="length") | {"delta": {"content": "x"}})
+    for more, error in ((usage(3), None), (piece, "BadReply: tokens came behind [DONE]")):
+        answer = kind(asked(), 200, "OK", "text/event-stream")
+        for at_ns, block in enumerate([piece, DONE, more]):
+            answer.feed(block, at_ns)
+        assert answer.reply(sent_ns=1, end_ns=9, reads=3, lag_ns=None, error=None).error == error
+    assert streamed(asked(), piece + DONE + piece).error == "BadReply: tokens came behind [DONE]"
+    assert streamed(asked(), piece + DONE + usage(3)).error is None
+
+
+@pytest.mark.parametrize("kind", [Answer, ChatAnswer])
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"code": 500, "message": "engine died"},
+        {"detail": "engine died"},
+        {"detail": [{"msg": "engine died"}]},
+        {"status": 503, "reason": "engine died"},
+        {"errors": ["engine died"]},
+    ],
+)
+def test_an_error_in_mid_stream_is_one_in_whatever_shape(kind: type[Answer], told: dict[str, Any]) -> None:
+    answer = kind(asked(), 200, "OK", "text/event-stream")
+    piece = choices(choice(ids=[1]) | {"delta": {"content": "x"}})
+    for at_ns, block in enumerate([piece, event(told), DONE]):
+        answer.feed(block, at_ns)
+    error = answer.reply(sent_ns=1, end_ns=9, reads=3, lag_ns=None, error=None).error
+    assert error is not None
+    assert error.startswith("Refused: ")
+    assert "engine died" in error
+
+
 @pytest.mark.parametrize("mark", [b"[DONE] ", b" [DONE]", b"[DONE]\t"])
 def test_the_end_mark_may_have_blanks_around_it(mark: bytes) -> None:
     reply = streamed(asked(), choices(choice(ids=[1, 2, 3])), event(mark))

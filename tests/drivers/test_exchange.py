@@ -116,7 +116,11 @@ def answers(draw: st.DrawFn) -> tuple[int, bytes, bool]:
         ]
         text = json.dumps({"choices": choices}, indent=draw(st.sampled_from([None, None, 1])))
         blocks.append(b"".join(b"data: " + line.encode() + end for line in text.split("\n")) + end)
-    blocks.append(b'data: {"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 5}}' + end + end)
+    ends = [
+        {"index": index, "text": "", "token_ids": [], "finish_reason": "length"} for index in range(sequences)
+    ]
+    last = {"choices": ends, "usage": {"prompt_tokens": 4, "completion_tokens": 5}}
+    blocks.append(b"data: " + json.dumps(last).encode() + end + end)
     blocks.append(b"data: [DONE]" + end + end)
     head = (
         draw(st.sampled_from([b"", b"HTTP/1.1 100 Continue\r\n\r\n"]))

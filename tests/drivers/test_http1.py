@@ -225,3 +225,14 @@ def test_interim_heads_are_passed_over() -> None:
 def test_a_head_without_end_is_refused() -> None:
     with pytest.raises(BadReply, match="longer than"):
         take_head(b"HTTP/1.1 200 OK\r\nx: " + b"y" * HEAD_LIMIT)
+
+
+def test_a_blank_in_a_name_hides_no_length() -> None:
+    with pytest.raises(BadReply, match="malformed header line"):
+        take_head(b"HTTP/1.1 200 OK\r\nContent-Length : 5\r\n\r\nhello")
+
+
+def test_a_length_of_thousands_of_digits_is_a_bad_reply() -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n"
+    with pytest.raises(BadReply, match="bad Content-Length"):
+        take_head(head)

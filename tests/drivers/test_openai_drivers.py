@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -37,6 +38,38 @@ def half_a_length(peer: Any, found: Any) -> None:
     peer.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 500\r\n\r\n")
     peer.send(b'data: {"choices":[{"index":0,"text":"x","token_ids":[1]}]}\n\n')
     raise ConnectionError
+
+
+@both
+@pytest.mark.parametrize("stale", [True, False])
+def test_what_a_lost_connection_took_is_not_hidden(
+    send: Any, serve: Any, monkeypatch: pytest.MonkeyPatch, transport: str, stale: bool
+) -> None:
+    """A kept connection that ends at once was stale, and its request is sent again, with the time that this took; one
+    that ends after a while was ended by the server, for this request."""
+    monkeypatch.setattr(f"loadgen.drivers.openai_{transport}.STALE_NS", 10**15 if stale else 0)
+    came: list[int] = []
+
+    def script(peer: Any) -> None:
+        while True:
+            _, body = peer.request()
+            if body is None:
+                peer.page("404 Not Found", {})
+                continue
+            came.append(time.monotonic_ns())
+            if len(came) == 2:
+                return
+            peer.stream(1)
+
+    _, reply = send(serve(script).url, [request(seq, 1) for seq in range(2)], transport=transport)
+    if stale:
+        assert reply.error is None
+        assert len(came) == 3
+        assert reply.sent_ns <= came[1]
+    else:
+        assert reply.error is not None
+        assert reply.error.startswith("ConnectFailed: ")
+        assert len(came) == 2
 
 
 @both

@@ -249,7 +249,8 @@ def test_a_body_that_the_socket_does_not_take_at_once_is_sent_in_pieces(serve: A
 
     def script(peer: Any) -> None:
         go.wait(30)
-        peer.answer_all(lambda peer, found: peer.page("200 OK", {"choices": [{"index": 0, "text": "x"}]}))
+        texts = [{"index": row, "text": "x"} for row in range(len(LARGE))]
+        peer.answer_all(lambda peer, found: peer.page("200 OK", {"choices": texts}))
 
     server = serve(script)
 

@@ -151,6 +151,27 @@ def test_replies_that_were_not_streamed_or_came_in_one_piece() -> None:
     assert set(doubts(piece)) == {"one-piece"}
 
 
+@pytest.mark.parametrize("counted_by", ["ids", "usage"])
+def test_chunks_of_several_tokens_have_another_pace_than_tokens(counted_by: str) -> None:
+    def two(seq: int, **more: Any) -> Sample:
+        end = seq * 100 * MS + 100 * MS
+        told = (2, 2) if counted_by == "ids" else (1, 1)
+        return sample(seq, token_ns=(end - MS, end), tokens_per_arrival=told, counted_by=counted_by, **more)
+
+    found = doubts([two(seq) for seq in range(40)])
+    assert set(found) == {"chunked"}
+    assert "40 of 40 replies have 2 tokens a chunk" in found["chunked"].message
+    several = doubts([two(seq, coalesced=2) for seq in range(40)])  # reads, of who knows how many chunks
+    assert set(several) == (set() if counted_by == "ids" else {"chunked"})
+
+
+def test_more_texts_than_usage_counts_are_a_mismatch() -> None:
+    texts = sample(41, counted_by="usage", tokens_per_arrival=(1, 1, 1, 2))
+    found = doubts([*good(), texts])
+    assert set(found) == {"token-mismatch"}
+    assert "request 41: usage 4, yet 5 texts came" in found["token-mismatch"].message
+
+
 def test_latency_that_grows_is_overload() -> None:
     growing = [sample(seq, 100 + 10 * seq, due_ns=seq * 100 * MS) for seq in range(60)]
     assert "6.9-fold" in doubts(growing, trial("poisson"))["overload"].message

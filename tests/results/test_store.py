@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pytest
 from loadgen.errors import BadInput, NotResults, StoreError
 from loadgen.load_records import LoadSpec
 from loadgen.records import (
+    SCHEMA_VERSION,
     Caveat,
     ClientQuality,
     Environment,
@@ -151,6 +153,36 @@ def test_samples_come_back_exactly_over_several_row_groups(tmp_path: Path) -> No
     assert not writer.path.exists()
     writer.close()
     assert list(read_samples(writer.path)) == written
+
+
+def test_a_line_of_another_version_and_one_that_is_none_are_told_in_one_line(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "r", {"name": "r"}) as store:
+        store.append(replace(result("a"), schema_version=SCHEMA_VERSION + 1))
+    path = tmp_path / "r/trials.jsonl"
+    with pytest.raises(
+        StoreError, match=f"line 1 is of schema version {SCHEMA_VERSION + 1}; this loadgen reads"
+    ):
+        open_results(tmp_path / "r").results()
+    path.write_bytes(b"\xef\xbb\xbf{}\n")
+    with pytest.raises(StoreError, match=r"^[^\n]*line 1 is not a trial result: Invalid JSON[^\n]*$"):
+        open_results(tmp_path / "r").results()
+    path.write_bytes(b'{"trial": {"id": 5}}\n')
+    with pytest.raises(StoreError, match=r"^[^\n]*: trial.id: Input should be a valid string[^\n]*$"):
+        open_results(tmp_path / "r").results()
+
+
+def test_samples_under_another_trials_name_are_nobodys(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "r", {"name": "r"}) as store:
+        for name in ("a", "b"):
+            writer = store.sample_writer(name)
+            writer.add(sample(1))
+            writer.close()
+            assert store.has_samples(name)
+    (tmp_path / "r/samples/a.parquet").replace(tmp_path / "r/samples/b.parquet")
+    results = open_results(tmp_path / "r")
+    assert not results.has_samples("b")
+    (told,) = results.broken
+    assert told.endswith("b.parquet: holds the samples of trial a, not of b")
 
 
 LATE_IMPORTS = """

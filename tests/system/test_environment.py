@@ -173,7 +173,7 @@ def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     ("allowed", "expected"),
-    [(None, (0, 1)), ("1", (1,)), ("GPU-1,0", (1, 0)), ("7", ()), ("", ()), ("nonsense", ())],
+    [(None, (0, 1)), ("1", (1,)), ("GPU-1,0", (1, 0)), ("7", ()), ("", ()), ("nonsense", ()), ("²", ())],
 )
 def test_only_allowed_gpus_are_handed_out(
     monkeypatch: pytest.MonkeyPatch, allowed: str | None, expected: tuple[int, ...]

@@ -28,10 +28,16 @@ try:
         os.kill(os.getpid(), signal.SIGINT)
         print("never")
 except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.SIGHUP)  # at once with the others: it must not end what clears up after them
     print("raised")
+interrupt.AGAIN_S = 0
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    print("raised later")
 """
     ran = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
-    assert ran.stdout == "went on True\nraised\n", ran.stderr
+    assert ran.stdout == "went on True\nraised\nraised later\n", ran.stderr
 
 
 def test_a_time_limit_ends_with_what_it_was_for() -> None:

@@ -87,6 +87,8 @@ def test_a_conversation_is_one_session_from_its_first_chat_on() -> None:
     [
         (AZURE, b"2023-11-16,1,1", r"TIMESTAMP = '2023-11-16' \(accepted: such as"),
         (AZURE, b"2023-02-30 00:00:00,1,1", "no such day"),
+        (AZURE, b"2023-02-20 24:00:00,1,1", "no such time of day"),
+        (AZURE, b"2023-02-20 23:60:00,1,1", "no such time of day"),
         (AZURE, b"2023-11-16 18:17:03,x,1", "ContextTokens = 'x'"),
         (AZURE, b"2023-11-16 18:17:03,-1,1", "ContextTokens = '-1'"),
         (AZURE, b"2023-11-16 18:17:03,1", "2 columns"),

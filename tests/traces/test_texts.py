@@ -76,6 +76,11 @@ def test_sharegpt_as_a_list_and_as_lines(tmp_path: Path, monkeypatch: pytest.Mon
         ("text,length\na,3", "line 1: no column prompt"),
         ("prompt,output_tokens\na,3\nb,many", "line 3: output_tokens = 'many'"),
         ('prompt\na\n""\n', "line 3: prompt is empty"),
+        ("prompt,output_tokens\na,²", "line 2: output_tokens = '²'"),
+        ("prompt,output_tokens\na," + "9" * 5000, "line 2: output_tokens = '999"),
+        ('prompt\n"a\nb\n', "cannot be read: unexpected end of data"),  # its quote has no end
+        ('{"prompt": "a"}\n{"prompt": "\\ud800"}', "line 2: half of a surrogate pair"),
+        ('{"messages": [{"role": "\\udfff", "content": "a"}]}', "line 1: half of a surrogate pair"),
     ],
 )
 def test_a_file_that_cannot_be(tmp_path: Path, content: str, words: str) -> None:
