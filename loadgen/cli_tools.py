@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from loadgen.commands.options import MODES, load_options, ray_options
 from loadgen.profile.bounds import MOST_WORKERS
@@ -22,7 +23,8 @@ from loadgen.profile.bounds import MOST_WORKERS
     "--nodes", type=click.IntRange(1, MOST_WORKERS), help="with --ray: so many, --workers on each [all]"
 )
 @ray_options
-def calibrate(**given: Any) -> None:
+@click.pass_context
+def calibrate(context: click.Context, /, **given: Any) -> None:
     """Measure this client on this machine, against a server without a model that logs its true times.
 
     Prints the errors of TTFT, ITL and E2E, send and stamp lag, CPU per token and request, and the highest load at
@@ -36,6 +38,8 @@ def calibrate(**given: Any) -> None:
     """
     from loadgen.commands import calibrate as command
 
+    if given["mode"] != "closed" and context.get_parameter_source("concurrency") == ParameterSource.DEFAULT:
+        given["concurrency"] = 1  # the default is of the default mode
     raise SystemExit(command.run(**given))
 
 

@@ -150,7 +150,12 @@ def named_route_of(url: str) -> str | None:
 
 
 def _ours(pages: Pages, model: str, asked: Asked) -> Found:
-    vocabulary = pages.vocabulary(model)
+    vocabulary, context = pages.vocabulary(model), pages.context(model)
+    parts = [
+        "completions by token ids to a server of loadgen's own, lengths exact, tokens by ids",
+        f"context {context}" if context else "",
+        f"vocabulary {vocabulary}" if vocabulary else "",
+    ]
     return Found(
         model=model,
         options=dict(asked.options),
@@ -158,9 +163,9 @@ def _ours(pages: Pages, model: str, asked: Asked) -> Found:
         at_most=False,
         vocab=vocabulary or SAFE_VOCAB,
         vocabulary=vocabulary,
-        context=pages.context(model),
+        context=context,
         facts={},
-        line="",
+        line=", ".join(filter(None, parts)),
         ours=True,
         metrics=pages.metrics,
         reached=pages.reached,
