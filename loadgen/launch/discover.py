@@ -19,7 +19,15 @@ from loadgen.drivers.openai_endpoint import EXTRAS, Endpoint, extras_of, named_r
 from loadgen.drivers.words import COMMON, LONG_OPENING, OPENING, Words, from_tokenizer, measure
 from loadgen.errors import BadInput, DriverError, Refused
 from loadgen.launch import endpoint as places
-from loadgen.launch.pages import HEED_IGNORE_EOS, METRICS, Pages, answers, known_facts, read_pages
+from loadgen.launch.pages import (
+    HEED_IGNORE_EOS,
+    METRICS,
+    Pages,
+    answers,
+    known_facts,
+    nothing_there,
+    read_pages,
+)
 from loadgen.launch.probes import PROBE_TOKENS, Late, Prober, Settled, form_of, settle
 from loadgen.launch.tokenize_page import count_tokens
 from loadgen.load.prompts import FIRST_ID, SAFE_VOCAB
@@ -84,6 +92,14 @@ def asked_of(trial: Trial) -> Asked:
         stream=trial.load.stream,
         exact=trial.exact,
     )
+
+
+def unreachable(trial: Trial) -> str | None:
+    """Why no connection to a trial's endpoint comes about, in the system's words; ``None`` where one does."""
+    if trial.url is None or trial.url.startswith("grpc"):
+        return None  # gRPC's own wait tells
+    asked = asked_of(trial)
+    return nothing_there(Endpoint(trial.url, asked.model or "", asked.options), PAGES_S)
 
 
 def endpoint_of(url: str, found: Found) -> places.Endpoint:
