@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from loadgen.errors import BadInput
+from loadgen.input_files import unreadable
 
 OUTPUT = ("output_tokens", "output_length", "output_tokens_count")  # as different tools call it
 PIECE = 1 << 20  # characters of a JSON list that are read at once
@@ -59,7 +60,7 @@ def read_texts(path: str, counts: TextCounts) -> Iterator[TextRow]:
                 else:
                     counts.unanswered += 1
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise BadInput(f"{path}: {unreadable(path, error)}") from None
     if not counts.rows:
         raise BadInput(f"{path}: holds no prompt (accepted: {ACCEPTED})")
 
