@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from loadgen.commands.options import MODES, load_options, ray_options
+from loadgen.errors import BadInput
 from loadgen.profile.bounds import MOST_WORKERS
 
 
@@ -38,7 +39,19 @@ def calibrate(context: click.Context, /, **given: Any) -> None:
     """
     from loadgen.commands import calibrate as command
 
-    if given["mode"] != "closed" and context.get_parameter_source("concurrency") == ParameterSource.DEFAULT:
+    named = {
+        option.name: option.opts[0]
+        for option in context.command.params
+        if context.get_parameter_source(option.name or "") == ParameterSource.COMMANDLINE
+    }
+    if given["like"] and (beside := named.keys() & command.OF_LOAD):
+        option = named[min(beside)]
+        raise BadInput(
+            f"{option}: has no effect beside --like (accepted: --set, which overrides a key of it)"
+        )
+    if given["sets"] and not given["like"]:
+        raise BadInput("--set: has no effect without --like (accepted: the options of a load)")
+    if given["mode"] != "closed" and "concurrency" not in named:
         given["concurrency"] = 1  # the default is of the default mode
     raise SystemExit(command.run(**given))
 
