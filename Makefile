@@ -13,7 +13,7 @@ $(STAMP):
 	@rm -f .venv/.installed-* && touch $@
 
 demo: env
-	.venv/bin/loadgen sweep profiles/quick.toml --probe
+	.venv/bin/loadgen sweep profiles/quick.toml --probe --resume
 
 # The whole study on the GPUs that are here, then one report of all its parts. Failed trials (exit 1) are in it, too.
 OUT ?= results/reproduction

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from loadgen.commands.options import MODES, load_options, ray_options
+from loadgen.errors import BadInput
 from loadgen.profile.bounds import MOST_WORKERS
 
 
@@ -22,7 +24,8 @@ from loadgen.profile.bounds import MOST_WORKERS
     "--nodes", type=click.IntRange(1, MOST_WORKERS), help="with --ray: so many, --workers on each [all]"
 )
 @ray_options
-def calibrate(**given: Any) -> None:
+@click.pass_context
+def calibrate(context: click.Context, /, **given: Any) -> None:
     """Measure this client on this machine, against a server without a model that logs its true times.
 
     Prints the errors of TTFT, ITL and E2E, send and stamp lag, CPU per token and request, and the highest load at
@@ -36,6 +39,20 @@ def calibrate(**given: Any) -> None:
     """
     from loadgen.commands import calibrate as command
 
+    named = {
+        option.name: option.opts[0]
+        for option in context.command.params
+        if context.get_parameter_source(option.name or "") == ParameterSource.COMMANDLINE
+    }
+    if given["like"] and (beside := named.keys() & command.OF_LOAD):
+        option = named[min(beside)]
+        raise BadInput(
+            f"{option}: has no effect beside --like (accepted: --set, which overrides a key of it)"
+        )
+    if given["sets"] and not given["like"]:
+        raise BadInput("--set: has no effect without --like (accepted: the options of a load)")
+    if given["mode"] != "closed" and "concurrency" not in named:
+        given["concurrency"] = 1  # the default is of the default mode
     raise SystemExit(command.run(**given))
 
 

@@ -25,6 +25,14 @@ def open_input(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(number, "rb")
 
 
+def unreadable(path: str | os.PathLike[str], error: Exception) -> str:
+    """Why a file that somebody named cannot be read; of a relative path that leads nowhere, also from where."""
+    words = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    if isinstance(error, FileNotFoundError) and not os.path.isabs(path):
+        words += f"; a relative path counts from the current folder, {os.getcwd()}"
+    return words
+
+
 def read_input(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     """All of a file, which is no longer than ``most`` bytes. Raises OSError for another one."""
     with open_input(path) as file:

@@ -8,6 +8,7 @@ from loadgen.units import show_number, show_share
 from loadgen.workload_records import Spread
 
 CLIENT_MARK = "!client"
+IN_LABEL = ("engine", "transport")  # the options that a server's label shows
 
 
 def clean(text: str) -> str:
@@ -111,7 +112,7 @@ def again_label(start: int, repeat: int) -> str:
 
 def server_label(spec: ServerSpec) -> str:
     """A short name of a server for people: ``hf/generate llama-13b tp2``, ``tgi/shard llama-13b tp2``."""
-    engine = spec.options.get("engine") or spec.options.get("transport")
+    engine = next((value for name in IN_LABEL if (value := spec.options.get(name))), None)
     split = f" tp{spec.tp}" + (f" pp{spec.pp}" if spec.pp > 1 else "")
     return f"{spec.framework}{f'/{engine}' if engine else ''} {spec.model.name}{split}"
 

@@ -260,3 +260,17 @@ def test_too_little_memory_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("loadgen.commands.report.run", lacks)
     done = CliRunner().invoke(main, ["report", "r"])
     assert (done.exit_code, "out of memory" in done.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["calibrate", "--like", "quick", "--requests", "9"], "--requests: has no effect beside --like"),
+        (["calibrate", "--set", "tp=2"], "--set: has no effect without --like"),
+        (["convert", "no-such-model", "--out", "x"], "loadgen: unknown model "),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(args: list[str], said: str) -> None:
+    done = CliRunner().invoke(main, args)
+    assert done.exit_code == 2
+    assert done.output.startswith(f"loadgen: {said.removeprefix('loadgen: ')}"), done.output

@@ -82,6 +82,8 @@ class Key:
         kind, comma, varied = self.kind.partition(", ")
         if self.rate:
             kind += f" {show_number(self.rate)}/s" + (f" × {self.batch}" if self.batch > 1 else "")
+        elif kind == "closed":
+            kind += f" {self.batch} in flight"
         elif kind == "sessions":
             kind += f" of {self.batch} users"
         else:

@@ -13,6 +13,7 @@ from loadgen.profile.bounds import (
     MOST,
     MOST_AT_ONCE,
     MOST_WORKERS,
+    USED_BY,
     call_problem,
     default_lead_in_s,
     duration_problem,
@@ -97,6 +98,7 @@ def load_spec(load: Load, tokenizer: str | None = None) -> LoadSpec:
         raise BadInput("--mode ramp needs --rate-end (requests per second)")
     if mode == "trace" and load.trace is None:
         raise BadInput("--mode trace needs --trace FILE")
+    _check_used(load)
     talk = _sessions(load)
     lengths = {
         "input": read_length(load.input_tokens, "--input-tokens"),
@@ -108,33 +110,26 @@ def load_spec(load: Load, tokenizer: str | None = None) -> LoadSpec:
     taken = read_replay(_table("--replay", load.replay) or {}, "--replay")
     named = _table("--prefixes", load.prefixes)
     shared = None if named is None else read_prefixes(named, "--prefixes")
-    if shared is not None and mode in ("static", "trace"):
-        raise BadInput(
-            f"--prefixes {load.prefixes}: has no effect in mode {mode} (accepted: the other modes)"
-        )
-    if load.replay is not None and mode != "trace":
-        raise BadInput(f"--replay {load.replay}: has no effect in mode {mode} (accepted: --mode trace)")
-    if load.trace is not None and (taken.too_long == "fail" or taken.max_context is not None):
-        extent = extent_of(load.trace, taken, requests if mode == "trace" else 0)
-        if mode == "trace":
-            lengths = {"input": extent.input_tokens, "output": extent.output_tokens}
+    if (
+        mode == "trace"
+        and load.trace is not None
+        and (taken.too_long == "fail" or taken.max_context is not None)
+    ):
+        extent = extent_of(load.trace, taken, requests)
+        lengths = {"input": extent.input_tokens, "output": extent.output_tokens}
     dataset = load.dataset
-    if dataset is not None and mode in ("static", "trace", "sessions"):
-        raise BadInput(f"--dataset {dataset}: has no effect in mode {mode} (accepted: the other modes)")
     if dataset is not None and shared is not None:
         raise BadInput(f"--prefixes {load.prefixes}: stands beside --dataset (accepted: one of the two)")
     if dataset is not None and tokenizer is None:
         raise BadInput(f"--dataset {dataset}: needs --tokenizer (the folder of the target's tokenizer)")
     given = _table("--cancel", load.cancel)
     given_up = None if given is None else read_cancel(given, "--cancel")
-    if given_up is not None and mode == "static":
-        raise BadInput(f"--cancel {load.cancel}: has no effect in mode static (accepted: the other modes)")
     if given_up is not None and given_up.after_tokens is not None and not load.stream:
         raise BadInput(
             f"--cancel {load.cancel}: no token comes before the end (accepted: after_s, or --stream)"
         )
     in_flight = load.concurrency if mode == "closed" else talk.users if talk is not None else 1
-    too_big = call_problem(load.batch_size if mode == "static" else 1, most_of(lengths["input"]))
+    too_big = call_problem(load.batch_size, most_of(lengths["input"]))
     if too_big is not None:
         raise BadInput(f"--input-tokens: {too_big}")
     return LoadSpec(
@@ -148,8 +143,8 @@ def load_spec(load: Load, tokenizer: str | None = None) -> LoadSpec:
         sessions=talk,
         cancel=given_up,
         dataset=None if dataset is None else Dataset(path=dataset, tokenizer=str(tokenizer)),
-        batch_size=load.batch_size if mode == "static" else 1,
-        concurrency=in_flight if mode == "closed" else 1,
+        batch_size=load.batch_size,
+        concurrency=load.concurrency,
         rate=load.rate,
         rate_end=load.rate_end,
         burstiness=load.burstiness,
@@ -168,12 +163,7 @@ def load_spec(load: Load, tokenizer: str | None = None) -> LoadSpec:
 
 
 def _sessions(load: Load) -> Sessions | None:
-    given = {"--users": load.users, "--turns": load.turns, "--think": load.think}
     if load.mode != "sessions":
-        for option, value in given.items():
-            if value is not None:
-                what = f"has no effect in mode {load.mode} (accepted: --mode sessions)"
-                raise BadInput(f"{option} {value}: {what}")
         return None
     if load.users is None or load.turns is None:
         raise BadInput(
@@ -184,6 +174,18 @@ def _sessions(load: Load) -> Sessions | None:
         turns=read_turns(load.turns, "--turns"),
         think_ms=NO_THINK if load.think is None else read_think(load.think, "--think"),
     )
+
+
+def _check_used(load: Load) -> None:
+    """What is named and has no effect would be taken for something that was measured. Raises BadInput."""
+    for field in dataclasses.fields(Load):
+        modes = [mode for mode, keys in USED_BY.items() if field.name in keys]
+        value = getattr(load, field.name)
+        if modes and load.mode not in modes and value != field.default:
+            accepted = f"--mode {' or '.join(modes)}"
+            raise BadInput(
+                f"{_option(field.name)} {value}: has no effect in mode {load.mode} (accepted: {accepted})"
+            )
 
 
 def _check_kinds(load: Load) -> None:

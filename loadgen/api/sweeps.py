@@ -16,7 +16,7 @@ from loadgen.drivers.find import check_load, driver_factory
 from loadgen.drivers.openai import check_options
 from loadgen.errors import BadInput, MissingDependency, ProfileError
 from loadgen.launch import frameworks
-from loadgen.launch.discover import asked_of
+from loadgen.launch.discover import asked_of, unreachable
 from loadgen.load_records import LoadSpec
 from loadgen.plan import interleave
 from loadgen.plan.bisection import Unseen
@@ -221,6 +221,8 @@ def conduct(
     refuse_busy(folder)
     stored = refuse_mixing(folder, options.resume)
     check_prometheus(profile)
+    if not stored and options.ray is None:
+        check_target(profile, plan)
     every = len(plan.trials)
     plan = plan.without(held(options.have, options.retry_failed))
     environment = capture(options.argv)
@@ -307,6 +309,14 @@ def refined(plan: Plan, folder: Path, note: Callable[[str], None]) -> Plan:
     more = tuple(trial for trial in wanted if trial.id not in known)
     note(f"refining: {len(more)} more trials would settle open findings")
     return Plan(trials=plan.trials + more)
+
+
+def check_target(profile: Profile, plan: Plan) -> None:
+    """Raises BadInput where nothing listens at the profile's endpoint: before there is a folder of failed trials."""
+    trials = [*plan.trials, *(each.point for each in plan.capacities)]
+    if trials and trials[0].url is not None and (why := unreachable(trials[0])) is not None:
+        key = f"{profile.file}: target.url =" if profile.text else "--url"
+        raise BadInput(f"{key} {trials[0].url}: no server answers there ({why})")
 
 
 def check_prometheus(profile: Profile) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
@@ -13,6 +14,10 @@ from loadgen.plan.plan import make_plan
 from loadgen.profile.read import load_profile
 from loadgen.selfcheck.calibrate import Calibration, calibrate, rows
 from loadgen.text_table import Table
+
+OF_LOAD = {field.name for field in dataclasses.fields(Load)} - {
+    "nodes"
+}  # the options that a profile stands for
 
 
 def run(

@@ -34,7 +34,9 @@ def run(
     if model is None or out is None:
         raise BadInput("convert needs MODEL and --out DIR (or --check DIR)")
     from loadgen.live import terminal
+    from loadgen.theory import models
 
+    models.resolve(model)  # a model that is not there is told before a bar is drawn
     with terminal.byte_progress(f"{to} checkpoint") as progress:
         done = command.convert(
             to,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from loadgen.identity import server_key
-from loadgen.labels import again_label, bound_text, lengths_text, server_label
+from loadgen.labels import IN_LABEL, again_label, bound_text, lengths_text, server_label
 from loadgen.live.progress import trial_row
 from loadgen.metrics.objectives import slo_words
 from loadgen.plan.capacity import MOST_TRIALS
@@ -125,11 +125,14 @@ def together(plan: Plan) -> list[str]:
 
 
 def title(spec: ServerSpec | None) -> str:
-    """A server in one line: its label, dtype and devices; ``None`` is an endpoint."""
+    """A server in one line: its label, dtype and devices, and its options, by which it may differ from the next;
+    ``None`` is an endpoint."""
     if spec is None:
         return "an endpoint that already runs"
     where = f"GPUs {', '.join(map(str, spec.gpus))}" if spec.gpus else "CPU"
-    return f"{server_label(spec)}, {spec.dtype}, {where}"
+    named = {name: value for name, value in spec.options.items() if name not in IN_LABEL}
+    options = "".join(f", {name}={value}" for name, value in sorted(named.items()))
+    return f"{server_label(spec)}, {spec.dtype}, {where}{options}"
 
 
 def headline(plan: Plan, ahead: Outlook) -> str:

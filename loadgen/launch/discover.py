@@ -19,7 +19,15 @@ from loadgen.drivers.openai_endpoint import EXTRAS, Endpoint, extras_of, named_r
 from loadgen.drivers.words import COMMON, LONG_OPENING, OPENING, Words, from_tokenizer, measure
 from loadgen.errors import BadInput, DriverError, Refused
 from loadgen.launch import endpoint as places
-from loadgen.launch.pages import HEED_IGNORE_EOS, METRICS, Pages, answers, known_facts, read_pages
+from loadgen.launch.pages import (
+    HEED_IGNORE_EOS,
+    METRICS,
+    Pages,
+    answers,
+    known_facts,
+    nothing_there,
+    read_pages,
+)
 from loadgen.launch.probes import PROBE_TOKENS, Late, Prober, Settled, form_of, settle
 from loadgen.launch.tokenize_page import count_tokens
 from loadgen.load.prompts import FIRST_ID, SAFE_VOCAB
@@ -86,6 +94,14 @@ def asked_of(trial: Trial) -> Asked:
     )
 
 
+def unreachable(trial: Trial) -> str | None:
+    """Why no connection to a trial's endpoint comes about, in the system's words; ``None`` where one does."""
+    if trial.url is None or trial.url.startswith("grpc"):
+        return None  # gRPC's own wait tells
+    asked = asked_of(trial)
+    return nothing_there(Endpoint(trial.url, asked.model or "", asked.options), PAGES_S)
+
+
 def endpoint_of(url: str, found: Found) -> places.Endpoint:
     """The endpoint as it is loaded."""
     text = found.options.get("prompt") == "text"
@@ -150,7 +166,12 @@ def named_route_of(url: str) -> str | None:
 
 
 def _ours(pages: Pages, model: str, asked: Asked) -> Found:
-    vocabulary = pages.vocabulary(model)
+    vocabulary, context = pages.vocabulary(model), pages.context(model)
+    parts = [
+        "completions by token ids to a server of loadgen's own, lengths exact, tokens by ids",
+        f"context {context}" if context else "",
+        f"vocabulary {vocabulary}" if vocabulary else "",
+    ]
     return Found(
         model=model,
         options=dict(asked.options),
@@ -158,9 +179,9 @@ def _ours(pages: Pages, model: str, asked: Asked) -> Found:
         at_most=False,
         vocab=vocabulary or SAFE_VOCAB,
         vocabulary=vocabulary,
-        context=pages.context(model),
+        context=context,
         facts={},
-        line="",
+        line=", ".join(filter(None, parts)),
         ours=True,
         metrics=pages.metrics,
         reached=pages.reached,

@@ -156,6 +156,22 @@ def known_facts(pages: Pages, model: str) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
+def nothing_there(endpoint: Endpoint, limit_s: float) -> str | None:
+    """Why no connection comes about, in the system's words; ``None`` where one does, whatever is answered, and where
+    that takes longer. Raises as ``read_pages`` does."""
+    reach = access(endpoint.scheme, endpoint.host, endpoint.socket)
+    try:
+        with (
+            httpx.Client(headers=endpoint.headers(), timeout=limit_s, **reach) as client,
+            client.stream("GET", endpoint.page(PAGES["models"])),
+        ):
+            return None
+    except httpx.ConnectError as error:
+        return str(error) or type(error).__name__
+    except (httpx.HTTPError, httpx.InvalidURL, OSError):
+        return None
+
+
 def answers(endpoint: Endpoint, limit_s: float) -> bool:
     """Whether anything comes back, be it a refusal, from where models are listed. Raises as ``read_pages`` does."""
     reach = access(endpoint.scheme, endpoint.host, endpoint.socket)

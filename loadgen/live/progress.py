@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from loadgen.labels import CLIENT_MARK, again_label, caveat_marks, clean, load_label, server_label
+from loadgen.labels import CLIENT_MARK, IN_LABEL, again_label, caveat_marks, clean, load_label, server_label
 from loadgen.metrics.percentiles import percentile
 from loadgen.records import Caveat, Dist, ServerSpec, Trial, TrialResult
 from loadgen.theory.duration import Durations, Work, total, work_of
@@ -45,7 +45,8 @@ class TrialRow:
     def title(self) -> str:
         """One line that tells this trial from the others."""
         again = again_label(self.start, self.repeat)
-        return f"{self.server}, {self.load}, {self.input_tokens} in, {self.output_tokens} out{again}"
+        own = f", {self.options}" if self.options else ""
+        return f"{self.server}, {self.load}, {self.input_tokens} in, {self.output_tokens} out{own}{again}"
 
     def done_text(self, requests: int) -> str:
         """How far it is: ``12/64 requests``, or ``12 requests in 120s`` of a load that a duration bounds."""
@@ -123,7 +124,9 @@ def trial_row(trial: Trial, predicted_s: float | None = None) -> TrialRow:
 
 def _options(server: ServerSpec) -> str:
     """What its options set a server apart by, the engine aside."""
-    return ", ".join(f"{name}={value}" for name, value in sorted(server.options.items()) if name != "engine")
+    return ", ".join(
+        f"{name}={value}" for name, value in sorted(server.options.items()) if name not in IN_LABEL
+    )
 
 
 def _p50(dist: Dist | None) -> float | None:

@@ -90,7 +90,9 @@ def print_summary(rows: Sequence[Line], most: int, console: Console | None = Non
     Each text gets one line, and from the top on a second as long as there is room. What is ``whole`` is not shortened.
     """
     console = console or Console(highlight=False)
-    width = console.width if console.is_terminal else PIPED_WIDTH
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    width = console.width
     side = min(max((len(row.label) for row in rows), default=0) + 2, width // 2)
 
     def wrapped(row: Line, lines: int) -> list[str]:

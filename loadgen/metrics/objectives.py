@@ -40,7 +40,8 @@ def parse_objective(name: str, text: str) -> Objective:
         raise BadInput(f"{name}: no objective (accepted: {', '.join(OBJECTIVES)}, share)")
     bound, at, own = text.partition("@")
     limit_s = parse_span(bound)
-    if limit_s is None or not 0 < limit_s < LONGEST_S:
+    bare = bound.strip()[-1:].isdigit()  # 500 would be taken for 500 s where 500 ms were meant
+    if bare or limit_s is None or not 0 < limit_s < LONGEST_S:
         raise BadInput(f"{name} = {text!r}: not a bound (accepted: {BOUNDS})")
     share = parse_share(own) if at else None
     return Objective(name=name, limit_s=limit_s, share=share)  # type: ignore[arg-type]  # looked up above

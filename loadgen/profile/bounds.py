@@ -1,4 +1,4 @@
-"""What bounds a load: its requests, or a duration with its lead-in."""
+"""What bounds a load: its requests, or a duration with its lead-in; and what a mode takes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ MOST_REPEATS = 10_000  # which are written out
 MOST_AT_ONCE = 1_000_000  # requests or rows of one call, each of which takes memory
 MOST_WORKERS = 1024  # processes
 MOST_CALL_TOKENS = 1 << 26  # of prompts in one wire call, which is made in memory, several GB of it
+
+# Which of the keys that say how requests are sent a mode uses.
+USED_BY: dict[str, frozenset[str]] = {
+    "static": frozenset({"batch_size"}),
+    "closed": frozenset({"concurrency", "max_rate", "prefixes", "dataset", "cancel"}),
+    "constant": frozenset({"rate", "prefixes", "dataset", "cancel"}),
+    "poisson": frozenset({"rate", "prefixes", "dataset", "cancel"}),
+    "gamma": frozenset({"rate", "burstiness", "prefixes", "dataset", "cancel"}),
+    "ramp": frozenset({"rate", "rate_end", "prefixes", "dataset", "cancel"}),
+    "trace": frozenset({"trace", "replay", "cancel"}),
+    "sessions": frozenset({"users", "turns", "think", "prefixes", "cancel"}),
+}
 
 
 def call_problem(batch_size: int, input_tokens: int) -> str | None:

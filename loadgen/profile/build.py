@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from loadgen.errors import BadInput, ProfileError
 from loadgen.labels import spread_text
 from loadgen.load_records import LoadSpec, Timeouts
-from loadgen.profile.bounds import call_problem, default_lead_in_s, duration_problem
+from loadgen.profile.bounds import USED_BY, call_problem, default_lead_in_s, duration_problem
 from loadgen.profile.profile import Cell, Target
 from loadgen.profile.schema import FrameworkTable, Origins, Path, ServerTable, Tables, together
 from loadgen.profile.values import AUTO, did_you_mean
@@ -20,17 +20,6 @@ from loadgen.traces.datasets import Texts, measure_texts
 from loadgen.traces.files import TraceExtent, measure_trace
 from loadgen.traces.formats import FORMATS
 from loadgen.workload_records import Dataset, Replay, Sessions, Spread
-
-USED_BY: dict[str, frozenset[str]] = {
-    "static": frozenset({"batch_size"}),
-    "closed": frozenset({"concurrency", "max_rate", "prefixes", "dataset", "cancel"}),
-    "constant": frozenset({"rate", "prefixes", "dataset", "cancel"}),
-    "poisson": frozenset({"rate", "prefixes", "dataset", "cancel"}),
-    "gamma": frozenset({"rate", "burstiness", "prefixes", "dataset", "cancel"}),
-    "ramp": frozenset({"rate", "rate_end", "prefixes", "dataset", "cancel"}),
-    "trace": frozenset({"trace", "replay", "cancel"}),
-    "sessions": frozenset({"users", "turns", "think", "prefixes", "cancel"}),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

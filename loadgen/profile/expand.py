@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from loadgen.profile.build import USED_BY, Builder, Point, Problems
+from loadgen.profile.bounds import USED_BY
+from loadgen.profile.build import Builder, Point, Problems
 from loadgen.profile.profile import Cell
 from loadgen.profile.schema import Axes, LoadTable, Origins, Path, ServerTable, SweepTable, Tables
 from loadgen.protocols import Framework

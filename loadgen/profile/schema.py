@@ -283,6 +283,21 @@ def parse(data: Mapping[str, Any], origins: Origins) -> Tables:
     raise together(problems)
 
 
+HOMES: dict[str, type[Table]] = {
+    "server": ServerTable,
+    "load": LoadTable,
+    "timeouts": TimeoutsTable,
+    "sweep": SweepTable,
+    "exclude": Axes,
+    "frameworks": FrameworkTable,
+    "bisection": BisectionTable,
+    "slo": SloTable,
+    "capacity": CapacityTable,
+    "target": TargetTable,
+    "telemetry": TelemetryTable,
+}
+
+
 def telemetry_of(table: TelemetryTable) -> TelemetrySpec:
     """The [telemetry] table as the record that the sweep takes."""
     return TelemetrySpec(
@@ -307,7 +322,7 @@ def _in_our_words(detail: ErrorDetails, origins: Origins) -> ProfileError:
     path, value = detail["loc"], detail["input"]
     if detail["type"] == "extra_forbidden":
         known = _keys_at(path[:-1])
-        why = "is not a key here" + did_you_mean(path[-1], known)
+        why = "is not a key here" + (_elsewhere(path[-1]) or did_you_mean(path[-1], known))
         return origins.problem(path, None, why, ", ".join(known))
     ours = detail.get("ctx", {})
     why, accepted = {
@@ -322,23 +337,18 @@ def _in_our_words(detail: ErrorDetails, origins: Origins) -> ProfileError:
     return origins.problem(path, value, why, accepted)
 
 
+def _elsewhere(key: str | int) -> str:
+    """Which other tables take a key of this name, in words; empty where none does."""
+    ours = {"timeouts": "load.timeouts"}
+    found = [f"[{ours.get(name, name)}]" for name, table in HOMES.items() if key in table.model_fields]
+    found = [name for name in found if name not in ("[exclude]", "[frameworks]")]
+    return f" but of {' and '.join(found)}" if found else ""
+
+
 def _keys_at(path: Sequence[str | int]) -> list[str]:
     """The keys that the table at this place takes."""
     table: type[Table] = Tables
     names = [part for part in path if isinstance(part, str)]
-    places: dict[str, type[Table]] = {
-        "server": ServerTable,
-        "load": LoadTable,
-        "timeouts": TimeoutsTable,
-        "sweep": SweepTable,
-        "exclude": Axes,
-        "frameworks": FrameworkTable,
-        "bisection": BisectionTable,
-        "slo": SloTable,
-        "capacity": CapacityTable,
-        "target": TargetTable,
-        "telemetry": TelemetryTable,
-    }
     for name in names:
-        table = places.get(name, table)
+        table = HOMES.get(name, table)
     return list(table.model_fields)

@@ -146,13 +146,13 @@ def _slug(value: Any) -> str:
 
 
 def _bound(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if not isinstance(value, str):
         raise _bad("is not a bound", BOUNDS)
     try:
-        parse_objective("ttft", str(value))  # all objectives take the same
+        parse_objective("ttft", value)  # all objectives take the same
     except BadInput:
         raise _bad("is not a bound", f"{BOUNDS}, shares from {SHARES}") from None
-    return str(value)
+    return value
 
 
 def _attainment(value: Any) -> float:
@@ -280,7 +280,7 @@ Repeats = Annotated[
     list[int], BeforeValidator(_repeat), _either(_whole(1, MOST_REPEATS), _list_of(_whole(0), 1))
 ]
 Devices = Annotated[Any, BeforeValidator(_devices), _either(_whole(0), {"const": AUTO}, _list_of(_whole(0)))]
-Bound = Annotated[str, BeforeValidator(_bound), _told(type=["string", "number"])]
+Bound = Annotated[str, BeforeValidator(_bound)]
 Attainment = Annotated[float, BeforeValidator(_attainment), _told(type=["string", "number"])]
 Searched = Annotated[Variable, BeforeValidator(_one_of(*get_args(Variable)))]
 Slug = Annotated[str, BeforeValidator(_slug), _told("string", pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from loadgen.errors import BadInput
-from loadgen.input_files import open_input
+from loadgen.input_files import open_input, unreadable
 from loadgen.traces.formats import FORMATS
 from loadgen.units import SPAN, parse_span
 from loadgen.workload_records import Cancel, Prefixes, Replay, Spread
@@ -121,7 +121,7 @@ def _empirical(given: Mapping[str, Any], name: str) -> Spread:
                 raise BadInput(f"{name}: {file}: {place}: {text[:40]!r} is no length (accepted: 1 or more)")
             counted[int(text)] += 1
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{name}: {file}: cannot be read: {error}") from None
+        raise BadInput(f"{name}: {file}: {unreadable(file, error)}") from None
     if not counted:
         raise BadInput(f"{name}: {file}: holds no length")
     values = sorted(counted)

@@ -76,15 +76,20 @@ def _roofline(analysis: Analysis, ceilings: Ceilings, dtype: str, labels: dict[s
 
 
 def pareto_chart(analysis: Analysis) -> Chart:
-    """Latency against throughput per GPU, a choice per job; the front is what no other cell beats in both."""
+    """Latency against throughput per GPU, a choice per job; the front is what no other cell beats in both.
+
+    Where nothing is known of GPUs, as of endpoints and on a CPU, the throughput is that of all of it.
+    """
     choices = {}
+    servers = [row.trial.server for cell in analysis.study.cells.values() for row in cell.rows]
+    per = " per GPU" if any(server is not None and server.gpus for server in servers) else ""
     for job, cells in jobs(analysis.study).items():
         known = [cell for cell in cells if cell.values(RATE) and cell.values(LATENCY)]
         if len(known) > 1:
-            choices[job_text(job)] = _pareto(analysis.study, known)
+            choices[job_text(job)] = _pareto(analysis.study, known, per)
     return Chart(
         id="pareto",
-        title="Latency against throughput per GPU",
+        title=f"Latency against throughput{per}",
         note="To the right and down is better. The grey front joins what nothing else beats in both. A line is a "
         "server, from its smallest batch to its largest; click its name to hide it, twice to see it alone.",
         choices=choices,
@@ -93,7 +98,7 @@ def pareto_chart(analysis: Analysis) -> Chart:
     )
 
 
-def _pareto(study: Study, cells: list[Cell]) -> Figure:
+def _pareto(study: Study, cells: list[Cell], per: str) -> Figure:
     named = names(cells)
     servers: dict[str, list[tuple[float, float, Cell]]] = defaultdict(list)
     for cell in cells:
@@ -106,7 +111,7 @@ def _pareto(study: Study, cells: list[Cell]) -> Figure:
         found.sort(key=lambda point: (point[2].key.batch, point[2].key.rate))
         rates, latencies, _ = zip(*found, strict=True)
         hover = [
-            said(f"{name}, {load_text(cell.key)}", show_rate(rate, "tok/s per GPU"), show_s(latency))
+            said(f"{name}, {load_text(cell.key)}", show_rate(rate, f"tok/s{per}"), show_s(latency))
             for rate, latency, cell in found
         ]
         traces.append(
@@ -126,7 +131,7 @@ def _pareto(study: Study, cells: list[Cell]) -> Figure:
     return figure(
         (under, *traces),
         layout(
-            axis("output tokens per second and GPU", log=True),
+            axis(f"output tokens per second{' and GPU' if per else ''}", log=True),
             axis("end-to-end latency, p50", log=True, unit="s"),
         ),
     )

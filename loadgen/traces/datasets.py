@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from loadgen.errors import BadInput
+from loadgen.input_files import unreadable
 from loadgen.traces.texts import Content, TextCounts, TextRow, read_texts
 from loadgen.traces.tokenizer import open_tokenizer, tokenizer_file
 from loadgen.workload_records import Dataset
@@ -57,7 +58,7 @@ def measure_texts(dataset: Dataset, most: int | None = None) -> Texts:
     try:
         versions = tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in map(os.stat, paths))
     except OSError as error:
-        raise BadInput(f"{error.filename}: cannot be read: {error.strerror or error}") from None
+        raise BadInput(f"{error.filename}: {unreadable(error.filename, error)}") from None
     return _measured(dataset, most, versions)
 
 

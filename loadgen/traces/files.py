@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from loadgen.errors import BadInput
-from loadgen.input_files import open_input
+from loadgen.input_files import open_input, unreadable
 from loadgen.traces.formats import BOM, Reader, reader_of
 from loadgen.traces.replay import Taken, taken, timed
 from loadgen.traces.rows import LATEST_S, TraceRow
@@ -72,7 +72,7 @@ def open_trace(path: str) -> Iterator[IO[bytes]]:
         with open_input(path) as lines:
             yield lines
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise BadInput(f"{path}: {unreadable(path, error)}") from None
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def measure_trace(path: str, replay: Replay = PLAIN) -> TraceExtent:
     try:
         stat = os.stat(path)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise BadInput(f"{path}: {unreadable(path, error)}") from None
     known = replace(replay, speed=1.0, rate=None, spread_s=0.0)  # which change nothing here
     extent = _measured(path, known, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
     _speed(extent, replay, path)

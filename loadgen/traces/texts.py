@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from loadgen.errors import BadInput
+from loadgen.input_files import unreadable
 
 OUTPUT = ("output_tokens", "output_length", "output_tokens_count")  # as different tools call it
 _WHOLE = re.compile(r"[0-9]{1,10}")
@@ -63,7 +64,7 @@ def read_texts(path: str, counts: TextCounts) -> Iterator[TextRow]:
                     raise BadInput(f"{where}: half of a surrogate pair (accepted: what UTF-8 can hold)")
                 yield found
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise BadInput(f"{path}: {unreadable(path, error)}") from None
     if not counts.rows:
         raise BadInput(f"{path}: holds no prompt (accepted: {ACCEPTED})")
 

@@ -53,7 +53,7 @@ def test_why_a_row_may_not_speak() -> None:
     ("more", "text"),
     [
         ({"batch": 8}, "static batch 8"),
-        ({"kind": "closed, in uniform 16–64", "batch": 4}, "closed batch 4, in uniform 16–64"),
+        ({"kind": "closed, in uniform 16–64", "batch": 4}, "closed 4 in flight, in uniform 16–64"),
         (
             {"kind": "poisson, out gamma 40, cv 0.5, 1–64", "rate": 0.5},
             "poisson 0.5/s, out gamma 40, cv 0.5, 1–64",

@@ -46,6 +46,14 @@ def test_every_option_of_run_that_is_no_place_is_a_field() -> None:
         ({"duration": 30}, "--duration 30: not text"),
         ({"input_tokens": [1]}, "--input-tokens = \\[1\\]: no length"),
         ({"replay": 3, "mode": "trace", "trace": "t"}, "--replay 3: not a table"),
+        ({"rate": 5.0}, "--rate 5.0: has no effect in mode closed .accepted: --mode constant or poisson"),
+        (
+            {"mode": "poisson", "rate": 1.0, "concurrency": 8},
+            "--concurrency 8: .*mode poisson .*--mode closed",
+        ),
+        ({"batch_size": 4}, "--batch-size 4: has no effect in mode closed .accepted: --mode static"),
+        ({"trace": "t.jsonl"}, "--trace t.jsonl: has no effect in mode closed .accepted: --mode trace"),
+        ({"users": 3}, "--users 3: has no effect in mode closed .accepted: --mode sessions"),
     ],
 )
 def test_what_cannot_be_is_named(given: dict[str, Any], words: str) -> None:

@@ -7,6 +7,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -121,6 +122,10 @@ def test_a_sweep_goes_on_where_it_stopped(null: str, tmp_path: Path) -> None:
         loadgen.sweep(profile, out=tmp_path / "out")
     again = loadgen.sweep(profile, out=tmp_path / "out", resume=True)
     assert again.results == swept.results
+    gone: Any = {"sets": ['url="http://127.0.0.1:1"'], "out": tmp_path / "gone"}
+    with pytest.raises(loadgen.errors.BadInput, match=r"two.toml: target.url = .*: no server answers there"):
+        loadgen.sweep(profile, **gone)
+    assert not gone["out"].exists()
     late = loadgen.sweep(profile, sets=["concurrency=4"], out=tmp_path / "late", time_limit_s=1e-9)
     assert (late.results, late.left) == ((), 1)
     assert loadgen.run(null, LOAD).failure is None  # the limit is over

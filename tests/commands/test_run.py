@@ -170,7 +170,9 @@ def test_more_than_the_context_is_refused_before_anything_is_sent(tmp_path: Path
 
 
 def test_a_static_batch_over_chat_goes_out_as_single_calls(tmp_path: Path) -> None:
-    result = served(Manner(forms=("chat text",)), tmp_path / "out", mode="static", batch_size=3)
+    result = served(
+        Manner(forms=("chat text",)), tmp_path / "out", mode="static", concurrency=1, batch_size=3
+    )
     assert result.summary is not None
     assert (result.summary.requests_ok, result.summary.output_tokens) == (4, 72)
     assert "arrival-skew" in kinds(result)
@@ -410,7 +412,7 @@ def test_a_data_set_that_cannot_be_sent(prompts: dict[str, str], tmp_path: Path)
     texts, tokenizer = prompts["texts"], prompts["tokenizer"]
     for given, of, words in (
         ({"dataset": texts}, None, "--dataset .*: needs --tokenizer"),
-        ({"dataset": texts, "mode": "static"}, tokenizer, "has no effect in mode static"),
+        ({"dataset": texts, "mode": "static", "concurrency": 1}, tokenizer, "has no effect in mode static"),
         ({"dataset": texts, "prefixes": "groups=1,tokens=2"}, tokenizer, "stands beside --dataset"),
     ):
         with pytest.raises(BadInput, match=words):

@@ -187,6 +187,7 @@ def test_our_own_servers_are_not_asked_twice() -> None:
     manner = Manner(pages={"/info": {"engine": "transformers/generate", "vocab": 32000}})
     chosen = found(manner)
     assert (chosen.ours, chosen.vocab, chosen.choice, manner.asked) == (True, 32000, {}, [])
+    assert chosen.line.endswith("lengths exact, tokens by ids, vocabulary 32000")
     assert endpoint_of("http://h:1", chosen).info_url == "http://h:1/info"
     chat = found(manner, options={"endpoint": "chat"})
     assert (chat.ours, chat.at_most, chat.choice["endpoint"]) == (True, False, "chat")

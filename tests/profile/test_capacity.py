@@ -32,7 +32,7 @@ def test_objectives_are_of_every_trial_and_decide_no_id() -> None:
 
 
 def test_an_open_loop_without_a_rate_stands_for_its_search() -> None:
-    found = profile(slo={"ttft": 0.5}, capacity={"window": "10s", "confirm": True})
+    found = profile(slo={"ttft": "500ms"}, capacity={"window": "10s", "confirm": True})
     assert found.cells == ()
     (search,) = found.capacities
     assert (search.window_s, search.lead_in_s, search.confirm, search.variable) == (10.0, None, True, "rate")

@@ -76,6 +76,8 @@ from profiles import BASE, cells, problem
         ("[target]\nmodel = 'x'", "target.url: is missing (accepted: http://HOST:PORT)"),
         ("[target]\nurl = 'localhost'", "target.url = 'localhost': is not a URL (accepted: http://HOST:PORT"),
         ("[frameworks.hf]\npyton = 'x'", "frameworks.hf.pyton: is not a key here; did you mean 'python'?"),
+        ("[target]\nconcurrency = 4", "target.concurrency: is not a key here but of [load] and [sweep]"),
+        ("[load.timeouts]\nurl = 'x'", "load.timeouts.url: is not a key here but of [target]"),
         (
             "[loads]\nx = 1",
             "p.toml: loads: is not a key here; did you mean 'load'? (accepted: name, description, order, starts",

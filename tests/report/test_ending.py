@@ -59,6 +59,13 @@ def test_the_end_is_one_screen_and_no_line_is_wider(rows: list[Line], width: int
     assert "report.html" in "".join(line.strip() for line in lines)
 
 
+def test_where_there_is_no_terminal_a_shortened_text_is_shortened_once(rows: list[Line]) -> None:
+    out = io.StringIO()
+    print_summary(rows, MOST_LINES, Console(file=out))
+    assert all("… " not in line and not line.endswith("……") for line in out.getvalue().splitlines())
+    assert "".join(rows[1].text.split()) in "".join(out.getvalue().split())
+
+
 def test_a_sweep_of_failures_ends_with_them(build: Any, tmp_path: Path) -> None:
     found = analyse([write(tmp_path / "f", [failed(Point(batch=512))], samples=False)])
     labels = [

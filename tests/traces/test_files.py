@@ -59,6 +59,10 @@ def test_an_empty_and_a_missing_trace(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(BadInput, match=r"t\.jsonl: cannot be read: No such file"):
         measure_trace(str(path))
+    with pytest.raises(
+        BadInput, match=f"No such file or directory; a relative path counts from .*{Path.cwd()}"
+    ):
+        measure_trace("no-such/t.jsonl")
     with pytest.raises(BadInput, match="cannot be read: is a folder, not a file"):
         measure_trace(str(tmp_path))
 
