@@ -20,7 +20,7 @@ from loadgen.drivers.exchange import Exchange
 from loadgen.errors import ConnectFailed, DriverError, TimedOut
 
 OPENING_AT_ONCE = 64  # below the listen backlog of common servers
-SPARE_FILES = 64
+SPARE_FILES, FEW_SPARE_FILES = 64, 16  # for files and libraries; the few where the hard limit allows no more
 READABLE, WRITABLE = select.EPOLLIN, select.EPOLLOUT
 
 CLOSED, CONNECTING, IDLE, BUSY = range(
@@ -238,11 +238,14 @@ def _has_peer(sock: socket.socket) -> bool:
 def _allow_files(connections: int) -> None:
     """Raise the soft limit on open files as far as the connections need. Raises ConnectFailed if it may not be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = connections + SPARE_FILES + len(os.listdir("/proc/self/fd"))
+    least = connections + FEW_SPARE_FILES + len(os.listdir("/proc/self/fd"))
+    need = least - FEW_SPARE_FILES + SPARE_FILES
     if soft == resource.RLIM_INFINITY or need <= soft:
         return
-    if hard != resource.RLIM_INFINITY and need > hard:
+    if hard != resource.RLIM_INFINITY and least > hard:
         raise ConnectFailed(
             f"{connections} connections: the limit on open files is {hard} (raise it with ulimit -Hn)"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (need if hard == resource.RLIM_INFINITY else min(need, hard), hard)
+    )

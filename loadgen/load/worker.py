@@ -57,21 +57,22 @@ def main() -> int:
     trial = from_json(Trial, orjson.dumps(job["trial"]))
     part = SampleWriter(Path(job["part"]))
     try:
-        outcome = run_here(
-            trial,
-            job["base_url"],
-            _imported(job["make_driver"]),
-            job["driver_options"],
-            lambda sample, _: part.add(sample),
-            share=(job["number"], job["workers"]),
-            agree_start=lambda: _agree(stdout),
-        )
+        try:
+            outcome = run_here(
+                trial,
+                job["base_url"],
+                _imported(job["make_driver"]),
+                job["driver_options"],
+                lambda sample, _: part.add(sample),
+                share=(job["number"], job["workers"]),
+                agree_start=lambda: _agree(stdout),
+            )
+        finally:
+            part.close()
     except LoadgenError as error:
         kind = next(known for known in (BadInput, WarmupRefused, LoadgenError) if isinstance(error, known))
         _say(stdout, {"error": str(error), "kind": kind.__name__})
         return 1
-    finally:
-        part.close()
     assert outcome is not None, "only a stopped load has no outcome"
     _say(stdout, {"outcome": asdict(outcome)})
     return 0

@@ -153,8 +153,8 @@ def _token_times(load: LoadSpec, observations: Observations) -> Iterator[Caveat]
     if load.stream and observations.one_piece:
         yield Caveat(
             kind="one-piece",
-            message=f"{observations.one_piece} of {observations.ok} streamed replies came in one piece: "
-            "their TTFT is their E2E latency, and they have no TPOT",
+            message=f"{observations.one_piece} of {observations.ok} streamed replies came in one piece "
+            "or as good as at once: their TTFT is their E2E latency, and they show no TPOT",
             remedy="look for a buffering proxy or a server that collects its output",
         )
     if load.stream and observations.chunked:

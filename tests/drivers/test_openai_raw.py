@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from loadgen.drivers import pool
 from loadgen.drivers.openai import make_driver
 from loadgen.errors import ConnectFailed, TimedOut
 from loadgen.load_records import Timeouts
@@ -268,6 +269,30 @@ def test_a_body_that_the_socket_does_not_take_at_once_is_sent_in_pieces(serve: A
         return reply
 
     assert asyncio.run(asyncio.wait_for(main(), 60)).error is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [
+        ((32, 64), 64),
+        ((32, 512), None),
+        ((512, 512), 512),
+        ((16, 20), 0),
+    ],  # None: as far as is needed; 0: refused
+)
+def test_connections_take_what_the_limit_on_files_allows(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], raised: int | None
+) -> None:
+    found = [limits]
+    monkeypatch.setattr(pool.resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(pool.resource, "setrlimit", lambda _, new: found.append(new))
+    monkeypatch.setattr(pool.os, "listdir", lambda _: ["0"] * 8)
+    if raised == 0:
+        with pytest.raises(ConnectFailed, match="2 connections: the limit on open files is 20"):
+            pool._allow_files(2)
+    else:
+        pool._allow_files(2)
+        assert found[-1] == (raised or 2 + 64 + 8, limits[1])
 
 
 def test_a_refusal_before_the_body_was_sent_is_told(send: Any, serve: Any) -> None:

@@ -16,6 +16,7 @@ import pytest
 from loadgen.drivers.openai import make_driver
 from loadgen.errors import BadInput, LoadgenError, WorkerDied
 from loadgen.launch.process import free_ports, serving
+from loadgen.load import workers as team
 from loadgen.load.client import LoadOutcome
 from loadgen.load.run import run_trial_load
 from loadgen.load_records import LoadSpec, Timeouts
@@ -197,6 +198,19 @@ def test_a_dead_worker_fails_the_trial_and_takes_the_others_along(server: str) -
         play(trial(requests=1_000_000, concurrency=3), server, workers=3, stop=kill_one)
     assert killed
     assert children() == []
+
+
+def test_samples_that_a_worker_cannot_write_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: str
+) -> None:
+    tell = team._Worker.tell
+
+    def elsewhere(worker: Any, message: dict[str, Any]) -> None:
+        tell(worker, message | ({"part": str(tmp_path / "no/folder/x.parquet")} if "part" in message else {}))
+
+    monkeypatch.setattr(team._Worker, "tell", elsewhere)
+    with pytest.raises(LoadgenError, match=r"x.parquet: cannot be written: No such file"):
+        play(trial(requests=4, concurrency=2), server, workers=2)
 
 
 def test_what_a_worker_finds_wrong_is_said_in_its_words(tmp_path: Path, server: str) -> None:

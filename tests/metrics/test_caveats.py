@@ -150,6 +150,14 @@ def test_replies_that_were_not_streamed_or_came_in_one_piece() -> None:
     piece = [sample(s, token_ns=(s * 100 * MS + 90 * MS,), tokens_per_arrival=(4,)) for s in range(20)]
     assert set(doubts(piece)) == {"one-piece"}
 
+    def flushed(seq: int, gap_ns: int) -> Sample:
+        stamps = tuple(seq * 100 * MS + 90 * MS + k * gap_ns for k in range(8))
+        eight: dict[str, Any] = {"output_tokens": (8,), "usage_output_tokens": 8, "output_tokens_asked": 8}
+        return sample(seq, token_ns=stamps, tokens_per_arrival=(1,) * 8, **eight)
+
+    assert set(doubts([flushed(seq, 50_000) for seq in range(20)])) == {"one-piece"}
+    assert doubts([flushed(seq, 150_000) for seq in range(20)]) == {}
+
 
 @pytest.mark.parametrize("counted_by", ["ids", "usage"])
 def test_chunks_of_several_tokens_have_another_pace_than_tokens(counted_by: str) -> None:
