@@ -116,6 +116,13 @@ def server_label(spec: ServerSpec) -> str:
     return f"{spec.framework}{f'/{engine}' if engine else ''} {spec.model.name}{split}"
 
 
+def place_label(trial: Trial) -> str:
+    """What a trial is of: its server, or the model at its endpoint, which may have been left to that."""
+    if trial.server is not None:
+        return server_label(trial.server)
+    return f"{trial.model_name or 'the model'} at {trial.url}"
+
+
 def failed_label(summary: Summary | None) -> str:
     """How many of a trial's requests failed: ``18.2 % (2 of 11)``, ``0`` of none; a dash without figures."""
     if summary is None:
