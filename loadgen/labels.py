@@ -36,7 +36,7 @@ def _released(trial: Trial) -> str:
         return f"{load.sessions.users} users"
     if load.kind == "ramp":
         return f"ramp {show_number(load.rate)}–{show_number(load.rate_end)}/s{each}"
-    return f"{load.kind} {show_number(load.rate)}/s{each}" if load.rate else f"{load.kind}{each}"
+    return f"{load.kind} {show_number(load.due_rate)}/s{each}" if load.due_rate else f"{load.kind}{each}"
 
 
 def lengths_text(load: LoadSpec) -> str:
@@ -74,8 +74,7 @@ def varied_text(load: LoadSpec) -> str:
         share = "" if shared.share == 1 else f" of {show_share(shared.share)}"
         parts.append(f"{shared.groups} prefixes × {shared.tokens}{share}")
     if (replay := load.replay) is not None:
-        pace = f"{show_number(replay.rate)}/s" if replay.rate else f"× {show_number(replay.speed)}"
-        parts += [pace] if replay.rate or replay.speed != 1 else []
+        parts += [f"× {show_number(replay.speed)}"] if replay.speed != 1 else []
         parts += [f"sample {show_share(replay.sample)}"] if replay.sample < 1 else []
     return ", ".join(parts)
 
@@ -115,6 +114,13 @@ def server_label(spec: ServerSpec) -> str:
     engine = next((value for name in IN_LABEL if (value := spec.options.get(name))), None)
     split = f" tp{spec.tp}" + (f" pp{spec.pp}" if spec.pp > 1 else "")
     return f"{spec.framework}{f'/{engine}' if engine else ''} {spec.model.name}{split}"
+
+
+def place_label(trial: Trial) -> str:
+    """What a trial is of: its server, or the model at its endpoint, which may have been left to that."""
+    if trial.server is not None:
+        return server_label(trial.server)
+    return f"{trial.model_name or 'the model'} at {trial.url}"
 
 
 def failed_label(summary: Summary | None) -> str:

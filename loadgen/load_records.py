@@ -93,6 +93,13 @@ class LoadSpec:
         return self.kind in OPEN_LOOP
 
     @property
+    def due_rate(self) -> float | None:
+        """Requests due per second on average (of a ramp: at first), where the load sets it: a trace by its replay."""
+        if self.kind == "trace":
+            return None if self.replay is None else self.replay.rate
+        return self.rate
+
+    @property
     def varies(self) -> bool:
         """Whether its requests have other lengths than each other."""
         told = (self.input_spread, self.output_spread, self.sessions, self.dataset)

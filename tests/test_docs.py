@@ -73,7 +73,12 @@ def profiles_of_pages() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "text"), profiles_of_pages())
-def test_every_shown_profile_is_one(page: str, text: str) -> None:
+def test_every_shown_profile_is_one(
+    page: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = (f'{{"offset_s": {at}, "input_tokens": 8, "output_tokens": 4}}' for at in (0, 1))
+    (tmp_path / "window.jsonl").write_text("\n".join(rows))
     cells = build_profile(
         tomllib.loads(text), file=page, frameworks=frameworks.names(), ask=frameworks.find
     ).cells

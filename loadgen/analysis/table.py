@@ -84,6 +84,8 @@ class Key:
             kind += f" {show_number(self.rate)}/s" + (f" × {self.batch}" if self.batch > 1 else "")
         elif kind == "closed":
             kind += f" {self.batch} in flight"
+        elif kind == "trace":
+            pass  # at its own pace, a request at a time
         elif kind == "sessions":
             kind += f" of {self.batch} users"
         else:
@@ -289,7 +291,7 @@ def key_of(result: TrialResult, environment: Environment | None) -> Key:
         pp=server.pp if server else 1,
         kind=_kind(trial),
         batch=width,
-        rate=load.rate or 0.0,
+        rate=load.due_rate or 0.0,
         input_tokens=load.input_tokens,
         output_tokens=load.output_tokens,
         stream=load.stream,

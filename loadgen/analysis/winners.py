@@ -263,9 +263,11 @@ def lead_text(ahead: tuple[float, float]) -> str:
 
 
 def load_text(key: Key) -> str:
-    """``batch 8``, ``8 at once`` of a closed loop, ``2/s`` of an open one."""
+    """``batch 8``, ``8 at once`` of a closed loop, ``2/s`` of an open one, ``its pace`` of a trace that has its own."""
     if key.rate > 0:
         return f"{show_number(key.rate)}/s"
+    if key.kind.partition(",")[0] == "trace":
+        return "its pace"
     return f"batch {key.batch}" if key.kind == "static" else f"{key.batch} at once"
 
 

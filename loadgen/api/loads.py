@@ -17,6 +17,7 @@ from loadgen.profile.bounds import (
     call_problem,
     default_lead_in_s,
     duration_problem,
+    paced,
 )
 from loadgen.profile.workloads import (
     NO_THINK,
@@ -43,8 +44,9 @@ class Load:
 
     ``mode``: "closed" keeps ``concurrency`` requests in flight, "static" one call of ``batch_size`` sequences;
     "constant", "poisson", "gamma" and "ramp" send at due times, at ``rate`` requests per second; "trace" replays a
-    file; "sessions" are conversations of ``turns`` requests, ``users`` at once, who ``think`` between them. Lengths are
-    tokens, or distributions as text or as a table; ``dataset`` is a file of prompts, which brings its own.
+    file, at ``rate`` or its own pace; "sessions" are conversations of ``turns`` requests, ``users`` at once, who
+    ``think`` between them. Lengths are tokens, or distributions as text or as a table; ``dataset`` is a file of
+    prompts, which brings its own.
     ``cancel`` gives a part of the requests up.
     ``requests`` ``None``: 64, or as many as ``duration`` holds.
     ``duration`` and ``lead_in`` are spans such as "120s", ``timeout`` is seconds.
@@ -108,6 +110,11 @@ def load_spec(load: Load, tokenizer: str | None = None) -> LoadSpec:
     if spreads and mode in ("static", "trace"):
         raise BadInput(f"--mode {mode}: lengths are its own (accepted: a distribution in the other modes)")
     taken = read_replay(_table("--replay", load.replay) or {}, "--replay")
+    if mode == "trace":
+        try:
+            taken = paced(taken, load.rate)
+        except BadInput as error:
+            raise BadInput(f"--rate {load.rate}: {error}") from None
     named = _table("--prefixes", load.prefixes)
     shared = None if named is None else read_prefixes(named, "--prefixes")
     if (
@@ -145,7 +152,7 @@ def load_spec(load: Load, tokenizer: str | None = None) -> LoadSpec:
         dataset=None if dataset is None else Dataset(path=dataset, tokenizer=str(tokenizer)),
         batch_size=load.batch_size,
         concurrency=load.concurrency,
-        rate=load.rate,
+        rate=None if mode == "trace" else load.rate,
         rate_end=load.rate_end,
         burstiness=load.burstiness,
         trace=load.trace,

@@ -70,5 +70,5 @@ def busiest(profile: str, sets: tuple[str, ...]) -> LoadSpec:
         declared.parse(found.findings, found.file)
     loads = [trial.load for trial in make_plan(found).trials]
     return max(
-        loads, key=lambda load: (load.rate or 0.0, load.concurrency, load.batch_size, load.input_tokens)
+        loads, key=lambda load: (load.due_rate or 0.0, load.concurrency, load.batch_size, load.input_tokens)
     )

@@ -218,7 +218,11 @@ def load_options(*, requests: int, concurrency: int, modes: Sequence[str] = MODE
                 click.option(
                     "--batch-size", default=1, show_default=True, help="static: sequences in one wire call"
                 ),
-                click.option("--rate", type=float, help="open loop: requests per second"),
+                click.option(
+                    "--rate",
+                    type=float,
+                    help="open loop: requests per second (of a trace in place of its own pace)",
+                ),
                 click.option("--rate-end", type=float, help="ramp: requests per second at the end"),
                 click.option(
                     "--burstiness",

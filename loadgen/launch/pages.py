@@ -57,6 +57,10 @@ class Pages:
         named = next((entry["id"] for entry in self._entries() if _is_name(entry.get("id"))), None)
         if named is None:
             why = self.fault or "no list of them"
+            if why[:3] in ("401", "403"):
+                raise BadInput(
+                    f"--url {url}: {why}: set LOADGEN_API_KEY, or name the header that it wants with --header"
+                )
             raise BadInput(f"--url {url}: /v1/models names no model ({why}); give one with --model")
         return str(named)
 

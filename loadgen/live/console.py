@@ -98,7 +98,8 @@ class PlainConsole:
         self._total = len({trial.id for trial in trials} | finished)
         self._done = len(finished)
         stored = f", {self._done} of them already in the results" if finished else ""
-        self._say(f"plan: {self._total} trials{stored}")
+        if self._total:  # a search has none ahead
+            self._say(f"plan: {self._total} trial{'s' * (self._total > 1)}{stored}")
 
     def server(self, label: str, state: str) -> None:
         """Tell a server's state as it changes."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from loadgen.labels import CLIENT_MARK, IN_LABEL, again_label, caveat_marks, clean, load_label, server_label
+from loadgen.labels import CLIENT_MARK, IN_LABEL, again_label, caveat_marks, clean, load_label, place_label
 from loadgen.metrics.percentiles import percentile
 from loadgen.records import Caveat, Dist, ServerSpec, Trial, TrialResult
 from loadgen.theory.duration import Durations, Work, total, work_of
@@ -114,7 +114,7 @@ def trial_row(trial: Trial, predicted_s: float | None = None) -> TrialRow:
         repeat=trial.repeat,
         requests=load.requests,
         warmup=load.warmup,
-        server=clean(server_label(server) if server else f"{trial.model_name} at {trial.url}"),
+        server=clean(place_label(trial)),
         work=work_of(trial),
         options=clean(_options(server)) if server else "",
         lasts_s=None if load.duration_s is None else load.lead_in_s + load.duration_s,

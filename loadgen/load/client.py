@@ -343,7 +343,7 @@ def _warmup(load: LoadSpec) -> Iterator[Arrival]:
 
 
 def _open_ahead(load: LoadSpec, workers: int) -> int:
-    fastest = max(load.rate or 0.0, load.rate_end or 0.0)
+    fastest = max(load.due_rate or 0.0, load.rate_end or 0.0)
     return max(1, math.ceil(max(load.concurrency, min(OPEN_AHEAD, fastest)) / workers))
 
 

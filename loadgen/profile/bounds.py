@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from loadgen.errors import BadInput
+from loadgen.workload_records import Replay
+
 WITHOUT_LEAD_IN = frozenset({"static", "ramp"})
 LONGEST_LEAD_IN_S = 30.0
 MOST = 10**12  # of whatever is counted: beyond it a number is a slip, and overflows what stores it
@@ -18,9 +23,20 @@ USED_BY: dict[str, frozenset[str]] = {
     "poisson": frozenset({"rate", "prefixes", "dataset", "cancel"}),
     "gamma": frozenset({"rate", "burstiness", "prefixes", "dataset", "cancel"}),
     "ramp": frozenset({"rate", "rate_end", "prefixes", "dataset", "cancel"}),
-    "trace": frozenset({"trace", "replay", "cancel"}),
+    "trace": frozenset({"trace", "rate", "replay", "cancel"}),
     "sessions": frozenset({"users", "turns", "think", "prefixes", "cancel"}),
 }
+
+
+def paced(replay: Replay, rate: float | None) -> Replay:
+    """How a trace is replayed at ``rate`` requests per second (``None``: as it says). Raises BadInput where it sets its
+    pace itself."""
+    if rate is None:
+        return replay
+    if replay.rate is not None or replay.speed != 1.0:
+        own = f"speed = {replay.speed:g}" if replay.rate is None else f"rate = {replay.rate:g}"
+        raise BadInput(f"sets the pace of the trace, as {own} of its replay does (accepted: one of the two)")
+    return replace(replay, rate=rate)
 
 
 def call_problem(batch_size: int, input_tokens: int) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from loadgen.errors import BadInput, ProfileError
 from loadgen.labels import spread_text
 from loadgen.load_records import LoadSpec, Timeouts
-from loadgen.profile.bounds import USED_BY, call_problem, default_lead_in_s, duration_problem
+from loadgen.profile.bounds import USED_BY, call_problem, default_lead_in_s, duration_problem, paced
 from loadgen.profile.profile import Cell, Target
 from loadgen.profile.schema import FrameworkTable, Origins, Path, ServerTable, Tables, together
 from loadgen.profile.values import AUTO, did_you_mean
@@ -134,6 +134,11 @@ class Builder:
         if point.values["mode"] != "trace":
             return None
         replay: Replay = point.values["replay"] or Replay()
+        try:
+            replay = paced(replay, point.values["rate"])
+        except BadInput as error:
+            why, _, accepted = str(error).partition(" (accepted: ")
+            self._problems.add(point.paths["rate"], point.values["rate"], why, accepted.removesuffix(")"))
         if replay.too_long != "fail" and replay.max_context is None and server is not None:
             return replace(replay, max_context=server.model.max_context)
         return replay
@@ -338,6 +343,8 @@ def _load(
         "cancel",
     }
     used = {key: values[key] for key in keys & USED_BY[mode]}
+    if mode == "trace":
+        used["rate"] = None  # which the replay has
     requests, warmup = _default_counts(mode, values)
     duration_s = values["duration"]
     lead_in_s = default_lead_in_s(mode, duration_s) if values["lead_in"] is None else values["lead_in"]

@@ -83,8 +83,8 @@ def _check_modes(tables: Tables, number: int, block: SweepTable, problems: Probl
                 _modes_with(key),
             )
     needed = {"rate", "rate_end", "trace", "users", "turns", "input_tokens", "output_tokens"} & used
-    if tables.capacity is not None and mode != "ramp":
-        needed -= {"rate"}  # which is searched
+    if mode == "trace" or (tables.capacity is not None and mode != "ramp"):
+        needed -= {"rate"}  # which a trace has itself, and which is searched
     if tables.load.dataset is not None:
         needed -= {"input_tokens", "output_tokens"}  # which it may bring
     for key in sorted(needed):

@@ -35,7 +35,8 @@ starts = 3                           # fresh servers that each run all of it, A 
     batch_size = 8                   # static: sequences in one wire call
     concurrency = 8                  # closed: requests in flight
     max_rate = 50.0                  # closed: at most so many requests per second
-    rate = 5.0                       # constant poisson gamma ramp: requests per second; ramp also takes rate_end
+    rate = 5.0                       # constant poisson gamma ramp: requests per second; ramp also takes rate_end;
+                                     # trace: the pace at which it is replayed, in place of its own
     burstiness = 1.0                 # gamma: 1 is Poisson, smaller is burstier
     trace = "trace.jsonl"            # trace: a file of loadgen's own format or of one of traces/formats.py
     cancel = { share = 0.1, after_s = 2 }  # this part of the requests is given up: so long behind the send, or with
@@ -60,7 +61,7 @@ starts = 3                           # fresh servers that each run all of it, A 
     nodes = 1                        # of a Ray cluster, with so many workers each: sweep --ray ADDRESS
     [load.replay]                    # of a trace: how it is taken
     format = "mooncake"              # recognised when left out
-    speed = 2.0                      # twice as fast as it was; or rate = 5.0: so many requests per second on average
+    speed = 2.0                      # twice as fast as it was; in place of rate
     sample = 0.25                    # a part of its sessions
     from = "60s"                     # and to: a window of it
     spread = "3s"                    # requests of one instant come within so long, where a trace's clock is coarse

@@ -40,7 +40,7 @@ def _trial(analysis: Analysis, row: Row) -> dict[str, Any]:
         "schema_version": VERSION, "source": row.source, "trial": row.id, "machine": key.machine, "server": key.label,
         "variant": key.variant or None, "model": key.model, "dtype": key.dtype, "tp": key.tp, "pp": key.pp,
         "load": load.kind, "batch": load.batch_size, "concurrency": load.in_flight, "sequences": load.sequences,
-        "rate_per_s": load.rate, "input_tokens": key.input_tokens, "output_tokens": key.output_tokens,
+        "rate_per_s": load.due_rate, "input_tokens": key.input_tokens, "output_tokens": key.output_tokens,
         "streamed": key.stream, "start": row.trial.start, "server_start": row.result.start, "repeat": row.trial.repeat,
         "started": row.result.started, "wall_s": row.result.wall_s,
         "requests_ok": summary.requests_ok if summary else None,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from loadgen.engine_facts import weights_of
-from loadgen.labels import failed_label, of_the_served, server_label
+from loadgen.labels import failed_label, of_the_served, place_label
 from loadgen.metrics.objectives import slo_words
 from loadgen.metrics.percentiles import PERCENTILES, tail_words, with_interval
 from loadgen.records import Caveat, Environment, Trial, TrialResult
@@ -64,8 +64,7 @@ def engine_table(results: Sequence[TrialResult]) -> Table | None:
     said: dict[tuple[str, str], int] = Counter()
     for result in results:
         if result.engine:
-            spec = result.trial.server
-            asked = server_label(spec) if spec else f"{result.trial.model_name} at {result.trial.url}"
+            asked = place_label(result.trial)
             told = {
                 key: value
                 for key, value in result.engine.items()
@@ -73,7 +72,7 @@ def engine_table(results: Sequence[TrialResult]) -> Table | None:
             }
             name = str(told.pop("engine", "unnamed"))
             facts = [f"{key} {value}" for key, value in told.items() if key in ENGINE_FACTS]
-            weights = weights_of(result.engine, spec)
+            weights = weights_of(result.engine, result.trial.server)
             facts += [f"weights {weights.text}"] if weights else []
             facts += [f"cores {result.cores.affinity}"] if result.cores else []
             rest = ", ".join(facts)
@@ -143,7 +142,9 @@ def headline(results: Sequence[TrialResult]) -> str:
     """How many trials there are, failed, and may be the client's; and how long they took."""
     failed = sum(result.failure is not None for result in results)
     limited = sum(any(caveat.client for caveat in result.caveats) for result in results)
-    words = [f"{len(results)} trials in {show_duration(sum(result.wall_s for result in results))}"]
+    words = [
+        f"{len(results)} trial{'s' * (len(results) != 1)} in {show_duration(sum(result.wall_s for result in results))}"
+    ]
     words += [f"{failed} failed"] if failed else []
     words += [f"{limited} limited by the load generator"] if limited else []
     return ", ".join(words)

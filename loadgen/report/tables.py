@@ -120,10 +120,11 @@ def conditions(trial: Trial) -> dict[str, Value]:
         named |= {"users": load.sessions.users}
     if load.open_loop:
         named |= {
-            "rate": load.rate,
+            "rate": load.due_rate,
             "rate end": load.rate_end,
             "burstiness": load.burstiness,
             "trace": load.trace,
+            "speed": load.replay.speed if load.replay and load.replay.speed != 1 else None,
         }
     named |= {"input tokens": load.input_tokens, "output tokens": load.output_tokens}
     named |= {"duration (s)": load.duration_s, "lead-in (s)": load.lead_in_s or None}

@@ -59,6 +59,8 @@ def test_why_a_row_may_not_speak() -> None:
             "poisson 0.5/s, out gamma 40, cv 0.5, 1–64",
         ),
         ({"kind": "constant", "rate": 2.0, "batch": 4}, "constant 2/s × 4"),
+        ({"kind": "trace, × 2"}, "trace, × 2"),
+        ({"kind": "trace", "rate": 8.0}, "trace 8/s"),
         ({"kind": "sessions, 3 turns", "batch": 4}, "sessions of 4 users, 3 turns"),
     ],
 )

@@ -46,6 +46,10 @@ def test_every_option_of_run_that_is_no_place_is_a_field() -> None:
         ({"duration": 30}, "--duration 30: not text"),
         ({"input_tokens": [1]}, "--input-tokens = \\[1\\]: no length"),
         ({"replay": 3, "mode": "trace", "trace": "t"}, "--replay 3: not a table"),
+        (
+            {"mode": "trace", "trace": "t", "rate": 4.0, "replay": "speed=2"},
+            "--rate 4.0: sets the pace of the trace, as speed = 2 of its replay does .accepted: one of the two",
+        ),
         ({"rate": 5.0}, "--rate 5.0: has no effect in mode closed .accepted: --mode constant or poisson"),
         (
             {"mode": "poisson", "rate": 1.0, "concurrency": 8},

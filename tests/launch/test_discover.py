@@ -13,6 +13,7 @@ from loadgen.errors import BadInput
 from loadgen.launch import probes
 from loadgen.launch.discover import Asked, Found, asked_of, discover, endpoint_of
 from loadgen.launch.endpoint import fitted
+from loadgen.launch.pages import Pages
 from loadgen.load.prompts import SAFE_VOCAB
 from loadgen.load_records import LoadSpec
 from loadgen.records import Trial
@@ -181,6 +182,15 @@ def test_a_server_that_never_answers_costs_the_time_for_asking_alone() -> None:
 def test_no_model_is_listed_that_can_stand_in_a_line(page: object, why: str) -> None:
     with pytest.raises(BadInput, match=f"names no model .{why}.*; give one with --model"):
         found(Manner(pages={"/v1/models": page}))
+
+
+def test_models_that_are_listed_with_a_key_alone_tell_of_the_key() -> None:
+    pages = Pages(found={}, fault="401 Unauthorized", reached=True)
+    with pytest.raises(
+        BadInput, match=r"http://h:1: 401 Unauthorized: set LOADGEN_API_KEY, or name the header"
+    ):
+        pages.model(None, "http://h:1")
+    assert pages.model("m", "http://h:1") == "m"
 
 
 def test_our_own_servers_are_not_asked_twice() -> None:

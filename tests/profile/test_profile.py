@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadgen.labels import load_label
+from loadgen.plan.plan import make_plan
 from loadgen.profile.read import load_profile, shipped
 from profiles import BASE, cells, problem, profile, swept
 
@@ -180,6 +182,17 @@ def test_trace(tmp_path: Path) -> None:
     assert cell.load.trace == str(path)
     assert len(cell.trace_digest) == 16
     assert "load.input_tokens = 20: has no effect in mode = 'trace'" in problem(text + "input_tokens = 20")
+    paced = text + "[[sweep]]\nrate = [4.0, 8.0]\n"
+    rates = make_plan(profile(paced)).trials
+    assert [(each.load.due_rate, each.load.rate) for each in rates] == [(4.0, None), (8.0, None)]
+    assert [load_label(each) for each in rates] == ["trace 4/s", "trace 8/s"]
+    (alone,) = make_plan(profile(text + "replay = { rate = 4.0 }")).trials
+    assert alone.id == rates[0].id
+    for pace in ("rate = 2.0", "speed = 2.0"):
+        said = problem(paced.replace("[[sweep]]", f"replay = {{ {pace} }}\n[[sweep]]"))
+        assert (
+            f"rate = 4.0: sets the pace of the trace, as {pace.removesuffix('.0')} of its replay does" in said
+        )
     for content, message in [
         ("", "holds no request"),
         ("[1]", r"t\.jsonl': line 1: not an object"),
