@@ -14,7 +14,12 @@ from endpoints import Manner, endpoint
 
 from loadgen import urls
 from loadgen.cli import main
+from loadgen.drivers.http1 import take_head
+from loadgen.drivers.server_words import shown
+from loadgen.errors import BadReply
 from loadgen.launch import endpoint as of_endpoint
+from loadgen.load.sound import sound
+from loadgen.request_records import Reply
 from loadgen.results.store import open_results
 
 PASSWORD, KEY = "PASSW0RD", "sk-SEKRIT-42"
@@ -111,6 +116,17 @@ def test_a_key_that_a_server_repeats_everywhere_is_nowhere(monkeypatch: pytest.M
     everything = written() + said.encode() + refused.encode()
     assert len(open_results("r").results()) == 1
     assert KEY.encode() not in everything
+
+
+def test_a_key_that_is_cut_within_is_left_out_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADGEN_API_KEY", KEY)
+    told = [shown(b"x" * (300 - kept) + KEY.encode()) for kept in range(1, len(KEY))]
+    odd = Reply(seq=0, sent_ns=0, end_ns=1, first_tokens=("x" * 35 + KEY,))  # type: ignore[arg-type]
+    told.append(str(sound(odd).error))
+    with pytest.raises(BadReply) as caught:
+        take_head(b"x" * 75 + KEY.encode() + b"\r\n\r\n")
+    told.append(str(caught.value))
+    assert [each for each in told if "sk-" in each or "xs" in each] == []
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY}é", f"{KEY}\0"[:12] + "\x7f"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from loadgen.errors import BadReply
+from loadgen.urls import without_secrets
 
 HEAD_LIMIT = 64 * 1024
 LINE_LIMIT = 8 * 1024
@@ -36,13 +37,18 @@ class Head:
     keep: bool
 
 
+def _told(line: bytes) -> str:
+    """The beginning of a line, without a key that the server repeats: cut within one, nobody would know it."""
+    return repr(without_secrets(line)[:80])
+
+
 @lru_cache(maxsize=64)  # a server's heads repeat byte for byte within one second of their Date
 def parse_head(head: bytes) -> Head:
     """Parse one response head, status line to blank line. Raises BadReply when it is not HTTP/1.x."""
     lines = head.removesuffix(HEAD_END).split(b"\r\n")
     status_line = _STATUS_LINE.fullmatch(lines[0])
     if status_line is None:
-        raise BadReply(f"not an HTTP/1.x status line: {lines[0][:80]!r}")
+        raise BadReply(f"not an HTTP/1.x status line: {_told(lines[0])}")
     minor, status, reason = status_line.groups()
     code = int(status)
     length: int | None = None
@@ -52,21 +58,21 @@ def parse_head(head: bytes) -> Head:
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
         if not colon or name != name.strip():  # a length that is not seen would be waited for
-            raise BadReply(f"malformed header line: {line[:80]!r}")
+            raise BadReply(f"malformed header line: {_told(line)}")
         name, value = name.lower(), value.strip()
         if name == b"content-length":
             # Python itself refuses to read thousands of digits, by an exception that is no BadReply.
             known = len(value) <= MOST_DIGITS and value.isdigit()
             if not known or (length is not None and length != int(value)):
-                raise BadReply(f"bad Content-Length: {value[:80]!r}")
+                raise BadReply(f"bad Content-Length: {_told(value)}")
             length = int(value)
         elif name == b"transfer-encoding":
             if value.lower() != b"chunked":
-                raise BadReply(f"Transfer-Encoding {value[:80]!r} is not supported (only chunked)")
+                raise BadReply(f"Transfer-Encoding {_told(value)} is not supported (only chunked)")
             chunked = True
         elif name == b"content-encoding":
             if value.lower() != b"identity":
-                raise BadReply(f"Content-Encoding {value[:80]!r} was not asked for")
+                raise BadReply(f"Content-Encoding {_told(value)} was not asked for")
         elif name == b"connection":
             options = {option.strip() for option in value.lower().split(b",")}
             keep = b"close" not in options and (keep or b"keep-alive" in options)
@@ -193,7 +199,7 @@ class Chunked:
         """Read one size line and what there is of its chunk; returns where the next line starts."""
         match = _CHUNK_SIZE.fullmatch(line)
         if match is None:
-            raise BadReply(f"malformed chunk size: {line[:80]!r}")
+            raise BadReply(f"malformed chunk size: {_told(line)}")
         length = int(match[1], 16)
         if length == 0:
             self._trailer = True

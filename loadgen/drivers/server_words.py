@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from loadgen import urls
 from loadgen.labels import clean
 
 
@@ -25,5 +26,6 @@ def shown(body: bytes) -> str:
 
 
 def _line(text: str, most: int) -> str:
-    text = clean(" ".join(text.split()))
+    # Before it is cut: half of a key is known to nobody as one.
+    text = urls.shown(clean(" ".join(text.split())))
     return text[:most] + "…" if len(text) > most else text

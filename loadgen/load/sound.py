@@ -43,7 +43,9 @@ def sound(reply: Reply) -> Reply:
         return reply
     name, value = next(iter(wrong.items()))
     shown = next(item for item in value if not _fits((item,)))
-    words = f"{BadReply.__name__}: {name} holds {str(shown)[:40]!r} (expected whole numbers from 0)"
+    words = (
+        f"{BadReply.__name__}: {name} holds {urls.shown(str(shown))[:40]!r} (expected whole numbers from 0)"
+    )
     words = words.encode("utf-8", "replace").decode("utf-8")
     left: dict[str, object] = {key: None if key not in LISTS else () for key in wrong}
     if "output_tokens" in wrong:
