@@ -55,6 +55,7 @@ def _failed(row: ResultRow) -> str:
 
 COLUMNS = (
     Column(head="server", rank=6, text=lambda r: r.trial.server, left=True, only_if_varied=True),
+    Column(head="options", rank=4, text=lambda r: r.trial.options, left=True, only_if_varied=True),
     Column(head="load", rank=0, text=lambda r: r.trial.load, left=True),
     Column(head="in", rank=0, text=lambda r: str(r.trial.input_tokens)),
     Column(head="out", rank=0, text=lambda r: str(r.trial.output_tokens)),

@@ -82,7 +82,7 @@ TRIAL_COLUMNS = (
     Column("dtype", "string", ""),
     Column("tp", "int64", "tensor parallel size"),
     Column("pp", "int64", "pipeline parallel size"),
-    Column("load", "string", "static, closed, constant, poisson, gamma, ramp or trace"),
+    Column("load", "string", "static, closed, constant, poisson, gamma, ramp, trace or sessions"),
     Column("batch", "int64", "sequences in one request: what was sent at once"),
     Column("concurrency", "int64", "requests kept in flight; none of an open loop"),
     Column("sequences", "int64", "batch × concurrency; none of an open loop"),

@@ -25,6 +25,8 @@ results/NAME/
     telemetry/TRIAL_ID.parquet  what was scraped meanwhile, on the same clock
     max_batch.jsonl, {PROBES}    what searches for the largest batch found and tried
     capacity.jsonl, {TRIALS}     what searches for capacity found and tried
+    ceilings.json               the machine's bandwidth and matrix rates, where they are known
+    report.html, report.md      made of all this; `loadgen report` makes them anew
     logs/                       one log for each start of a server
 ```
 

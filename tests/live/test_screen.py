@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from dataclasses import replace
 from typing import Any
@@ -178,7 +179,9 @@ def test_bars_start_at_zero() -> None:
 
 def test_what_never_varies_takes_no_column(build: Any) -> None:
     rows = [result_row(build.result(build.trial(batch))) for batch in (1, 2)]
-    assert "server" not in [column.head for column in choose_columns(rows, 200)]
+    assert not {"server", "options"} & {column.head for column in choose_columns(rows, 200)}
+    other = dataclasses.replace(rows[0], trial=dataclasses.replace(rows[0].trial, options="itl_ms=2"))
+    assert "options" in [column.head for column in choose_columns([*rows, other], 200)]
     rows.append(result_row(build.result(build.trial(1, framework="ds"))))
     assert "server" in [column.head for column in choose_columns(rows, 200)]
 
