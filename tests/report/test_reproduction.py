@@ -26,6 +26,17 @@ SUBJECT = r'<div class="subject"><span class="verdict \w+">\S (.*?)</span> <b>(.
 DOCUMENT = (ROOT / "docs/REPRODUCTION.md").read_text()
 
 
+GPU_LIBRARIES = ("pynvml", "torch")
+
+
+class NoGpu:
+    """Refuses the ways to a GPU. A ``None`` in ``sys.modules`` would be asked for its ``Tensor`` by scipy."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name in GPU_LIBRARIES:
+            raise ImportError(f"a report needs no {name}")
+
+
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Analysis, Path]:
     """The study and its page, as the command makes them: from stored results, without a network or a GPU."""
@@ -42,8 +53,9 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Analysis, Path]:
     out = tmp_path_factory.mktemp("study") / "report.html"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", refuse)
-        for library in ("pynvml", "torch"):  # the ways to a GPU: importing either fails
-            patch.setitem(sys.modules, library, None)
+        patch.setattr(sys, "meta_path", [NoGpu(), *sys.meta_path])
+        for library in GPU_LIBRARIES:
+            patch.delitem(sys.modules, library, raising=False)
         patch.setattr("loadgen.analysis.analyse.analyse", kept)
         done = CliRunner().invoke(main, ["report", *map(str, STORED), "--format", "html", "--out", str(out)])
     assert done.exit_code == 0, done.output
