@@ -10,9 +10,10 @@
 #   greedy-tp2     greedy tokens against transformers; faults: start, stop, kill, too large a cache
 #   one:A          start A of $TP1's frameworks on GPU 0 alone, $BATCHES; weights:A of profiles/weights.toml
 #   capacity:F     the capacity of framework F on GPU 0, by windows of $WINDOW; capacity2:F at tp 2
+#   trace:F        framework F on GPU 0 under the first two minutes of $TRACE, at $RATES a second
 #   split:E        where the time of a call of engine E goes (call_split.py), $CELLS, on GPU 0
 set -uo pipefail
-packages=$(realpath "$1") out=$(realpath -m "$2")
+packages=$(realpath "$1") out=$(realpath -m "$2") trace=$(realpath -m "${TRACE:-none}")
 shift 2
 here=$(cd "$(dirname "$0")/../.." && pwd)
 home=${TMPDIR:-/tmp}/engines-gpus
@@ -69,6 +70,28 @@ for part in "$@"; do
         [ "${part%:*}" = capacity ] || where="tp=2"
         PROFILE=capacity sweep "${part%:*}-$of" --set "framework=$of" --set "$where" --set capacity.saturating=128 \
             --set "capacity.window=${window}s" --set "capacity.lead_in=$((window / 4))s" ;;
+    trace:*)
+        cat >"$home/trace.toml" <<END
+name = "trace"
+[server]
+framework = "$of"
+model = "${MODEL:-llama-13b}"
+gpus = [${GPU-0}]
+ready_timeout_s = 900
+[frameworks.hf.options]
+engine = "continuous"
+[load]
+mode = "trace"
+trace = "$trace"
+replay = { to = "120s", too_long = "skip" }
+[slo]
+ttft = "500ms"
+tpot = "25ms"
+share = 0.95
+[[sweep]]
+rate = [${RATES:-2, 4, 8}]
+END
+        PROFILE=$home/trace.toml sweep "trace-$of" ;;
     split:*) CUDA_VISIBLE_DEVICES=0 python3 "$here/tests/benches/call_split.py" "$of" --cells "${CELLS:-20/100x1,20/100x64,512/20x64,20/100x256}" >"$out/split-$of.txt" 2>"$out/split-$of.log" ;;
     greedy-tp2) python3 "$here/tests/benches/vllm_gpus.py" greedy --tp 2 2>&1 | tee "$out/greedy-tp2.txt" ;;
     faults) python3 "$here/tests/benches/vllm_gpus.py" faults 2>&1 | tee "$out/faults.txt" ;;
