@@ -21,6 +21,7 @@ from click.core import ParameterSource
 from loadgen import __version__, urls
 from loadgen.cli_tools import TOOLS
 from loadgen.commands.options import (
+    FINITE,
     load_options,
     ray_options,
     ray_type_option,
@@ -163,7 +164,7 @@ have_option = click.option(
 @click.option(
     "--time-limit",
     "time_limit_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FINITE,
     metavar="SECONDS",
     help="start only what is expected to end in time; --resume goes on",
 )
@@ -208,7 +209,7 @@ def sweep(
     with reached(options.ray, options.ray_without_token) as cluster:
         checked, plan = make(profile, sets, dry_run=dry_run, cluster=cluster, gpu_type=options.ray_type)
         if dry_run:
-            plan_tables.print_plan(plan, noise_from)
+            plan_tables.print_plan(command.missing(checked, plan, options), noise_from)
             return
         code = command.run(
             checked, plan, options, live=live, metrics_port=metrics_port, report_after=report_after
@@ -403,12 +404,8 @@ def merge(parts: tuple[Path, ...], target: Path) -> None:
 @click.option(
     "--parts", "wanted", multiple=True, metavar="NAMES", help="ids or globs of parts: core/*, *-tp1 [all]"
 )
-@click.option(
-    "--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="end by then"
-)
-@click.option(
-    "--part-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="for each part"
-)
+@click.option("--time-limit", type=FINITE, metavar="SECONDS", help="end by then")
+@click.option("--part-limit", type=FINITE, metavar="SECONDS", help="for each part")
 @click.option("--sequential", is_flag=True, help="one part at a time, with all cores: no neighbours")
 @click.option("--gpus", help="device indices such as 0,1 (default: all)")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="override a key in every part")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from loadgen.commands.options import MODES, load_options, ray_options
+from loadgen.commands.options import MODES, Finite, load_options, ray_options
 from loadgen.errors import BadInput
 from loadgen.profile.bounds import MOST_WORKERS
 
@@ -17,8 +17,16 @@ from loadgen.profile.bounds import MOST_WORKERS
 @click.option("--like", metavar="PROFILE", help="replay the load of a profile that asks most of the client")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="with --like: override a key")
 @load_options(requests=256, concurrency=64, modes=[mode for mode in MODES if mode != "sessions"])
-@click.option("--ttft-ms", default=200.0, show_default=True, help="the null server's time to the first token")
-@click.option("--itl-ms", default=20.0, show_default=True, help="its time between tokens; 0: no pause")
+@click.option(
+    "--ttft-ms",
+    type=Finite(),
+    default=200.0,
+    show_default=True,
+    help="the null server's time to the first token",
+)
+@click.option(
+    "--itl-ms", type=Finite(), default=20.0, show_default=True, help="its time between tokens; 0: no pause"
+)
 @click.option("--bound-ms", default=1.0, show_default=True, help="the error that is still good")
 @click.option(
     "--nodes", type=click.IntRange(1, MOST_WORKERS), help="with --ray: so many, --workers on each [all]"

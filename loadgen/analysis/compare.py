@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from loadgen.analysis.changes import changes
 from loadgen.analysis.claims import cell_figure, cell_ratios, mean_ratio
 from loadgen.analysis.finding import server_text
 from loadgen.analysis.gates import Gate, Judgement, Outcome, judge, parse_gate
-from loadgen.analysis.pairing import cell_words, load_of, paired
+from loadgen.analysis.pairing import cell_words, key_words, load_of, paired
 from loadgen.analysis.ratios import Ratio, ratio_of
 from loadgen.analysis.same_work import Work, same_work
 from loadgen.analysis.slow import share_differs
@@ -137,13 +137,19 @@ def compare_rows(
     parsed = [parse_gate(text) for text in gates]
     studies = [Study(each) for each in rows]
     silent = [{row.run: row.unusable for row in each if not row.usable} for each in rows]
-    reasons = {load_of(row.key): row.unusable for row in rows[1] if not row.usable}
-    cells, unpaired, lost = paired(studies[0], studies[1], reasons)
-    if not cells and not any(load_of(key) in reasons for key in studies[0].cells):
+    dead_a, dead_b = (
+        {row.key: row.unusable for row in each if not (row.usable or row.key in study.cells)}
+        for each, study in zip(rows, studies, strict=True)
+    )
+    cells, unpaired, lost = paired(studies[0], studies[1], dead_a, dead_b)
+    if not cells and not {load_of(key) for key in dead_b} & {load_of(key) for key in studies[0].cells}:
         for name, study, found in zip(names, studies, silent, strict=True):
             if found and not study.cells:
                 raise BadInput(f"{name} has no trial that may speak: {next(iter(found.values()))}")
-        raise BadInput(f"{' and '.join(names)} have no cell of equal load in common: nothing can be compared")
+        why = f" ({lost[0]})" if lost else ""
+        raise BadInput(
+            f"{' and '.join(names)} have no pair of cells of equal load: nothing can be compared{why}"
+        )
     servers = [server for study in studies for server in study.servers]
     metrics = [metric for metric in METRICS if any(cell.values(metric) for pair in cells for cell in pair)]
     failed = [_failed_requests(each) for each in rows]
@@ -184,7 +190,7 @@ def compare_rows(
         ),
         changed={},
         gates=tuple(
-            _outcome(gate, pairs, studies[1], [*lost, *worse], servers, every_cell) for gate in parsed
+            _outcome(gate, pairs, studies[1], [*lost, *worse], dead_b, servers, every_cell) for gate in parsed
         ),
         worse=tuple(worse),
         slow=_slow_words(cells),
@@ -207,10 +213,14 @@ def _outcome(
     pairs: Sequence[Pair],
     right: Study,
     broken: Sequence[str],
+    dead: Mapping[Key, str],
     servers: Sequence[Server],
     every_cell: bool,
 ) -> Outcome:
-    """A gate's verdict, with the cells and reasons behind it: what is missing or failed in B cannot be kept."""
+    """A gate's verdict, with the cells and reasons behind it: what is missing or failed in B cannot be kept.
+
+    ``dead`` are B's cells without a trial that may speak, by the reason: a gate of B alone asks for them, too.
+    """
     if gate.absolute:
         cells = right.cells.values()
         named = [(cell_words(cell), cell_figure(cell, gate.metric, servers)) for cell in cells]
@@ -224,6 +234,8 @@ def _outcome(
     known = [(text, ratio) for text, ratio in named if ratio is not None]
     judged = judge(gate, mean, [ratio for _, ratio in known], every_cell=every_cell or gate.absolute)
     absent = [f"{text}: {_untold(gate)}" for text, ratio in named if ratio is None]
+    if gate.absolute:
+        absent += [f"{key_words(key)}: {why} in B" for key, why in dead.items()]
     reasons = [*broken, *absent]
     verdict: Judgement = "fails" if reasons else judged.verdict
     other = [] if gate.absolute else [f"{p.text}: {p.work.verdict}" for p in pairs if not p.work.comparable]

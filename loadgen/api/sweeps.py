@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -211,8 +212,13 @@ def conduct(
 ) -> Swept:
     """Run what is missing of a plan, watched; ``watching`` is entered once the folder is there.
 
-    Raises BadInput for a results folder that must not be written to and a Prometheus that does not answer.
+    Raises BadInput for a results folder that must not be written to, a Prometheus that does not answer, and a time
+    limit that is none.
     """
+    if options.time_limit_s is not None and not 0 < options.time_limit_s < math.inf:
+        raise BadInput(
+            f"time_limit_s = {options.time_limit_s} (accepted: a finite number of seconds above 0)"
+        )
     budget = Budget(limit_s=options.time_limit_s, clock=time.monotonic)
     deadline_s = None if options.time_limit_s is None else time.monotonic() + options.time_limit_s
     from loadgen.sweeping.sweep import Sweep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -11,6 +12,20 @@ from loadgen.load_records import LoadKind
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 MODES = get_args(LoadKind)
+
+
+class Finite(click.FloatRange):
+    """A finite number in the range: click's own lets NaN through, since no comparison with it is true."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Raises click.BadParameter for any other."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
+
+
+FINITE = Finite(min=0, min_open=True)
 
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:

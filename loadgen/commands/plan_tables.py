@@ -137,7 +137,9 @@ def title(spec: ServerSpec | None) -> str:
 
 def headline(plan: Plan, ahead: Outlook) -> str:
     """Counts, and the time: at least (by the device's ceilings) and about."""
-    if ahead.estimate_s is None or ahead.at_least_s is None:
+    if not plan.trials:
+        time = "nothing is missing"
+    elif ahead.estimate_s is None or ahead.at_least_s is None:
         time = "time not predicted (no known GPU: the CPU's ceilings are not in the table)"
     else:
         time = f"at least {show_duration(ahead.at_least_s)}, about {show_duration(ahead.estimate_s)} ({ahead.device})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from loadgen.errors import BadInput, MissingDependency
 from loadgen.plan.plan import Plan
 from loadgen.profile.profile import Profile
 from loadgen.protocols import Watcher
+from loadgen.results.other_folders import held
 from loadgen.telemetry_records import TelemetrySpec
 
 
@@ -51,6 +53,18 @@ def run(
     if swept.failed or swept.limited:
         click.echo(f"{swept.failed} trials failed, {swept.limited} counted as failed by --strict", err=True)
     return 1 if swept.failed or swept.limited or swept.unsettled else 0
+
+
+def missing(profile: Profile, plan: Plan, options: SweepOptions) -> Plan:
+    """What would run: the plan without what folders of ``have`` hold and, to ``resume``, the sweep's own.
+
+    Raises BadInput and StoreError as ``other_folders.held`` does.
+    """
+    folder = options.out or Path("results") / profile.name
+    done = held(options.have, options.retry_failed)
+    if options.resume and (folder / "sweep.json").exists():
+        done |= held([glob.escape(str(folder))], options.retry_failed)
+    return plan.without(done)
 
 
 @contextmanager

@@ -40,8 +40,14 @@ ANSWER_S = 5.0  # for its health page
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """``count`` different ports that could be bound on ``host`` a moment ago.
 
-    Raises BadInput when there are too few.
+    Raises BadInput when there are too few, and for a host that is no address of this machine.
     """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        try:
+            probe.bind((host, 0))  # else each port would be tried, and each look the name up again
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise BadInput(f"host {host!r}: {why} (accepted: an address of this machine)") from None
     found: list[int] = []
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
         if len(found) == count:

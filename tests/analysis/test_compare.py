@@ -303,6 +303,35 @@ def test_what_failed_or_is_missing_in_b_fails_its_gates(tmp_path: Path) -> None:
     assert compare(one, tmp_path / "dead").exit_code == 1
 
 
+def test_a_cell_of_b_alone_that_failed_fails_the_gates_of_b_alone(tmp_path: Path) -> None:
+    one = write(tmp_path / "a", sweep(GRID, world(), seed=1), samples=False)
+    both = [*sweep(GRID, world(), seed=2), failed(Point(batch=512), "ServerDied")]
+    found = compare(one, write(tmp_path / "b", both, samples=False), ["e2e<=900s", "e2e<=+30%"])
+    assert [each.verdict for each in found.gates] == ["fails", "passes"]
+    assert "batch 512 20/20: failed in measured: ServerDied in B" in gate_lines(found)[0]
+    assert compare(tmp_path / "b", one, ["e2e<=900s"]).gates[0].verdict == "passes"
+
+
+def test_another_server_is_no_partner_where_the_same_one_failed(tmp_path: Path) -> None:
+    """Nor where two of A's could have it: the first would be compared by the accident of its place."""
+    hf, ds = Point(batch=8), Point(batch=8, framework="ds", engine="mii-fastgen")
+    alone = write(tmp_path / "hf", sweep([hf], world(), seed=1), samples=False)
+    dead = failed(hf, "ServerStartFailed")
+    dead = dataclasses.replace(dead, engine={})  # which never told its engine
+    other = write(tmp_path / "other", [dead, *sweep([ds], world(), seed=2)], samples=False)
+    found = compare(alone, other, ["e2e<=+30%"])
+    assert (found.pairs, found.exit_code) == ((), 1)
+    assert "failed in measured: ServerStartFailed in B" in gate_lines(found)[0]
+    two = write(tmp_path / "two", sweep([hf, ds], world(), seed=3), samples=False)
+    third = write(
+        tmp_path / "third",
+        sweep([dataclasses.replace(ds, framework="vllm", engine="v1")], world(), seed=4),
+        samples=False,
+    )
+    with pytest.raises(BadInput, match="1 possible partners for 2 in B"):
+        compare(two, third, ["e2e<=+30%"])
+
+
 def test_more_failed_requests_in_b_fail_with_and_without_a_gate(tmp_path: Path) -> None:
     def halved(each: TrialResult) -> TrialResult:
         assert each.summary is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.errors import ServerDied, ServerNotReady, ServerOutOfMemory
+from loadgen.errors import BadInput, ServerDied, ServerNotReady, ServerOutOfMemory
 from loadgen.launch.child import child_argv
 from loadgen.launch.process import GUARD, Server, free_ports, log_tail, port_is_free, serving
 from loadgen.protocols import Command
@@ -274,3 +274,9 @@ def test_a_killed_guard_leaves_nobody_behind(tmp_path: Path) -> None:
     os.kill(server.pid, signal.SIGKILL)
     server.stop()
     assert all(gone(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "a" * 70 + ".invalid"])
+def test_a_host_that_is_not_this_machine_s_is_told_at_once(host: str) -> None:
+    with pytest.raises(BadInput, match="accepted: an address of this machine"):
+        free_ports(1, host)
