@@ -33,7 +33,7 @@ class ChatAnswer(Answer):
         """Count the output of the events of one read; of a whole body when ``at_ns`` is None. Never raises."""
         if self.failed is not None:
             return
-        tokens, lost, done = 0, False, self._done
+        tokens, lost, behind_done = 0, False, False
         self._read += 1
         try:
             for data in events:
@@ -61,6 +61,7 @@ class ChatAnswer(Answer):
                         self._first_answer_ns = at_ns
                     if new:
                         tokens += new
+                        behind_done = self._done  # of the last, behind which there is none
                         lost = lost or self._latest_read[index] == self._read
                         self._latest_read[index] = self._read
                     if finish := choice.get("finish_reason"):
@@ -71,7 +72,7 @@ class ChatAnswer(Answer):
             self.failed = BadReply(
                 f"not a chat completion ({type(error).__name__}: {error}): {words_of(data)}"
             )
-        if tokens and done and self.failed is None:
+        if behind_done and self.failed is None:
             self.failed = BadReply(BEHIND_DONE)
         self._note_read(tokens, lost, at_ns)
 
@@ -82,7 +83,7 @@ class ChatAnswer(Answer):
             event = self._odd(data)
         if not isinstance(event, dict) or event.get("object") == "error":
             event = self._odd(data)
-        if tells_an_error(event):
+        if "choices" not in event and tells_an_error(event):
             raise Refused(words_of(data))
         if event.get("type") == "message_stop":
             self._done = True

@@ -11,7 +11,7 @@ from statistics import median
 from loadgen.analysis.table import machine_of
 from loadgen.analysis.winners import Prices, price_of
 from loadgen.identity import arrivals, server_key, workload
-from loadgen.labels import caveat_marks, input_text, lengths_text, output_text, server_label
+from loadgen.labels import caveat_marks, input_text, lengths_text, output_text, place_label
 from loadgen.load_records import LoadSpec
 from loadgen.metrics.objectives import slo_words
 from loadgen.metrics.percentiles import percentile_words
@@ -91,7 +91,7 @@ def servers_by_capacity(folders: Sequence[Path]) -> Table | None:
 
 def server_words(trial: Trial) -> str:
     """The server of a search in a few words, and how requests come to it, where that is not Poisson."""
-    name = server_label(trial.server) if trial.server else f"{trial.model_name or 'endpoint'} at {trial.url}"
+    name = place_label(trial)
     kind, burstiness = arrivals(trial.load)
     told = "" if burstiness == 1 else f", burstiness {show_number(burstiness)}"
     return f"{name}, evenly" if kind == "constant" else name + told

@@ -161,8 +161,7 @@ class _Prepared:
         if sampled in self._steps and not new_prompt and not new_kind:
             return
         self._compiled.add((prompt.longest == 1, prompt.ragged))
-        buffers.position.zero_()
-        buffers.padding.zero_()
+        buffers.rest()
         ids = torch.zeros(buffers.shape.batch, prompt.longest, dtype=torch.long, device=buffers.device)
         if new_kind and not new_prompt:
             buffers.read_prompts(

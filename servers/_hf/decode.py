@@ -136,6 +136,13 @@ class Buffers:
         if call.min_tokens and not call.ignore_eos and eos:
             self.bans[torch.tensor(sorted(eos), device=self.device)] = float("-inf")
 
+    def rest(self) -> None:
+        """No padding, and the first slot next: what captures run on."""
+        self.position.zero_()
+        self.padding.zero_()
+        if self.blocks is not None:
+            self.blocks.begin()
+
     def allow_end_of_sequence(self) -> None:
         """Lift the ban on ends of sequence."""
         self.bans.zero_()

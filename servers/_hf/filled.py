@@ -34,7 +34,7 @@ class FilledBlocks:
     """The block mask of one shape: each sequence sees the slots from its ``padding`` [batch] to ``position`` [1]."""
 
     def __init__(self, slots: int, position: torch.Tensor, padding: torch.Tensor) -> None:
-        self._padding = padding
+        self.padding = padding
         self._first = torch.zeros_like(padding, dtype=torch.int32)
         self._numbers = torch.arange(-(-slots // BLOCK), dtype=torch.int32, device=padding.device)
         self.counts = torch.ones(len(padding), 1, 1, dtype=torch.int32, device=padding.device)
@@ -51,7 +51,7 @@ class FilledBlocks:
 
     def begin(self) -> None:
         """Take a call's paddings: blocks of padding alone are left out."""
-        self._first.copy_(self._padding // BLOCK)
+        self._first.copy_(self.padding // BLOCK)
         self.indices.copy_(
             (self._first[:, None] + self._numbers).clamp(max=len(self._numbers) - 1)[:, None, None]
         )

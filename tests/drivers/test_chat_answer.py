@@ -97,3 +97,5 @@ def test_a_stream_that_stops_is_no_answer() -> None:
     )
     assert streamed([chunk("abort", content="a"), DONE]).error is not None
     assert streamed([chunk(content="a"), event(b"{broken"), DONE]).error == "BadReply: not JSON: {broken"
+    behind = streamed([chunk("stop", content="a"), DONE, chunk(content="b")])
+    assert behind.error == "BadReply: tokens came behind [DONE]"

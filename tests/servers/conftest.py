@@ -13,6 +13,17 @@ from loadgen.theory.models import PRESETS
 TINY_HF = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32", max_batch=8)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads of a tiny model's products wait for each other longer than they compute, on a busy machine above all."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tiny_hf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder: Path = tmp_path_factory.mktemp("hf")

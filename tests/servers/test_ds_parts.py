@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from loadgen.theory.models import PRESETS
 
 CPU = torch.device("cpu")
 SPEC = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32")
+pytestmark = pytest.mark.usefixtures("one_thread")
 EVEN = ((5, 6, 7, 8, 9), (10, 11, 12, 13, 14))
 RAGGED = ((5, 6, 7, 8, 9), (10, 11), (100,) * 9)
 
@@ -36,15 +37,6 @@ RAGGED = ((5, 6, 7, 8, 9), (10, 11), (100,) * 9)
 @pytest.fixture(scope="module")
 def model() -> Any:
     return hf_model.build(SPEC, CPU, 0, seed=3, attention="sdpa")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads of a tiny model's products wait for each other longer than they compute, on a busy machine above all."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def direct(model: Any, prompts: Sequence[tuple[int, ...]], new: int) -> list[list[int]]:

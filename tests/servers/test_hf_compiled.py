@@ -1,7 +1,7 @@
 """The compiled engine's logic on CPU: the same steps, run directly, give the tokens of transformers' generate."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,16 +18,8 @@ from loadgen.theory.models import PRESETS
 
 SPEC = ServerSpec(framework="hf", model=PRESETS["tiny"], dtype="float32")
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
 RAGGED = ((1, 2, 3, 4, 5, 6, 7), (900, 31), (5,) * 12)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Beside other tests on the same cores, threads that wait for each other in each small product take minutes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build() -> Any:

@@ -15,7 +15,7 @@ PADDING = torch.tensor([0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 5])
 
 
 def looking_from(position: int) -> FilledBlocks:
-    blocks = FilledBlocks(SLOTS, torch.tensor([position]), PADDING)
+    blocks = FilledBlocks(SLOTS, torch.tensor([position]), PADDING.clone())
     blocks.begin()
     blocks.look_from(torch.tensor([position]))
     return blocks
@@ -28,6 +28,15 @@ def test_the_blocks_read_are_those_that_hold_something(position: int) -> None:
         count = int(blocks.counts[sequence, 0, 0])
         read = blocks.indices[sequence, 0, 0].tolist()[:count]
         assert read == sorted({slot // BLOCK for slot in range(padding, position + 1)})
+
+
+def test_a_capture_sees_its_first_slot_whatever_call_was_before() -> None:
+    blocks = looking_from(SLOTS - 1)
+    blocks.padding.zero_()
+    blocks.begin()
+    blocks.look_from(torch.tensor([0]))
+    assert blocks.counts.flatten().tolist() == [1] * len(PADDING)
+    assert not blocks.indices[..., 0].any()
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
