@@ -282,6 +282,7 @@ def run(context: click.Context, /, **given: Any) -> None:
 @click.option(
     "--saturating", default=256, show_default=True, help="in flight of the trial of most throughput"
 )
+@click.option("--near", type=float, help="where it is expected: straight to the longer trials")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="results folder [results/capacity]"
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from loadgen.load_records import LoadSpec
@@ -57,6 +57,7 @@ class CapacitySearch:
     duration and repeat are the search's. ``window_s`` and ``lead_in_s`` are of the trials that decide, ``None``: by
     rule. ``within``: done when the interval is no wider, relative to the capacity. ``confirm``: a long trial at its
     lower end follows. ``saturating``: requests in flight of the trial that measures what the server can do at most.
+    ``near``: where the capacity is expected, as by another start of the server; it says where to look, not what for.
     """
 
     point: Trial
@@ -66,6 +67,7 @@ class CapacitySearch:
     within: float = 0.05
     confirm: bool = False
     saturating: int = 256
+    near: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

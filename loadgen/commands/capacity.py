@@ -17,7 +17,7 @@ from loadgen.slo_records import Slo
 IN_LOAD = ("input_tokens", "output_tokens", "burstiness", "seed", "workers")
 IN_TARGET = ("url", "model", "vocab", "protocol", "tokenizer", "exact")
 IN_DRIVER = ("endpoint", "prompt", "extra_body", "headers", "options")
-IN_SEARCH = ("variable", "window", "lead_in", "within", "confirm", "saturating")
+IN_SEARCH = ("variable", "window", "lead_in", "within", "confirm", "saturating", "near")
 
 
 def run(*, argv: tuple[str, ...], slo: tuple[str, ...], out: Path | None, resume: bool, **given: Any) -> int:

@@ -31,7 +31,7 @@ def run(
     from loadgen.errors import BadInput
     from loadgen.live import terminal
     from loadgen.report.analysis_tables import tables_of
-    from loadgen.report.capacity_table import found_in
+    from loadgen.report.capacity_found import found_in
     from loadgen.report.export import write
 
     if out is not None and len(formats) > 1:

@@ -3,8 +3,9 @@
 In order: one request at a time (``alone``: what is attained at best); a saturating closed loop (``saturated``: the
 throughput there is); short trials up or down from 0.7 of it until one passes and one fails (``bracket``); up to six
 with a lead-in and a counted window (``window``), each where the fit so far wants it; and, when asked for, one long
-trial at the lower end of the interval (``confirm``). Twelve at most. Each step is a function of the results before it,
-so a search that was stopped asks for the same trials again, and finds them stored.
+trial at the lower end of the interval (``confirm``). Twelve at most. A search that knows where to look (``near``) takes
+one request at a time for a short while, and goes straight to the windows. Each step is a function of the results before
+it, so a search that was stopped asks for the same trials again, and finds them stored.
 """
 
 from __future__ import annotations
@@ -53,10 +54,11 @@ def replay(search: CapacitySearch, stored: Mapping[str, TrialResult]) -> tuple[l
 def next_step(search: CapacitySearch, done: Sequence[Done]) -> Step | None:
     """What to try after these results; ``None`` when the search is over."""
     if not done:
-        return _closed(search, done, "alone", 1, search.window_s or WINDOW_S)
+        length_s = _short_s(search, done) if search.near else search.window_s or WINDOW_S
+        return _closed(search, done, "alone", 1, length_s)
     if ended(search, done) is not None:
         return None
-    if len(done) == 1:
+    if len(done) == 1 and not search.near:
         return _closed(search, done, "saturated", search.saturating, _short_s(search, done))
     if (level := _bracket_level(search, done)) is not None:
         return _at(search, done, "bracket", level, _short_s(search, done), 0.0)
@@ -112,6 +114,8 @@ def _enough(search: CapacitySearch, done: Sequence[Done]) -> bool:
 def _bracket_level(search: CapacitySearch, done: Sequence[Done]) -> float | None:
     """The next load of the bracket; ``None`` when it is closed, or has had its trials."""
     tried = of_role(done, "bracket")
+    if not tried and search.near:
+        return None
     if not tried:
         return _rounded(search, START * _saturation(search, done))
     low, high = bracket(done)
@@ -144,7 +148,8 @@ def _window_level(search: CapacitySearch, done: Sequence[Done], number: int) -> 
 def _short_s(search: CapacitySearch, done: Sequence[Done]) -> float:
     given = search.window_s
     least = SHORT_S if given is None else given * SHORT_S / WINDOW_S
-    return round(max(least, SHORT_E2E * (done[0].e2e_s or 0.0)), 3)
+    alone_s = done[0].e2e_s if done else None
+    return round(max(least, SHORT_E2E * (alone_s or 0.0)), 3)
 
 
 def _window_s(search: CapacitySearch, done: Sequence[Done], level: float) -> tuple[float, float]:
@@ -153,12 +158,17 @@ def _window_s(search: CapacitySearch, done: Sequence[Done], level: float) -> tup
     least = [each.e2e_s or 0.0 for each in done if each.role in ("alone", "bracket") and each.passed]
     e2e_s = max([done[0].e2e_s or 0.0, *least, *([median(near)] if near else [])])
     goals: tuple[Goal, ...] = search.point.slo.goals if search.point.slo else ()
-    summary = done[1].result.summary
-    rate = level if search.variable == "rate" else (summary.requests_per_s if summary else None) or 1.0
+    rate = level if search.variable == "rate" else _rate_of(done)
     missing = max(MISSES / (1 - goal.share) / rate for goal in goals)
     window_s = search.window_s or max(WINDOW_S, WINDOW_E2E * e2e_s, missing)
     lead_in_s = search.lead_in_s if search.lead_in_s is not None else max(LEAD_IN_S, LEAD_IN_E2E * e2e_s)
     return round(window_s, 3), round(lead_in_s, 3)
+
+
+def _rate_of(done: Sequence[Done]) -> float:
+    """Requests per second that a closed loop ends with: the saturating trial's, else the most so far."""
+    told = [each.result.summary for each in of_role(done, "saturated") or done]
+    return max((each.requests_per_s or 0.0 for each in told if each), default=0.0) or 1.0
 
 
 def _rounded(search: CapacitySearch, level: float) -> float:

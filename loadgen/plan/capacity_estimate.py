@@ -96,8 +96,11 @@ def of_role(done: Sequence[Done], *roles: Role) -> list[Done]:
     return [each for each in done if each.role in roles]
 
 
-def middle_of(done: Sequence[Done]) -> float:
-    """The bracket's geometric middle; beyond its last trial where that did not close it."""
+def middle_of(search: CapacitySearch, done: Sequence[Done]) -> float:
+    """Where the search was told to look; else the bracket's geometric middle; beyond its last trial where that did not
+    close it."""
+    if search.near:
+        return search.near
     low, high = bracket(done)
     if low is None or high is None:
         return low * math.sqrt(1.6) if low is not None else (high or 1.0) / math.sqrt(1.6)
@@ -160,7 +163,7 @@ def estimate(search: CapacitySearch, done: Sequence[Done]) -> Estimate:
     """The fits of all goals to the windows so far; without any they say what the bracket does."""
     slo = search.point.slo
     assert slo is not None, "a search has objectives"
-    windows, middle = windows_of(done), middle_of(done)
+    windows, middle = windows_of(done), middle_of(search, done)
     fits, ceilings, effects = [], [], []
     for place, goal in enumerate(slo.goals):
         effects.append(design_effect([found for _, found in windows], place))

@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import median
 from typing import Literal, cast
 
-from loadgen.labels import caveat_marks, lengths_text, place_label
+from loadgen.labels import again_label, caveat_marks, lengths_text, place_label
 from loadgen.plan.capacity import VOID, WINDOW_E2E, Step, ended, replay
 from loadgen.plan.capacity_estimate import Done, Estimate, about_goal, estimate, of_role, windows_of
 from loadgen.plan.capacity_fit import CLIFF_NATS, TAIL
@@ -225,7 +225,7 @@ def plan_words(step: Step) -> str:
 def title(search: CapacitySearch) -> str:
     """A search in one line."""
     point = search.point
-    return f"capacity of {place_label(point)}, {lengths_text(point.load)}"
+    return f"capacity of {place_label(point)}, {lengths_text(point.load)}{again_label(point.start, 0)}"
 
 
 def words(found: Capacity) -> str:

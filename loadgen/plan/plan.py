@@ -80,20 +80,26 @@ class Plan:
 def make_plan(profile: Profile) -> Plan:
     """Every cell as a trial, once. Servers come in the order in which the profile first asks for them."""
     trials = {trial.id: trial for trial in map(trial_of, profile.cells)}
-    servers = {key: place for place, key in enumerate(dict.fromkeys(map(_first_start, trials.values())))}
+    points = [*trials.values(), *(each.point for each in profile.capacities)]
+    servers = {key: place for place, key in enumerate(dict.fromkeys(map(_first_start, points)))}
     places = {id_: place for place, id_ in enumerate(trials)}
 
-    def order(trial: Trial) -> tuple[int, int, int, float, int]:
+    def turn(trial: Trial) -> tuple[int, int]:
         server = servers[_first_start(trial)]
-        turn = server if trial.start % 2 == 0 else -server
-        return trial.start, turn, trial.repeat, relative_cost(trial), places[trial.id]
+        return trial.start, server if trial.start % 2 == 0 else -server
+
+    def order(trial: Trial) -> tuple[int, int, int, float, int]:
+        return *turn(trial), trial.repeat, relative_cost(trial), places[trial.id]
 
     if profile.order == "interleaved":
         arranged = interleave.arrange(list(trials.values()), _first_start)
     else:
         arranged = tuple(sorted(trials.values(), key=order))
     return Plan(
-        trials=arranged, order=profile.order, searches=profile.searches, capacities=profile.capacities
+        trials=arranged,
+        order=profile.order,
+        searches=profile.searches,
+        capacities=tuple(sorted(profile.capacities, key=lambda each: turn(each.point))),
     )
 
 

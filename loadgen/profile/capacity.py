@@ -39,7 +39,8 @@ def slo_of(tables: Tables, origins: Origins) -> Slo | None:
 def with_searches(
     cells: Sequence[Cell], tables: Tables, origins: Origins
 ) -> tuple[tuple[Cell, ...], tuple[CapacitySearch, ...]]:
-    """The cells to run, each with the profile's objectives, and a search for each server, workload and way of arriving.
+    """The cells to run, each with the profile's objectives, and a search for each server, start of it, workload and way
+    of arriving.
 
     An open-loop cell without a rate stands for its search alone, which takes its arrivals. Raises ProfileError.
     """
@@ -50,7 +51,7 @@ def with_searches(
     points: dict[tuple[str, LoadSpec], dict[object, Cell]] = {}
     for cell in cells:
         load = cell.load
-        if cell.start or load.kind in ("trace", "ramp", "sessions"):
+        if load.kind in ("trace", "ramp", "sessions"):
             continue
         ways = points.setdefault((server_key(_point(cell)), workload(load)), {})
         by_rate = arrivals(load) if table.variable == "rate" else True
@@ -68,6 +69,7 @@ def with_searches(
             within=table.within,
             confirm=table.confirm,
             saturating=table.saturating,
+            near=table.near,
         )
         for ways in points.values()
         for way, cell in ways.items()
@@ -91,5 +93,6 @@ def _point(cell: Cell) -> Trial:
         vocab=cell.server.model.vocab if cell.server else target.vocab if target else None,
         driver=target.driver if target else {},
         exact=target.exact if target else False,
+        start=cell.start,
         slo=cell.slo,
     )

@@ -99,6 +99,8 @@ starts = 3                           # fresh servers that each run all of it, A 
     within = 0.05                    # done when the 90 % interval is no wider, relative to the capacity
     confirm = false                  # a long trial at the interval's lower end
     saturating = 256                 # requests in flight of the trial that measures the most there is
+    near = 12.9                      # where it is expected: straight to the windows. A further start of a server looks
+                                     # where the one before it found
 
     [target]                         # instead of [server]: an endpoint that already runs
     url = "http://127.0.0.1:8000"

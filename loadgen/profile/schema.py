@@ -206,6 +206,7 @@ class CapacityTable(Table):
     within: Share = 0.05
     confirm: Flag = False
     saturating: AtOnce = 256
+    near: Amount | None = None
 
 
 class BisectionTable(Table):

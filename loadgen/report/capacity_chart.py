@@ -9,7 +9,7 @@ import numpy as np
 from loadgen.labels import input_text, output_text
 from loadgen.plan.capacity_estimate import Done, estimate, windows_of
 from loadgen.plan.capacity_outcome import unit_of
-from loadgen.report.capacity_table import Found, server_words
+from loadgen.report.capacity_found import Found, start_words
 from loadgen.report.chart import Chart, Figure, axis, colour, layout, said, scatter
 from loadgen.units import show_number, show_s, show_share
 
@@ -29,7 +29,7 @@ def capacity_chart(found: Sequence[Found]) -> Chart | None:
         if each.capacity.capacity is None:
             continue
         point = each.capacity.search.point
-        name = f"{server_words(point)}, {input_text(point.load)} → {output_text(point.load)}"
+        name = f"{start_words(each)}, {input_text(point.load)} → {output_text(point.load)}"
         for place, goal in enumerate(each.capacity.goals):
             title = f"{name}: {', '.join(goal.goal.objectives)} at {show_share(goal.goal.share)}"
             choices[title] = _attainment(each, place)

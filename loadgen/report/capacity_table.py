@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from statistics import median
 
-from loadgen.analysis.table import machine_of
 from loadgen.analysis.winners import Prices, price_of
-from loadgen.identity import arrivals, server_key, workload
-from loadgen.labels import caveat_marks, input_text, lengths_text, output_text, place_label
+from loadgen.identity import server_key, workload
+from loadgen.labels import caveat_marks, input_text, lengths_text, output_text
 from loadgen.load_records import LoadSpec
 from loadgen.metrics.objectives import slo_words
 from loadgen.metrics.percentiles import percentile_words
 from loadgen.plan.capacity_estimate import Done
 from loadgen.plan.capacity_outcome import unit_of
-from loadgen.records import Trial, TrialResult
+from loadgen.records import TrialResult
 from loadgen.report.attained import attained_words, kept_words
-from loadgen.results import capacity_log
+from loadgen.report.capacity_found import Found, found_in, interval_words, start_words
+from loadgen.report.capacity_pairs import pairs_table
 from loadgen.results.store import open_results
-from loadgen.search_records import Capacity, Role
 from loadgen.text_table import Table, table_of
 from loadgen.units import show_number, show_s, show_share
 
@@ -33,41 +30,10 @@ BESIDE_NOTE = (
     "Static batches: the most output tokens per second, whatever the latency. Capacity: within the objectives, of "
     "requests that come when they like."
 )
-PAIRS_NOTE = (
-    "Told apart where the 90 % intervals do not overlap. A search is of one start of its server: how much starts "
-    "differ is in no interval."
-)
 TRIALS_NOTE = (
     "Kept: of the requests due in the window, with the 95 % interval of as many independent ones as they are worth. "
     "Goodput: those that kept all objectives, per second."
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A search's outcome with its trials, where they are stored."""
-
-    capacity: Capacity
-    trials: tuple[tuple[Role, TrialResult], ...]
-    machine: str = "unknown"  # that of its last trial
-
-
-def found_in(folders: Sequence[Path]) -> list[Found]:
-    """Every search of results folders. Raises StoreError."""
-    found = []
-    for folder in folders:
-        outcomes = capacity_log.outcomes(folder)
-        stored = {each.trial.id: each for each in capacity_log.trials(folder)} if outcomes else {}
-        environments = open_results(folder).environments() if outcomes else {}
-        for outcome in outcomes:
-            trials = tuple((role, stored[name]) for role, name in outcome.trials if name in stored)
-            machine = (
-                machine_of(outcome.search.point, environments.get(trials[-1][1].environment))
-                if trials
-                else ""
-            )
-            found.append(Found(capacity=outcome, trials=trials, machine=machine))
-    return found
 
 
 def capacity_tables(folders: Sequence[Path], prices: Prices | None = None) -> list[Table]:
@@ -79,22 +45,9 @@ def capacity_tables(folders: Sequence[Path], prices: Prices | None = None) -> li
     if not found:
         return []
     tables = [_outcomes(found, prices or {}), _beside_batches(found, folders)]
-    tables += [_pairs(found)]
+    tables += [pairs_table(found)]
     tables += [_trials(each) for each in found]
     return [table for table in tables if table is not None]
-
-
-def servers_by_capacity(folders: Sequence[Path]) -> Table | None:
-    """Each pair of capacities that answer the same question, over all folders; ``None`` without any."""
-    return _pairs(found_in(folders))
-
-
-def server_words(trial: Trial) -> str:
-    """The server of a search in a few words, and how requests come to it, where that is not Poisson."""
-    name = place_label(trial)
-    kind, burstiness = arrivals(trial.load)
-    told = "" if burstiness == 1 else f", burstiness {show_number(burstiness)}"
-    return f"{name}, evenly" if kind == "constant" else name + told
 
 
 def joules_per_output_token(found: Found) -> float | None:
@@ -122,7 +75,7 @@ def _outcomes(found: Sequence[Found], prices: Prices) -> Table:
         hourly = capacity * 3600 / (price * gpus) if capacity and price and gpus and rate else None
         rows.append(
             (
-                server_words(point),
+                start_words(each),
                 input_text(point.load),
                 output_text(point.load),
                 slo_words(point.slo) if point.slo else "–",
@@ -167,7 +120,7 @@ def _beside_batches(found: Sequence[Found], folders: Sequence[Path]) -> Table | 
         within = capacity * load.output_tokens
         rows.append(
             (
-                server_words(point),
+                start_words(each),
                 f"{load.input_tokens} → {load.output_tokens}",
                 f"{show_number(rates[best])} at batch {best}",
                 f"{show_number(capacity)} req/s",
@@ -184,37 +137,6 @@ def _beside_batches(found: Sequence[Found], folders: Sequence[Path]) -> Table | 
         "of static",
     )
     return table_of("Capacity beside static batches", head, rows, BESIDE_NOTE)
-
-
-def interval_words(outcome: Capacity) -> str:
-    """``17.2 to 19.0``; a dash without a capacity."""
-    return f"{show_number(outcome.low)} to {show_number(outcome.high)}" if outcome.capacity else "–"
-
-
-def same_question(a: Capacity, b: Capacity) -> bool:
-    """Whether two capacities can be held against each other: the same work, objectives and unit."""
-    one, other = a.search, b.search
-    load, against = one.point.load, other.point.load
-    return (
-        one.variable == other.variable
-        and one.point.slo == other.point.slo
-        and (workload(load), arrivals(load)) == (workload(against), arrivals(against))
-    )
-
-
-def _pairs(found: Sequence[Found]) -> Table | None:
-    rows = []
-    for a, b in combinations([each.capacity for each in found if each.capacity.capacity], 2):
-        a, b = sorted((a, b), key=lambda each: -(each.capacity or 0.0))
-        if not (same_question(a, b) and a.capacity and b.capacity and a.low and b.high):
-            continue
-        names = [server_words(each.search.point) for each in (a, b)]
-        load = a.search.point.load
-        verdict = f"{a.capacity / b.capacity:.2f} ×" if a.low > b.high else "not told apart"
-        intervals = [f"{show_number(each.capacity)} ({interval_words(each)})" for each in (a, b)]
-        rows.append((names[0], names[1], f"{input_text(load)} → {output_text(load)}", *intervals, verdict))
-    head = ("server", "against", "in → out", "its capacity", "the other's", "ratio")
-    return table_of("Servers by capacity", head, rows, PAIRS_NOTE)
 
 
 def _trials(found: Found) -> Table | None:
@@ -246,5 +168,5 @@ def _trials(found: Found) -> Table | None:
         "trial", "load", "lead-in + window", "due", "kept", "goodput", *names, "TTFT p50", "TTFT p99", "TPOT p50",
         "E2E p50", "E2E p99", "marks",
     )  # fmt: skip
-    title = f"Trials of {server_words(search.point)}, {lengths_text(search.point.load)}"
+    title = f"Trials of {start_words(found)}, {lengths_text(search.point.load)}"
     return table_of(title, head, rows, TRIALS_NOTE)

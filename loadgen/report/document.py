@@ -15,7 +15,7 @@ from loadgen.errors import BadInput
 from loadgen.input_files import read_input
 from loadgen.report import write_whole
 from loadgen.report.analysis_tables import doubt_tables
-from loadgen.report.capacity_table import servers_by_capacity
+from loadgen.report.capacity_pairs import servers_by_capacity
 from loadgen.report.claim_tables import claim_table, open_table, server_table
 from loadgen.report.markdown import escape, gather, markdown_table, to_markdown
 

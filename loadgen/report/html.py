@@ -19,7 +19,8 @@ from loadgen.analysis.finding import Finding, Rules
 from loadgen.analysis.headline import headlines
 from loadgen.report import analysis_tables, sections, tables, write_whole
 from loadgen.report.capacity_chart import capacity_chart
-from loadgen.report.capacity_table import capacity_tables, found_in
+from loadgen.report.capacity_found import found_in
+from loadgen.report.capacity_table import capacity_tables
 from loadgen.report.chart import Chart, Figure, said
 from loadgen.report.claim_chart import claim_chart
 from loadgen.report.claim_tables import behind_text, cells_text, effect_text

@@ -230,7 +230,8 @@ class ClusterSweep(Sweep):
             return
         if line.file == capacity_log.OUTCOMES:
             found = from_json(Capacity, line.record)
-            found = replace(found, search=running.planned(found.search))
+            planned = replace(running.planned(found.search), near=found.search.near)
+            found = replace(found, search=planned)
             capacity_log.add_outcome(folder, found)
             running.part = replace(
                 part, capacities=tuple(each for each in part.capacities if each != found.search)

@@ -6,7 +6,7 @@ import datetime
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from loadgen.errors import BadInput, ServerDied, ServerError, ServerHung, ServerRestarted
 from loadgen.identity import server_key
@@ -169,6 +169,7 @@ class Sweep:
             self.budget.learn(result)
             return result
 
+        search = self._near(search)
         found = capacity_outcome.settle(search, stored, self.environment.id, attempt, self.watcher.note)
         if found is None:
             self.watcher.note(f"{capacity_outcome.title(search)}: no time to find it; --resume goes on")
@@ -177,6 +178,17 @@ class Sweep:
         self.watcher.note(capacity_outcome.words(found))
         for caveat in found.caveats:
             self.watcher.note(f"[{caveat.kind}] {caveat.message}; remedy: {caveat.remedy}")
+
+    def _near(self, search: CapacitySearch) -> CapacitySearch:
+        """The search, told where the first start of its server that has a capacity found it."""
+        first = replace(search, point=replace(search.point, start=0))
+        starts = {
+            each.search.point.start: each.capacity
+            for each in capacity_log.outcomes(self.store.path)
+            if each.capacity and replace(each.search, point=replace(each.search.point, start=0)) == first
+        }
+        before = [start for start in sorted(starts) if start < search.point.start]
+        return replace(search, near=search.near or starts[before[0]]) if before else search
 
     def _same_machine(self, result: TrialResult) -> bool:
         """Another machine's memory says nothing of this one's."""

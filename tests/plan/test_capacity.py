@@ -241,3 +241,41 @@ def kinds_with_most(asked: CapacitySearch, done: Sequence[Done], times: float) -
     less = replace(summary, requests_per_s=summary.requests_per_s * times)
     changed = [*done[:1], replace(done[1], result=replace(done[1].result, summary=less)), *done[2:]]
     return {each.kind for each in outcome(asked, changed, "e").caveats}
+
+
+def test_a_search_that_knows_where_to_look_goes_straight_to_its_windows() -> None:
+    whole, done = usual()
+    known = outcome(whole, done, "e").capacity
+    assert known is not None
+    asked = search(near=known)
+    near = run(asked)
+    assert [each.role for each in near] == ["alone"] + ["window"] * 6
+    assert near[0].result.trial.load.duration_s == pytest.approx(60 * 20 / 90, abs=1e-3)
+    assert near[1].level == pytest.approx(known, rel=0.005)
+    found = outcome(asked, near, "e")
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < known < found.high
+    assert asked == replace(asked, near=None)  # a search is what it looks for, not where
+
+
+@pytest.mark.parametrize("off", [0.5, 2.0])
+def test_a_wrong_idea_of_where_it_is_misleads_no_search(off: float) -> None:
+    whole, done = usual()
+    known = outcome(whole, done, "e").capacity
+    assert known is not None
+    asked = search(near=off * known)
+    found = outcome(asked, run(asked), "e")
+    assert found.capacity == pytest.approx(known, rel=0.15)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < known < found.high
+
+
+def test_requests_in_flight_are_searched_near_a_number_too() -> None:
+    asked = search(variable="concurrency", near=30.0, window_s=None, lead_in_s=None)
+    done = run(asked)
+    loads = [each.result.trial.load for each in done]
+    assert [load.concurrency for load in loads[:2]] == [1, 30]
+    assert all((load.duration_s or 0) >= 90 for load in loads[1:])
+    assert outcome(asked, done, "e").ended == "found"

@@ -74,7 +74,7 @@ def test_a_sweep_finds_and_stores_a_capacity(
 
     outcome, trials = capacity_tables([tmp_path / "r"], prices={"": 2.0})
     assert len(outcome.rows) == 1
-    assert outcome.rows[0][0] == "null tiny tp1"
+    assert outcome.rows[0][0] == "null tiny tp1, slots=4, step_ms=20.0"
     assert "req/s" in outcome.rows[0][4]
     assert [row[0] for row in trials.rows] == [role for role, _ in found.trials]
     for path in write([tmp_path / "r"], "md") + write([tmp_path / "r"], "html"):
@@ -82,8 +82,7 @@ def test_a_sweep_finds_and_stores_a_capacity(
     keep([tmp_path / "r"], tmp_path / "kept")
     assert capacity_tables([tmp_path / "kept"])[0].rows == capacity_tables([tmp_path / "r"])[0].rows
     both = write_document([tmp_path / "r", tmp_path / "kept"], tmp_path / "both.md").read_text()
-    assert "## Servers by capacity" in both
-    assert "not told apart" in both
+    assert "## Servers by capacity" not in both  # one start of one server, twice
 
 
 def test_a_search_that_was_interrupted_goes_on(simulated: list[str], tmp_path: Path) -> None:
@@ -109,7 +108,54 @@ def test_two_servers_are_compared_by_capacity(simulated: list[str], tmp_path: Pa
     options = SweepOptions(out=tmp_path / "r")
     assert command.run(profile, make_plan(profile), options, live=False, report_after=False) == 0
     tables = {table.title: table for table in capacity_tables([tmp_path / "r"])}
-    assert [row[-1] for row in tables["Servers by capacity"].rows] == ["not told apart"]
+    assert [row[-1] for row in tables["Servers by capacity"].rows] == ["×1, one start each: not told"]
+
+
+def test_servers_are_told_apart_by_their_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second start looks where the first one found, and its server is a little slower there."""
+
+    def attempt(
+        sweep: Sweep, _running: object, trial: Trial, _watcher: object, *, may_end: bool
+    ) -> TrialResult:
+        assert trial.server is not None
+        slower = 1.6 if trial.server.options["itl_ms"] == 2.0 else 1.0
+        step_ns = int(SLOW.step_ns * slower * (1 + 0.02 * trial.start))
+        result = result_of(trial, replace(SLOW, step_ns=step_ns), stop_growing=may_end)
+        start = f"{trial.server.options['itl_ms']} {trial.start}"
+        return replace(result, environment=sweep.environment.id, start=start)
+
+    monkeypatch.setattr(Sweep, "_attempt", attempt)
+    server = {**PROFILE["server"], "options": {}}
+    capacity = {**PROFILE["capacity"], "within": 0.2}
+    sweep = [{"options": {"itl_ms": [1.0, 2.0]}}]
+    slo = {"tpot": "90ms", "share": "90%"}
+    tables = {**PROFILE, "server": server, "sweep": sweep, "capacity": capacity, "slo": slo, "starts": 2}
+    profile = build_profile(tables)
+    plan = make_plan(profile)
+    points = [each.point for each in plan.capacities]
+    order = [(point.server.options["itl_ms"], point.start) for point in points if point.server]
+    assert order == [(1.0, 0), (2.0, 0), (2.0, 1), (1.0, 1)]
+    options = SweepOptions(out=tmp_path / "r")
+    assert command.run(profile, plan, options, live=False, report_after=False) == 0
+    first, second, again, back = capacity_log.outcomes(tmp_path / "r")
+    assert (again.search.near, back.search.near) == (second.capacity, first.capacity)
+    assert first.search.near is None
+    assert [role for role, _ in first.trials][:3] == ["alone", "saturated", "bracket"]
+    assert {role for role, _ in back.trials[1:]} == {"window"}
+    assert ", start 2: " in capsys.readouterr().err
+    found = {table.title: table for table in capacity_tables([tmp_path / "r"])}
+    ((fast, slow, _, its, others, ratio),) = found["Servers by capacity"].rows
+    assert (fast, slow) == ("null tiny tp1, itl_ms=1.0", "null tiny tp1, itl_ms=2.0")
+    assert "over 2 starts" in its
+    assert "over 2 starts" in others
+    assert ratio.startswith("×")
+    assert "not told" not in ratio
+    command.run(profile, plan, replace(options, resume=True), live=False, report_after=False)
+    assert capacity_log.outcomes(tmp_path / "r") == [first, second, again, back]
+    for name in ("md", "html"):
+        assert "start 2" in write([tmp_path / "r"], name)[0].read_text()
 
 
 def test_static_batches_stand_beside_a_capacity(simulated: list[str], tmp_path: Path) -> None:

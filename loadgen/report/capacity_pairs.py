@@ -1,0 +1,85 @@
+"""Servers held against each other by the capacity that their starts found."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from itertools import combinations
+from math import exp, log
+from pathlib import Path
+from statistics import fmean
+
+from loadgen.analysis.capacities import capacity_ratio
+from loadgen.analysis.finding import ratio_text
+from loadgen.analysis.ratios import Ratio
+from loadgen.identity import arrivals, workload
+from loadgen.labels import input_text, output_text
+from loadgen.report.capacity_found import Found, found_in, interval_words, server_words
+from loadgen.search_records import Capacity
+from loadgen.text_table import Table, table_of
+from loadgen.units import show_number
+
+NOTE = (
+    "A server's capacity is the geometric mean over its starts, with each start's own in brackets; of one start its "
+    "90 % interval. The ratio's interval, of 95 %, holds what starts differ by and the errors of the searches; without "
+    "two starts a side nothing is told."
+)
+HEAD = ("server", "against", "in → out", "its capacity", "the other's", "ratio")
+
+
+def servers_by_capacity(folders: Sequence[Path]) -> Table | None:
+    """Each pair of servers whose capacities answer the same question, over all folders; ``None`` without any."""
+    return pairs_table(found_in(folders))
+
+
+def pairs_table(found: Sequence[Found]) -> Table | None:
+    """Each pair of servers whose capacities answer the same question, by all their starts; ``None`` without any."""
+    rows = []
+    for a, b in combinations(_servers(found), 2):
+        if not same_question(a[0].capacity, b[0].capacity):
+            continue
+        a, b = sorted((a, b), key=lambda side: -_mean(side))
+        sides = [each.capacity for each in a], [each.capacity for each in b]
+        ratio = capacity_ratio(*sides, alike=a[0].engine == b[0].engine)
+        load = a[0].capacity.search.point.load
+        names = [server_words(side[0]) for side in (a, b)]
+        lengths = f"{input_text(load)} → {output_text(load)}"
+        rows.append((*names, lengths, _capacity_words(a), _capacity_words(b), ratio_words(ratio)))
+    return table_of("Servers by capacity", HEAD, rows, NOTE)
+
+
+def same_question(a: Capacity, b: Capacity) -> bool:
+    """Whether two capacities can be held against each other: the same work, objectives and unit."""
+    return _question(a) == _question(b)
+
+
+def ratio_words(ratio: Ratio) -> str:
+    """``×3.2 [2.5, 4.1]``, and what it tells where that is not a difference."""
+    if not ratio.told:
+        return f"×{show_number(ratio.value)}, {ratio.source}"
+    return ratio_text(ratio) + ("" if ratio.differs else ": not told apart")
+
+
+def _question(found: Capacity) -> tuple[Hashable, ...]:
+    point = found.search.point
+    return found.search.variable, point.slo, workload(point.load), arrivals(point.load)
+
+
+def _servers(found: Sequence[Found]) -> list[list[Found]]:
+    """Those that found a capacity, by server and question: one search of each start, the newest."""
+    groups: dict[Hashable, dict[Hashable, Found]] = {}
+    for each in found:
+        if each.capacity.capacity and each.capacity.low and each.capacity.high:
+            starts = groups.setdefault((each.server, _question(each.capacity)), {})
+            starts[each.start] = each
+    return [list(starts.values()) for starts in groups.values()]
+
+
+def _mean(side: Sequence[Found]) -> float:
+    return exp(fmean(log(each.capacity.capacity or 0.0) for each in side))
+
+
+def _capacity_words(side: Sequence[Found]) -> str:
+    if len(side) == 1:
+        return f"{show_number(_mean(side))} ({interval_words(side[0].capacity)})"
+    starts = ", ".join(show_number(each.capacity.capacity) for each in side)
+    return f"{show_number(_mean(side))} over {len(side)} starts ({starts})"
