@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
 # Engines on a machine with one or two GPUs, torch and no network: profiles/engines.toml on fresh starts, capacity.toml.
 #   engines_gpus.sh PACKAGES OUT PART…
-# PACKAGES is a folder of *.tar.xz, each a site/ of packages for this Python (pack_vllm.py makes vLLM's). Parts:
-#   ops            DeepSpeed's ops compiled, by one small sweep, beside greedy tokens at tp 1: nothing of it is timed
-#   tp1:A,B        start A of every framework on GPU 0 beside start B on GPU 1
-#   tuned:A,B      the same of FastGen with `tuned` and `cuda_graph`
-#   f9:A           start A of `generate` on one GPU and split by layers over two
-#   tp2:A          start A of every framework at tp 2 ($TP2 names which: hf,vllm)
-#   greedy-tp2     greedy tokens against transformers; faults: start, stop, kill, too large a cache
-#   one:A          start A of $TP1's frameworks on GPU 0 alone, $BATCHES; weights:A of profiles/weights.toml
-#   capacity:F     the capacity of framework F on GPU 0, by windows of $WINDOW; capacity2:F at tp 2
-#   trace:F        framework F on GPU 0 under the first two minutes of $TRACE, at $RATES a second
-#   split:E        where the time of a call of engine E goes (call_split.py), $CELLS, on GPU 0
+# PACKAGES is a folder of *.tar.xz, each a site/ of packages for this Python (pack_vllm.py makes vLLM's). Parts run one
+# after the other on GPU $GPU (0); a second call with ATTACH=1 beside it takes the other GPU. Parts:
+#   ops            DeepSpeed's ops compiled, on the host alone
+#   greedy         greedy tokens against transformers (greedy-tp2 on two GPUs); faults: start, stop, kill, too large a cache
+#   start:F:A      start A of framework F: static batches; tuned:A of FastGen with `tuned` and `cuda_graph`; tp2:F:A
+#   pp:N:A         start A of `generate`, split by layers over N GPUs
+#   weights:A      start A of profiles/weights.toml
+#   capacity:F:A   the capacity of start A of framework F, by windows of $WINDOW, from $NEAR on; capacity2:F:A at tp 2
+#   trace:F        framework F under the first $TO of $TRACE, at $RATES a second
+#   split:E        where the time of a call of engine E goes (call_split.py), $CELLS
 set -uo pipefail
 packages=$(realpath "$1") out=$(realpath -m "$2") trace=$(realpath -m "${TRACE:-none}")
 shift 2
@@ -22,8 +21,10 @@ if [ ! -e "$home/unpacked" ]; then
     for package in "$packages"/*.tar.xz; do tar -C "$home" -xJf "$package"; done
     touch "$home/unpacked"
 fi
-cp -r "$here/loadgen/." "$home/loadgen/"
-cp -r "$here/servers" "$here/profiles" "$home/loadgen/"
+if [ -z "${ATTACH-}" ]; then
+    cp -r "$here/loadgen/." "$home/loadgen/"
+    cp -r "$here/servers" "$here/profiles" "$home/loadgen/"
+fi
 cd "$home" || exit # not the checkout, whose loadgen/ has no servers
 export PYTHONPATH=$home/site:$home XDG_CACHE_HOME=$home/cache PYTHONUNBUFFERED=1 TORCH_CUDA_ARCH_LIST=9.0
 export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1
@@ -36,54 +37,49 @@ sweep() { # NAME [--set …]: results, compact and redacted, below OUT
     loadgen keep "$home/results/$1" "$home/kept/$1" && tar -C "$home/kept" -cJf "$out/$1.tar.xz" "$1"
     mkdir -p "$out/logs" && cp "$home/results/$1"/logs/* "$out/logs/" 2>/dev/null
 }
-step doctor
-loadgen doctor >"$out/doctor.txt" 2>&1
+gpu=${GPU:-0}
+[ -n "${ATTACH-}" ] || loadgen doctor >"$out/doctor.txt" 2>&1
 for part in "$@"; do
     step "$part"
-    of=${part#*:}
-    case $part in
-    ops)
-        python3 "$here/tests/benches/vllm_gpus.py" greedy >"$out/greedy-tp1.txt" 2>&1 &
-        sweep ops --set framework=ds --set "gpus=${OPS_GPU:-1}" --set batch_size=1 --set output_tokens=20 \
-            --set model=llama-7b --set frameworks.ds.options.kv_tokens=20000
-        wait
-        cat "$out/greedy-tp1.txt" ;;
-    tp1:*)
-        sweep "tp1-${of%,*}" --set "starts=[${of%,*}]" --set gpus=0 --set "framework=${TP1:-hf,ds,vllm}" &
-        sweep "tp1-${of#*,}" --set "starts=[${of#*,}]" --set gpus=1 --set "framework=${TP1:-hf,ds,vllm}"
-        wait ;;
-    tuned:*)
-        tuned=(--set framework=ds --set frameworks.ds.options.tuned=true --set frameworks.ds.options.cuda_graph=true)
-        sweep "tuned-${of%,*}" --set "starts=[${of%,*}]" --set gpus=0 "${tuned[@]}" &
-        sweep "tuned-${of#*,}" --set "starts=[${of#*,}]" --set gpus=1 "${tuned[@]}"
-        wait ;;
-    f9:*)
-        sweep "f9-$of" --set "starts=[$of]" --set framework=hf --set frameworks.hf.options.engine=generate \
-            --set "pp=[1,2]" --set "batch_size=[1,64]" --set "input_tokens=20" ;;
-    tp2:*) sweep "tp2-$of" --set "starts=[$of]" --set tp=2 --set "framework=${TP2:-hf,vllm}" ;;
-    one:*)
-        sweep "one-$of" --set "starts=[$of]" --set gpus=0 --set "framework=${TP1:-hf,ds,vllm}" \
-            --set "batch_size=[${BATCHES:-1,8,64,256}]" ;;
-    weights:*) PROFILE=weights sweep "weights-$of" --set "starts=[$of]" --set gpus=0 ;;
-    capacity:* | capacity2:*)
-        window=${WINDOW:-30} where="gpus=0"
-        [ "${part%:*}" = capacity ] || where="tp=2"
-        PROFILE=capacity sweep "${part%:*}-$of" --set "framework=$of" --set "$where" --set capacity.saturating=128 \
-            --set "capacity.window=${window}s" --set "capacity.lead_in=$((window / 4))s" ;;
-    trace:*)
-        cat >"$home/trace.toml" <<END
+    IFS=: read -r kind of start <<<"$part"
+    case $kind in
+    ops) nice -n 19 python3 "$here/tests/benches/build_ops.py" >"$out/ops.txt" 2>&1 ;;
+    greedy) CUDA_VISIBLE_DEVICES=$gpu python3 "$here/tests/benches/vllm_gpus.py" greedy >"$out/greedy-tp1.txt" 2>&1 ;;
+    greedy-tp2) python3 "$here/tests/benches/vllm_gpus.py" greedy --tp 2 >"$out/greedy-tp2.txt" 2>&1 ;;
+    faults) python3 "$here/tests/benches/vllm_gpus.py" faults >"$out/faults.txt" 2>&1 ;;
+    start) sweep "tp1-$of-$start" --set "starts=[$start]" --set "gpus=$gpu" --set "framework=$of" ;;
+    tuned)
+        sweep "tuned-$of" --set "starts=[$of]" --set "gpus=$gpu" --set framework=ds \
+            --set frameworks.ds.options.tuned=true --set frameworks.ds.options.cuda_graph=true ;;
+    tp2) sweep "tp2-$of-$start" --set "starts=[$start]" --set tp=2 --set "framework=$of" --set "requests=${REQUESTS:-5}" ;;
+    pp)
+        where=(--set "pp=$of")
+        [ "$of" != 1 ] || where+=(--set "gpus=$gpu")
+        sweep "pp$of-$start" --set "starts=[$start]" --set framework=hf --set frameworks.hf.options.engine=generate \
+            "${where[@]}" --set batch_size=1 --set input_tokens=20 --set output_tokens=100 --set requests=3 ;;
+    weights) PROFILE=weights sweep "weights-$of" --set "starts=[$of]" --set "gpus=$gpu" ;;
+    capacity | capacity2)
+        window=${WINDOW:-30} where="gpus=$gpu"
+        [ "$kind" = capacity ] || where="tp=2"
+        near=()
+        [ -z "${NEAR-}" ] || near=(--set "capacity.near=$NEAR")
+        PROFILE=capacity sweep "$kind-$of-$start" --set "framework=$of" --set "$where" --set "starts=[$start]" \
+            --set capacity.saturating=128 --set "capacity.window=${window}s" \
+            --set "capacity.lead_in=$((window / 4))s" "${near[@]}" ;;
+    trace)
+        cat >"$home/trace-$of.toml" <<END
 name = "trace"
 [server]
 framework = "$of"
 model = "${MODEL:-llama-13b}"
-gpus = [${GPU-0}]
+gpus = [$gpu]
 ready_timeout_s = 900
 [frameworks.hf.options]
 engine = "continuous"
 [load]
 mode = "trace"
 trace = "$trace"
-replay = { to = "120s", too_long = "skip" }
+replay = { to = "${TO:-120s}", too_long = "skip" }
 [slo]
 ttft = "500ms"
 tpot = "25ms"
@@ -91,12 +87,11 @@ share = 0.95
 [[sweep]]
 rate = [${RATES:-2, 4, 8}]
 END
-        PROFILE=$home/trace.toml sweep "trace-$of" ;;
-    split:*) CUDA_VISIBLE_DEVICES=0 python3 "$here/tests/benches/call_split.py" "$of" --cells "${CELLS:-20/100x1,20/100x64,512/20x64,20/100x256}" >"$out/split-$of.txt" 2>"$out/split-$of.log" ;;
-    greedy-tp2) python3 "$here/tests/benches/vllm_gpus.py" greedy --tp 2 2>&1 | tee "$out/greedy-tp2.txt" ;;
-    faults) python3 "$here/tests/benches/vllm_gpus.py" faults 2>&1 | tee "$out/faults.txt" ;;
+        PROFILE=$home/trace-$of.toml sweep "trace-$of" ;;
+    split)
+        CUDA_VISIBLE_DEVICES=$gpu python3 "$here/tests/benches/call_split.py" "$of" \
+            --cells "${CELLS:-20/100x1,20/100x64,512/20x64,20/100x256}" >"$out/split-$of.txt" 2>"$out/split-$of.log" ;;
     *) echo "no part $part" && exit 2 ;;
     esac
 done
-for log in "$out"/tp*.log; do tail -n 25 "$log"; done 2>/dev/null
 step done
