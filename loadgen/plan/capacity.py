@@ -10,6 +10,7 @@ it, so a search that was stopped asks for the same trials again, and finds them 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -28,6 +29,7 @@ SHORT_S, WINDOW_S, LEAD_IN_S, CONFIRM_S = 20.0, 90.0, 30.0, 600.0
 SHORT_E2E, WINDOW_E2E, LEAD_IN_E2E = 4, 40, 5  # medians of E2E latency that each takes at least
 MISSES = 20  # that a window holds at its goal, on average
 START, FACTOR = 0.7, 1.6
+NEAR_STEP = 1.15  # the first one beyond a load that was named, squared each time
 QUANTILES, WITHIN_MEDIAN = (0.5, 0.15, 0.85), 0.08  # of the posterior, where windows are laid in turn
 VOID = 2  # windows that the load generator limited end a search
 
@@ -136,6 +138,8 @@ def _saturation(search: CapacitySearch, done: Sequence[Done]) -> float:
 def _window_level(search: CapacitySearch, done: Sequence[Done], number: int) -> float:
     found = estimate(search, done)
     middle, wanted = found.capacity, found.quantile(QUANTILES[number % len(QUANTILES)])
+    lowest, highest = _reach(search, done)
+    middle = min(max(middle, lowest), highest)
     level = min(max(wanted, middle * (1 - WITHIN_MEDIAN)), middle * (1 + WITHIN_MEDIAN))
     if search.variable == "concurrency" and number % len(QUANTILES):
         side = -1 if number % len(QUANTILES) == 1 else 1
@@ -143,6 +147,22 @@ def _window_level(search: CapacitySearch, done: Sequence[Done], number: int) -> 
             1.0, min(round(level), round(middle) - 1) if side < 0 else max(round(level), round(middle) + 1)
         )
     return _rounded(search, level)
+
+
+def _reach(search: CapacitySearch, done: Sequence[Done]) -> tuple[float, float]:
+    """Between which loads the next window lies: what passed and what failed, a step beyond where either is missing.
+
+    The fit alone runs far: it knows no bracket, and windows that all passed tell it no upper end.
+    """
+    tried = [each for each in of_role(done, "bracket", "window") if not each.limited]
+    passed = [each.level for each in tried if each.passed]
+    failed = [each.level for each in tried if not each.passed]
+    windows = len(of_role(done, "window"))
+    step = min(FACTOR, NEAR_STEP ** (2 ** max(0, windows - 1))) if search.near else FACTOR
+    top, bottom = max(passed, default=0.0), min(failed, default=math.inf)
+    highest = min((each for each in failed if each > top), default=top * step if passed else math.inf)
+    lowest = max((each for each in passed if each < bottom), default=bottom / step if failed else 0.0)
+    return lowest, highest
 
 
 def _short_s(search: CapacitySearch, done: Sequence[Done]) -> float:

@@ -9,7 +9,7 @@ from loadgen.profile.read import build_profile
 from loadgen.servers.ds import DeepSpeed
 
 TABLES = {
-    "server": {"framework": "ds", "model": "tiny", "gpus": [0]},
+    "server": {"framework": "ds", "model": "llama-7b", "gpus": [0]},
     "load": {"input_tokens": 8, "output_tokens": 4},
 }
 

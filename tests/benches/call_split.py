@@ -131,6 +131,7 @@ def hf(model: str) -> list[tuple[str, Call]]:
 def vllm(model: str) -> list[tuple[str, Call]]:
     """vLLM with the weights of ``hf``, the engine in this process, as it is by default but for prefix caching."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # as loadgen starts it
     from hf_overhead import ROOT  # which lets loadgen.servers be found
 
     from loadgen.servers._llama.files import config_json

@@ -2,7 +2,8 @@
 
 Usage: python tests/benches/capacity.py [--repeats 40] [--searches 20] [--seed N] [--jobs 2] [--parts accuracy real]
 
-*accuracy*: error and cover of searches at three goals on two engines. *cover*: Wilson's interval of one trial.
+*accuracy*: error and cover of searches at three goals on two engines; *near*: of those of a second start, told what
+the first found on a server that is some per cent faster or slower. *cover*: Wilson's interval of one trial.
 *growth*: the check that ends trials early. *slots*: where an interval is not to be trusted, a caveat says so.
 *real*, only when named: `loadgen sweep` on null's queue, 70 s × ``--scale`` each, ``--jobs`` at once. On busy
 cores, where the client would be the limit, a larger scale makes its lags small beside the queue's times.
@@ -47,6 +48,7 @@ from loadgen.slo_records import Slo
 SEED = 20261219  # of the figures that are told; the method was tuned with others
 TRUTH_SEEDS, TRUTH_S = range(9000, 9008), 1500.0
 STEP = 1.03
+START_SPREAD = 0.1  # of the logarithm of what another start found about the truth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +108,9 @@ SMALLER = World(
 FEW = World(name="eight places (M/G/8)", server=Servers(), objectives=("e2e=12s",), about=3.7)
 
 
-def search(world: World, goal: float, seed: int) -> Capacity:
+def search(world: World, goal: float, seed: int, near: float | None = None) -> Capacity:
     point = replace(world.trial(goal, 1.0, 1.0, 0.0, seed), load=replace(world.load, seed=seed))
-    asked = CapacitySearch(point=point, within=1e-6)
+    asked = CapacitySearch(point=point, within=1e-6, near=near)
     done: list[Done] = []
     while (step := next_step(asked, done)) is not None:
         result = result_of(step.trial, world.server, stop_growing=step.role == "bracket")
@@ -158,6 +160,22 @@ def accuracy(bench: Bench) -> None:
         for goal in goals:
             found = [each for each, case in zip(every, cases, strict=True) if case[1] == goal]
             told_accuracy(f"{world.name}, goal {goal:.0%}", truths[goal], found, bench.judge)
+
+
+def near(bench: Bench) -> None:
+    """The same at one goal, near what another start found."""
+    for place, world in enumerate((CHUNKED, SMALLER)):
+        truth = world.truths([0.95], bench.pool)[0.95]
+        seeds = bench.seeds(7 + place, bench.repeats)
+        before = truth * np.exp(
+            np.random.default_rng(bench.seed + place).normal(0.0, START_SPREAD, len(seeds))
+        )
+        cases = zip(
+            *[(world, 0.95, seed, float(at)) for seed, at in zip(seeds, before, strict=True)], strict=True
+        )
+        told_accuracy(
+            f"{world.name}, goal 95%, near", truth, list(bench.pool.map(search, *cases)), bench.judge
+        )
 
 
 def told_accuracy(name: str, truth: float, found: Sequence[Capacity], judge: Judge) -> None:
@@ -316,7 +334,7 @@ def real(bench: Bench) -> None:
     bench.judge.say("intervals that hold the truth", held / bench.searches, at_least=0.85)
 
 
-PARTS = {"accuracy": accuracy, "cover": cover, "growth": growth, "slots": slots, "real": real}
+PARTS = {"accuracy": accuracy, "near": near, "cover": cover, "growth": growth, "slots": slots, "real": real}
 
 
 def main() -> int:

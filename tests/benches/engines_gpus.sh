@@ -19,6 +19,7 @@ home=${TMPDIR:-/tmp}/engines-gpus
 mkdir -p "$home/loadgen" "$home/results" "$out"
 if [ ! -e "$home/unpacked" ]; then
     for package in "$packages"/*.tar.xz; do tar -C "$home" -xJf "$package"; done
+    python3 -m compileall -q -j 0 "$home/site" >"$home/compiled.log" 2>&1 # once, not in the first start of each
     touch "$home/unpacked"
 fi
 if [ -z "${ATTACH-}" ]; then

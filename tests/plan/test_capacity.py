@@ -279,3 +279,27 @@ def test_requests_in_flight_are_searched_near_a_number_too() -> None:
     assert [load.concurrency for load in loads[:2]] == [1, 30]
     assert all((load.duration_s or 0) >= 90 for load in loads[1:])
     assert outcome(asked, done, "e").ended == "found"
+
+
+def test_windows_stay_where_something_was_tried() -> None:
+    """Above windows that all passed, a fit alone sees no end: FastGen on two GPUs was asked for 12.9 requests a second
+    right after 6.8 had passed, where a short trial had failed at 8.6."""
+    asked = search()
+    done = run(asked)
+    for count in range(1, len(done)):
+        before, level = done[:count], done[count].level
+        tried = [each for each in before if each.role in ("bracket", "window")]
+        failed = [each.level for each in tried if not each.passed]
+        passed = [each.level for each in tried if each.passed]
+        if done[count].role == "window":
+            assert min(passed) / 1.09 < level < max(failed) * 1.09
+            above = [each for each in failed if each > max(passed)]
+            assert level <= (min(above) if above else max(passed) * 1.6) * 1.081
+
+
+def test_the_first_windows_beyond_a_named_load_are_close_to_it() -> None:
+    asked = search(near=10.0)  # far below
+    levels = [each.level for each in run(asked)[1:]]
+    assert levels[0] == 10.0
+    assert 10.0 < levels[1] <= 10.0 * 1.15 * 1.081
+    assert levels[1] < levels[2] <= levels[1] * 1.15**2 * 1.09
