@@ -222,8 +222,12 @@ def _bounded(load: LoadSpec, length_s: float, lead_in_s: float) -> LoadSpec:
 
 
 def _step(search: CapacitySearch, done: Sequence[Done], role: Role, load: LoadSpec) -> Step:
-    """The trial of a load, with the step's number as its repeat: no two have the same prompts and arrivals."""
+    """The trial of a load, with the step's number as its repeat: no two have the same prompts and arrivals.
+
+    Nor do two starts: the chance in their arrivals is in a capacity, and would look like what starts have in common.
+    """
     point = search.point
+    load = replace(load, seed=load.seed + point.start)
     target = None
     if point.server is None:
         target = Target(

@@ -281,6 +281,15 @@ def test_requests_in_flight_are_searched_near_a_number_too() -> None:
     assert outcome(asked, done, "e").ended == "found"
 
 
+def test_starts_draw_arrivals_of_their_own() -> None:
+    asked = search(near=12.0)
+    again = replace(asked, point=replace(asked.point, start=1))
+    alone = [run(each)[:2] for each in (asked, again)]
+    loads = [[each.result.trial.load for each in done] for done in alone]
+    assert loads[0][1].rate == loads[1][1].rate
+    assert {load.seed for load in loads[0]}.isdisjoint(load.seed for load in loads[1])
+
+
 def test_windows_stay_where_something_was_tried() -> None:
     """Above windows that all passed, a fit alone sees no end: FastGen on two GPUs was asked for 12.9 requests a second
     right after 6.8 had passed, where a short trial had failed at 8.6."""
