@@ -448,22 +448,23 @@ def reproduce(**given: Any) -> None:
 @click.option(
     "--gate-cells", "every_cell", is_flag=True, help="a gate passes by every cell, not by their mean"
 )
+@click.option("--server-a", metavar="NAME", help="of A one server alone, such as hf/compiled")
+@click.option("--server-b", metavar="NAME", help="of B one server alone, such as vllm")
 @WITH_FAILURES
-def compare(
-    a: Path, b: Path, gates: tuple[str, ...], strict: bool, every_cell: bool, with_failures: bool
-) -> None:
+def compare(a: Path, b: Path, server_a: str | None, server_b: str | None, **given: Any) -> None:
     """Say how results folder B differs from A: paired by cell, with intervals, equal work proven first.
 
     What differs between starts of one server is in every interval: give each side two starts or more (three are much
-    better). Ratios from one start a side are shown and not judged.
+    better). Ratios from one start a side are shown and not judged. Starts may lie in several folders: a side that is a
+    folder of results folders is all of them.
 
     \b
     loadgen compare results/before results/after --gate 'e2e_p50<=+3%'
+    loadgen compare docs/results/h200-blocks docs/results/h200-engines --server-a hf --server-b vllm
     """
     from loadgen.commands import report as command
 
-    found = command.compare(a, b, gates, strict=strict, every_cell=every_cell, with_failures=with_failures)
-    raise SystemExit(found)
+    raise SystemExit(command.compare(a, b, servers=(server_a, server_b), **given))
 
 
 for tool in TOOLS:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from loadgen.analysis.table import Source
+from loadgen.analysis.side import Side
 from loadgen.engine_facts import weights_of
 from loadgen.records import DEFINITIONS, TrialResult
 
 
-def changes(left: Source, right: Source) -> dict[str, tuple[str, str]]:
+def changes(left: Side, right: Side) -> dict[str, tuple[str, str]]:
     """What differs between where the two ran, engines' own versions included."""
     facts = [_facts(side) for side in (left, right)]
     names = dict.fromkeys([*facts[0], *facts[1]])
@@ -18,9 +18,9 @@ def changes(left: Source, right: Source) -> dict[str, tuple[str, str]]:
     return {name: (one, other) for name, (one, other) in found.items() if one != other}
 
 
-def _facts(source: Source) -> dict[str, str]:
+def _facts(side: Side) -> dict[str, str]:
     values: dict[str, set[str]] = defaultdict(set)
-    for row in source.rows:
+    for row in side.rows:
         environment = row.environment
         if environment is not None:
             for name in ("host", "os", "cpu", "cpus", "driver", "cuda", "commit"):

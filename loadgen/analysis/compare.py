@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadgen.analysis.analyse import checked
 from loadgen.analysis.cells import holm
 from loadgen.analysis.changes import changes
 from loadgen.analysis.claims import cell_figure, cell_ratios, mean_ratio
@@ -16,12 +15,12 @@ from loadgen.analysis.gates import Gate, Judgement, Outcome, judge, parse_gate
 from loadgen.analysis.pairing import cell_words, key_words, load_of, paired
 from loadgen.analysis.ratios import Ratio, ratio_of
 from loadgen.analysis.same_work import Work, same_work
+from loadgen.analysis.side import Side, renamed, side_of
 from loadgen.analysis.slow import share_differs
 from loadgen.analysis.starts import Cell, Server, log_of, server_of, start_of
 from loadgen.analysis.study import Study
-from loadgen.analysis.table import METRICS, Key, Row, Source, read
+from loadgen.analysis.table import METRICS, Key, Row
 from loadgen.errors import BadInput
-from loadgen.results.store import open_results
 
 CHANCE = 0.05  # below it a larger share of failed requests is no accident
 
@@ -96,8 +95,9 @@ def compare(
     strict: bool = False,
     every_cell: bool = False,
     with_failures: bool = False,
+    servers: tuple[str | None, str | None] = (None, None),
 ) -> Comparison:
-    """A against B, paired by cell.
+    """A against B, paired by cell; each side a results folder or a folder of some, of all servers or of the one named.
 
     ``strict``: a gate that is not shown to be kept fails; ``every_cell``: it passes by each cell alone;
     ``with_failures`` lets trials speak that lost requests. Raises StoreError for a folder that is none, BadInput when
@@ -105,16 +105,16 @@ def compare(
     """
     for text in gates:
         parse_gate(text)  # before anything is read
-    left, right = (read(open_results(folder)) for folder in (a, b))
+    left, right = (
+        side_of(folder, server, with_failures=with_failures)
+        for folder, server in zip((a, b), servers, strict=True)
+    )
     if left.name == right.name:  # else starts whose identity rests on the folder's name would be the same
-        for side, folder in ((left, a), (right, b)):
-            side.name = str(Path(folder).resolve())
-            side.rows = [replace(row, source=side.name) for row in side.rows]
+        left, right = (renamed(side, str(Path(folder).resolve())) for side, folder in ((left, a), (right, b)))
     _refuse_same_starts(left, right)
-    rows = [checked([side], with_failures=with_failures)[0] for side in (left, right)]
     found = compare_rows(
-        rows[0],
-        rows[1],
+        left.rows,
+        right.rows,
         gates,
         names=(left.name, right.name),
         strict=strict,
@@ -198,7 +198,7 @@ def compare_rows(
     )
 
 
-def _refuse_same_starts(left: Source, right: Source) -> None:
+def _refuse_same_starts(left: Side, right: Side) -> None:
     starts = [{(server_of(row.key), start_of(row)) for row in side.rows} for side in (left, right)]
     runs = [{(row.id, row.result.started, repr(row.summary)) for row in side.rows} for side in (left, right)]
     if starts[0] & starts[1] or runs[0] & runs[1]:

@@ -39,10 +39,16 @@ def read(folder: str | Path) -> Tables:
     return Tables(analyse([folder]))
 
 
-def compare(a: str | Path, b: str | Path, gates: Sequence[str] = ()) -> Comparison:
+def compare(
+    a: str | Path,
+    b: str | Path,
+    gates: Sequence[str] = (),
+    *,
+    servers: tuple[str | None, str | None] = (None, None),
+) -> Comparison:
     """How results folder ``b`` differs from ``a``, as ``loadgen compare`` says it: pairs of equal cells, ratios with
-    intervals, and verdicts of ``gates`` such as ``"e2e_p50<=+3%"``.
+    intervals, and verdicts of ``gates`` such as ``"e2e_p50<=+3%"``. ``servers``: of either side one alone, by its name.
 
     Raises StoreError for a folder that is none, BadInput where nothing pairs up.
     """
-    return measure(a, b, gates)
+    return measure(a, b, gates, servers=servers)

@@ -102,14 +102,23 @@ def _refuse_unused(prices: Mapping[str, float], machines: Collection[str]) -> No
 
 
 def compare(
-    a: Path, b: Path, gates: Sequence[str], *, strict: bool, every_cell: bool, with_failures: bool
+    a: Path,
+    b: Path,
+    gates: Sequence[str],
+    *,
+    strict: bool,
+    every_cell: bool,
+    with_failures: bool,
+    servers: tuple[str | None, str | None],
 ) -> int:
     """Print how B differs from A. Returns the exit code: 1 when a gate failed, or B failed where A did not."""
     from loadgen.analysis.compare import compare as measure
     from loadgen.live import terminal
     from loadgen.report.comparison import gate_lines, headline, tables_of
 
-    found = measure(a, b, gates, strict=strict, every_cell=every_cell, with_failures=with_failures)
+    found = measure(
+        a, b, gates, strict=strict, every_cell=every_cell, with_failures=with_failures, servers=servers
+    )
     terminal.print_tables(tables_of(found))
     terminal.print_lines([headline(found), *gate_lines(found)])
     return found.exit_code

@@ -32,10 +32,11 @@ def test_the_tables_are_those_of_the_export(folders: tuple[Path, Path], tmp_path
     assert tables.trials is tables.trials
 
 
-def test_compare_is_the_commands(folders: tuple[Path, Path]) -> None:
+def test_compare_is_the_commands(folders: tuple[Path, Path], tmp_path: Path) -> None:
     found = loadgen.compare(*folders, ["e2e_p50<=+300%"])
     assert isinstance(found, loadgen.Comparison)
     assert len(found.pairs) == 2
     assert found.gates[0].verdict in ("passes", "not shown")
     with pytest.raises(loadgen.errors.BadInput, match="not a results folder"):
-        loadgen.compare(folders[0], folders[0].parent)
+        loadgen.compare(folders[0], tmp_path)
+    assert loadgen.compare(*folders, servers=("hf", "hf/generate")).pairs
