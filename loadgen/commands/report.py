@@ -59,13 +59,14 @@ def end(folder: Path) -> None:
     """
     from loadgen.analysis.analyse import analyse
     from loadgen.live import terminal
+    from loadgen.report.capacity_found import found_in
     from loadgen.report.ending import ending
     from loadgen.report.export import write
 
     analysis = analyse([folder])
     written = [path for kind in DEFAULT_FORMATS for path in write([folder], kind, analysis=analysis)]
     results = [row.result for row in analysis.rows]
-    terminal.print_summary(ending(analysis, results, folder, written), MOST_LINES)
+    terminal.print_summary(ending(analysis, results, folder, written, found_in([folder])), MOST_LINES)
 
 
 def parse_prices(texts: Sequence[str]) -> dict[str, float]:

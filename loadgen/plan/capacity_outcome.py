@@ -230,13 +230,18 @@ def title(search: CapacitySearch) -> str:
 
 def words(found: Capacity) -> str:
     """An outcome in one line."""
+    return f"{title(found.search)}: {found_words(found)}"
+
+
+def found_words(found: Capacity) -> str:
+    """What was found, of a search that is named already."""
     if found.capacity is None:
         kind = {"none": "none", "failed": "not found", "client": "not found"}[found.ended]
-        return f"{title(found.search)}: {kind}: {found.why}"
+        return f"{kind}: {found.why}"
     unit = unit_of(found.search)
     binds = f", {found.binding} binds" if found.binding else ""
     confirmed = {None: "", True: ", confirmed", False: ", not confirmed"}[found.confirmed]
     return (
-        f"{title(found.search)}: {show_number(found.capacity)} {unit} "
+        f"{show_number(found.capacity)} {unit} "
         f"[{show_number(found.low)}, {show_number(found.high)}]{binds}{confirmed}"
     )

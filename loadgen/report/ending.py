@@ -10,22 +10,35 @@ from pathlib import Path
 
 from loadgen.analysis import winners
 from loadgen.analysis.analyse import Analysis
+from loadgen.plan.capacity_outcome import found_words
 from loadgen.records import TrialResult
 from loadgen.report import sections
+from loadgen.report.capacity_found import Found, start_words
+from loadgen.report.capacity_pairs import pairs_table
 from loadgen.text_table import Line
 
-MOST_DECIDED = MOST_DOUBTS = 3
+MOST_DECIDED = MOST_DOUBTS = MOST_SEARCHES = 3
+TOLD = "not told"
 
 
 def ending(
-    analysis: Analysis, results: Sequence[TrialResult], folder: Path, written: Sequence[Path]
+    analysis: Analysis,
+    results: Sequence[TrialResult],
+    folder: Path,
+    written: Sequence[Path],
+    searches: Sequence[Found] = (),
 ) -> list[Line]:
-    """The rows about one results folder, whose reports are ``written``; at one line each they are no more than 20."""
+    """The rows about one results folder, whose reports are ``written``; at one line each they are no more than 20.
+
+    ``searches`` for capacity are counted by their trials too, and doubted by theirs.
+    """
+    every = [*results, *(result for search in searches for _, result in search.trials)]
     return [
-        Line(folder.name, sections.headline(results)),
+        Line(folder.name, sections.headline(every)),
         *_won(analysis),
+        *_capacities(searches),
         *_decided(analysis),
-        *_doubts(results),
+        *_doubts(every),
         *(Line("report", str(path), whole=True) for path in written[:1]),
         Line("every table", f"loadgen report {folder}", whole=True),
     ]
@@ -41,6 +54,19 @@ def _won(analysis: Analysis) -> list[Line]:
     answers = winners.answers_at(analysis.study, job)
     heading = Line("best", f"{winners.job_text(job)}{more}")
     return [heading, *(Line(f"  {answer.goal}", answer.sentence) for answer in answers)]
+
+
+def _capacities(searches: Sequence[Found]) -> list[Line]:
+    """What each search found, and what starts tell of two servers."""
+    if not searches:
+        return []
+    lines = [Line(f"  {start_words(each)}", found_words(each.capacity)) for each in searches[:MOST_SEARCHES]]
+    if len(searches) > MOST_SEARCHES:
+        lines.append(Line("", f"and {len(searches) - MOST_SEARCHES} more searches in the report"))
+    pairs = pairs_table(searches)
+    told = [row for row in pairs.rows if TOLD not in row[-1]] if pairs else []
+    lines += [Line("", f"{one} against {other}: {ratio}") for one, other, *_, ratio in told[:1]]
+    return [Line("capacity"), *lines]
 
 
 def _decided(analysis: Analysis) -> list[Line]:

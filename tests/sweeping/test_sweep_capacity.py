@@ -14,6 +14,7 @@ from simulated_server import Engine, result_of
 
 from loadgen.api.sweeps import SweepOptions
 from loadgen.commands import sweep as command
+from loadgen.commands.report import end
 from loadgen.errors import BadInput
 from loadgen.metrics.summary import summarise
 from loadgen.plan.capacity_outcome import words
@@ -154,6 +155,13 @@ def test_servers_are_told_apart_by_their_starts(
     assert "not told" not in ratio
     command.run(profile, plan, replace(options, resume=True), live=False, report_after=False)
     assert capacity_log.outcomes(tmp_path / "r") == [first, second, again, back]
+    capsys.readouterr()
+    end(tmp_path / "r")
+    screen = " ".join(capsys.readouterr().out.split())
+    count = sum(len(each.trials) for each in (first, second, again, back))
+    assert f"{count} trials in" in screen
+    assert "and 1 more searches in the report" in screen
+    assert f"{fast} against {slow}: {ratio}" in screen
     for name in ("md", "html"):
         assert "start 2" in write([tmp_path / "r"], name)[0].read_text()
 
