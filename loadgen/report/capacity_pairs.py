@@ -13,6 +13,7 @@ from loadgen.analysis.finding import ratio_text
 from loadgen.analysis.ratios import Ratio
 from loadgen.identity import arrivals, workload
 from loadgen.labels import input_text, output_text
+from loadgen.plan.capacity_outcome import found_words, unit_of
 from loadgen.report.capacity_found import Found, found_in, interval_words, server_words
 from loadgen.search_records import Capacity
 from loadgen.text_table import Table, table_of
@@ -23,6 +24,7 @@ NOTE = (
     "90 % interval. The ratio's interval, of 95 %, holds what starts differ by and the errors of the searches; without "
     "two starts a side nothing is told."
 )
+UNTOLD = (": not told", "not told apart")
 HEAD = ("server", "against", "in → out", "its capacity", "the other's", "ratio")
 
 
@@ -40,11 +42,33 @@ def pairs_table(found: Sequence[Found]) -> Table | None:
         a, b = sorted((a, b), key=lambda side: -_mean(side))
         sides = [each.capacity for each in a], [each.capacity for each in b]
         ratio = capacity_ratio(*sides, alike=a[0].engine == b[0].engine)
-        load = a[0].capacity.search.point.load
         names = [server_words(side[0]) for side in (a, b)]
-        lengths = f"{input_text(load)} → {output_text(load)}"
-        rows.append((*names, lengths, _capacity_words(a), _capacity_words(b), ratio_words(ratio)))
+        rows.append((*names, _lengths(a[0]), _capacity_words(a), _capacity_words(b), ratio_words(ratio)))
     return table_of("Servers by capacity", HEAD, rows, NOTE)
+
+
+def server_lines(found: Sequence[Found]) -> list[tuple[str, str]]:
+    """Each server by name with what its starts found, and each pair that is told apart with its ratio; with the
+    lengths where those are not the same in all."""
+    several = len({_lengths(each) for each in found}) > 1
+
+    def named(name: str, lengths: str) -> str:
+        return f"{name}, {lengths}" if several else name
+
+    lines = [
+        (named(server_words(side[0]), _lengths(side[0])), f"{_capacity_words(side)}{_binds(side)}")
+        for side in _servers(found)
+    ]
+    lines += [
+        (named(server_words(each), _lengths(each)), found_words(each.capacity))
+        for each in found
+        if not each.capacity.capacity
+    ]
+    pairs = pairs_table(found)
+    told = [row for row in pairs.rows if not row[-1].endswith(UNTOLD)] if pairs else []
+    return lines + [
+        (named(f"{one} against {other}", lengths), ratio) for one, other, lengths, *_, ratio in told
+    ]
 
 
 def same_question(a: Capacity, b: Capacity) -> bool:
@@ -74,12 +98,24 @@ def _servers(found: Sequence[Found]) -> list[list[Found]]:
     return [list(starts.values()) for starts in groups.values()]
 
 
+def _lengths(found: Found) -> str:
+    load = found.capacity.search.point.load
+    return f"{input_text(load)} → {output_text(load)}"
+
+
 def _mean(side: Sequence[Found]) -> float:
     return exp(fmean(log(each.capacity.capacity or 0.0) for each in side))
 
 
 def _capacity_words(side: Sequence[Found]) -> str:
+    unit = unit_of(side[0].capacity.search)
     if len(side) == 1:
-        return f"{show_number(_mean(side))} ({interval_words(side[0].capacity)})"
+        return f"{show_number(_mean(side))} {unit} ({interval_words(side[0].capacity)})"
     starts = ", ".join(show_number(each.capacity.capacity) for each in side)
-    return f"{show_number(_mean(side))} over {len(side)} starts ({starts})"
+    return f"{show_number(_mean(side))} {unit} over {len(side)} starts ({starts})"
+
+
+def _binds(side: Sequence[Found]) -> str:
+    """The objectives that most requests miss there, over all starts."""
+    names = dict.fromkeys(each.capacity.binding for each in side if each.capacity.binding)
+    return "".join(f", {name} binds" for name in names)

@@ -10,15 +10,14 @@ from pathlib import Path
 
 from loadgen.analysis import winners
 from loadgen.analysis.analyse import Analysis
-from loadgen.plan.capacity_outcome import found_words
 from loadgen.records import TrialResult
 from loadgen.report import sections
-from loadgen.report.capacity_found import Found, start_words
-from loadgen.report.capacity_pairs import pairs_table
+from loadgen.report.capacity_found import Found
+from loadgen.report.capacity_pairs import server_lines
 from loadgen.text_table import Line
 
-MOST_DECIDED = MOST_DOUBTS = MOST_SEARCHES = 3
-TOLD = "not told"
+MOST_DECIDED = MOST_DOUBTS = 3
+MOST_SERVERS = 4
 
 
 def ending(
@@ -57,15 +56,13 @@ def _won(analysis: Analysis) -> list[Line]:
 
 
 def _capacities(searches: Sequence[Found]) -> list[Line]:
-    """What each search found, and what starts tell of two servers."""
+    """What the starts of each server found, and of which two they tell a difference."""
     if not searches:
         return []
-    lines = [Line(f"  {start_words(each)}", found_words(each.capacity)) for each in searches[:MOST_SEARCHES]]
-    if len(searches) > MOST_SEARCHES:
-        lines.append(Line("", f"and {len(searches) - MOST_SEARCHES} more searches in the report"))
-    pairs = pairs_table(searches)
-    told = [row for row in pairs.rows if TOLD not in row[-1]] if pairs else []
-    lines += [Line("", f"{one} against {other}: {ratio}") for one, other, *_, ratio in told[:1]]
+    every = server_lines(searches)
+    lines = [Line(f"  {name}", words) for name, words in every[:MOST_SERVERS]]
+    if len(every) > MOST_SERVERS:
+        lines.append(Line("", f"and {len(every) - MOST_SERVERS} more in the report"))
     return [Line("capacity"), *lines]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from loadgen.analysis.analyse import Analysis
@@ -11,6 +12,8 @@ from loadgen.analysis.starts import machines, server_of, start_of
 from loadgen.analysis.winners import Answer, answers_at, job_text, jobs
 from loadgen.labels import CLIENT_MARK
 from loadgen.records import TrialResult
+from loadgen.report.capacity_found import Found
+from loadgen.report.capacity_pairs import server_lines
 from loadgen.report.sections import failure_table, result_latencies, result_rates
 from loadgen.report.server_tables import other_jobs_table, server_tables
 from loadgen.report.tables import fixed_words
@@ -25,7 +28,8 @@ class FirstScreen:
     """``answers`` are at ``job``, the one at which most servers meet; ``others`` has the winners of all other jobs.
 
     ``counts`` says how much there is and what not to believe. ``figures`` and ``rates`` are of a lone trial, which
-    has no rival, and ``work`` is what it was. ``servers`` holds the tables of each job by its name.
+    has no rival, and ``work`` is what it was. ``servers`` holds the tables of each job by its name, ``capacities`` what
+    searches found, by server.
     """
 
     job: str
@@ -36,10 +40,11 @@ class FirstScreen:
     rates: tuple[tuple[str, str], ...]
     servers: tuple[tuple[str, tuple[Table, ...]], ...]
     counts: str
+    capacities: tuple[tuple[str, str], ...]
 
 
-def first_screen(analysis: Analysis) -> FirstScreen:
-    """The first screen of one or more results folders."""
+def first_screen(analysis: Analysis, searches: Sequence[Found] = ()) -> FirstScreen:
+    """The first screen of one or more results folders, with their ``searches`` for capacity."""
     study, found = analysis.study, jobs(analysis.study)
     lone = analysis.rows[0].result if len(analysis.rows) == 1 else None
     first, *others = found or [None]
@@ -53,13 +58,21 @@ def first_screen(analysis: Analysis) -> FirstScreen:
         servers=()
         if lone is not None
         else tuple((job_text(job), tuple(server_tables(study, cells))) for job, cells in found.items()),
-        counts=_counts(analysis) if lone is None else _doubts(analysis),
+        counts=_all_counts(analysis, searches) if lone is None else _doubts(analysis),
+        capacities=tuple(server_lines(searches)),
     )
 
 
 def _figures(lone: TrialResult) -> tuple[Table, ...]:
     """Its latencies; why it has none where it failed. Requests that failed are counted among its rates."""
     return tuple(filter(None, [result_latencies(lone) or failure_table([lone])]))
+
+
+def _all_counts(analysis: Analysis, searches: Sequence[Found]) -> str:
+    tried = sum(len(each.trials) for each in searches)
+    words = [_counts(analysis)] if analysis.rows or not searches else []
+    words += [f"{_many(tried, 'trial')} of {_many(len(searches), 'search', 'es')}."] if searches else []
+    return " ".join(words)
 
 
 def _counts(analysis: Analysis) -> str:
@@ -88,8 +101,8 @@ def _doubts(analysis: Analysis) -> str:
     return f"{said[0].upper()}{said[1:]}." + (f" Kept out of findings: {why}." if why else "")
 
 
-def _many(count: int, name: str) -> str:
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
+def _many(count: int, name: str, plural: str = "s") -> str:
+    return f"{count:,} {name}{'' if count == 1 else plural}"
 
 
 def claims_shown(analysis: Analysis) -> bool:

@@ -114,7 +114,7 @@ def render(analysis: Analysis) -> str:
             title=f"{len(folders)} results folders" if many else ", ".join(name for name, _ in folders),
             listed_folders=folders if many else [],
             description=" ".join(dict.fromkeys(text for _, text in folders if text)),
-            first=first_screen(analysis),
+            first=first_screen(analysis, found_in(_folders(analysis))),
             claims=_claims(analysis.findings) if claims_shown(analysis) else [],
             inside_noise=analysis.inside_noise,
             charts={chart.id: chart for chart in drawn},

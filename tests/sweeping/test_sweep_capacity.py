@@ -160,8 +160,11 @@ def test_servers_are_told_apart_by_their_starts(
     screen = " ".join(capsys.readouterr().out.split())
     count = sum(len(each.trials) for each in (first, second, again, back))
     assert f"{count} trials in" in screen
-    assert "and 1 more searches in the report" in screen
-    assert f"{fast} against {slow}: {ratio}" in screen
+    assert f"{fast} {its}, tpot binds" in screen
+    assert ratio in screen
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert f"{count} trials of 4 searches." in page
+    assert "No trial may speak" not in page
     for name in ("md", "html"):
         assert "start 2" in write([tmp_path / "r"], name)[0].read_text()
 
