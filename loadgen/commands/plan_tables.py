@@ -103,7 +103,8 @@ def capacity_table(plan: Plan) -> Table | None:
         load, slo = search.point.load, search.point.slo
         window = "by rule" if search.window_s is None else show_duration(search.window_s)
         held = slo_words(slo) if slo else "–"
-        rows.append((title(search.point.server), lengths_text(load), search.variable, held, window))
+        server = title(search.point.server) + again_label(search.point.start, 0)
+        rows.append((server, lengths_text(load), search.variable, held, window))
     note = f"Up to {MOST_TRIALS} trials each; the next one follows from those before it."
     return table_of("Capacity searches", ("server", "lengths", "of", "objectives", "window"), rows, note)
 

@@ -4,7 +4,8 @@ In order: one request at a time (``alone``: what is attained at best); a saturat
 throughput there is); short trials up or down from 0.7 of it until one passes and one fails (``bracket``); up to six
 with a lead-in and a counted window (``window``), each where the fit so far wants it; and, when asked for, one long
 trial at the lower end of the interval (``confirm``). Twelve at most. A search that knows where to look (``near``) takes
-one request at a time for a short while, and goes straight to the windows. Each step is a function of the results before
+one request at a time for a short while, and goes straight to the windows; where those show that it was told a wrong
+place, the rest follows from the saturating loop on. Each step is a function of the results before
 it, so a search that was stopped asks for the same trials again, and finds them stored.
 """
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from loadgen.load_records import LoadSpec
-from loadgen.plan.capacity_estimate import Done, about_goal, bracket, estimate, of_role
+from loadgen.plan.capacity_estimate import Done, about_goal, bracket, deciding, estimate, of_role
 from loadgen.plan.plan import trial_of
 from loadgen.profile.profile import Cell, Target
 from loadgen.records import NONE_ENDED, Trial, TrialResult
@@ -25,6 +26,8 @@ from loadgen.slo_records import Goal
 
 MOST_TRIALS = 12
 WINDOWS, BEFORE_ENOUGH = 6, 3
+LEAST_BUSY = 0.01  # of the time that one request takes: a rate that gives less passes, or none does
+TOLD_WRONG = 3  # windows on one side of the capacity, by which the load that was named is taken for wrong
 SHORT_S, WINDOW_S, LEAD_IN_S, CONFIRM_S = 20.0, 90.0, 30.0, 600.0
 SHORT_E2E, WINDOW_E2E, LEAD_IN_E2E = 4, 40, 5  # medians of E2E latency that each takes at least
 MISSES = 20  # that a window holds at its goal, on average
@@ -60,15 +63,14 @@ def next_step(search: CapacitySearch, done: Sequence[Done]) -> Step | None:
         return _closed(search, done, "alone", 1, length_s)
     if ended(search, done) is not None:
         return None
-    if len(done) == 1 and not search.near:
+    if not of_role(done, "saturated") and (not search.near or _misled(search, done)):
         return _closed(search, done, "saturated", search.saturating, _short_s(search, done))
     if (level := _bracket_level(search, done)) is not None:
         return _at(search, done, "bracket", level, _short_s(search, done), 0.0)
     if of_role(done, "confirm"):
         return None
-    windows = of_role(done, "window")
     if not _enough(search, done):
-        level = _window_level(search, done, len(windows))
+        level = _window_level(search, done, len(deciding(done)))
         return _at(search, done, "window", level, *_window_s(search, done, level))
     if not search.confirm:
         return None
@@ -102,8 +104,20 @@ def ended(search: CapacitySearch, done: Sequence[Done]) -> tuple[str, str] | Non
     return None
 
 
+def _misled(search: CapacitySearch, done: Sequence[Done]) -> bool:
+    """Whether a search was told a wrong place: windows that all passed, or all failed, and a capacity beyond them; or
+    a rate so low that a window there would take hours, and tell nothing."""
+    if search.variable == "rate" and (search.near or 0.0) * (done[0].e2e_s or 0.0) < LEAST_BUSY:
+        return True
+    tried = [each for each in of_role(done, "window") if not each.limited]
+    if len(tried) < TOLD_WRONG or len({each.passed for each in tried}) > 1:
+        return False
+    levels, found = [each.level for each in tried], estimate(search, done).capacity
+    return not min(levels) * (1 - WITHIN_MEDIAN) <= found <= max(levels) * (1 + WITHIN_MEDIAN)
+
+
 def _enough(search: CapacitySearch, done: Sequence[Done]) -> bool:
-    windows = of_role(done, "window")
+    windows = deciding(done)
     if len(windows) >= WINDOWS or len(done) >= MOST_TRIALS - search.confirm:
         return True
     if len(windows) < BEFORE_ENOUGH:
@@ -116,21 +130,27 @@ def _enough(search: CapacitySearch, done: Sequence[Done]) -> bool:
 def _bracket_level(search: CapacitySearch, done: Sequence[Done]) -> float | None:
     """The next load of the bracket; ``None`` when it is closed, or has had its trials."""
     tried = of_role(done, "bracket")
-    if not tried and search.near:
+    if search.near and not of_role(done, "saturated"):
         return None
-    if not tried:
-        return _rounded(search, START * _saturation(search, done))
     low, high = bracket(done)
+    if not tried and not deciding(done):
+        level = START * _saturation(search, done)
+        level = level if low is None else max(level, low * FACTOR)
+        return _rounded(search, level if high is None else min(level, high / FACTOR))
     left = MOST_TRIALS - search.confirm - WINDOWS - 2 - len(tried)
-    if left <= 0 or of_role(done, "window") or (low is not None and high is not None):
+    if left <= 0 or deciding(done):
+        return None
+    # A load that was named far below passed: that closes no bracket.
+    wide = FACTOR**2 if search.near else math.inf
+    if low is not None and high is not None and high <= low * wide:
         return None
     return _rounded(search, (low or 0) * FACTOR if high is None else high / FACTOR)
 
 
 def _saturation(search: CapacitySearch, done: Sequence[Done]) -> float:
     """Throughput of the saturating trial; for concurrency the requests that are at work at that (Little's law)."""
-    summary = done[1].result.summary
-    rate = summary.requests_per_s if summary is not None and done[1].result.failure is None else None
+    result = of_role(done, "saturated")[0].result
+    rate = result.summary.requests_per_s if result.summary is not None and result.failure is None else None
     rate = rate or 1.0 / (done[0].e2e_s or 1.0)  # what one at a time gives, where nothing of it ended
     return rate if search.variable == "rate" else max(1.0, rate * (done[0].e2e_s or 1.0)) / START
 
@@ -158,7 +178,11 @@ def _reach(search: CapacitySearch, done: Sequence[Done]) -> tuple[float, float]:
     passed = [each.level for each in tried if each.passed]
     failed = [each.level for each in tried if not each.passed]
     windows = len(of_role(done, "window"))
-    step = min(FACTOR, NEAR_STEP ** (2 ** max(0, windows - 1))) if search.near else FACTOR
+    step = (
+        min(FACTOR, NEAR_STEP ** (2 ** max(0, windows - 1)))
+        if search.near and not of_role(done, "saturated")
+        else FACTOR
+    )
     top, bottom = max(passed, default=0.0), min(failed, default=math.inf)
     highest = min((each for each in failed if each > top), default=top * step if passed else math.inf)
     lowest = max((each for each in passed if each < bottom), default=bottom / step if failed else 0.0)

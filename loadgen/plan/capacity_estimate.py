@@ -51,9 +51,13 @@ class Done:
     @property
     def passed(self) -> bool:
         """Whether a short trial kept its goals; one whose queue grew did not. No lag of the client makes one pass."""
-        grew = any(caveat.kind == GROWING for caveat in self.result.caveats)
         found = self.result.attained
-        return self.result.failure is None and found is not None and bool(found.met) and not grew
+        return self.result.failure is None and found is not None and bool(found.met) and not self.grew
+
+    @property
+    def grew(self) -> bool:
+        """Whether its queue grew: it asked for more than the server can do."""
+        return any(caveat.kind == GROWING for caveat in self.result.caveats)
 
     @property
     def e2e_s(self) -> float | None:
@@ -96,10 +100,20 @@ def of_role(done: Sequence[Done], *roles: Role) -> list[Done]:
     return [each for each in done if each.role in roles]
 
 
+def deciding(done: Sequence[Done]) -> list[Done]:
+    """The windows that a capacity is fitted to: not those of a search that was told a wrong place, and then measured
+    what the server can do. They are part of its bracket."""
+    return of_role(done[_saturated_at(done) :], "window")
+
+
+def _saturated_at(done: Sequence[Done]) -> int:
+    return next((at for at, each in enumerate(done) if each.role == "saturated"), 0)
+
+
 def middle_of(search: CapacitySearch, done: Sequence[Done]) -> float:
     """Where the search was told to look; else the bracket's geometric middle; beyond its last trial where that did not
     close it."""
-    if search.near:
+    if search.near and not of_role(done, "saturated"):
         return search.near
     low, high = bracket(done)
     if low is None or high is None:
@@ -110,7 +124,7 @@ def middle_of(search: CapacitySearch, done: Sequence[Done]) -> float:
 def bracket(done: Sequence[Done]) -> tuple[float | None, float | None]:
     """The largest load that passed below the smallest that failed, and that one. A closed loop of one request at a time
     is known to pass."""
-    tried = of_role(done, "bracket")
+    tried = of_role(done, "bracket") + of_role(done[: _saturated_at(done)], "window")
     closed = [1.0] if tried and tried[0].result.trial.load.rate is None else []
     high = min((each.level for each in tried if not each.passed), default=None)
     low = max((each.level for each in tried if each.passed), default=max(closed, default=None))
@@ -148,7 +162,7 @@ def about_goal(done: Sequence[Done]) -> list[Done]:
     """The windows that tell of loads near the capacity: neither void nor overloaded."""
     return [
         each
-        for each in of_role(done, "window")
+        for each in deciding(done)
         if (found := each.counted) is not None
         and not any(overloaded(found, place) for place in range(len(found.goals)))
     ]
@@ -156,7 +170,7 @@ def about_goal(done: Sequence[Done]) -> list[Done]:
 
 def windows_of(done: Sequence[Done]) -> list[tuple[float, Attained]]:
     """The trials that decide, by level; void ones left out."""
-    return [(each.level, found) for each in of_role(done, "window") if (found := each.counted) is not None]
+    return [(each.level, found) for each in deciding(done) if (found := each.counted) is not None]
 
 
 def estimate(search: CapacitySearch, done: Sequence[Done]) -> Estimate:

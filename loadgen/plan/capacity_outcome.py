@@ -10,7 +10,7 @@ from typing import Literal, cast
 
 from loadgen.labels import again_label, caveat_marks, lengths_text, place_label
 from loadgen.plan.capacity import VOID, WINDOW_E2E, Step, ended, replay
-from loadgen.plan.capacity_estimate import Done, Estimate, about_goal, estimate, of_role, windows_of
+from loadgen.plan.capacity_estimate import Done, Estimate, about_goal, deciding, estimate, of_role, windows_of
 from loadgen.plan.capacity_fit import CLIFF_NATS, TAIL
 from loadgen.records import Caveat, TrialResult
 from loadgen.search_records import Capacity, CapacitySearch, GoalCapacity
@@ -113,7 +113,7 @@ def _p_confirm(done: Sequence[Done], found: Estimate) -> float | None:
 def doubts(search: CapacitySearch, done: Sequence[Done], found: Estimate) -> Iterator[Caveat]:
     """Doubts about a capacity that was found."""
     windows = of_role(done, "window")
-    near = about_goal(done) or windows
+    near = about_goal(done) or deciding(done)
     e2e_s = median(each.e2e_s or 0.0 for each in near)
     usual = median(each.result.trial.load.duration_s or math.inf for each in near)
     if usual < ALMOST * WINDOW_E2E * e2e_s:
@@ -158,10 +158,12 @@ def doubts(search: CapacitySearch, done: Sequence[Done], found: Estimate) -> Ite
 
 def _few_slots(search: CapacitySearch, done: Sequence[Done], found: Estimate) -> Iterator[Caveat]:
     """Near saturation a queue before few places relaxes over minutes: no window of this length is long enough."""
-    # Of any trial: the saturating one is short, and where requests take long few end in it.
+    # Of any trial: the saturating one is short, and where requests take long few end in it. A search without one knows
+    # what the server can do at most by trials whose queue grew alone.
+    saturated = bool(of_role(done, "saturated"))
     did = [
         (each.requests_per_s, each.requests_ok)
-        for each in (step.result.summary for step in done)
+        for each in (step.result.summary for step in done if saturated or step.grew)
         if each is not None and each.requests_per_s
     ]
     if search.variable != "rate" or not did:

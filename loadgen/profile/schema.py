@@ -25,6 +25,7 @@ from loadgen.profile.values import (
     Flag,
     Index,
     Length,
+    Load,
     Mode,
     Option,
     Ordering,
@@ -206,7 +207,7 @@ class CapacityTable(Table):
     within: Share = 0.05
     confirm: Flag = False
     saturating: AtOnce = 256
-    near: Amount | None = None
+    near: Load | None = None
 
 
 class BisectionTable(Table):

@@ -122,6 +122,12 @@ def _share(value: Any) -> float:
     return number
 
 
+def _load(value: Any) -> float:
+    if (number := _positive(value)) > MOST_AT_ONCE:
+        raise _bad(f"must be at most {MOST_AT_ONCE}", f"numbers above 0, to {MOST_AT_ONCE}")
+    return number
+
+
 def _one_of(*choices: str) -> Validator:
     def check(value: Any) -> str:
         if isinstance(value, str) and value in choices:
@@ -268,6 +274,7 @@ SharedPrefixes = Annotated[
 Port = Annotated[int, BeforeValidator(whole_number(0, 65535)), _told(**_whole(0, 65535))]
 Index = Annotated[int, BeforeValidator(whole_number(0)), _told(**_whole(0))]
 Amount = Annotated[float, BeforeValidator(_positive), _told("number", exclusiveMinimum=0)]
+Load = Annotated[float, BeforeValidator(_load), _told("number", exclusiveMinimum=0, maximum=MOST_AT_ONCE)]
 Span = Annotated[float, BeforeValidator(_span), _either(*_SPANS)]
 Duration = Annotated[float, BeforeValidator(_duration), _either(*_SPANS)]
 Text = Annotated[str, BeforeValidator(_text), _told("string", pattern=r"\S")]

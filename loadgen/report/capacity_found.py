@@ -22,8 +22,8 @@ class Found:
     """A search's outcome with its trials, where they are stored.
 
     ``machine`` is that of its last trial. ``server`` is equal for starts of one server on one kind of machine;
-    ``start`` tells them apart. ``engine`` is equal for servers whose starts vary alike. ``variant``:
-    options that set it apart, in words.
+    ``start`` tells them apart; searches of an endpoint of unknown start are of one. ``engine`` is equal for servers
+    whose starts vary alike. ``variant``: options that set it apart, in words.
     """
 
     capacity: Capacity
@@ -57,7 +57,7 @@ def found_in(folders: Sequence[Path]) -> list[Found]:
                     server=(key, options),
                     engine=(key.label, key.variant, key.machine),
                     variant=key.variant,
-                    start=last.start or (str(folder), point.start),
+                    start=last.start or point.start,  # a folder is no start: nobody says it was started anew
                 )
             found.append(each)
     return found

@@ -180,15 +180,23 @@ class Sweep:
             self.watcher.note(f"[{caveat.kind}] {caveat.message}; remedy: {caveat.remedy}")
 
     def _near(self, search: CapacitySearch) -> CapacitySearch:
-        """The search, told where the first start of its server that has a capacity found it."""
+        """The search, told where the first start of its server that has a capacity found it.
+
+        One that has an outcome was told what that says: told anything else it would search anew.
+        """
+        if search.near:
+            return search
+        outcomes = capacity_log.outcomes(self.store.path)
+        if (own := next((each for each in outcomes if each.search == search), None)) is not None:
+            return own.search
         first = replace(search, point=replace(search.point, start=0))
         starts = {
             each.search.point.start: each.capacity
-            for each in capacity_log.outcomes(self.store.path)
+            for each in outcomes
             if each.capacity and replace(each.search, point=replace(each.search.point, start=0)) == first
         }
         before = [start for start in sorted(starts) if start < search.point.start]
-        return replace(search, near=search.near or starts[before[0]]) if before else search
+        return replace(search, near=starts[before[0]]) if before else search
 
     def _same_machine(self, result: TrialResult) -> bool:
         """Another machine's memory says nothing of this one's."""

@@ -259,13 +259,17 @@ def test_a_search_that_knows_where_to_look_goes_straight_to_its_windows() -> Non
     assert asked == replace(asked, near=None)  # a search is what it looks for, not where
 
 
-@pytest.mark.parametrize("off", [0.5, 2.0])
+@pytest.mark.parametrize("off", [1e-6, 0.01, 0.1, 0.5, 2.0, 10.0, 100.0])
 def test_a_wrong_idea_of_where_it_is_misleads_no_search(off: float) -> None:
+    """Far beyond it all windows missed, and the fit told the lowest load that it looked at, to 1 %."""
     whole, done = usual()
     known = outcome(whole, done, "e").capacity
     assert known is not None
-    asked = search(near=off * known)
-    found = outcome(asked, run(asked), "e")
+    asked = search(near=off * known, confirm=off == 0.1)
+    tried = run(asked)
+    assert len(tried) <= MOST_TRIALS
+    found = outcome(asked, tried, "e")
+    assert not {"slo-bracket", "few-slots"} & {caveat.kind for caveat in found.caveats}
     assert found.capacity == pytest.approx(known, rel=0.15)
     assert found.low is not None
     assert found.high is not None
@@ -273,12 +277,23 @@ def test_a_wrong_idea_of_where_it_is_misleads_no_search(off: float) -> None:
 
 
 def test_requests_in_flight_are_searched_near_a_number_too() -> None:
-    asked = search(variable="concurrency", near=30.0, window_s=None, lead_in_s=None)
+    asked = search(variable="concurrency", near=15.0, window_s=None, lead_in_s=None)
     done = run(asked)
     loads = [each.result.trial.load for each in done]
-    assert [load.concurrency for load in loads[:2]] == [1, 30]
+    assert [load.concurrency for load in loads[:2]] == [1, 15]
     assert all((load.duration_s or 0) >= 90 for load in loads[1:])
     assert outcome(asked, done, "e").ended == "found"
+    for wrong in (0.1, 300.0):
+        far = search(variable="concurrency", near=wrong)
+        assert outcome(far, run(far), "e").capacity == pytest.approx(13.4, rel=0.03)
+
+
+def test_a_search_that_was_told_where_to_look_does_not_take_its_windows_for_the_most_there_is() -> None:
+    near, few = search(near=13.0), search("ttft=2s", near=12.5)
+    for asked, server, told in ((near, SLOW, False), (few, replace(SLOW, slots=8), True)):
+        done = run(asked, server)
+        assert not [each for each in done if each.role == "saturated"]
+        assert ("few-slots" in {each.kind for each in outcome(asked, done, "e").caveats}) == told
 
 
 def test_starts_draw_arrivals_of_their_own() -> None:

@@ -103,6 +103,10 @@ def test_spans_of_time(text: str, seconds: float | None) -> None:
     ("tables", "words"),
     [
         ({"load": {"repeat": 10**9}}, "load.repeat = 1000000000: must be at most 10000"),
+        (
+            {"slo": {"ttft": "1s"}, "capacity": {"near": 1e300}},
+            "capacity.near = 1e+300: must be at most 1000000",
+        ),
         ({"starts": 10**9}, "starts = 1000000000: must be at most 10000"),
         ({"load": {"workers": 10**6}}, "load.workers = 1000000: must be at most 1024"),
         (

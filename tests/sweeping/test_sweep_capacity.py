@@ -169,6 +169,34 @@ def test_servers_are_told_apart_by_their_starts(
         assert "start 2" in write([tmp_path / "r"], name)[0].read_text()
 
 
+def test_a_start_that_has_its_outcome_is_not_searched_anew_once_an_earlier_one_has(
+    simulated: list[str], tmp_path: Path
+) -> None:
+    profile = build_profile({**PROFILE, "starts": 2})
+    plan, options = make_plan(profile), SweepOptions(out=tmp_path / "r")
+    second = replace(plan, capacities=plan.capacities[1:])
+    command.run(profile, second, options, live=False, report_after=False)
+    count = len(simulated)
+    command.run(profile, plan, replace(options, resume=True), live=False, report_after=False)
+    later, first = capacity_log.outcomes(tmp_path / "r")
+    assert (later.search.point.start, later.search.near) == (1, None)
+    assert simulated[count:] == [name for _, name in first.trials]
+
+
+def test_two_searches_of_one_endpoint_are_no_two_starts(
+    simulated: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("loadgen.api.sweeps.unreachable", lambda _: None)
+    folders = [tmp_path / name for name in "abcd"]
+    for folder, port in zip(folders, (1, 1, 2, 2), strict=True):
+        target = {"url": f"http://127.0.0.1:{port}"}
+        profile = build_profile({**{k: v for k, v in PROFILE.items() if k != "server"}, "target": target})
+        options = SweepOptions(out=folder)
+        command.run(profile, make_plan(profile), options, live=False, report_after=False)
+    found = {table.title: table for table in capacity_tables(folders)}
+    assert [row[-1] for row in found["Servers by capacity"].rows] == ["×1, one start each: not told"]
+
+
 def test_static_batches_stand_beside_a_capacity(simulated: list[str], tmp_path: Path) -> None:
     from loadgen.commands import report
 
