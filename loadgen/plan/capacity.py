@@ -18,6 +18,7 @@ from statistics import median
 
 from loadgen.load_records import LoadSpec
 from loadgen.plan.capacity_estimate import Done, about_goal, bracket, deciding, estimate, of_role
+from loadgen.plan.kept_up import judged
 from loadgen.plan.plan import trial_of
 from loadgen.profile.profile import Cell, Target
 from loadgen.records import NONE_ENDED, Trial, TrialResult
@@ -58,6 +59,7 @@ def replay(search: CapacitySearch, stored: Mapping[str, TrialResult]) -> tuple[l
 
 def next_step(search: CapacitySearch, done: Sequence[Done]) -> Step | None:
     """What to try after these results; ``None`` when the search is over."""
+    done = judged(done)
     if not done:
         length_s = _short_s(search, done) if search.near else search.window_s or WINDOW_S
         return _closed(search, done, "alone", 1, length_s)

@@ -12,6 +12,7 @@ from loadgen.labels import again_label, caveat_marks, lengths_text, place_label
 from loadgen.plan.capacity import VOID, WINDOW_E2E, Step, ended, replay
 from loadgen.plan.capacity_estimate import Done, Estimate, about_goal, deciding, estimate, of_role, windows_of
 from loadgen.plan.capacity_fit import CLIFF_NATS, TAIL
+from loadgen.plan.kept_up import judged, unbound
 from loadgen.records import Caveat, TrialResult
 from loadgen.search_records import Capacity, CapacitySearch, GoalCapacity
 from loadgen.slo_records import Attained
@@ -48,6 +49,7 @@ def settle(
 def outcome(search: CapacitySearch, done: Sequence[Done], environment: str) -> Capacity:
     """The outcome of a search that is over."""
     trials = tuple((each.role, each.result.trial.id) for each in done)
+    seen = judged(done)
     stop = ended(search, done)
     if stop is None and not windows_of(done):
         stop = (
@@ -57,9 +59,9 @@ def outcome(search: CapacitySearch, done: Sequence[Done], environment: str) -> C
     if stop is not None:
         kind = cast(Literal["none", "failed", "client"], stop[0])
         return Capacity(search=search, environment=environment, ended=kind, why=stop[1], trials=trials)
-    found = estimate(search, done)
+    found = estimate(search, seen)
     low, high = found.interval
-    p_confirm = _p_confirm(done, found)
+    p_confirm = _p_confirm(seen, found)
     return Capacity(
         search=search,
         environment=environment,
@@ -137,6 +139,7 @@ def doubts(search: CapacitySearch, done: Sequence[Done], found: Estimate) -> Ite
                 remedy="take the interval's lower end, and confirm it with a long trial (confirm = true)",
             )
             break
+    yield from _unbound(done)
     yield from _few_slots(search, done, found)
     yield from _not_monotone(windows_of(done), found)
     low, high = found.interval
@@ -153,6 +156,20 @@ def doubts(search: CapacitySearch, done: Sequence[Done], found: Estimate) -> Ite
             kind="slo-client",
             message=f"{limited} of {len(windows)} windows are void: the load generator was the limit there",
             remedy=f"more workers or a machine of its own; {VOID} void windows end a search",
+        )
+
+
+def _unbound(done: Sequence[Done]) -> Iterator[Caveat]:
+    """A capacity that the server sets, and none of the objectives."""
+    if over := unbound(done):
+        most = max(over, key=lambda each: each.level)
+        summary = most.result.summary
+        did = summary.requests_per_s if summary else None
+        yield Caveat(
+            kind="slo-unbound",
+            message=f"at {show_number(most.level)} req/s every objective was kept while {show_number(did)} ended per "
+            "second and the queue grew: capacity is what the server can do, whatever its users wait",
+            remedy="add an objective that waiting misses: ttft or e2e",
         )
 
 

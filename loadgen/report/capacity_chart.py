@@ -9,6 +9,7 @@ import numpy as np
 from loadgen.labels import input_text, output_text
 from loadgen.plan.capacity_estimate import Done, estimate, windows_of
 from loadgen.plan.capacity_outcome import unit_of
+from loadgen.plan.kept_up import judged
 from loadgen.report.capacity_found import Found, start_words
 from loadgen.report.chart import Chart, Figure, axis, colour, layout, said, scatter
 from loadgen.units import show_number, show_s, show_share
@@ -40,7 +41,7 @@ def capacity_chart(found: Sequence[Found]) -> Chart | None:
 
 
 def _done(found: Found) -> list[Done]:
-    return [Done(role=role, result=result) for role, result in found.trials]
+    return judged([Done(role=role, result=result) for role, result in found.trials])
 
 
 def _load_axis(found: Found) -> dict[str, object]:

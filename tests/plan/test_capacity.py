@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
-from simulated_server import Engine, Servers, result_of
+from simulated_search import SLOW, run, search
+from simulated_server import Servers, result_of
 
-from loadgen.load_records import LoadSpec
 from loadgen.metrics.objectives import attained, slo_of_options
 from loadgen.plan.capacity import MOST_TRIALS, Step, next_step, replay
 from loadgen.plan.capacity_estimate import UNTOLD_EFFECT, Done, design_effect
 from loadgen.plan.capacity_outcome import outcome, words
-from loadgen.records import NONE_ENDED, Caveat, Failure, Trial, TrialResult
+from loadgen.records import NONE_ENDED, Caveat, Failure, TrialResult
 from loadgen.search_records import CapacitySearch
 from loadgen.slo_records import Attained, GoalKept
-
-SLOW = Engine(slots=64, step_ns=40_000_000, sequence_ns=1_000_000, prompt_ns=200_000, spread=0.3)
-Change = Callable[[Step, TrialResult], TrialResult]
-
-
-def search(*slo: str, **more: Any) -> CapacitySearch:
-    load = LoadSpec(kind="poisson", input_tokens=32, output_tokens=12, seed=1)
-    point = Trial(
-        id="", load=load, url="http://127.0.0.1:1", slo=slo_of_options(slo or ("tpot=60ms", "share=90%"))
-    )
-    return CapacitySearch(point=point, **{"window_s": 60.0, "lead_in_s": 15.0, "within": 0.001, **more})
-
-
-def run(
-    of: CapacitySearch, server: Engine | Servers = SLOW, change: Change = lambda _, result: result
-) -> list[Done]:
-    done: list[Done] = []
-    while (step := next_step(of, done)) is not None:
-        result = result_of(step.trial, server, stop_growing=step.role == "bracket")
-        done.append(Done(role=step.role, result=change(step, result)))
-    return done
 
 
 @cache
