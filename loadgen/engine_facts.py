@@ -10,6 +10,7 @@ an earlier version of ours, known by its name.
 ``kv_dtype`` that of the cache's numbers, where it is not the weights'
 ``kv_tokens`` how many tokens the cache holds that is taken ahead
 ``keeps_buffers`` it keeps every buffer at its largest, so that its memory tells of its largest trial alone
+``code``     the state of loadgen's own source that the server runs (``system/source.py``), of servers of ours alone
 ``weights``  whose numbers it multiplies: ``maker``, and its ``distribution`` and ``seed``, or the ``fingerprint`` of a
              checkpoint. At the power cap numbers that switch fewer bits leave the clock higher
 ========== ======================================================================================================
@@ -25,6 +26,8 @@ from loadgen.records import ServerSpec
 Page = Mapping[str, object]
 CHECKPOINT = "checkpoint"
 OURS = "loadgen"
+CODE = "code"
+OF_OURS = ("hf", "triton", "ds", "null")  # frameworks whose servers are loadgen's own code
 ITS_OWN = "its own"
 NORMAL, UNIFORM = (
     "normal, std 0.02",
@@ -110,6 +113,18 @@ def weights_of(page: Page, server: ServerSpec | None) -> Weights | None:
         return Weights(maker=CHECKPOINT)
     known = server.framework in ("hf", "triton", "ds") or (server.framework == "ft" and told is not None)
     return own_weights(server) if known else None
+
+
+def versions_of(page: Page) -> dict[str, str]:
+    """By name, what code an engine is: versions of its libraries and of the server that holds it, hashes of its files,
+    and the state of our own source."""
+    found = {name: str(page[name]) for name in ("version", "server", "cuda", CODE) if page.get(name)}
+    versions, library = page.get("versions"), page.get("library")
+    if isinstance(versions, Mapping):
+        found |= {str(name): str(version) for name, version in versions.items()}
+    if isinstance(library, Mapping):
+        found |= {f"{file}, SHA-256": str(hashed) for file, hashed in library.items()}
+    return found
 
 
 def takes_kv_ahead(page: Page) -> bool:

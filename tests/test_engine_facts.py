@@ -6,7 +6,15 @@ import dataclasses
 
 import pytest
 
-from loadgen.engine_facts import Weights, is_eager, own_weights, replays_graphs, takes_kv_ahead, weights_of
+from loadgen.engine_facts import (
+    Weights,
+    is_eager,
+    own_weights,
+    replays_graphs,
+    takes_kv_ahead,
+    versions_of,
+    weights_of,
+)
 from loadgen.load_records import LoadSpec
 from loadgen.records import ServerSpec
 from loadgen.theory.models import PRESETS
@@ -16,6 +24,14 @@ GPU = ServerSpec(framework="hf", model=PRESETS["tiny"], gpus=(0,))
 
 def with_options(framework: str = "hf", **options: str | bool) -> ServerSpec:
     return dataclasses.replace(GPU, framework=framework, options=options)
+
+
+def test_the_code_that_an_engine_is() -> None:
+    page = {"version": "0.25", "server": "triton 2.7", "cuda": None, "code": "0a1b", "pid": 7}
+    page |= {"versions": {"torch": "2.13"}, "library": {"libft.so": "beef"}}
+    told = {"version": "0.25", "server": "triton 2.7", "code": "0a1b", "torch": "2.13"}
+    assert versions_of(page) == {**told, "libft.so, SHA-256": "beef"}
+    assert versions_of({"versions": "2.13", "library": None}) == {}
 
 
 def test_the_page_has_the_last_word() -> None:

@@ -5,17 +5,37 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from loadgen.analysis.finding import server_text
 from loadgen.analysis.side import Side
-from loadgen.engine_facts import weights_of
+from loadgen.analysis.starts import servers
+from loadgen.analysis.versions import mixed
+from loadgen.engine_facts import CODE, versions_of, weights_of
 from loadgen.records import DEFINITIONS, TrialResult
+
+ALIKE = "alike"
 
 
 def changes(left: Side, right: Side) -> dict[str, tuple[str, str]]:
-    """What differs between where the two ran, engines' own versions included."""
+    """What differs between where the two ran, engines' own versions included; and between starts of one server within a
+    side, since their figures are pooled."""
     facts = [_facts(side) for side in (left, right)]
     names = dict.fromkeys([*facts[0], *facts[1]])
     found = {name: (facts[0].get(name, "–"), facts[1].get(name, "–")) for name in names}
-    return {name: (one, other) for name, (one, other) in found.items() if one != other}
+    changed = {name: (one, other) for name, (one, other) in found.items() if one != other}
+    inside = [_between_starts(side) for side in (left, right)]
+    return changed | {
+        name: (inside[0].get(name, ALIKE), inside[1].get(name, ALIKE))
+        for name in dict.fromkeys([*inside[0], *inside[1]])
+    }
+
+
+def _between_starts(side: Side) -> dict[str, str]:
+    found = mixed(servers(row for row in side.rows if row.usable).values())
+    return {
+        f"{server_text(key)}: {each.what}, between starts": each.words
+        for key, differences in found.items()
+        for each in differences
+    }
 
 
 def _facts(side: Side) -> dict[str, str]:
@@ -31,25 +51,21 @@ def _facts(side: Side) -> dict[str, str]:
         if row.summary is not None:
             older = row.summary.definitions < DEFINITIONS
             values["percentiles"].add("interpolated" if older else "nearest ranks")
-        versions = row.result.engine.get("versions")
-        for name, version in versions.items() if isinstance(versions, dict) else ():
-            values[f"{row.key.framework}'s {name}"].add(str(version))
-        for name, told in _engine_facts(row.result):
-            values[f"{row.key.framework}'s {name}"].add(told)
+        for name, told in (*versions_of(row.result.engine).items(), *_engine_facts(row.result)):
+            # Which of our files run depends on engine and options.
+            whose = server_text(row.key) if name == CODE else row.key.framework
+            values[f"{whose}'s {name}"].add(told)
     return {name: " / ".join(sorted(found)) for name, found in values.items()}
 
 
 def _engine_facts(result: TrialResult) -> Iterator[tuple[str, str]]:
-    """What decides an engine's figures beside its versions: its library, how it was started, on which cores."""
+    """What decides an engine's figures beside its versions: its weights, how it was started, on which cores."""
     engine, cores = result.engine, result.cores
     if (weights := weights_of(engine, result.trial.server)) is not None:
         yield "weights", weights.text
-    for name in ("server", "variant", "stream_step", "launcher"):
+    for name in ("variant", "stream_step", "launcher"):
         if name in engine:
             yield name, str(engine[name])
-    library = engine.get("library")
-    for file, hashed in library.items() if isinstance(library, dict) else ():
-        yield f"{file}, SHA-256", str(hashed)
     if cores is not None:
         quota = "" if cores.limit_cores is None else f", at most {cores.limit_cores:g} at a time"
         yield "cores", cores.affinity + quota

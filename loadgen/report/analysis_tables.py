@@ -14,6 +14,7 @@ from loadgen.metrics.percentiles import tail
 from loadgen.records import ClientQuality, Dist
 from loadgen.report.claim_tables import claim_table, open_table, server_table
 from loadgen.report.ledger_table import ledger_table
+from loadgen.report.version_table import mixed_servers
 from loadgen.telemetry.ledger import kv_at_most
 from loadgen.text_table import Table, table_of
 from loadgen.theory.models import kv_bytes_per_token, weight_bytes
@@ -30,6 +31,7 @@ def tables_of(analysis: Analysis) -> list[Table]:
 def doubt_tables(analysis: Analysis) -> list[Table]:
     """What to know before believing, and the differences that the noise hides."""
     found = (
+        mixed_servers(analysis.study.servers),
         table_of("To know", ("note",), [(note,) for note in analysis.notes]),
         table_of(
             "Differences inside the noise", ("at equal work",), [(line,) for line in analysis.inside_noise]

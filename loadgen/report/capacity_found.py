@@ -10,7 +10,7 @@ from loadgen.analysis.starts import server_of
 from loadgen.analysis.table import key_of, machine_of
 from loadgen.identity import arrivals, canonical, deciding_options
 from loadgen.labels import again_label, place_label
-from loadgen.records import TrialResult
+from loadgen.records import Environment, TrialResult
 from loadgen.results import capacity_log
 from loadgen.results.store import open_results
 from loadgen.search_records import Capacity, Role
@@ -23,7 +23,8 @@ class Found:
 
     ``machine`` is that of its last trial. ``server`` is equal for starts of one server on one kind of machine;
     ``start`` tells them apart; searches of an endpoint of unknown start are of one. ``engine`` is equal for servers
-    whose starts vary alike. ``variant``: options that set it apart, in words.
+    whose starts vary alike. ``variant``: options that set it apart, in words. ``environment`` and ``folder`` are where
+    its last trial ran and is stored.
     """
 
     capacity: Capacity
@@ -33,6 +34,8 @@ class Found:
     engine: Hashable = ""
     variant: str = ""
     start: Hashable = ""
+    environment: Environment | None = None
+    folder: str = ""
 
 
 def found_in(folders: Sequence[Path]) -> list[Found]:
@@ -58,6 +61,8 @@ def found_in(folders: Sequence[Path]) -> list[Found]:
                     engine=(key.label, key.variant, key.machine),
                     variant=key.variant,
                     start=last.start or point.start,  # a folder is no start: nobody says it was started anew
+                    environment=environment,
+                    folder=str(folder),
                 )
             found.append(each)
     return found

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from itertools import combinations
 from math import exp, log
-from pathlib import Path
 from statistics import fmean
 
 from loadgen.analysis.capacities import capacity_ratio
 from loadgen.analysis.finding import ratio_text
 from loadgen.analysis.ratios import Ratio
+from loadgen.analysis.versions import Served, differences
 from loadgen.identity import arrivals, workload
 from loadgen.labels import input_text, output_text
 from loadgen.plan.capacity_outcome import found_words, unit_of
-from loadgen.report.capacity_found import Found, found_in, interval_words, server_words
+from loadgen.report.capacity_found import Found, interval_words, server_words
+from loadgen.report.version_table import version_table
 from loadgen.search_records import Capacity
 from loadgen.text_table import Table, table_of
 from loadgen.units import show_number
@@ -26,11 +27,6 @@ NOTE = (
 )
 UNTOLD = (": not told", "not told apart")
 HEAD = ("server", "against", "in → out", "its capacity", "the other's", "ratio")
-
-
-def servers_by_capacity(folders: Sequence[Path]) -> Table | None:
-    """Each pair of servers whose capacities answer the same question, over all folders; ``None`` without any."""
-    return pairs_table(found_in(folders))
 
 
 def pairs_table(found: Sequence[Found]) -> Table | None:
@@ -45,6 +41,20 @@ def pairs_table(found: Sequence[Found]) -> Table | None:
         names = [server_words(side[0]) for side in (a, b)]
         rows.append((*names, _lengths(a[0]), _capacity_words(a), _capacity_words(b), ratio_words(ratio)))
     return table_of("Servers by capacity", HEAD, rows, NOTE)
+
+
+def mixed_searches(found: Sequence[Found]) -> Table | None:
+    """In what the starts of each server differ whose capacities are pooled; ``None`` where none do."""
+    differing = (
+        (server_words(starts[0]), difference)
+        for starts in _servers(found)
+        for difference in differences(
+            Served(start=each.start, folder=each.folder, result=result, environment=each.environment)
+            for each in starts
+            for _, result in each.trials[-1:]
+        )
+    )
+    return version_table(differing, of=": capacities")
 
 
 def server_lines(found: Sequence[Found]) -> list[tuple[str, str]]:

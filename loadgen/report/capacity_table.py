@@ -17,7 +17,7 @@ from loadgen.plan.capacity_outcome import unit_of
 from loadgen.records import TrialResult
 from loadgen.report.attained import attained_words, kept_words
 from loadgen.report.capacity_found import Found, found_in, interval_words, start_words
-from loadgen.report.capacity_pairs import pairs_table
+from loadgen.report.capacity_pairs import mixed_searches, pairs_table
 from loadgen.results.store import open_results
 from loadgen.text_table import Table, table_of
 from loadgen.units import show_number, show_s, show_share
@@ -45,7 +45,7 @@ def capacity_tables(folders: Sequence[Path], prices: Prices | None = None) -> li
     if not found:
         return []
     tables = [_outcomes(found, prices or {}), _beside_batches(found, folders)]
-    tables += [pairs_table(found)]
+    tables += [pairs_table(found), mixed_searches(found)]
     tables += [_trials(each) for each in found]
     return [table for table in tables if table is not None]
 

@@ -53,10 +53,13 @@ def server_table(findings: Sequence[Finding]) -> Table | None:
         (each.id, short(each.subject, shared), each.verdict, each.sentence, behind_text(each.behind))
         for each in told
     ]
-    return table_of("Servers that decide", ("claim", _server(shared), "verdict", "why", "behind it"), rows)
+    return table_of(
+        "Servers that decide", ("claim", server_head(shared), "verdict", "why", "behind it"), rows
+    )
 
 
-def _server(shared: Sequence[str]) -> str:
+def server_head(shared: Sequence[str]) -> str:
+    """The head of a column of servers, with the parts that all have."""
     return "server" + (f", all {BETWEEN.join(shared)}" if shared else "")
 
 
@@ -71,7 +74,7 @@ def open_table(findings: Sequence[Finding]) -> Table | None:
         (id, "; ".join(short(each.subject, shared) for each in members), why, _wanted(members))
         for (id, why), members in groups.items()
     ]
-    return table_of("Not tested", ("claim", _server(shared), "why", "what would tell"), rows)
+    return table_of("Not tested", ("claim", server_head(shared), "why", "what would tell"), rows)
 
 
 def _wanted(members: Sequence[Finding]) -> str:

@@ -15,7 +15,8 @@ from loadgen.errors import BadInput
 from loadgen.input_files import read_input
 from loadgen.report import write_whole
 from loadgen.report.analysis_tables import doubt_tables
-from loadgen.report.capacity_pairs import servers_by_capacity
+from loadgen.report.capacity_found import found_in
+from loadgen.report.capacity_pairs import mixed_searches, pairs_table
 from loadgen.report.claim_tables import claim_table, open_table, server_table
 from loadgen.report.markdown import escape, gather, markdown_table, to_markdown
 
@@ -33,10 +34,10 @@ def write_document(
     block = findings_block(analysis.findings)
     text = with_block(out, block) if out.exists() else None
     if text is None:
-        pairs = servers_by_capacity([Path(folder) for folder in folders]) if len(folders) > 1 else None
-        others = [*([pairs] if pairs else []), *doubt_tables(analysis)]
+        searched = found_in([Path(folder) for folder in folders]) if len(folders) > 1 else []
+        others = [pairs_table(searched), mixed_searches(searched), *doubt_tables(analysis)]
         parts = ["# Findings", block]
-        for table in others:
+        for table in filter(None, others):
             parts += filter(None, [f"## {table.title}", markdown_table(table), escape(table.note)])
         text = "\n\n".join([*parts, *(to_markdown(gather(folder)).rstrip() for folder in folders)]) + "\n"
     return write_whole(out, text)

@@ -32,6 +32,7 @@ from loadgen.report.timeline import timeline_chart
 from loadgen.report.traffic_charts import traffic_charts
 from loadgen.report.traffic_table import traffic_table
 from loadgen.report.trial_table import trial_table
+from loadgen.report.version_table import mixed_servers
 
 NAME = "report.html"
 PLOTLY = (
@@ -121,6 +122,7 @@ def render(analysis: Analysis) -> str:
             statistics=analysis_tables.statistics(analysis),
             excluded=analysis_tables.excluded(analysis),
             suspicious=analysis_tables.suspicious(analysis),
+            versions=mixed_servers(analysis.study.servers),
             caveats=list(filter(None, caveats)),
             proofs=list(filter(None, proofs)),
             predicted=predicted,

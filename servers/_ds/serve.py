@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from loadgen.servers._ds.place import Rank, RankPlace
 
 log = logging.getLogger("loadgen.ds")
+STARTED_BY = ("loadgen.servers.ds", "loadgen.servers._ds.prepare", "loadgen.servers._ds.ops")
 DRAIN_S = 1.0  # for replies under way when told to stop
 LIBRARIES = ("deepspeed", "deepspeed-mii", "deepspeed-kernels", "torch", "transformers", "grpcio", "triton")
 
@@ -91,7 +92,7 @@ def _facts(spec: ServerSpec, options: Options, patches: Patches, text: str) -> d
     """What does not change while the server runs."""
     fastgen = options.engine == FASTGEN
     return {
-        **process_facts(spec, LIBRARIES),
+        **process_facts(spec, LIBRARIES, STARTED_BY),
         "engine": options.engine,
         "engine_reason": options.reason,
         "framework": "ds",

@@ -26,6 +26,7 @@ from loadgen.servers._torch.memory import Figures
 
 log = logging.getLogger("loadgen.hf")
 LIBRARIES = ("torch", "transformers", "accelerate", "safetensors", "starlette", "uvicorn", "triton")
+STARTED_BY = ("loadgen.servers.hf",)
 KEEP_ALIVE_S = 3600  # clients open their connections ahead of time and keep them
 DRAIN_S = 1  # for replies under way when told to stop
 STOP_S = 15.0  # for the device to finish its step, and for all that follows it
@@ -118,7 +119,7 @@ def _lost() -> None:
 def _facts(spec: ServerSpec, ready: ReadyRank, text: Text) -> dict[str, Any]:
     """What does not change while the server runs."""
     return {
-        **process_facts(spec, LIBRARIES),
+        **process_facts(spec, LIBRARIES, STARTED_BY),
         "engine": ready.engine.name,
         "framework": "hf",
         "options": dict(spec.options),

@@ -23,6 +23,7 @@ from loadgen.launch import null_log
 from loadgen.servers._null import wire
 from loadgen.servers._null.queue import Queue
 from loadgen.servers.null import ENGINE
+from loadgen.system.source import running_code
 
 READ_SIZE = 1 << 20
 SENDS_PER_TURN = 128  # then requests are looked at again
@@ -83,6 +84,7 @@ class NullServer:
             "weights": {"maker": "nobody", "distribution": "none"},
             "ttft_ms": ttft_ns / 1e6,
             "itl_ms": itl_ns / 1e6,
+            "code": running_code(),
             **({"slots": slots, **(costs or {})} if slots else {}),
         }
         self._pages = {

@@ -12,12 +12,14 @@ import torch
 
 from loadgen.engine_facts import own_weights
 from loadgen.records import ServerSpec
+from loadgen.system.source import running_code
 
 
-def process_facts(spec: ServerSpec, libraries: Iterable[str]) -> dict[str, Any]:
+def process_facts(spec: ServerSpec, libraries: Iterable[str], started_by: Iterable[str]) -> dict[str, Any]:
     """Model, split, devices and versions, which do not change while the server runs; JSON's own types.
 
-    A library that is not installed is left out of ``versions``.
+    A library that is not installed is left out of ``versions``. ``started_by`` are our modules that made its command.
+    To be asked once the engine is up, which loads the rest of its code.
     """
     versions = {"python": platform.python_version()}
     for name in libraries:
@@ -36,6 +38,7 @@ def process_facts(spec: ServerSpec, libraries: Iterable[str]) -> dict[str, Any]:
         "device": "cuda" if spec.gpus else "cpu",
         "cpu_threads": torch.get_num_threads(),
         "versions": versions,
+        "code": running_code(*started_by),
         "cuda": torch.version.cuda if spec.gpus else None,
         "pid": os.getpid(),
     }

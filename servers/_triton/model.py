@@ -29,6 +29,10 @@ from loadgen.servers._triton import batch
 
 log = logging.getLogger("loadgen.triton")
 LIBRARIES = ("torch", "transformers", "numpy")
+STARTED_BY = (
+    "loadgen.servers.triton",
+    *(f"loadgen.servers._triton.{name}" for name in ("exec", "launch", "repository")),
+)
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -126,7 +130,7 @@ class TritonPythonModel:
         """What really runs, for the results."""
         spec = self.spec
         return {
-            **process_facts(spec, LIBRARIES),
+            **process_facts(spec, LIBRARIES, STARTED_BY),
             "engine": f"triton-python/transformers ({self.ready.engine.name.removeprefix('hf/')})",
             "framework": "triton",
             "options": self.settings["asked"],

@@ -194,6 +194,28 @@ def test_what_decides_an_engine_s_figures_is_listed_where_it_differs(tmp_path: P
     }
 
 
+def test_code_that_changed_is_told_and_so_is_code_that_changed_within_a_folder(tmp_path: Path) -> None:
+    def coded(results: list[TrialResult], *codes: str) -> list[TrialResult]:
+        return [
+            dataclasses.replace(each, engine={**each.engine, "code": codes[each.trial.repeat % len(codes)]})
+            for each in results
+        ]
+
+    results, others = twins()
+    one = write(tmp_path / "a", coded(results, "aaa"), samples=False)
+    other = write(tmp_path / "b", coded(others, "bbb"), samples=False)
+    assert compare(one, other).changed == {"hf/generate tp 1's code": ("aaa", "bbb")}
+    mixed = write(tmp_path / "c", coded(others, "aaa", "bbb"), samples=False)
+    inside = "hf/generate tp 1: code, between starts"
+    words = "aaa (2 starts), bbb (1 start)"
+    assert compare(one, mixed).changed == {
+        "hf/generate tp 1's code": ("aaa", "aaa / bbb"),
+        inside: ("alike", words),
+    }
+    again = write(tmp_path / "d", coded(results, "aaa", "bbb"), samples=False)
+    assert compare(again, mixed).changed == {inside: (words, words)}
+
+
 def test_impossible_and_failed_trials_are_left_out_and_said_to_be(tmp_path: Path) -> None:
     results, others = twins()
     wrong = result(Point(batch=2), World(prefill=lambda _p: 1e-4, step=lambda _p: 1e-4))

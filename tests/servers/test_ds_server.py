@@ -219,6 +219,7 @@ def test_it_says_what_it_is(standing: RunningServers) -> None:
     assert "cuda-graph" not in info["patches"]
     assert info["versions"]["deepspeed"]
     assert info["versions"]["deepspeed-mii"]
+    assert len(info["code"]) == 12
     assert info["in_flight_batching"] is False
 
 

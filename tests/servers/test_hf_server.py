@@ -194,6 +194,7 @@ def test_it_says_what_it_is(client: httpx.Client) -> None:
         p.numel() for p in hf_model.build(SPEC, torch.device("cpu"), 0, 0, "sdpa").parameters()
     )
     assert info["versions"]["torch"] == metadata.version("torch")
+    assert len(info["code"]) == 12
     assert info["memory"]["cuda"] is None
     assert info["memory"]["resident_bytes"] > 100e6
     assert (info["max_context"], info["vocab"]) == (4096, 1024)

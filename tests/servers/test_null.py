@@ -74,8 +74,10 @@ def test_it_sends_what_was_asked_for(url: str, stream: bool, sequences: int) -> 
     assert sum(reply.tokens_per_arrival) == (5 * sequences if stream else 0)
 
 
-def test_it_says_that_it_is_no_engine(url: str) -> None:
+def test_it_says_that_it_is_no_engine(url: str, queue_url: str) -> None:
     info = httpx.get(f"{url}/info").json()
+    assert info["code"] == httpx.get(f"{queue_url}/info").json()["code"]
+    assert len(info["code"]) == 12
     assert info["engine"] == ENGINE == "null (no model)"
     assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "tiny"
     assert httpx.get(f"{url}/health").is_success

@@ -115,6 +115,7 @@ def test_a_ragged_static_batch_is_one_request(streaming: Server) -> None:
 def test_info_names_the_engine_truthfully(streaming: Server) -> None:
     info = json.loads((streaming.run_dir / "info.json").read_text())
     assert info["engine"] == "triton-python/transformers (generate)"
+    assert len(info["code"]) == 12
     assert (info["framework"], info["weights"], info["device"], info["decoupled"]) == (
         "triton",
         {"maker": "loadgen", "distribution": f"normal, std {hf_model.STD:g}", "seed": 0},

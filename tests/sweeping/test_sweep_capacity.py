@@ -125,7 +125,8 @@ def test_servers_are_told_apart_by_their_starts(
         step_ns = int(SLOW.step_ns * slower * (1 + 0.02 * trial.start))
         result = result_of(trial, replace(SLOW, step_ns=step_ns), stop_growing=may_end)
         start = f"{trial.server.options['itl_ms']} {trial.start}"
-        return replace(result, environment=sweep.environment.id, start=start)
+        engine = {"code": f"code {trial.start}" if slower > 1 else "code"}
+        return replace(result, environment=sweep.environment.id, start=start, engine=engine)
 
     monkeypatch.setattr(Sweep, "_attempt", attempt)
     server = {**PROFILE["server"], "options": {}}
@@ -153,6 +154,8 @@ def test_servers_are_told_apart_by_their_starts(
     assert "over 2 starts" in others
     assert ratio.startswith("×")
     assert "not told" not in ratio
+    (mixed,) = found["One server, several versions: capacities"].rows
+    assert mixed == (slow, "code", "code 0 (1 start), code 1 (1 start)")
     command.run(profile, plan, replace(options, resume=True), live=False, report_after=False)
     assert capacity_log.outcomes(tmp_path / "r") == [first, second, again, back]
     capsys.readouterr()
