@@ -169,6 +169,12 @@ class Sweep:
             self.budget.learn(result)
             return result
 
+        for known in capacity_log.outcomes(folder):
+            same = known.search == search and search.near in (None, known.search.near)
+            if same and all(name in stored for _, name in known.trials):
+                # Whatever rules found it: today's may ask for other trials, and so may a capacity found since.
+                self.watcher.note(capacity_outcome.words(known))
+                return
         search = self._near(search)
         found = capacity_outcome.settle(search, stored, self.environment.id, attempt, self.watcher.note)
         if found is None:
@@ -180,19 +186,13 @@ class Sweep:
             self.watcher.note(f"[{caveat.kind}] {caveat.message}; remedy: {caveat.remedy}")
 
     def _near(self, search: CapacitySearch) -> CapacitySearch:
-        """The search, told where the first start of its server that has a capacity found it.
-
-        One that has an outcome was told what that says: told anything else it would search anew.
-        """
+        """The search, told where the first start of its server that has a capacity found it."""
         if search.near:
             return search
-        outcomes = capacity_log.outcomes(self.store.path)
-        if (own := next((each for each in outcomes if each.search == search), None)) is not None:
-            return own.search
         first = replace(search, point=replace(search.point, start=0))
         starts = {
             each.search.point.start: each.capacity
-            for each in outcomes
+            for each in capacity_log.outcomes(self.store.path)
             if each.capacity and replace(each.search, point=replace(each.search.point, start=0)) == first
         }
         before = [start for start in sorted(starts) if start < search.point.start]

@@ -100,6 +100,14 @@ def test_a_search_that_was_interrupted_goes_on(simulated: list[str], tmp_path: P
     del simulated[:]
     assert search(tmp_path / "r", resume=True)[1] == found
     assert simulated == []
+    older = replace(found, trials=found.trials[:-1])  # by rules that had enough of fewer
+    (tmp_path / "r" / capacity_log.OUTCOMES).unlink()
+    capacity_log.add_outcome(tmp_path / "r", older)
+    assert search(tmp_path / "r", resume=True)[1] == older
+    assert simulated == []
+    elsewhere = {**PROFILE["capacity"], "near": 12.0}
+    assert search(tmp_path / "r", resume=True, capacity=elsewhere)[1].search.near == 12.0
+    assert simulated
 
 
 def test_two_servers_are_compared_by_capacity(simulated: list[str], tmp_path: Path) -> None:
