@@ -10,11 +10,13 @@ from typing import Any
 from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.compare import Comparison
 from loadgen.analysis.compare import compare as measure
+from loadgen.report.export_capacities import capacity_table
 from loadgen.report.export_tables import request_table, trial_table
 
 
 class Tables:
-    """A results folder as two ``pyarrow.Table``, made when they are first asked for: ``trials`` and ``requests``.
+    """A results folder as three ``pyarrow.Table``, made when they are first asked for: ``trials``, ``requests`` and
+    ``capacities``.
 
     Their columns are those of ``loadgen report --format parquet`` (docs/exports.md): units in names, null where
     nothing was measured.
@@ -32,6 +34,11 @@ class Tables:
     def requests(self) -> Any:
         """A row a request, warm-up and all: ``phase`` tells."""
         return request_table(self._analysis)
+
+    @functools.cached_property
+    def capacities(self) -> Any:
+        """A row a search for capacity; none where there was none."""
+        return capacity_table(self._analysis)
 
 
 def read(folder: str | Path) -> Tables:

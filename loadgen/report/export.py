@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.finding import Rules
 from loadgen.errors import BadInput, LoadgenError, MissingDependency
+from loadgen.report.export_capacities import capacity_rows, capacity_table
 from loadgen.report.export_columns import VERSION
 from loadgen.report.export_tables import request_table, trial_rows, trial_table
 from loadgen.report.html import charts, page_of
@@ -29,34 +31,41 @@ class NotDrawn(LoadgenError):
 
 
 def write_csv(analysis: Analysis, out: Path) -> list[Path]:
-    """The table of trials and the table of requests; an empty field is a figure that was not measured."""
+    """The tables, each in a file; an empty field is a figure that was not measured."""
     from pyarrow import csv
 
-    beside = requests_path(out)
-    for path, table in ((out, trial_table(analysis)), (beside, request_table(analysis))):
+    tables = _tables(analysis, out)
+    for path, table in tables:
         with written_whole(path) as place:
             csv.write_csv(table, place)
-    return [out, beside]
+    return [path for path, _ in tables]
 
 
 def write_parquet(analysis: Analysis, out: Path) -> list[Path]:
-    """The table of trials and the table of requests, typed."""
+    """The tables, each in a file, typed."""
     import pyarrow.parquet as pq
 
-    beside = requests_path(out)
-    for path, table in ((out, trial_table(analysis)), (beside, request_table(analysis))):
+    tables = _tables(analysis, out)
+    for path, table in tables:
         with written_whole(path) as place:
             pq.write_table(table, place, compression="zstd")
-    return [out, beside]
+    return [path for path, _ in tables]
 
 
-def requests_path(out: Path) -> Path:
-    """Where requests go beside a table of trials: ``requests.csv`` beside ``trials.csv``, else a name of its own.
+def _tables(analysis: Analysis, out: Path) -> list[tuple[Path, Any]]:
+    """Trials, requests, and capacities where any were searched, each with its file."""
+    found = [(out, trial_table(analysis)), (beside(out, "requests"), request_table(analysis))]
+    capacities = capacity_table(analysis)
+    return found + ([(beside(out, "capacities"), capacities)] if capacities.num_rows else [])
+
+
+def beside(out: Path, name: str) -> Path:
+    """Where another table goes beside that of trials: ``requests.csv`` beside ``trials.csv``, else a name of its own.
 
     Raises BadInput for a device or a pipe, beside which there is no place."""
     if is_stream(out):
-        raise BadInput(f"--out {out}: is no file, and two are written (accepted: a file's name)")
-    stem = "requests" if out.stem == "trials" else f"{out.stem}-requests"
+        raise BadInput(f"--out {out}: is no file, and several are written (accepted: a file's name)")
+    stem = name if out.stem == "trials" else f"{out.stem}-{name}"
     return out.with_name(f"{stem}{out.suffix}")
 
 
@@ -87,6 +96,7 @@ def write_json(analysis: Analysis, out: Path) -> list[Path]:
         "rules": asdict(analysis.rules),
         "schema_version": VERSION,
         "trials": trial_rows(analysis),
+        "capacities": capacity_rows(analysis),
     }
     write_whole(out, orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
     return [out]

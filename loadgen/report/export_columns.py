@@ -151,6 +151,39 @@ REQUEST_COLUMNS = (
 )
 
 
+CAPACITY_COLUMNS = (
+    Column("schema_version", "int64", "of these columns"),
+    Column("source", "string", "the results folder's name"),
+    Column("machine", "string", "the device that computed"),
+    Column("server", "string", "framework and engine"),
+    Column("variant", "string", "further options that set the server apart"),
+    Column("model", "string", ""),
+    Column("dtype", "string", ""),
+    Column("tp", "int64", "tensor parallel size"),
+    Column("pp", "int64", "pipeline parallel size"),
+    Column("start", "int64", "which fresh server of the plan's, from 0"),
+    Column("server_start", "string", "equal for searches and trials that one start of a server served"),
+    Column("input", "string", "tokens asked, or what they are drawn from"),
+    Column("output", "string", "tokens asked, or what they are drawn from"),
+    Column("arrivals", "string", "gamma or constant; none of requests in flight"),
+    Column("burstiness", "double", "of gamma arrivals; 1 is Poisson"),
+    Column("slo", "string", "the objectives"),
+    Column("variable", "string", "what was searched: rate or concurrency"),
+    Column("ended", "string", "found, none, failed or client"),
+    Column("why", "string", "what ended a search that found none"),
+    Column("capacity", "double", "requests per second, or in flight"),
+    Column("capacity_low", "double", "low end of its 90 % interval"),
+    Column("capacity_high", "double", "high end of its 90 % interval"),
+    Column(
+        "binding", "string", "the objective that most requests miss there; none where the server is the limit"
+    ),
+    Column("joules_per_output_token", "double", "median over its windows"),
+    Column("confirmed", "bool", "by a long trial at the interval's low end; none without one"),
+    Column("caveats", "string", 'kinds of its doubts, split by "; "'),
+    Column("trials", "int64", "that the search took"),
+)
+
+
 def arrow_schema(columns: tuple[Column, ...]) -> Any:
     """The ``pyarrow.Schema`` of these columns, the version in its metadata, too."""
     import pyarrow as pa

@@ -60,7 +60,7 @@ def test_a_link_stays_a_link_and_what_cannot_be_written_is_told(
 def test_nothing_takes_the_place_of_a_pipe(folder: Path, tmp_path: Path) -> None:
     """Nor of a device: as root, a rename would."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BadInput, match="is no file, and two are written"):
+    with pytest.raises(BadInput, match="is no file, and several are written"):
         export.write([folder], "csv", tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     with open(reader, "rb"):

@@ -17,7 +17,7 @@ import pytest
 from loadgen.analysis.analyse import analyse
 from loadgen.metrics.summary import summarise
 from loadgen.report import export
-from loadgen.report.export_columns import REQUEST_COLUMNS, TRIAL_COLUMNS, VERSION
+from loadgen.report.export_columns import CAPACITY_COLUMNS, REQUEST_COLUMNS, TRIAL_COLUMNS, VERSION
 from loadgen.report.export_tables import request_table
 from loadgen.request_records import Reply, Sample
 from loadgen.results.rows import Rows
@@ -145,7 +145,38 @@ def test_a_kept_copy_has_no_latency_where_its_token_times_were_left_out(folder: 
 
 def test_the_page_shows_every_column_and_the_version() -> None:
     assert f"version {VERSION}" in PAGE
-    for title, columns in (("trials", TRIAL_COLUMNS), ("requests", REQUEST_COLUMNS)):
+    for title, columns in (
+        ("trials", TRIAL_COLUMNS),
+        ("requests", REQUEST_COLUMNS),
+        ("capacities", CAPACITY_COLUMNS),
+    ):
         section = PAGE.partition(f"## The table of {title}")[2].partition("\n## ")[0]
         shown = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*) \|$", section, flags=re.M)
         assert shown == [(column.name, column.kind, column.meaning) for column in columns]
+
+
+def test_searches_for_capacity_are_a_table_of_their_own(tmp_path: Path) -> None:
+    kept = Path(__file__).parents[2] / "docs/results/h200-capacity"
+    found = analyse([kept / "vllm-tp1-start1", kept / "hf-continuous-tp1"])
+    paths = export.write_parquet(found, tmp_path / "trials.parquet") + export.write_csv(
+        found, tmp_path / "mine.csv"
+    )
+    assert [path.name for path in paths] == [
+        "trials.parquet", "requests.parquet", "capacities.parquet", "mine.csv", "mine-requests.csv",
+        "mine-capacities.csv",
+    ]  # fmt: skip
+    table = pq.read_table(paths[2])
+    assert table.column_names == [column.name for column in CAPACITY_COLUMNS]
+    vllm, none = table.to_pylist()
+    assert (vllm["source"], vllm["server"], vllm["tp"], vllm["start"]) == (
+        "vllm-tp1-start1", "vllm/vllm 0.25.1", 1, 1,
+    )  # fmt: skip
+    assert vllm["capacity_low"] < vllm["capacity"] < vllm["capacity_high"]
+    assert (vllm["binding"], vllm["variable"], vllm["arrivals"], vllm["burstiness"]) == (
+        "tpot",
+        "rate",
+        "gamma",
+        1.0,
+    )
+    assert (none["ended"], none["why"], none["capacity"]) == ("none", "one request alone misses tpot", None)
+    assert pandas.read_csv(paths[5])["capacity"].notna().tolist() == [True, False]
