@@ -30,9 +30,8 @@ def breaches(analysis: Analysis) -> list[str]:
 
 
 def _physics(analysis: Analysis, row: Row) -> Iterator[str]:
-    if (
-        row.model is None or "e2e_s" not in row.values or row.trial.load.varies
-    ):  # no one floor holds for all requests
+    # Of requests that vary no one floor holds for all.
+    if row.model is None or "e2e_s" not in row.values or row.trial.load.varies:
         return
     found = analysis.physics.get(row.run)
     if found is None:

@@ -10,7 +10,6 @@ from typing import Any
 from loadgen.analysis.analyse import Analysis, analyse
 from loadgen.analysis.compare import Comparison
 from loadgen.analysis.compare import compare as measure
-from loadgen.report.export_capacities import capacity_table
 from loadgen.report.export_tables import request_table, trial_table
 
 
@@ -38,6 +37,8 @@ class Tables:
     @functools.cached_property
     def capacities(self) -> Any:
         """A row a search for capacity; none where there was none."""
+        from loadgen.report.export_capacities import capacity_table  # which brings all of the searches
+
         return capacity_table(self._analysis)
 
 

@@ -5,8 +5,8 @@ throughput there is); short trials up or down from 0.7 of it until one passes an
 with a lead-in and a counted window (``window``), each where the fit so far wants it; and, when asked for, one long
 trial at the lower end of the interval (``confirm``). Twelve at most. A search that knows where to look (``near``) takes
 one request at a time for a short while, and goes straight to the windows; where those show that it was told a wrong
-place, the rest follows from the saturating loop on. Each step is a function of the results before
-it, so a search that was stopped asks for the same trials again, and finds them stored.
+place, the rest follows from the saturating loop on. Each step is a function of the results before it, so a search that
+was stopped asks for the same trials again, and finds them stored.
 """
 
 from __future__ import annotations

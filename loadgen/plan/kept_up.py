@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from loadgen.plan.capacity_estimate import Done, of_role
-from loadgen.records import TrialResult
-from loadgen.slo_records import Attained
 
 FELL_SHORT, ERRORS = 0.9, 3.0  # of what was due in a window; standard errors of a Poisson count
 SHORT_OF_MOST = 0.95  # the same of a window whose rate is above the most that was ever done
@@ -23,8 +21,7 @@ WORTH = 20.0  # independent requests that a window beyond it counts for, as miss
 
 def judged(done: Sequence[Done]) -> list[Done]:
     """The trials, with those that the server did not keep up with as missed by all; what is judged is left so."""
-    rates = [_did(each) for each in done]
-    most = max(rates, default=0.0)
+    most = max(map(_did, done), default=0.0)
     windows = of_role(done, "window", "confirm")
     saturated = any(_fell_short(each, FELL_SHORT) for each in windows)
     return [_missed(each) if _beyond(each, most, saturated=saturated) else each for each in done]
@@ -51,16 +48,16 @@ def _beyond(each: Done, most: float, *, saturated: bool) -> bool:
 
 
 def _fell_short(each: Done, share: float, *, errors: float = ERRORS) -> bool:
-    """Whether fewer requests ended in a window than were due in it, by more than chance."""
-    found, length_s = each.counted, each.result.trial.load.duration_s
-    if found is None or length_s is None or each.result.trial.load.rate is None:
+    """Whether fewer requests ended in a window than were due in it, by more than chance. One that was refused ended."""
+    found, summary, load = each.counted, each.result.summary, each.result.trial.load
+    if found is None or load.duration_s is None or load.rate is None:
         return False
-    ended = _did(each) * length_s
+    ended = _did(each) * load.duration_s + (summary.requests_failed if summary is not None else 0)
     return ended < share * found.due and found.due - ended > errors * math.sqrt(found.due)
 
 
 def _did(each: Done) -> float:
-    """Requests that ended in the counted time, per second."""
+    """Requests that were served within the counted time, per second."""
     summary = each.result.summary
     return (summary.requests_per_s or 0.0) if summary is not None else 0.0
 
@@ -70,11 +67,7 @@ def _missed(each: Done) -> Done:
     assert found is not None, "nothing is beyond that tells nothing"
     if not found.good:
         return each
-    return replace(each, result=_with(each.result, found))
-
-
-def _with(result: TrialResult, found: Attained) -> TrialResult:
     worth = min(WORTH, float(found.due))
-    goals = tuple(replace(each, kept=0, independent=worth, low=0.0, high=0.0) for each in found.goals)
+    goals = tuple(replace(goal, kept=0, independent=worth, low=0.0, high=0.0) for goal in found.goals)
     none = replace(found, good=0, kept=dict.fromkeys(found.kept, 0), goals=goals)
-    return replace(result, attained=none)
+    return replace(each, result=replace(each.result, attained=none))

@@ -71,10 +71,7 @@ def _measured() -> list[Column]:
     return found
 
 
-TRIAL_COLUMNS = (
-    Column("schema_version", "int64", "of these columns"),
-    Column("source", "string", "the results folder's name"),
-    Column("trial", "string", "the trial's id, unique within its source"),
+SERVER_COLUMNS = (
     Column("machine", "string", "the device that computed"),
     Column("server", "string", "framework and engine"),
     Column("variant", "string", "further options that set the server apart"),
@@ -82,6 +79,13 @@ TRIAL_COLUMNS = (
     Column("dtype", "string", ""),
     Column("tp", "int64", "tensor parallel size"),
     Column("pp", "int64", "pipeline parallel size"),
+)
+
+TRIAL_COLUMNS = (
+    Column("schema_version", "int64", "of these columns"),
+    Column("source", "string", "the results folder's name"),
+    Column("trial", "string", "the trial's id, unique within its source"),
+    *SERVER_COLUMNS,
     Column("load", "string", "static, closed, constant, poisson, gamma, ramp, trace or sessions"),
     Column("batch", "int64", "sequences in one request: what was sent at once"),
     Column("concurrency", "int64", "requests kept in flight; none of an open loop"),
@@ -154,13 +158,7 @@ REQUEST_COLUMNS = (
 CAPACITY_COLUMNS = (
     Column("schema_version", "int64", "of these columns"),
     Column("source", "string", "the results folder's name"),
-    Column("machine", "string", "the device that computed"),
-    Column("server", "string", "framework and engine"),
-    Column("variant", "string", "further options that set the server apart"),
-    Column("model", "string", ""),
-    Column("dtype", "string", ""),
-    Column("tp", "int64", "tensor parallel size"),
-    Column("pp", "int64", "pipeline parallel size"),
+    *SERVER_COLUMNS,
     Column("start", "int64", "which fresh server of the plan's, from 0"),
     Column("server_start", "string", "equal for searches and trials that one start of a server served"),
     Column("input", "string", "tokens asked, or what they are drawn from"),

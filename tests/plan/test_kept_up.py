@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,3 +51,19 @@ def test_a_short_trial_far_above_all_that_was_ever_done_does_not_pass() -> None:
     done = run(search("tpot=200ms", "share=90%"))
     brackets = of_role(judged(done), "bracket")
     assert [each.passed for each in brackets] == [each.level < 1.05 * MOST for each in brackets]
+
+
+def test_requests_that_were_refused_did_not_wait() -> None:
+    """An eighth refused, all others in time, of a goal of 80 %: no queue grew."""
+    asked = search("ttft=500ms", "share=80%", near=25.0)
+    window = of_role(run(asked), "window")[0]
+    summary = window.result.summary
+    assert window.counted is not None
+    assert summary is not None
+    assert summary.requests_per_s is not None
+    refused = window.counted.due // 8
+    served = replace(summary, requests_per_s=summary.requests_per_s * 7 / 8)
+    fewer = replace(window, result=replace(window.result, summary=served))
+    assert judged([fewer]) != [fewer]
+    told = replace(fewer, result=replace(fewer.result, summary=replace(served, requests_failed=refused)))
+    assert judged([told]) == [told]
