@@ -460,7 +460,7 @@ def compare(a: Path, b: Path, server_a: str | None, server_b: str | None, **give
 
     \b
     loadgen compare results/before results/after --gate 'e2e_p50<=+3%'
-    loadgen compare docs/results/h200-blocks docs/results/h200-engines --server-a hf --server-b vllm
+    loadgen compare docs/results/h200-blocks/tp1 docs/results/h200-engines/tp1 --server-b vllm
     """
     from loadgen.commands import report as command
 
