@@ -257,15 +257,21 @@ def shape_of(call: Call) -> Shape:
     return Shape(len(call.prompts), math.ceil((call.longest + call.max_tokens) / SLOT_STEP) * SLOT_STEP)
 
 
+def inductor_options(mode: str) -> dict[str, Any]:
+    """torch.compile's options for ``mode``: ``default`` or ``autotune``."""
+    if mode == "autotune":
+        return {"max_autotune": True, "coordinate_descent_tuning": True}
+    # Reductions tuned anew at every start sum in another order: greedy tokens would differ from start to start.
+    return {"deterministic": True} if hasattr(torch._inductor.config, "deterministic") else {}
+
+
 def _functions(mode: str) -> Functions:
     if mode == "off":
         return Functions(before=decode.before, layer=decode.layer, after=decode.after, prompt=decode.layer)
     torch._dynamo.config.recompile_limit = (
         256  # one compilation per shape is meant; past the limit it would run eagerly
     )
-    options: dict[str, Any] = (
-        {"max_autotune": True, "coordinate_descent_tuning": True} if mode == "autotune" else {}
-    )
+    options = inductor_options(mode)
 
     def compiled(function: Callable[..., Any], *, dynamic: bool = False) -> Callable[..., Any]:
         wrapped: Callable[..., Any] = torch.compile(

@@ -6,6 +6,7 @@
 #   ops            DeepSpeed's ops compiled, on the host alone
 #   greedy         greedy tokens against transformers (greedy-tp2 on two GPUs); faults: start, stop, kill, too large a cache
 #   start:F:A      start A of framework F: static batches; tuned:A of FastGen with `tuned` and `cuda_graph`; tp2:F:A
+#   between:F:A    start A of framework F: profiles/thresholds.toml
 #   pp:N:A         start A of `generate`, split by layers over N GPUs
 #   weights:A      start A of profiles/weights.toml
 #   capacity:F:A   the capacity of start A of framework F, by windows of $WINDOW, from $NEAR on; capacity2:F:A at tp 2
@@ -49,6 +50,8 @@ for part in "$@"; do
     greedy-tp2) python3 "$here/tests/benches/vllm_gpus.py" greedy --tp 2 >"$out/greedy-tp2.txt" 2>&1 ;;
     faults) python3 "$here/tests/benches/vllm_gpus.py" faults >"$out/faults.txt" 2>&1 ;;
     start) sweep "tp1-$of-$start" --set "starts=[$start]" --set "gpus=$gpu" --set "framework=$of" ;;
+    between)
+        PROFILE=thresholds sweep "between-$of-$start" --set "starts=[$start]" --set "gpus=$gpu" --set "framework=$of" ;;
     tuned)
         sweep "tuned-$of" --set "starts=[$of]" --set "gpus=$gpu" --set framework=ds \
             --set frameworks.ds.options.tuned=true --set frameworks.ds.options.cuda_graph=true ;;

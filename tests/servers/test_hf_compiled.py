@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch._inductor import config as inductor
 
 from loadgen.records import ServerSpec
-from loadgen.servers._hf import decode, static_step
+from loadgen.servers._hf import compiled, decode, static_step
 from loadgen.servers._hf.call import Cancelled, Run, Step
 from loadgen.servers._hf.compiled import SLOT_STEP, CompiledEngine, shape_of
 from loadgen.servers._hf.generate import GenerateEngine
@@ -174,3 +175,20 @@ def test_one_layer_is_compiled_for_all_layers(monkeypatch: pytest.MonkeyPatch, f
 def test_cache_slots_are_rounded_up(prompt: int, new: int, slots: int) -> None:
     assert shape_of(Call(prompts=((1,) * prompt,), max_tokens=new)).slots == slots
     assert slots % SLOT_STEP == 0
+
+
+@pytest.mark.skipif(not hasattr(inductor, "deterministic"), reason="this torch has no such option")
+def test_reductions_are_not_tuned_anew_at_every_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each start sums in another order, and greedy tokens of one server differ between its starts."""
+    taken: list[Any] = []
+
+    def compile_(function: Any, **given: Any) -> Any:
+        taken.append(given["options"])
+        return torch_compile(function, **given)  # which knows all options, or raises
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_)
+    compiled._functions("default")
+    assert taken == [{"deterministic": True}] * 4
+    compiled._functions("autotune")
+    assert not any("deterministic" in each for each in taken[4:])
