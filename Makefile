@@ -23,14 +23,16 @@ reproduce: env
 		ls $(OUT)/*/sweep.json >/dev/null 2>&1 || { echo 'nothing has run, so there is nothing to report'; exit $$code; }; \
 		.venv/bin/loadgen report $$(dirname $(OUT)/*/sweep.json) --format html --out $(OUT)/report.html && exit $$code
 
-# The study that is kept here, from its stored results alone: its page, and the findings in docs/REPRODUCTION.md.
+# The studies that are kept here, from their stored results alone: the first's page, the findings in their documents.
 KEPT := docs/results/h200/[0-9]* docs/results/h100/[0-9]* docs/results/h200-ft/[127]*-tp[12]
+TODAY := docs/results/h200-blocks/*/* docs/results/h200-engines/*/* docs/results/h200-tuned/*
 PAGE := docs/results/h200/report.html
 
 reproduction: env
 	@.venv/bin/loadgen report $(KEPT) --format html --out $(PAGE) >/dev/null
 	@.venv/bin/loadgen report $(KEPT) --format md --out docs/REPRODUCTION.md >/dev/null
-	@echo 'written: $(PAGE) and the findings in docs/REPRODUCTION.md'
+	@.venv/bin/loadgen report $(TODAY) --format md --out docs/engines.md >/dev/null
+	@echo 'written: $(PAGE), and the findings in docs/REPRODUCTION.md and docs/engines.md'
 
 # The page of what results hold, and the JSON Schemas: made from the code, kept for readers and editors.
 schema: env
