@@ -18,7 +18,7 @@ from loadgen.errors import BadInput, LoadgenError, MissingDependency
 from loadgen.report.export_capacities import capacity_rows, capacity_table
 from loadgen.report.export_columns import VERSION
 from loadgen.report.export_tables import request_table, trial_rows, trial_table
-from loadgen.report.html import charts, page_of
+from loadgen.report.html import charts, page_of, searches_of
 from loadgen.results.writing import is_stream, write_whole, written_whole
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -113,7 +113,7 @@ def write_png(analysis: Analysis, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     written = []
     with tempfile.TemporaryDirectory(prefix="loadgen-png-") as folder:
-        for chart in charts(analysis):
+        for chart in charts(analysis, searches_of(analysis)):
             for at, (name, figure) in enumerate(chart.choices.items()):
                 page = Path(folder) / "chart.html"
                 page.write_text(page_of(f"{chart.title}: {name}", figure, PNG_SIZE), encoding="utf-8")

@@ -11,6 +11,7 @@ from loadgen.analysis.winners import Prices
 from loadgen.labels import clean
 from loadgen.records import Environment, TrialResult
 from loadgen.report import sections, tables, write_whole
+from loadgen.report.capacity_found import found_in
 from loadgen.report.capacity_table import capacity_tables
 from loadgen.report.ledger_table import ledger_table
 from loadgen.report.max_batch_table import max_batch_table
@@ -68,7 +69,7 @@ def gather(results_dir: str | Path, prices: Prices | None = None) -> Report:
         left_out=folder.left_out,
         tables=(
             *tables.pivot_tables(results, planned),
-            *capacity_tables([Path(results_dir)], prices),
+            *capacity_tables(found_in([Path(results_dir)]), [Path(results_dir)], prices),
             *_there(
                 max_batch_table([Path(results_dir)]),
                 tables.full_table(results) if results else None,
