@@ -12,9 +12,10 @@ from typing import Any
 
 import orjson
 
-from loadgen.analysis.analyse import Analysis, analyse
+from loadgen.analysis.analyse import Analysis, analyse, analyse_rows
 from loadgen.analysis.finding import Rules
 from loadgen.errors import BadInput, LoadgenError, MissingDependency
+from loadgen.report.analysis_tables import doubt_tables
 from loadgen.report.export_capacities import capacity_rows, capacity_table
 from loadgen.report.export_columns import VERSION
 from loadgen.report.export_tables import request_table, trial_rows, trial_table
@@ -67,6 +68,21 @@ def beside(out: Path, name: str) -> Path:
         raise BadInput(f"--out {out}: is no file, and several are written (accepted: a file's name)")
     stem = name if out.stem == "trials" else f"{out.stem}-{name}"
     return out.with_name(f"{stem}{out.suffix}")
+
+
+def write_md(analysis: Analysis) -> list[Path]:
+    """A file in each folder, with its tables and what there is to doubt of it alone."""
+    from loadgen.report.markdown import write_report
+
+    several = len(analysis.sources) > 1
+    return [
+        write_report(
+            source.results.path,
+            analysis.rules.prices,
+            doubt_tables(analyse_rows([source], analysis.rules) if several else analysis),
+        )
+        for source in analysis.sources
+    ]
 
 
 def write_json(analysis: Analysis, out: Path) -> list[Path]:
@@ -162,9 +178,7 @@ def write(
 
         return [write_document(folders, out, rules, analysis)]
     if format == "md":
-        from loadgen.report.markdown import write_report
-
-        return [write_report(folder, rules.prices if rules else None) for folder in folders]
+        return write_md(analysis or analyse(folders, rules))
     analysis = analysis or analyse(folders, rules)
     if format == "png":
         return write_png(analysis, out or first / "charts")

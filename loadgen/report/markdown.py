@@ -91,22 +91,22 @@ def _there(*found: Table | None) -> tuple[Table, ...]:
     return tuple(filter(None, found))
 
 
-def write_report(results_dir: str | Path, prices: Prices | None = None) -> Path:
+def write_report(results_dir: str | Path, prices: Prices | None = None, doubts: Sequence[Table] = ()) -> Path:
     """Write ``report.md`` into the results folder, replacing an older one at once. Raises StoreError."""
     report = gather(results_dir, prices)
-    return write_whole(Path(results_dir) / "report.md", to_markdown(report))
+    return write_whole(Path(results_dir) / "report.md", to_markdown(report, doubts))
 
 
-def to_markdown(report: Report) -> str:
-    """The report's text."""
+def to_markdown(report: Report, doubts: Sequence[Table] = ()) -> str:
+    """The report's text; ``doubts`` are the folder's ``doubt_tables``, whose notes say what was left out."""
     parts = [f"# {escape(report.name)}", escape(report.description), f"{report.headline}."]
     parts += [f"In every trial: {escape(report.fixed)}." if report.fixed else "", escape(report.missing)]
-    parts += [escape(report.left_out)]
+    parts += [] if doubts else [escape(report.left_out)]
     parts += [
         f"Cells marked {escape(tables.CLIENT_MARK)} were limited by the load generator, those marked "
         f"{escape(tables.CAVEAT_MARK)} carry another caveat (see below); – was not measured."
     ]
-    for table in (*report.tables, *report.background):
+    for table in (*report.tables, *doubts, *report.background):
         parts += [f"## {escape(table.title)}", markdown_table(table), escape(table.note)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
