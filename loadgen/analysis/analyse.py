@@ -274,9 +274,9 @@ def _notes(study: Study, ceilings: Mapping[str, Ceilings], rows: Sequence[Row]) 
     if mixed:
         notes.append(f"{len(mixed)} cells pool runs of different environments (see Environment).")
     noise = study.noise("e2e_s")
-    if noise is None:
+    if noise is None and study.cells:
         notes.append("The noise between runs was not measured (no repeats): small differences may be none.")
-    else:
+    elif noise is not None:
         notes.append(
             f"Trials of one start differ by {show_share(noise.relative)} (standard deviation), and starts by more: a "
             f"difference below {show_share(noise.detectable(1))} would be missed more often than 1 time in 5."

@@ -22,7 +22,7 @@ from loadgen.analysis.same_data import OTHER_DATA, other_data
 from loadgen.analysis.starts import Cell
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key
-from loadgen.theory.models import DTYPE_BYTES
+from loadgen.theory.models import width_text
 from loadgen.units import show_number, show_rate, show_s
 
 Prices = Mapping[str, float]  # price of a GPU hour by a part of the machine's name; "" is any machine
@@ -93,8 +93,7 @@ def price_of(machine: str, prices: Prices) -> float | None:
 
 def job_of(key: Key) -> Key:
     """What a cell was asked for, without how it was done; floats of one width are one dtype."""
-    width = DTYPE_BYTES.get(key.dtype)
-    dtype = key.dtype if width is None else f"{8 * width}-bit"
+    dtype = width_text(key.dtype)
     return replace(key, label="", variant="", dtype=dtype, tp=-1, pp=-1, batch=-1, rate=-1.0, stream=False)
 
 

@@ -24,6 +24,7 @@ from loadgen.profile.profile import Cell, Target
 from loadgen.records import NONE_ENDED, Trial, TrialResult
 from loadgen.search_records import CapacitySearch, Role
 from loadgen.slo_records import Goal
+from loadgen.units import show_number
 
 MOST_TRIALS = 12
 WINDOWS, BEFORE_ENOUGH = 6, 3
@@ -103,6 +104,28 @@ def ended(search: CapacitySearch, done: Sequence[Done]) -> tuple[str, str] | Non
     limited = [each for each in windows if each.limited]
     if len(limited) >= VOID:
         return "client", "the load generator was the limit; more workers, or a machine of its own"
+    if (why := _one_sided(search, done)) is not None:
+        return "failed", why
+    return None
+
+
+def _one_sided(search: CapacitySearch, done: Sequence[Done]) -> str | None:
+    """Why a whole search has no capacity: nothing that it tried failed, or passed. A fit tells there how far it looked.
+
+    A closed loop asks for no more than it gets: a pace alone may be kept with any number in flight. Above the most that
+    a server does a rate fails (``kept_up.py``), and one in flight passes.
+    """
+    tried = [each for each in of_role(done, "bracket", "window") if not each.limited]
+    if not (of_role(done, "saturated") and deciding(done) and _enough(search, done)):
+        return None
+    levels = [each.level for each in tried]
+    if search.variable == "concurrency" and all(each.passed for each in tried):
+        return (
+            f"all was kept up to {show_number(max(levels))} in flight, the most that was tried: no objective binds "
+            "there (add one that waiting misses, ttft or e2e, or look higher: near)"
+        )
+    if search.variable == "rate" and not any(each.passed for each in tried):
+        return f"none was kept down to {show_number(min(levels))} req/s, the least that was tried (look lower: near)"
     return None
 
 

@@ -50,7 +50,7 @@ def outcome(search: CapacitySearch, done: Sequence[Done], environment: str) -> C
     """The outcome of a search that is over."""
     trials = tuple((each.role, each.result.trial.id) for each in done)
     seen = judged(done)
-    stop = ended(search, done)
+    stop = ended(search, seen)
     if stop is None and not windows_of(done):
         stop = (
             "client" if any(each.limited for each in done) else "failed",

@@ -12,6 +12,8 @@ from loadgen.analysis.capacities import capacity_ratio
 from loadgen.analysis.cells import holm
 from loadgen.analysis.finding import ratio_text
 from loadgen.analysis.ratios import Ratio
+from loadgen.analysis.same_data import OTHER_DATA, other_data
+from loadgen.analysis.table import rows_of
 from loadgen.analysis.versions import Served, differences
 from loadgen.identity import arrivals, workload
 from loadgen.labels import input_text, output_text
@@ -20,15 +22,19 @@ from loadgen.report.capacity_found import Found, interval_words, server_words
 from loadgen.report.version_table import version_table
 from loadgen.search_records import Capacity
 from loadgen.text_table import Table, table_of
+from loadgen.theory.models import width_text
 from loadgen.units import show_number
 
 NOTE = (
     "A server's capacity is the geometric mean over its starts, with each start's own in brackets; of one start its "
     "90 % interval. The ratio's interval, of 95 %, holds what starts differ by and the errors of the searches; without "
-    "two starts a side nothing is told. Differences are shown at 5 % over all pairs (Holm)."
+    "two starts a side nothing is told, nor of servers on other machines, in numbers of another width, or held to the "
+    "power cap on other weights. Differences are shown at 5 % over all pairs (Holm). Doubts are of the capacities."
 )
 UNTOLD = (": not told", "not told apart")
-HEAD = ("server", "against", "in → out", "its capacity", "the other's", "ratio")
+HEAD = ("server", "against", "in → out", "its capacity", "the other's", "doubts", "ratio")
+# Of windows: what was asked is not what was done, and a server with less to do takes more.
+OF_LENGTHS = ("output-at-most", "tokens-uncounted", "token-mismatch", "prompt-uncounted", "prompt-mismatch")
 
 
 def pairs_table(found: Sequence[Found]) -> Table | None:
@@ -36,24 +42,52 @@ def pairs_table(found: Sequence[Found]) -> Table | None:
     pairs = [
         sorted(pair, key=lambda side: -_mean(side))
         for pair in combinations(_servers(found), 2)
-        if same_question(*(side[0].capacity for side in pair))
+        if _question(pair[0][0].capacity) == _question(pair[1][0].capacity)
     ]
-    ratios = [
-        capacity_ratio(
-            *([each.capacity for each in side] for side in pair), alike=pair[0][0].engine == pair[1][0].engine
-        )
-        for pair in pairs
-    ]
+    ratios = [_ratio(*pair) for pair in pairs]
     rows = [
         (
             *(server_words(side[0]) for side in pair),
             _lengths(pair[0][0]),
             *map(_capacity_words, pair),
+            _doubts(*pair) or "–",
             ratio_words(ratio),
         )
         for pair, ratio in zip(pairs, _adjusted(ratios), strict=True)
     ]
     return table_of("Servers by capacity", HEAD, rows, NOTE)
+
+
+def _ratio(a: Sequence[Found], b: Sequence[Found]) -> Ratio:
+    """A's capacity over B's; without an interval where they did not do the same."""
+    found = capacity_ratio(
+        *([each.capacity for each in side] for side in (a, b)), alike=a[0].engine == b[0].engine
+    )
+    why = _other_work(a, b)
+    return Ratio(value=found.value, starts=found.starts, source=f"{why}: not told") if why else found
+
+
+def _other_work(a: Sequence[Found], b: Sequence[Found]) -> str:
+    """Why two servers' capacities, of one question, do not compare the servers; empty where they may.
+
+    As of static cells: the machine, the width of the numbers, and at the power cap the numbers themselves. Nobody knows
+    them of an endpoint, of which no ratio is told.
+    """
+    specs = [side[0].capacity.search.point.server for side in (a, b)]
+    if None in specs:
+        return ""
+    facts = {
+        "the same machine": [side[0].machine for side in (a, b)],
+        "numbers of the same width": [width_text(spec.dtype) for spec in specs if spec],
+    }
+    for name, (one, other) in facts.items():
+        if one != other:
+            return f"not {name} ({one}, {other})"
+    windows = (
+        [result for each in side for role, result in each.trials if role == "window"] for side in (a, b)
+    )
+    why = other_data(*(rows_of(results, {}) for results in windows))
+    return f"{OTHER_DATA} ({why})" if why else ""
 
 
 def _adjusted(ratios: Sequence[Ratio]) -> list[Ratio]:
@@ -85,7 +119,10 @@ def server_lines(found: Sequence[Found]) -> list[tuple[str, str]]:
         return f"{name}, {lengths}" if several else name
 
     lines = [
-        (named(server_words(side[0]), _lengths(side[0])), f"{_capacity_words(side)}{_binds(side)}")
+        (
+            named(server_words(side[0]), _lengths(side[0])),
+            f"{_capacity_words(side)}{_binds(side)}{_doubted(side)}",
+        )
         for side in _servers(found)
     ]
     lines += [
@@ -96,13 +133,9 @@ def server_lines(found: Sequence[Found]) -> list[tuple[str, str]]:
     pairs = pairs_table(found)
     told = [row for row in pairs.rows if not row[-1].endswith(UNTOLD)] if pairs else []
     return lines + [
-        (named(f"{one} against {other}", lengths), ratio) for one, other, lengths, *_, ratio in told
+        (named(f"{one} against {other}", lengths), f"{ratio}; doubts {doubts}" if doubts != "–" else ratio)
+        for one, other, lengths, *_, doubts, ratio in told
     ]
-
-
-def same_question(a: Capacity, b: Capacity) -> bool:
-    """Whether two capacities can be held against each other: the same work, objectives and unit."""
-    return _question(a) == _question(b)
 
 
 def ratio_words(ratio: Ratio) -> str:
@@ -113,8 +146,10 @@ def ratio_words(ratio: Ratio) -> str:
 
 
 def _question(found: Capacity) -> tuple[Hashable, ...]:
+    """Equal for capacities that answer one: the same model, work, objectives and unit."""
     point = found.search.point
-    return found.search.variable, point.slo, workload(point.load), arrivals(point.load)
+    model = point.server.model.name if point.server else point.model_name
+    return model, found.search.variable, point.slo, workload(point.load), arrivals(point.load)
 
 
 def _servers(found: Sequence[Found]) -> list[list[Found]]:
@@ -148,3 +183,27 @@ def _binds(side: Sequence[Found]) -> str:
     """The objectives that most requests miss there, over all starts."""
     names = dict.fromkeys(each.capacity.binding for each in side if each.capacity.binding)
     return "".join(f", {name} binds" for name in names)
+
+
+def _kinds(side: Sequence[Found]) -> list[str]:
+    """The doubts about what its starts found, and about the lengths of its requests, each once."""
+    kinds = [caveat.kind for each in side for caveat in each.capacity.caveats]
+    trials = [result for each in side for role, result in each.trials if role == "window"]
+    kinds += [caveat.kind for result in trials for caveat in result.caveats if caveat.kind in OF_LENGTHS]
+    return list(dict.fromkeys(kinds))
+
+
+def _doubted(side: Sequence[Found]) -> str:
+    kinds = _kinds(side)
+    return f"; doubts: {' '.join(kinds)}" if kinds else ""
+
+
+def _doubts(a: Sequence[Found], b: Sequence[Found]) -> str:
+    """``of both: slo-window; of the first: few-slots``; empty of none."""
+    ours, theirs = _kinds(a), _kinds(b)
+    parts = {
+        "of both": [kind for kind in ours if kind in theirs],
+        "of the first": [kind for kind in ours if kind not in theirs],
+        "of the other": [kind for kind in theirs if kind not in ours],
+    }
+    return "; ".join(f"{whose}: {' '.join(kinds)}" for whose, kinds in parts.items() if kinds)

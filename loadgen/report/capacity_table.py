@@ -16,7 +16,7 @@ from loadgen.plan.capacity_estimate import Done
 from loadgen.plan.capacity_outcome import unit_of
 from loadgen.records import TrialResult
 from loadgen.report.attained import attained_words, kept_words
-from loadgen.report.capacity_found import Found, found_in, interval_words, start_words
+from loadgen.report.capacity_found import Found, interval_words, start_words
 from loadgen.report.capacity_pairs import mixed_searches, pairs_table
 from loadgen.results.store import open_results
 from loadgen.text_table import Table, table_of
@@ -36,12 +36,13 @@ TRIALS_NOTE = (
 )
 
 
-def capacity_tables(folders: Sequence[Path], prices: Prices | None = None) -> list[Table]:
-    """Outcomes, static batches beside them, pairs of servers, and the trials of each search. Raises StoreError.
+def capacity_tables(
+    found: Sequence[Found], folders: Sequence[Path], prices: Prices | None = None
+) -> list[Table]:
+    """Outcomes, static batches of the folders beside them, pairs of servers, and the trials of each search.
 
-    ``prices`` are of a GPU hour, by a part of a machine's name.
+    ``prices`` are of a GPU hour, by a part of a machine's name. Raises StoreError.
     """
-    found = found_in(folders)
     if not found:
         return []
     tables = [_outcomes(found, prices or {}), _beside_batches(found, folders)]

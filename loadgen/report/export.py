@@ -12,13 +12,14 @@ from typing import Any
 
 import orjson
 
-from loadgen.analysis.analyse import Analysis, analyse
+from loadgen.analysis.analyse import Analysis, analyse, analyse_rows
 from loadgen.analysis.finding import Rules
 from loadgen.errors import BadInput, LoadgenError, MissingDependency
+from loadgen.report.analysis_tables import doubt_tables
 from loadgen.report.export_capacities import capacity_rows, capacity_table
 from loadgen.report.export_columns import VERSION
 from loadgen.report.export_tables import request_table, trial_rows, trial_table
-from loadgen.report.html import charts, page_of
+from loadgen.report.html import charts, page_of, searches_of
 from loadgen.results.writing import is_stream, write_whole, written_whole
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -69,6 +70,21 @@ def beside(out: Path, name: str) -> Path:
     return out.with_name(f"{stem}{out.suffix}")
 
 
+def write_md(analysis: Analysis) -> list[Path]:
+    """A file in each folder, with its tables and what there is to doubt of it alone."""
+    from loadgen.report.markdown import write_report
+
+    several = len(analysis.sources) > 1
+    return [
+        write_report(
+            source.results.path,
+            analysis.rules.prices,
+            doubt_tables(analyse_rows([source], analysis.rules) if several else analysis),
+        )
+        for source in analysis.sources
+    ]
+
+
 def write_json(analysis: Analysis, out: Path) -> list[Path]:
     """One row a claim, findings with their numbers and cells, ceilings, noise, drift, and every trial flat."""
     data = {
@@ -113,7 +129,7 @@ def write_png(analysis: Analysis, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     written = []
     with tempfile.TemporaryDirectory(prefix="loadgen-png-") as folder:
-        for chart in charts(analysis):
+        for chart in charts(analysis, searches_of(analysis)):
             for at, (name, figure) in enumerate(chart.choices.items()):
                 page = Path(folder) / "chart.html"
                 page.write_text(page_of(f"{chart.title}: {name}", figure, PNG_SIZE), encoding="utf-8")
@@ -162,9 +178,7 @@ def write(
 
         return [write_document(folders, out, rules, analysis)]
     if format == "md":
-        from loadgen.report.markdown import write_report
-
-        return [write_report(folder, rules.prices if rules else None) for folder in folders]
+        return write_md(analysis or analyse(folders, rules))
     analysis = analysis or analyse(folders, rules)
     if format == "png":
         return write_png(analysis, out or first / "charts")

@@ -19,7 +19,7 @@ from loadgen.analysis.finding import Finding, Rules
 from loadgen.analysis.headline import headlines
 from loadgen.report import analysis_tables, sections, tables, write_whole
 from loadgen.report.capacity_chart import capacity_chart
-from loadgen.report.capacity_found import found_in
+from loadgen.report.capacity_found import Found, found_in
 from loadgen.report.capacity_table import capacity_tables
 from loadgen.report.chart import Chart, Figure, said
 from loadgen.report.claim_chart import claim_chart
@@ -70,8 +70,8 @@ SERIES = (
 )  # fmt: skip
 
 
-def charts(analysis: Analysis) -> list[Chart]:
-    """Every chart of the report, in its order; one that lossy trials speak in says so."""
+def charts(analysis: Analysis, searches: Sequence[Found] = ()) -> list[Chart]:
+    """Every chart of the report and its ``searches`` for capacity; one that lossy trials speak in says so."""
     drawn = [
         *(series_chart(analysis, *each) for each in SERIES),
         *(draw(analysis) for draw in (ridge_chart, roofline_chart, pareto_chart)),
@@ -79,8 +79,13 @@ def charts(analysis: Analysis) -> list[Chart]:
     if any(row.usable and row.failed_share for row in analysis.rows):
         served = " Latencies are of the served requests, of trials that lost some, too."
         drawn = [replace(chart, note=chart.note + served) for chart in drawn]
-    capacity = capacity_chart(found_in(_folders(analysis)))
+    capacity = capacity_chart(searches)
     return [*([capacity] if capacity else []), *drawn, timeline_chart(analysis)]
+
+
+def searches_of(analysis: Analysis) -> list[Found]:
+    """Every search for capacity of its folders. Raises StoreError."""
+    return found_in(_folders(analysis))
 
 
 def _folders(analysis: Analysis) -> list[Path]:
@@ -95,7 +100,8 @@ def render(analysis: Analysis) -> str:
         (source.name, str(source.results.sweep.get("description") or "")) for source in analysis.sources
     ]
     many = len(folders) > MOST_NAMED
-    drawn = charts(analysis)
+    searches = searches_of(analysis)
+    drawn = charts(analysis, searches)
     traffic = traffic_charts(analysis)
     predicted = analysis_tables.predicted_memory_table(analysis)
     memory = (predicted, max_batch_table(_folders(analysis)))
@@ -115,7 +121,7 @@ def render(analysis: Analysis) -> str:
             title=f"{len(folders)} results folders" if many else ", ".join(name for name, _ in folders),
             listed_folders=folders if many else [],
             description=" ".join(dict.fromkeys(text for _, text in folders if text)),
-            first=first_screen(analysis, found_in(_folders(analysis))),
+            first=first_screen(analysis, searches),
             claims=_claims(analysis.findings) if claims_shown(analysis) else [],
             inside_noise=analysis.inside_noise,
             charts={chart.id: chart for chart in drawn},
@@ -128,7 +134,7 @@ def render(analysis: Analysis) -> str:
             predicted=predicted,
             traffic=traffic,
             traffic_tables=list(filter(None, [traffic_table(results)])),
-            capacity=capacity_tables(_folders(analysis), analysis.rules.prices),
+            capacity=capacity_tables(searches, _folders(analysis), analysis.rules.prices),
             memory=list(filter(None, memory)),
             ledgers=analysis_tables.ledger_tables(analysis),
             environment=list(filter(None, environment)),

@@ -11,6 +11,7 @@ from loadgen.analysis.winners import Prices
 from loadgen.labels import clean
 from loadgen.records import Environment, TrialResult
 from loadgen.report import sections, tables, write_whole
+from loadgen.report.capacity_found import found_in
 from loadgen.report.capacity_table import capacity_tables
 from loadgen.report.ledger_table import ledger_table
 from loadgen.report.max_batch_table import max_batch_table
@@ -68,7 +69,7 @@ def gather(results_dir: str | Path, prices: Prices | None = None) -> Report:
         left_out=folder.left_out,
         tables=(
             *tables.pivot_tables(results, planned),
-            *capacity_tables([Path(results_dir)], prices),
+            *capacity_tables(found_in([Path(results_dir)]), [Path(results_dir)], prices),
             *_there(
                 max_batch_table([Path(results_dir)]),
                 tables.full_table(results) if results else None,
@@ -90,22 +91,22 @@ def _there(*found: Table | None) -> tuple[Table, ...]:
     return tuple(filter(None, found))
 
 
-def write_report(results_dir: str | Path, prices: Prices | None = None) -> Path:
+def write_report(results_dir: str | Path, prices: Prices | None = None, doubts: Sequence[Table] = ()) -> Path:
     """Write ``report.md`` into the results folder, replacing an older one at once. Raises StoreError."""
     report = gather(results_dir, prices)
-    return write_whole(Path(results_dir) / "report.md", to_markdown(report))
+    return write_whole(Path(results_dir) / "report.md", to_markdown(report, doubts))
 
 
-def to_markdown(report: Report) -> str:
-    """The report's text."""
+def to_markdown(report: Report, doubts: Sequence[Table] = ()) -> str:
+    """The report's text; ``doubts`` are the folder's ``doubt_tables``, whose notes say what was left out."""
     parts = [f"# {escape(report.name)}", escape(report.description), f"{report.headline}."]
     parts += [f"In every trial: {escape(report.fixed)}." if report.fixed else "", escape(report.missing)]
-    parts += [escape(report.left_out)]
+    parts += [] if doubts else [escape(report.left_out)]
     parts += [
         f"Cells marked {escape(tables.CLIENT_MARK)} were limited by the load generator, those marked "
         f"{escape(tables.CAVEAT_MARK)} carry another caveat (see below); – was not measured."
     ]
-    for table in (*report.tables, *report.background):
+    for table in (*report.tables, *doubts, *report.background):
         parts += [f"## {escape(table.title)}", markdown_table(table), escape(table.note)]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -14,8 +14,8 @@ from loadgen.text_table import Table, table_of
 TITLE = "One server, several versions"
 NOTE = (
     "Starts of a server count as repeats of one another, whatever they ran: its figures are means over these versions, "
-    "its intervals hold their difference. Report each version's folders alone, and compare them (loadgen compare A B). "
-    "Where no code is stored and no commit names it, starts of several folders may have run different code."
+    "its intervals hold their difference. Keep each version in folders of its own, and compare them (loadgen compare A "
+    "B). Where no code is stored and no commit names it, starts of several folders may have run different code."
 )
 
 

@@ -100,6 +100,12 @@ def dtype_name(text: str) -> str:
     return name
 
 
+def width_text(dtype: str) -> str:
+    """``16-bit``: floats of one width cost the same. A dtype that is not served, as an endpoint's, is its own name."""
+    width = DTYPE_BYTES.get(dtype)
+    return dtype if width is None else f"{8 * width}-bit"
+
+
 def parameters(spec: ModelSpec) -> int:
     """Parameters P = 2·V·h (V·h when tied) + L·(2·h·H·d + 2·h·K·d + 3·h·f + 2·h) + h."""
     embeddings = spec.vocab * spec.hidden * (1 if spec.tied else 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from simulated_server import Servers, result_of
 
 from loadgen.metrics.objectives import attained, slo_of_options
 from loadgen.plan.capacity import MOST_TRIALS, Step, next_step, replay
-from loadgen.plan.capacity_estimate import UNTOLD_EFFECT, Done, design_effect
+from loadgen.plan.capacity_estimate import UNTOLD_EFFECT, Done, design_effect, of_role
 from loadgen.plan.capacity_outcome import outcome, words
 from loadgen.records import NONE_ENDED, Caveat, Failure, TrialResult
 from loadgen.search_records import CapacitySearch
 from loadgen.slo_records import Attained, GoalKept
+from loadgen.units import show_number
 
 
 @cache
@@ -118,6 +120,36 @@ def test_concurrency_is_searched_in_whole_numbers() -> None:
     # A step of 20 ms at most within the 60: 40 + 1 for each at work + 6.4 for a prompt that joins.
     assert 8 < found.capacity < 20
     assert "in flight" in words(found)
+
+
+@pytest.mark.parametrize("more", [{}, {"saturating": 8}, {"near": 40.0}, {"confirm": True}])
+def test_what_is_kept_with_any_number_in_flight_has_no_capacity(more: dict[str, Any]) -> None:
+    """A fit told 374 [373, 376], 132, 1,874: how far each of these searches had looked."""
+    asked = search("tpot=200ms", "share=90%", variable="concurrency", window_s=10.0, lead_in_s=2.0, **more)
+    found = outcome(asked, done := run(asked), "e")
+    assert not of_role(done, "confirm")
+    most = max(each.level for each in of_role(done, "bracket", "window"))
+    assert (found.ended, found.capacity) == ("failed", None)
+    assert f"not found: all was kept up to {show_number(most)} in flight" in words(found)
+
+
+def test_a_number_in_flight_that_waiting_misses_is_found_where_it_is_named() -> None:
+    """64 slots that end 38.8 a second: 20 s of waiting are for 840 in flight, and 375 were looked at."""
+    at = {"variable": "concurrency", "window_s": 40.0, "lead_in_s": 20.0}
+    asked = search("ttft=20s", "share=90%", **at)
+    assert "look higher: near" in (outcome(asked, run(asked), "e").why or "")
+    there = search("ttft=20s", "share=90%", near=900.0, **at)
+    assert outcome(there, run(there), "e").capacity == pytest.approx(840, rel=0.05)
+
+
+def test_a_rate_is_not_found_where_every_trial_missed() -> None:
+    """A fit told 1.32 [1.32, 1.38], at which half of the requests kept what 90 % must."""
+    asked = search("tpot=42ms", "share=90%")
+    done = run(asked)
+    assert not any(each.passed for each in of_role(done, "bracket", "window"))
+    found = outcome(asked, done, "e")
+    assert (found.ended, found.capacity) == ("failed", None)
+    assert "none was kept down to 1.32 req/s" in (found.why or "")
 
 
 def test_the_lowest_of_several_goals_decides() -> None:

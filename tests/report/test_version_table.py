@@ -46,6 +46,25 @@ def test_one_sweep_has_no_such_table(folders: list[Path]) -> None:
         assert TITLE not in render(alone)
 
 
+def test_a_resumed_sweep_tells_it_in_its_own_report(folders: list[Path], tmp_path: Path) -> None:
+    """Of two folders whose reports are written at once each tells its own."""
+    results = sweep(grid(batch=(1, 8)), roofline_world(), repeats=2, seed=1)
+    codes = [
+        replace(each, engine={**each.engine, "code": "aaa" if each.trial.repeat else "bbb"})
+        for each in results
+    ]
+    resumed = write(tmp_path / "resumed", codes, samples=False)
+    (path,) = export.write([resumed], "md")
+    told = path.read_text()
+    assert f"## {TITLE}\n" in told
+    assert "aaa (1 start), bbb (1 start)" in told
+    first, _ = export.write([resumed, folders[0]], "md")
+    assert first.read_text() == told
+    one, _ = export.write([folders[0], resumed], "md")
+    assert TITLE not in one.read_text()
+    assert "## To know\n" in one.read_text()
+
+
 def test_folders_of_one_code_have_none(folders: list[Path], tmp_path: Path) -> None:
     results = sweep(grid(batch=(1, 8)), roofline_world(), repeats=2, seed=3)
     same = [replace(each, engine={**each.engine, "code": "aaa"}) for each in results]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from simulated_server import Engine, result_of
 
+from loadgen.analysis.winners import Prices
 from loadgen.api.sweeps import SweepOptions
 from loadgen.commands import sweep as command
 from loadgen.commands.report import end
@@ -22,6 +23,7 @@ from loadgen.plan.plan import Plan, make_plan
 from loadgen.profile.read import build_profile
 from loadgen.records import Trial, TrialResult
 from loadgen.report.archive import keep
+from loadgen.report.capacity_found import found_in
 from loadgen.report.capacity_table import capacity_tables
 from loadgen.report.document import write_document
 from loadgen.report.export import write
@@ -29,6 +31,7 @@ from loadgen.results import capacity_log
 from loadgen.results.store import Store
 from loadgen.search_records import Capacity
 from loadgen.sweeping.sweep import Sweep
+from loadgen.text_table import Table
 
 PROFILE: dict[str, Any] = {
     "name": "cap",
@@ -64,8 +67,15 @@ def search(out: Path, *, resume: bool = False, **tables: Any) -> tuple[int, Capa
     return code, found
 
 
+def tables_of(*folders: Path, prices: Prices | None = None) -> list[Table]:
+    return capacity_tables(found_in(folders), folders, prices)
+
+
 def test_a_sweep_finds_and_stores_a_capacity(
-    simulated: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    simulated: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     code, found = search(tmp_path / "r")
     assert (code, found.ended) == (0, "found")
@@ -73,15 +83,21 @@ def test_a_sweep_finds_and_stores_a_capacity(
     assert [each.trial.id for each in capacity_log.trials(tmp_path / "r")] == simulated
     assert words(found) in capsys.readouterr().err
 
-    outcome, trials = capacity_tables([tmp_path / "r"], prices={"": 2.0})
+    outcome, trials = tables_of(tmp_path / "r", prices={"": 2.0})
     assert len(outcome.rows) == 1
     assert outcome.rows[0][0] == "null tiny tp1, slots=4, step_ms=20.0"
     assert "req/s" in outcome.rows[0][4]
     assert [row[0] for row in trials.rows] == [role for role, _ in found.trials]
-    for path in write([tmp_path / "r"], "md") + write([tmp_path / "r"], "html"):
+    reads: list[Path] = []
+    read = capacity_log.outcomes
+    monkeypatch.setattr(capacity_log, "outcomes", lambda folder: reads.append(folder) or read(folder))
+    (page,) = write([tmp_path / "r"], "html")
+    assert reads == [tmp_path / "r"]  # once, for tables, chart and first screen
+    assert "Attainment of objectives against load" in page.read_text()
+    for path in [page, *write([tmp_path / "r"], "md")]:
         assert "Capacity within objectives" in path.read_text()
     keep([tmp_path / "r"], tmp_path / "kept")
-    assert capacity_tables([tmp_path / "kept"])[0].rows == capacity_tables([tmp_path / "r"])[0].rows
+    assert tables_of(tmp_path / "kept")[0].rows == tables_of(tmp_path / "r")[0].rows
     both = write_document([tmp_path / "r", tmp_path / "kept"], tmp_path / "both.md").read_text()
     assert "## Servers by capacity" not in both  # one start of one server, twice
 
@@ -116,7 +132,7 @@ def test_two_servers_are_compared_by_capacity(simulated: list[str], tmp_path: Pa
     profile = build_profile({**PROFILE, "server": server, "sweep": sweep})
     options = SweepOptions(out=tmp_path / "r")
     assert command.run(profile, make_plan(profile), options, live=False, report_after=False) == 0
-    tables = {table.title: table for table in capacity_tables([tmp_path / "r"])}
+    tables = {table.title: table for table in tables_of(tmp_path / "r")}
     assert [row[-1] for row in tables["Servers by capacity"].rows] == ["×1, one start each: not told"]
 
 
@@ -155,8 +171,8 @@ def test_servers_are_told_apart_by_their_starts(
     assert [role for role, _ in first.trials][:3] == ["alone", "saturated", "bracket"]
     assert {role for role, _ in back.trials[1:]} == {"window"}
     assert ", start 2: " in capsys.readouterr().err
-    found = {table.title: table for table in capacity_tables([tmp_path / "r"])}
-    ((fast, slow, _, its, others, ratio),) = found["Servers by capacity"].rows
+    found = {table.title: table for table in tables_of(tmp_path / "r")}
+    ((fast, slow, _, its, others, _, ratio),) = found["Servers by capacity"].rows
     assert (fast, slow) == ("null tiny tp1, itl_ms=1.0", "null tiny tp1, itl_ms=2.0")
     assert "over 2 starts" in its
     assert "over 2 starts" in others
@@ -204,7 +220,7 @@ def test_two_searches_of_one_endpoint_are_no_two_starts(
         profile = build_profile({**{k: v for k, v in PROFILE.items() if k != "server"}, "target": target})
         options = SweepOptions(out=folder)
         command.run(profile, make_plan(profile), options, live=False, report_after=False)
-    found = {table.title: table for table in capacity_tables(folders)}
+    found = {table.title: table for table in tables_of(*folders)}
     assert [row[-1] for row in found["Servers by capacity"].rows] == ["×1, one start each: not told"]
 
 
@@ -223,7 +239,7 @@ def test_static_batches_stand_beside_a_capacity(simulated: list[str], tmp_path: 
                     trial=trial, environment="e", engine={}, started="2026-01-01", wall_s=1.0, summary=summary
                 )
             )
-    tables = {table.title: table for table in capacity_tables([tmp_path / "r"])}
+    tables = {table.title: table for table in tables_of(tmp_path / "r")}
     (row,) = tables["Capacity beside static batches"].rows
     assert row[1:3] == ("32 → 12", "180 at batch 4")
     assert report.run([tmp_path / "r"], (), None, prices=("2",)) == 0  # a price of a folder of searches alone
