@@ -25,7 +25,7 @@ reproduce: env
 
 # The studies that are kept here, from their stored results alone: the first's page, the findings in their documents.
 KEPT := docs/results/h200/[0-9]* docs/results/h100/[0-9]* docs/results/h200-ft/[127]*-tp[12]
-TODAY := docs/results/h200-blocks/*/* docs/results/h200-engines/*/* docs/results/h200-tuned/*
+TODAY := docs/results/h200-blocks/*/* docs/results/h200-engines/*/* docs/results/h200-thresholds/*/* docs/results/h200-tuned/*
 PAGE := docs/results/h200/report.html
 
 reproduction: env
