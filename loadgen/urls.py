@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from loadgen.errors import BadInput
@@ -80,15 +81,26 @@ def shown(text: str) -> str:
     text = _QUERY.sub(lambda found: f"{found[1]}…" if names_secret(found[2]) else found[0], text)
     clean = _CREDENTIALS.sub(r"\1…@", text).encode("utf-8", "replace").decode("utf-8")
     for secret in _secrets():
-        clean = clean.replace(secret, "…")
+        clean = _written(secret).sub("…", clean)
     return clean
 
 
 def without_secrets(page: bytes) -> bytes:
     """A page as a server sent it, which may repeat the key that it was asked with, without that key."""
     for secret in _secrets():
-        page = page.replace(secret.encode("utf-8", "surrogateescape"), "…".encode())
+        text = page.decode("utf-8", "surrogateescape")
+        page = _written(secret).sub("…", text).encode("utf-8", "surrogateescape")
     return page
+
+
+@lru_cache(maxsize=64)
+def _written(secret: str) -> re.Pattern[str]:
+    """A secret as it may stand in a page: as it is, or with characters escaped as JSON and URLs allow."""
+    return re.compile("".join(each if each.isalnum() else _escaped(each) for each in secret), re.I)
+
+
+def _escaped(char: str) -> str:
+    return rf"(?:\\?{re.escape(char)}|\\u{ord(char):04x}|%{ord(char):02x})"
 
 
 def _secrets() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from endpoints import Manner, endpoint
 from loadgen import urls
 from loadgen.cli import main
 from loadgen.drivers.http1 import take_head
-from loadgen.drivers.server_words import shown
+from loadgen.drivers.server_words import shown, words_of
 from loadgen.errors import BadReply
 from loadgen.launch import endpoint as of_endpoint
 from loadgen.load.sound import sound
@@ -127,6 +128,15 @@ def test_a_key_that_is_cut_within_is_left_out_as_a_whole(monkeypatch: pytest.Mon
         take_head(b"x" * 75 + KEY.encode() + b"\r\n\r\n")
     told.append(str(caught.value))
     assert [each for each in told if "sk-" in each or "xs" in each] == []
+
+
+def test_a_key_with_escapes_in_it_is_left_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = 'sk-a/b+c"d=='
+    monkeypatch.setenv(urls.API_KEY_VARIABLE, key)
+    for written_as in (json.dumps(key), '"sk-a\\/b\\u002Bc\\u0022d\\u003d="', '"sk-a%2Fb%2bc%22d%3D%3D"'):
+        page = b'{"msg": %s}\xff' % written_as.encode()
+        for told in (urls.without_secrets(page).decode("latin-1"), words_of(page), urls.shown(written_as)):
+            assert "sk-" not in told
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY}é", f"{KEY}\0"[:12] + "\x7f"])
