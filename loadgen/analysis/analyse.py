@@ -31,8 +31,8 @@ from loadgen.analysis.starts import Cell
 from loadgen.analysis.statistics import Drift, Noise
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, Row, Source, read, set_apart, work_of
-from loadgen.errors import BadInput, StoreError
-from loadgen.input_files import read_input
+from loadgen.errors import BadInput, NotResults
+from loadgen.input_files import MARK, read_input
 from loadgen.records import DEFINITIONS
 from loadgen.results.store import open_results
 from loadgen.theory.ceilings import CEILINGS_FILE, Ceilings, datasheet, from_dict
@@ -175,7 +175,7 @@ def declared_in(source: Source) -> object:
     try:
         return tomllib.loads(text).get("finding", []) if isinstance(text, str) else []
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise StoreError(f"{source.results.path / 'sweep.json'}: its profile is not TOML: {error}") from None
+        raise NotResults(f"{source.results.path / 'sweep.json'}: its profile is not TOML: {error}") from None
 
 
 def of_the_served(finding: Finding, partly: Sequence[Row]) -> Finding:
@@ -209,10 +209,10 @@ def read_ceilings(folder: Path) -> dict[str, Ceilings]:
     if not path.exists():
         return {}
     try:
-        entries = orjson.loads(read_input(path))
+        entries = orjson.loads(read_input(path).removeprefix(MARK))
         found = [from_dict(entry) for entry in entries]
     except (ValueError, TypeError, OSError) as error:
-        raise StoreError(f"{path}: not ceilings as the probe writes them: {error}") from None
+        raise NotResults(f"{path}: not ceilings as the probe writes them: {error}") from None
     return {each.device: each for each in found}
 
 
