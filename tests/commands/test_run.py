@@ -287,7 +287,7 @@ def test_the_command_line_as_options_of_the_driver() -> None:
     [
         ((None, None, "{", (), ()), "--extra-body: not JSON"),
         ((None, None, "[]", (), ()), "not a JSON object"),
-        ((None, None, None, ("bearer",), ()), "--header bearer: not a header"),
+        ((None, None, None, ("bearer",), ()), "--header: one is not a header"),
         ((None, None, None, ("api-key: sesame",), ()), "read from the environment"),
         ((None, None, None, (), ("extras",)), "--option extras: not KEY=VALUE"),
         ((None, None, None, (), ("words=a",)), "--option words=a"),
