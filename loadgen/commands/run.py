@@ -21,6 +21,7 @@ from loadgen.launch.target import TRITON_OPTIONS
 from loadgen.profile.schema import told_set
 from loadgen.records import TrialResult
 from loadgen.report import format_of, sections
+from loadgen.results.writing import check_place
 
 
 def run(
@@ -57,6 +58,7 @@ def run(
 
     if export is not None:
         format_of(export, "--export")
+        check_place(export, "--export")
     part = asked_share(share, start_at)
     if part is not None and out is None:
         raise BadInput(f"--share {share}: needs --out (the folder that `loadgen merge` takes)")
