@@ -7,6 +7,7 @@ import os
 import stat
 from typing import BinaryIO
 
+MARK = b"\xef\xbb\xbf"  # which some editors put before UTF-8, and no reader of JSON takes
 MOST_BYTES = 64 << 20  # of a file that is read whole and that people write by hand
 
 

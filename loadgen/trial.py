@@ -109,7 +109,7 @@ def run_trial(
 
     outcome, failure = None, None
     counters = metrics_text(endpoint.metrics_url)
-    looked = restarts.look(endpoint, counters) if trial.server is None else None
+    looked = restarts.look(endpoint, counters or "") if trial.server is None else None
     try:
         outcome = run_trial_load(
             trial,
@@ -148,12 +148,12 @@ def run_trial(
     summary = accumulator.summary(*in_flight)
     fault = endpoint.fault()
     # Before anything else is asked of the server, so that its counters hold this trial's requests and no probe.
-    after = metrics_text(endpoint.metrics_url) if fault is None else ""
+    after = metrics_text(endpoint.metrics_url) if fault is None else None
     engine = engine_of(endpoint, counters, after) if fault is None else {}
     if trial.share is not None:
         engine.pop("server_side", None)  # its counters hold the requests of all hosts
     if fault is None and looked is not None and not no_memory:
-        fault = restarts.restarted(looked, restarts.look(endpoint, after), losses)
+        fault = restarts.restarted(looked, restarts.look(endpoint, after or ""), losses)
     stopped = outcome is None and not objectives.over
     if fault is None and not no_memory and (lost or watch.hung or stopped):
         fault = endpoint.judge(before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from endpoints import Manner, endpoint
 from loadgen import urls
 from loadgen.cli import main
 from loadgen.drivers.http1 import take_head
-from loadgen.drivers.server_words import shown
+from loadgen.drivers.server_words import shown, words_of
 from loadgen.errors import BadReply
 from loadgen.launch import endpoint as of_endpoint
 from loadgen.load.sound import sound
@@ -87,6 +89,14 @@ WITH_PASSWORD = f"http://user:{PASSWORD}@127.0.0.1:9"
         (("sweep", "t.toml", "--out", "r"), "http://127.0.0.1:9", f'sources = ["{WITH_PASSWORD}/metrics"]'),
         (("sweep", "t.toml", "--out", "r"), "http://127.0.0.1:9", f'prometheus = "{WITH_PASSWORD}"'),
         (("sweep", "t.toml", "--dry-run"), WITH_PASSWORD, ""),
+        (("run", "--url", f"user:{PASSWORD}@127.0.0.1:9", "--out", "r", *RUN), "", ""),
+        (("run", "--url", f"http://user:a/{PASSWORD}@127.0.0.1:9", "--out", "r", *RUN), "", ""),
+        (("run", "--url", f"http://127.0.0.1:9/v1#token={PASSWORD}", "--out", "r", *RUN), "", ""),
+        (("run", "--url", "http://127.0.0.1:9", "--header", f"Authorization {PASSWORD}", "--out", "r", *RUN), "", ""),
+        (("run", "--url", "http://127.0.0.1:9", "-o", f"api_key={PASSWORD}", "--out", "r", *RUN), "", ""),
+        (("sweep", "t.toml", "--out", "r", "--set", f"api_key={PASSWORD}"), "http://127.0.0.1:9", ""),
+        (("sweep", "t.toml", "--out", "r", "--set", f"target.url=user:{PASSWORD}@h"), "http://127.0.0.1:9", ""),
+        (("sweep", "t.toml", "--out", "r", "--set", f"target.api_key={PASSWORD}"), "http://127.0.0.1:9", ""),
     ],
 )  # fmt: skip
 def test_a_password_in_a_url_is_refused_without_being_told(
@@ -95,7 +105,7 @@ def test_a_password_in_a_url_is_refused_without_being_told(
     Path("t.toml").write_text(PROFILE.format(url=url, telemetry=telemetry))
     code, said = loadgen(*arguments)
     assert code == 2, said
-    assert "credential" in said
+    assert re.search("credential|is not a URL|fragment|not a header|not KEY=VALUE|is not a key", said)
     assert PASSWORD not in said
     assert PASSWORD.encode() not in written()
 
@@ -127,6 +137,15 @@ def test_a_key_that_is_cut_within_is_left_out_as_a_whole(monkeypatch: pytest.Mon
         take_head(b"x" * 75 + KEY.encode() + b"\r\n\r\n")
     told.append(str(caught.value))
     assert [each for each in told if "sk-" in each or "xs" in each] == []
+
+
+def test_a_key_with_escapes_in_it_is_left_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = 'sk-a/b+c"d=='
+    monkeypatch.setenv(urls.API_KEY_VARIABLE, key)
+    for written_as in (json.dumps(key), '"sk-a\\/b\\u002Bc\\u0022d\\u003d="', '"sk-a%2Fb%2bc%22d%3D%3D"'):
+        page = b'{"msg": %s}\xff' % written_as.encode()
+        for told in (urls.without_secrets(page).decode("latin-1"), words_of(page), urls.shown(written_as)):
+            assert "sk-" not in told
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY}é", f"{KEY}\0"[:12] + "\x7f"])

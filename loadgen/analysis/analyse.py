@@ -31,8 +31,8 @@ from loadgen.analysis.starts import Cell
 from loadgen.analysis.statistics import Drift, Noise
 from loadgen.analysis.study import Study
 from loadgen.analysis.table import Key, Row, Source, read, set_apart, work_of
-from loadgen.errors import StoreError
-from loadgen.input_files import read_input
+from loadgen.errors import BadInput, NotResults
+from loadgen.input_files import MARK, read_input
 from loadgen.records import DEFINITIONS
 from loadgen.results.store import open_results
 from loadgen.theory.ceilings import CEILINGS_FILE, Ceilings, datasheet, from_dict
@@ -86,8 +86,14 @@ def checked(
     sources: Sequence[Source], *, with_failures: bool = False
 ) -> tuple[list[Row], Mapping[str, Physics], Mapping[str, Ceilings]]:
     """The rows of several folders, flagged where no hardware can do it or where more work took less time; with the
-    physics by run, and the ceilings by machine.
+    physics by run, and the ceilings by machine. Raises BadInput for folders that hold the same runs.
     """
+    for one, other in combinations(sources, 2):
+        if same_runs(one.rows, other.rows):
+            raise BadInput(
+                f"{one.name} and {other.name} hold the same runs: a copy would count as more of them, and as starts of "
+                "its own (accepted: each run once)"
+            )
     rows = set_apart([row for source in sources for row in source.rows])
     if with_failures:
         rows = [replace(row, with_failures=True) for row in rows]
@@ -105,6 +111,15 @@ def checked(
         for row in rows
     ]
     return rows, physics, ceilings
+
+
+def same_runs(one: Sequence[Row], other: Sequence[Row]) -> bool:
+    """Whether runs of one are also among the other's: a trial on such a machine at that time, with the same figures."""
+    runs = [
+        {(row.id, row.key.machine, row.result.started, repr(row.summary)) for row in rows}
+        for rows in (one, other)
+    ]
+    return bool(runs[0] & runs[1])
 
 
 def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:
@@ -160,7 +175,7 @@ def declared_in(source: Source) -> object:
     try:
         return tomllib.loads(text).get("finding", []) if isinstance(text, str) else []
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise StoreError(f"{source.results.path / 'sweep.json'}: its profile is not TOML: {error}") from None
+        raise NotResults(f"{source.results.path / 'sweep.json'}: its profile is not TOML: {error}") from None
 
 
 def of_the_served(finding: Finding, partly: Sequence[Row]) -> Finding:
@@ -194,10 +209,10 @@ def read_ceilings(folder: Path) -> dict[str, Ceilings]:
     if not path.exists():
         return {}
     try:
-        entries = orjson.loads(read_input(path))
+        entries = orjson.loads(read_input(path).removeprefix(MARK))
         found = [from_dict(entry) for entry in entries]
     except (ValueError, TypeError, OSError) as error:
-        raise StoreError(f"{path}: not ceilings as the probe writes them: {error}") from None
+        raise NotResults(f"{path}: not ceilings as the probe writes them: {error}") from None
     return {each.device: each for each in found}
 
 

@@ -33,11 +33,14 @@ def run(
     from loadgen.report.analysis_tables import tables_of
     from loadgen.report.capacity_found import found_in
     from loadgen.report.export import write
+    from loadgen.results.writing import check_place
 
     if out is not None and len(formats) > 1:
         raise BadInput(f"--out {out}: names one file (accepted: one --format, or none: by the file's name)")
     if out is not None and not formats:
         formats = (format_of(out, "--out"),)
+    if out is not None and "png" not in formats:  # which are several files, in a folder
+        check_place(out, "--out")
     rules = Rules(prices=parse_prices(prices), with_failures=with_failures)
     for folder in folders:
         print_tables(folder, rules.prices)

@@ -11,7 +11,6 @@ from typing import Any
 import click
 import orjson
 
-from loadgen import urls
 from loadgen.api.loads import Load
 from loadgen.api.nodes import connected
 from loadgen.api.runs import Target, ask, measure, stored
@@ -19,8 +18,10 @@ from loadgen.api.share import asked_share
 from loadgen.drivers.openai import OPTIONS, check_options
 from loadgen.errors import BadInput, StoreError
 from loadgen.launch.target import TRITON_OPTIONS
+from loadgen.profile.schema import told_set
 from loadgen.records import TrialResult
 from loadgen.report import format_of, sections
+from loadgen.results.writing import check_place
 
 
 def run(
@@ -57,6 +58,7 @@ def run(
 
     if export is not None:
         format_of(export, "--export")
+        check_place(export, "--export")
     part = asked_share(share, start_at)
     if part is not None and out is None:
         raise BadInput(f"--share {share}: needs --out (the folder that `loadgen merge` takes)")
@@ -130,8 +132,8 @@ def driver_options(
                 f"--extra-body: not JSON ({error}; accepted: an object such as '{{\"top_k\": 1}}')"
             ) from None
     named = [line.partition(":") for line in headers]
-    if bare := next((name for name, colon, _ in named if not colon), None):
-        raise BadInput(f"--header {urls.shown(bare)}: not a header (accepted: 'NAME: VALUE')")
+    if not all(colon for _, colon, _ in named):  # not shown: it may be a credential's value
+        raise BadInput("--header: one is not a header (accepted: 'NAME: VALUE')")
     if named:
         found["headers"] = {name.strip(): value.strip() for name, _, value in named}
     apart = {"endpoint", "prompt", "extra_body", "headers", "words"}
@@ -140,7 +142,7 @@ def driver_options(
         key, equals, text = pair.partition("=")
         if not equals or key not in accepted or key in found:
             known = ", ".join(name for name in accepted if name not in found)
-            raise BadInput(f"--option {pair}: not KEY=VALUE of the driver (accepted: {known})")
+            raise BadInput(f"--option {told_set(pair)}: not KEY=VALUE of the driver (accepted: {known})")
         found[key] = {"true": True, "false": False}.get(text, text)
     return found if grpc else check_options(found)
 

@@ -21,10 +21,14 @@ NOT_THE_SHAPE = (KeyError, TypeError, AttributeError, IndexError, ValueError, Re
 MOST_BODY = 256 << 20  # bytes that are kept of an answer that is no stream
 MOST_ID, MOST_TOKENS = 2**31 - 1, 2**31 - 1  # what the stored columns hold
 BEHIND_DONE = "tokens came behind [DONE]"
-# Finish reasons of an answer that the server gave up: it would pass for a short one.
-GIVEN_UP = frozenset({"abort", "aborted", "cancel", "cancelled", "canceled", "error"})
+# Finish reasons, in small letters, of an answer that the server gave up, which would pass for a short one; and those
+# that say nothing, whatever text a server makes of its null.
+GIVEN_UP = frozenset(
+    {"abort", "aborted", "cancel", "cancelled", "canceled", "error", "failed", "failure", "timeout"}
+)
+NO_FINISH = frozenset({"", "null", "none"})
 # What an event holds that is an error in another shape than OpenAI's, behind a status of 200 that had already gone out.
-ERRORS, WORDS, CODES = ("errors", "detail"), ("message", "msg"), ("code", "status", "status_code")
+WORDS, CODES = ("message", "msg"), ("code", "status", "status_code")
 
 
 class Answer:
@@ -161,8 +165,8 @@ class Answer:
         if self.failed is not None:
             return
         finish = self._finish
-        if not GIVEN_UP.isdisjoint(finish):
-            reasons = ", ".join(sorted(GIVEN_UP.intersection(filter(None, finish))))
+        if given_up := {each for each in finish if each is not None and each.lower() in GIVEN_UP}:
+            reasons = ", ".join(sorted(given_up))
             self.failed = Refused(f"the server gave the answer up: finish_reason {reasons}")
         elif silent := sum(
             not (ended or read) for ended, read in zip(finish, self._latest_read, strict=True)
@@ -196,7 +200,8 @@ class Answer:
                 except (JSONDecodeError, *NOT_THE_SHAPE):
                     event = self._odd(data)
                     choices, usage = event.get("choices"), event.get("usage")
-                if event.get("error"):
+                    until_done = tokens if self._done and until_done is None else until_done
+                if event.get("error") or (not choices and tells_an_error(event)):
                     raise Refused(words_of(data))
                 if usage:
                     self._note_usage(usage)
@@ -222,9 +227,8 @@ class Answer:
                         elif not latest:
                             self._began(at_ns)
                         self._latest_read[index] = self._read
-                    finish = choice.get("finish_reason")
-                    if finish:
-                        self._finish[index] = str(finish)
+                    if choice.get("finish_reason") or not new:
+                        self._note_end(index, choice, event, data)
         except DriverError as error:
             self.failed = error
         except NOT_THE_SHAPE as error:
@@ -250,19 +254,17 @@ class Answer:
     def _odd(self, data: bytes) -> dict[str, Any]:
         """An event that is not of the usual shape. Raises Refused for an error, BadReply for what is no JSON object.
 
-        Nobody reads the texts, so what orjson refuses in one is let pass: half of a surrogate pair, bytes that are not
-        UTF-8, numbers that are not finite.
+        Null is an event of nothing.
         """
-        if data.strip() == b"[DONE]":
+        if is_done(data):
             self._done = True
             return {}
-        try:
-            event = json.loads(data.decode("utf-8-sig", "replace"))
-        except (ValueError, RecursionError):
-            raise BadReply(f"not JSON: {shown(data)}") from None
+        event = lenient(data)
+        if event is None:
+            return {}
         if not isinstance(event, dict):
             raise BadReply(f"no choices: {shown(data)}")
-        if event.get("object") == "error" or tells_an_error(event):
+        if tells_an_error(event):
             raise Refused(words_of(data))
         return event
 
@@ -274,12 +276,21 @@ class Answer:
             return next(place for place, each in enumerate(choices) if each is choice)
         raise IndexError(f"index {index!r} of {len(self._counts)} sequences")
 
+    def _note_end(self, index: int, choice: Mapping[str, Any], event: Mapping[str, Any], data: bytes) -> None:
+        """Take what a choice says of its end. Raises Refused where it, or the event around it, says that it failed."""
+        if choice.get("error") or tells_an_error(event):
+            raise Refused(words_of(data))
+        self._finish[index] = ending(choice.get("finish_reason")) or self._finish[index]
+
     def _note_usage(self, usage: Any) -> None:
-        """Keep the figures that are known: an object of another kind, such as a price, does not take them away."""
-        if usage.__class__ is dict and not self._usage and None not in usage.values():
+        """Keep the figures that are known: an object of another kind, such as a price, or of zeros, does not take them
+        away."""
+        known = self._usage
+        if usage.__class__ is dict and not known and None not in usage.values():
             self._usage = usage
         elif isinstance(usage, Mapping):
-            self._usage = {**self._usage, **{key: value for key, value in usage.items() if value is not None}}
+            told = {key: value for key, value in usage.items() if value or not known.get(key)}
+            self._usage = {**known, **told}
 
     def _began(self, at_ns: int | None) -> None:
         """Another sequence has its first token."""
@@ -311,20 +322,48 @@ class Answer:
         return None, None
 
     def _used(self, key: str) -> int | None:
-        value = self._usage.get(key)
+        value: Any = self._usage.get(key)
+        if value.__class__ is float and value.is_integer():  # of a JSON writer that knows one kind of number
+            value = int(value)
         return value if value.__class__ is int and 0 <= value <= MOST_TOKENS else None
 
 
+def is_done(data: bytes) -> bool:
+    """Whether an event is the end mark, also with blanks about it or as a JSON text."""
+    return data == b"[DONE]" or data.strip().strip(b'"') == b"[DONE]"
+
+
+def lenient(data: bytes) -> Any:
+    """The JSON of an event or a body that orjson refuses. Raises BadReply.
+
+    Nobody reads the texts, so what is wrong within one is let pass: half of a surrogate pair, control characters, bytes
+    that are not UTF-8; and so are numbers that are not finite.
+    """
+    try:
+        return json.loads(data.decode("utf-8-sig", "replace"), strict=False)
+    except (ValueError, RecursionError):
+        raise BadReply(f"not JSON: {shown(data)}") from None
+
+
+def ending(reason: Any) -> str | None:
+    """A finish reason; ``None`` for what a server writes where there is none yet."""
+    text = str(reason or "").strip()
+    return None if text.lower() in NO_FINISH else text
+
+
 def tells_an_error(event: Mapping[str, Any]) -> bool:
-    """Whether an event without tokens and usage holds an error in a shape of a server's framework or of a proxy."""
+    """Whether an event holds an error in another shape than OpenAI's: of a server's framework, or of a proxy.
+
+    Beside tokens or usage mere words are none.
+    """
+    codes = (event.get(name) for name in CODES)
+    if event.get("object") == "error" or event.get("errors"):
+        return True
+    if any(code.__class__ is int and code >= 400 for code in codes):
+        return True
     if "choices" in event or "usage" in event or "type" in event:
         return False
-    codes = (event.get(name) for name in CODES)
-    return (
-        any(event.get(name) for name in ERRORS)
-        or any(event.get(name).__class__ is str for name in WORDS)
-        or any(code.__class__ is int and code >= 400 for code in codes)
-    )
+    return bool(event.get("detail")) or any(event.get(name).__class__ is str for name in WORDS)
 
 
 def cached_tokens(usage: Mapping[str, Any]) -> int | None:

@@ -64,8 +64,8 @@ class ChatAnswer(Answer):
                         behind_done = self._done  # of the last, behind which there is none
                         lost = lost or self._latest_read[index] == self._read
                         self._latest_read[index] = self._read
-                    if finish := choice.get("finish_reason"):
-                        self._finish[index] = str(finish)
+                    if choice.get("finish_reason") or not new:
+                        self._note_end(index, choice, event, data)
         except DriverError as error:
             self.failed = error
         except NOT_THE_SHAPE as error:
@@ -81,9 +81,9 @@ class ChatAnswer(Answer):
             event = loads(data)
         except JSONDecodeError:
             event = self._odd(data)
-        if not isinstance(event, dict) or event.get("object") == "error":
+        if not isinstance(event, dict):
             event = self._odd(data)
-        if "choices" not in event and tells_an_error(event):
+        if not event.get("choices") and tells_an_error(event):
             raise Refused(words_of(data))
         if event.get("type") == "message_stop":
             self._done = True

@@ -5,14 +5,13 @@ A route is a body and a reading of the answer; the connections, the stamps and t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import orjson
 
-from loadgen.drivers.answer import NOT_THE_SHAPE, Answer
+from loadgen.drivers.answer import NOT_THE_SHAPE, Answer, ending, is_done, lenient
 from loadgen.drivers.openai import carried
 from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.drivers.server_words import words_of
@@ -37,6 +36,12 @@ class Part:
     output_tokens: int | None = None
 
 
+def place_of(event: Mapping[str, Any], place: int) -> int:
+    """The sequence that an event is of; its number in a list where it says none."""
+    index = event.get("index")
+    return place if index is None else index
+
+
 class EngineAnswer(Answer):
     """Reads what ``parts`` makes of each event; counts by ids, and by the engine's own count where ids fall short.
 
@@ -44,7 +49,6 @@ class EngineAnswer(Answer):
     """
 
     __slots__ = ("_asked", "_told_output", "_told_prompt")
-    done: ClassVar[bytes | None] = None  # an event behind the last one
 
     def __init__(self, request: Request, status: int, reason: str, content_type: str) -> None:
         super().__init__(request, status, reason, content_type)
@@ -69,12 +73,12 @@ class EngineAnswer(Answer):
         self._read += 1
         try:
             for data in events:
-                if data == self.done:
+                if is_done(data):
                     continue
                 found = self._found(data)
                 for place, event in enumerate(found if isinstance(found, list) else [found]):
-                    if event is None:
-                        continue  # llama.cpp's first event
+                    if not event:
+                        continue  # llama.cpp's first event is null; {} keeps a stream alive
                     if event.get("error"):
                         raise Refused(words_of(data))
                     for part in self.parts(event, place):
@@ -97,11 +101,8 @@ class EngineAnswer(Answer):
     def _found(self, data: bytes) -> Any:
         try:
             return orjson.loads(data)
-        except orjson.JSONDecodeError:  # nobody reads the texts: half of a surrogate pair in one may pass
-            try:
-                return json.loads(data.decode("utf-8-sig", "replace"))
-            except (ValueError, RecursionError):
-                raise BadReply(f"not JSON: {words_of(data)}") from None
+        except orjson.JSONDecodeError:
+            return lenient(data)
 
     def _note(self, part: Part) -> int:
         index = part.index
@@ -110,8 +111,7 @@ class EngineAnswer(Answer):
         for told, value in ((self._told_prompt, part.prompt_tokens), (self._told_output, part.output_tokens)):
             if value is not None:
                 told[index] = value
-        if part.finish is not None:
-            self._finish[index] = part.finish
+        self._finish[index] = ending(part.finish) or self._finish[index]
         return self._count(index, list(part.ids)) if part.ids else 0
 
     def _conclude(self) -> None:

@@ -6,6 +6,7 @@ machine is always reached directly, and certificates are looked at only where th
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import ssl
 from collections.abc import Mapping
@@ -21,8 +22,12 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether ``host`` names the loopback interface."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    """Whether ``host`` names the loopback interface, or all of this machine's."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return ("." + host.rstrip(".")).endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
 
 
 def proxy_for(scheme: str, host: str) -> str | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loadgen.drivers.engine_route import EngineAnswer, EngineEndpoint, Part, driver
+from loadgen.drivers.answer import ending
+from loadgen.drivers.engine_route import EngineAnswer, EngineEndpoint, Part, driver, place_of
 from loadgen.errors import Refused
 from loadgen.load_records import Timeouts
 from loadgen.protocols import Driver
@@ -30,9 +31,9 @@ class Completion(EngineAnswer):
         if ended and event.get("truncated"):
             raise Refused("the server dropped part of the context to go on (truncated)")
         yield Part(
-            index=event.get("index", place),
+            index=place_of(event, place),
             ids=event["tokens"],
-            finish=str(event.get("stop_type") or "stop") if ended else None,
+            finish=(ending(event.get("stop_type")) or "stop") if ended else None,
             prompt_tokens=event["tokens_evaluated"] if ended else None,
             output_tokens=event["tokens_predicted"] if ended else None,
         )

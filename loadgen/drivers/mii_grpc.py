@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from loadgen.drivers import mii_messages as messages
+from loadgen.drivers.answer import ending
 from loadgen.drivers.grpc_calls import Call, GrpcCalls, Prepared, address_of
 from loadgen.drivers.mii_text import Decimal, OneTokenWords, Text
 from loadgen.drivers.words import Words, from_tokenizer
@@ -169,8 +170,8 @@ class _Answer:
             self._arrived.append(new)
         self._generated = [step.generated_tokens]
         self._take_text(0, step.response)
-        if step.finish_reason != "none":
-            self._finish.append(step.finish_reason)
+        if (finish := ending(step.finish_reason)) is not None:
+            self._finish.append(finish)
             self._check(0, step)
 
     def _take_sequence(self, place: int, reply: Any) -> None:

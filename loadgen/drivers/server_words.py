@@ -11,7 +11,7 @@ from loadgen.labels import clean
 def words_of(body: bytes) -> str:
     """The message in an error body of the common shapes, else the body itself; in one line of printable text."""
     try:
-        found = json.loads(body.decode("utf-8-sig", "replace"))
+        found = json.loads(body.decode("utf-8-sig", "replace"), strict=False)
     except (ValueError, RecursionError):
         return shown(body)
     for key in ("error", "message", "detail"):

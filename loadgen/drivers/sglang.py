@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from loadgen.drivers.engine_route import EngineAnswer, EngineEndpoint, Part, driver
+from loadgen.drivers.engine_route import EngineAnswer, EngineEndpoint, Part, driver, place_of
 from loadgen.errors import BadReply
 from loadgen.load_records import Timeouts
 from loadgen.protocols import Driver
@@ -22,12 +22,11 @@ class Generated(EngineAnswer):
     """
 
     __slots__ = ()
-    done = b"[DONE]"
 
     def parts(self, event: Mapping[str, Any], place: int) -> Iterator[Part]:
         """One sequence an event; whole, a list in order."""
         meta, ids = event["meta_info"], event["output_ids"]
-        index = event.get("index", place)
+        index = place_of(event, place)
         told = meta["completion_tokens"]
         new = told - self.seen(index)
         if not 0 <= new <= len(ids):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _BOM = b"\xef\xbb\xbf"
+KEEP_ALIVE = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive", b"keep_alive"})  # types of events
 MOST_EVENT = 64 << 20  # bytes: the ids of a whole batch may come as one
 
 
@@ -11,8 +12,8 @@ class EventStream:
 
     ``feed`` returns the data of every event that the block completes; an event is complete at the blank line behind
     it. Lines end in LF, CRLF or CR; comments, ``id`` and ``retry`` are dropped; several data lines are joined by LF.
-    ``failed`` is the data of the first event whose type is ``error``; one of another type that holds no JSON object (a
-    ping) is dropped, too.
+    ``failed`` is the data of the first event whose type is ``error``; one that keeps the stream alive is dropped, and
+    so is one of another type that holds no JSON object.
     """
 
     __slots__ = ("_after_cr", "_first", "_rest", "_size", "failed")
@@ -100,6 +101,8 @@ class EventStream:
         data = b"\n".join(lines) if lines else None
         if kind == b"error" and self.failed is None:
             self.failed = data or b""
-        elif kind and data and data.lstrip()[:1] != b"{" and data.strip() != b"[DONE]":
+        elif kind.strip().lower() in KEEP_ALIVE or (
+            kind and data and data.lstrip()[:1] != b"{" and data.strip() != b"[DONE]"
+        ):
             return None
         return data or None

@@ -76,16 +76,18 @@ def page_of(endpoint: Endpoint) -> dict[str, Any]:
     return {**endpoint.facts, **server_info(endpoint.info_url)}
 
 
-def metrics_text(url: str | None) -> str:
-    """The server's own counters as text; empty when it shows none. A stalled page costs seconds, never the trial."""
-    if url is None:
-        return ""
-    return (fetch(url, 2.0) or b"").decode("utf-8", "replace")
+def metrics_text(url: str | None) -> str | None:
+    """The server's own counters as text; ``None`` where no page came. A stalled one costs seconds, never the trial."""
+    page = None if url is None else fetch(url, 2.0)
+    return None if page is None else page.decode("utf-8", "replace")
 
 
-def engine_of(endpoint: Endpoint, counters_before: str, counters: str) -> dict[str, Any]:
-    """What really ran, in the server's own words, and what its counters before and after say of this trial."""
+def engine_of(endpoint: Endpoint, counters_before: str | None, counters: str | None) -> dict[str, Any]:
+    """What really ran, in the server's own words, and what its counters before and after say of this trial: nothing
+    where one of the two pages did not come."""
     info = page_of(endpoint)
+    if counters_before is None or counters is None:
+        return info
     seen = triton_counters.server_side_times(counters_before, counters, info)
     seen = seen or engine_counters.server_side_counts(counters_before, counters)
     return {**info, "server_side": seen} if seen else info

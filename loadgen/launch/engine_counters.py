@@ -6,6 +6,7 @@ vLLM counts an iteration in ``iteration_tokens_total``, llama.cpp a forward pass
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -90,13 +91,15 @@ def server_side_counts(before: str, after: str) -> dict[str, object]:
             continue
         series, end = last[name]
         grown = end - first.get(name, (0, 0.0))[1]  # a counter may be absent until it first counts
+        if math.isnan(grown):  # one of its series is no figure
+            continue
         if grown < 0:
             return {}
         found[what] = None if what == "steps" and series > 1 and name not in PARTS else round(grown)
     prompt, cached = found.get("prompt_tokens"), found.get("cached_prompt_tokens")
     if engine.prompt_without_cached and isinstance(prompt, int) and isinstance(cached, int):
         found["prompt_tokens"] = prompt + cached
-    return found
+    return found if len(found) > 2 else {}
 
 
 def _named(totals: Totals, names: tuple[str, ...]) -> str | None:
@@ -106,8 +109,6 @@ def _named(totals: Totals, names: tuple[str, ...]) -> str | None:
 def _totals(text: str) -> Totals:
     found: dict[str, tuple[int, float]] = {}
     for name, _, value in series_of(text, NAMES):
-        if not 0 <= value <= MOST:
-            continue
         series, total = found.get(name, (0, 0.0))
-        found[name] = (series + 1, total + value)
+        found[name] = (series + 1, total + (value if 0 <= value <= MOST else math.nan))
     return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
+import orjson
 
 from loadgen.urls import without_secrets
 
@@ -39,6 +41,17 @@ def within(limit_s: float, work: Callable[[], T]) -> T | None:
 def fetch(url: str, limit_s: float) -> bytes | None:
     """The body of a page; ``None`` without a success within ``limit_s`` seconds and ``LIMIT_BYTES``."""
     return within(limit_s, lambda: _fetch(url, limit_s))
+
+
+def loosely(body: bytes) -> Any:
+    """The JSON of a page of which a few words are wanted: what is wrong in its other texts may pass, and so may a BOM.
+
+    Raises ValueError.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body.decode("utf-8-sig", "replace"), strict=False)
 
 
 def _fetch(url: str, limit_s: float) -> bytes | None:

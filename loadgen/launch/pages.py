@@ -10,15 +10,14 @@ import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import httpx
-import orjson
 
 from loadgen.drivers.http_access import access
 from loadgen.drivers.openai_endpoint import Endpoint
 from loadgen.errors import BadInput
-from loadgen.launch.page import LIMIT_BYTES, within
+from loadgen.launch.page import LIMIT_BYTES, loosely, within
 from loadgen.urls import without_secrets
 
 METRICS = "/metrics"
@@ -101,12 +100,16 @@ class Pages:
         version = version or self.found.get("info", {}).get("version")
         version = version or self.found.get("props", {}).get("build_info")
         found = {"engine": owner, "version": version}
-        return {key: value[:100] for key, value in found.items() if isinstance(value, str) and value}
+        return {key: value[:100] for key, value in found.items() if value and _is_text(value)}
 
 
-def _is_name(found: object) -> bool:
+def _is_name(found: object) -> TypeGuard[str]:
     """Whether it can stand in every line and page that names a model."""
-    return isinstance(found, str) and found.isprintable() and 0 < len(found) <= LONGEST_NAME
+    return _is_text(found) and 0 < len(found) <= LONGEST_NAME
+
+
+def _is_text(found: object) -> TypeGuard[str]:
+    return isinstance(found, str) and found.isprintable()
 
 
 def read_pages(endpoint: Endpoint, limit_s: float) -> Pages:
@@ -131,8 +134,8 @@ def read_pages(endpoint: Endpoint, limit_s: float) -> Pages:
                     body += block
                     if len(body) > LIMIT_BYTES:
                         return
-            page = orjson.loads(without_secrets(bytes(body)))
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            page = loosely(without_secrets(bytes(body)))
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RecursionError) as error:
             faults[name] = str(error) or type(error).__name__
             return
         if isinstance(page, dict):

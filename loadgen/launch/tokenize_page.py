@@ -14,7 +14,7 @@ import orjson
 
 from loadgen.drivers.http_access import access
 from loadgen.drivers.openai_endpoint import Endpoint
-from loadgen.launch.page import LIMIT_BYTES, within
+from loadgen.launch.page import LIMIT_BYTES, loosely, within
 
 PATH = "/tokenize"
 
@@ -52,6 +52,12 @@ async def _post(endpoint: Endpoint, body: dict[str, Any], limit_s: float) -> Any
                 found += block
                 if len(found) > LIMIT_BYTES:
                     return None
-        return orjson.loads(found)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):  # a TimeoutError is an OSError
+        return loosely(bytes(found))
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        OSError,
+        ValueError,
+        RecursionError,
+    ):  # a TimeoutError is an OSError
         return None

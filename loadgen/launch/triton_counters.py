@@ -6,6 +6,7 @@ stream ends: compute times are then ``None``, unless the model is known to retur
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from loadgen.telemetry.prometheus_text import MOST, Series, series_of
@@ -67,11 +68,8 @@ def server_side_times(before: str, after: str, info: Mapping[str, object]) -> di
 def _failures(first: Scrape, last: Scrape) -> dict[str, int]:
     """Failed requests by Triton's own reason, those that occurred."""
     name = "nv_inference_request_failure"
-    start = {labels.get("reason", ""): value for _, labels, value in first.get(name, [])}
-    grown: dict[str, int] = {}
-    for _, labels, value in last.get(name, []):
-        reason = labels.get("reason", "")
-        count = int(value - start.get(reason, 0))
-        if count > 0:
-            grown[reason] = count
-    return grown
+    grown: Counter[str] = Counter()
+    for sign, scrape in ((1, last), (-1, first)):
+        for _, labels, value in scrape.get(name, []):  # of every model
+            grown[labels.get("reason", "")] += sign * int(value)
+    return dict(+grown)

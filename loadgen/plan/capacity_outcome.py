@@ -255,8 +255,8 @@ def words(found: Capacity) -> str:
 def found_words(found: Capacity) -> str:
     """What was found, of a search that is named already."""
     if found.capacity is None:
-        kind = {"none": "none", "failed": "not found", "client": "not found"}[found.ended]
-        return f"{kind}: {found.why}"
+        # What broke or was the client's own says nothing of the server.
+        return f"{'none' if found.ended == 'none' else 'not found'}: {found.why}"
     unit = unit_of(found.search)
     binds = f", {found.binding} binds" if found.binding else ""
     confirmed = {None: "", True: ", confirmed", False: ", not confirmed"}[found.confirmed]

@@ -20,6 +20,7 @@ from loadgen.profile.schema import (
     TargetTable,
     TimeoutsTable,
     together,
+    told_set,
 )
 from loadgen.profile.values import did_you_mean
 
@@ -83,7 +84,9 @@ def _assignments(tables: dict[str, Any], text: str, file: str) -> list[tuple[Pat
     """What one ``--set`` puts where; a bare name is first taken out of the places that would hide it."""
     key, equals, raw = (part.strip() for part in text.partition("="))
     if not (key and equals and raw):
-        raise ProfileError(file, f"--set {text}", None, "is not KEY=VALUE", "tp=4, tp=1,2,4, load.seed=7, …")
+        raise ProfileError(
+            file, f"--set {told_set(text)}", None, "is not KEY=VALUE", "tp=4, tp=1,2,4, load.seed=7, …"
+        )
     parts = tuple(key.split("."))
     value = value_of(raw, listable=parts[-1] in LISTS or "options" in parts)
     blocks = [i for i, block in enumerate(_list(tables["sweep"])) if isinstance(block, dict)]
@@ -114,7 +117,7 @@ def _home(tables: dict[str, Any], name: str, file: str, text: str) -> Path:
     if name not in homes:
         known = [*homes, *sorted(SECTIONS)]
         why = f"{name!r} is not a key" + did_you_mean(name, known)
-        raise ProfileError(file, f"--set {text}", None, why, ", ".join(known))
+        raise ProfileError(file, f"--set {told_set(text)}", None, why, ", ".join(known))
     return homes[name]
 
 
@@ -136,7 +139,9 @@ def _put(tables: dict[str, Any], path: Path, value: Any, text: str, file: str) -
     for part in path[:-1]:
         table = table[part] if isinstance(part, int) else table.setdefault(part, {})
         if not isinstance(table, dict | list):
-            raise ProfileError(file, f"--set {text}", None, f"{part!r} is not a table", "keys of tables")
+            raise ProfileError(
+                file, f"--set {told_set(text)}", None, f"{part!r} is not a table", "keys of tables"
+            )
     table[path[-1]] = value
 
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -18,8 +19,8 @@ from loadgen.analysis.analyse import Analysis, analyse_rows
 from loadgen.analysis.finding import Rules
 from loadgen.analysis.requests import REQUESTS_READ
 from loadgen.analysis.table import read
-from loadgen.errors import BadInput, StoreError
-from loadgen.input_files import open_input, read_input
+from loadgen.errors import BadInput, NotResults, StoreError
+from loadgen.input_files import MARK, open_input, read_input
 from loadgen.report import redact
 from loadgen.report.markdown import gather
 from loadgen.report.redact import Redactor
@@ -103,7 +104,7 @@ def _keep(results: Results, target: Path, samples_limit: int) -> None:
 
 def _write_words(results: Results, made: Path, redactor: Redactor, samples_limit: int) -> None:
     """``sweep.json`` with the rule in it, every trial's line, and the ceilings."""
-    files = {name: [orjson.loads(line) for line in whole_lines(results.path / name)] for name in LINES}
+    files = {name: _records(results.path / name) for name in LINES}
     redactor.learn([results.sweep, *files.values()])
     kept = {"rule": rule(samples_limit), "redacted": redact.RULE, "samples_limit": samples_limit}
     sweep = redactor.plain(results.sweep) | {KEPT: kept}
@@ -114,15 +115,24 @@ def _write_words(results: Results, made: Path, redactor: Redactor, samples_limit
             (made / name).write_bytes(text)
     ceilings = results.path / CEILINGS_FILE
     if ceilings.exists():
-        (made / CEILINGS_FILE).write_bytes(orjson.dumps(redactor.plain(orjson.loads(read_input(ceilings)))))
+        (made / CEILINGS_FILE).write_bytes(
+            orjson.dumps(redactor.plain(orjson.loads(read_input(ceilings).removeprefix(MARK))))
+        )
+
+
+def _records(path: Path) -> list[Any]:
+    try:
+        return [orjson.loads(line) for line in whole_lines(path)]
+    except ValueError as error:
+        raise NotResults(f"{path}: a line is not JSON: {error}") from None
 
 
 def whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file that end in a newline: a sweep may still be writing the last one."""
+    """The lines of a file that end in a newline, blank ones left out: a sweep may still be writing the last one."""
     if not path.exists():
         return []
     with open_input(path) as file:
-        return file.read().split(b"\n")[:-1]
+        return [line for line in file.read().removeprefix(MARK).split(b"\n")[:-1] if line.strip()]
 
 
 def rule(samples_limit: int) -> str:

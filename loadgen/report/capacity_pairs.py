@@ -44,12 +44,12 @@ def pairs_table(found: Sequence[Found]) -> Table | None:
         for pair in combinations(_servers(found), 2)
         if _question(pair[0][0].capacity) == _question(pair[1][0].capacity)
     ]
-    ratios = [_ratio(*pair) for pair in pairs]
+    ratios = [_ratio(a, b, [*_unfound(found, a), *_unfound(found, b)]) for a, b in pairs]
     rows = [
         (
             *(server_words(side[0]) for side in pair),
             _lengths(pair[0][0]),
-            *map(_capacity_words, pair),
+            *(_capacity_words(side, _unfound(found, side)) for side in pair),
             _doubts(*pair) or "–",
             ratio_words(ratio),
         )
@@ -58,12 +58,14 @@ def pairs_table(found: Sequence[Found]) -> Table | None:
     return table_of("Servers by capacity", HEAD, rows, NOTE)
 
 
-def _ratio(a: Sequence[Found], b: Sequence[Found]) -> Ratio:
-    """A's capacity over B's; without an interval where they did not do the same."""
+def _ratio(a: Sequence[Found], b: Sequence[Found], unfound: Sequence[Found]) -> Ratio:
+    """A's capacity over B's; without an interval where they did not do the same, and where a start had no capacity: the
+    mean is of the others, and too high."""
     found = capacity_ratio(
         *([each.capacity for each in side] for side in (a, b)), alike=a[0].engine == b[0].engine
     )
-    why = _other_work(a, b)
+    without = any(each.capacity.ended == "none" for each in unfound)
+    why = _other_work(a, b) or ("a start has none" if without else "")
     return Ratio(value=found.value, starts=found.starts, source=f"{why}: not told") if why else found
 
 
@@ -121,7 +123,7 @@ def server_lines(found: Sequence[Found]) -> list[tuple[str, str]]:
     lines = [
         (
             named(server_words(side[0]), _lengths(side[0])),
-            f"{_capacity_words(side)}{_binds(side)}{_doubted(side)}",
+            _capacity_words(side, _unfound(found, side)) + _binds(side) + _doubted(side),
         )
         for side in _servers(found)
     ]
@@ -162,6 +164,19 @@ def _servers(found: Sequence[Found]) -> list[list[Found]]:
     return [list(starts.values()) for starts in groups.values()]
 
 
+def _unfound(found: Sequence[Found], side: Sequence[Found]) -> list[Found]:
+    """The starts of the same server that were asked the same and found no capacity."""
+    started = {each.start for each in side}
+    return [
+        each
+        for each in found
+        if not each.capacity.capacity
+        and each.start not in started
+        and each.server == side[0].server
+        and _question(each.capacity) == _question(side[0].capacity)
+    ]
+
+
 def _lengths(found: Found) -> str:
     load = found.capacity.search.point.load
     return f"{input_text(load)} → {output_text(load)}"
@@ -171,12 +186,13 @@ def _mean(side: Sequence[Found]) -> float:
     return exp(fmean(log(each.capacity.capacity or 0.0) for each in side))
 
 
-def _capacity_words(side: Sequence[Found]) -> str:
+def _capacity_words(side: Sequence[Found], unfound: Sequence[Found]) -> str:
     unit = unit_of(side[0].capacity.search)
+    more = f", and {len(unfound)} without" if unfound else ""
     if len(side) == 1:
-        return f"{show_number(_mean(side))} {unit} ({interval_words(side[0].capacity)})"
+        return f"{show_number(_mean(side))} {unit} ({interval_words(side[0].capacity)}){more}"
     starts = ", ".join(show_number(each.capacity.capacity) for each in side)
-    return f"{show_number(_mean(side))} {unit} over {len(side)} starts ({starts})"
+    return f"{show_number(_mean(side))} {unit} over {len(side)} starts ({starts}){more}"
 
 
 def _binds(side: Sequence[Found]) -> str:

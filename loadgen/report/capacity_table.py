@@ -13,7 +13,7 @@ from loadgen.load_records import LoadSpec
 from loadgen.metrics.objectives import slo_words
 from loadgen.metrics.percentiles import percentile_words
 from loadgen.plan.capacity_estimate import Done
-from loadgen.plan.capacity_outcome import unit_of
+from loadgen.plan.capacity_outcome import found_words, unit_of
 from loadgen.records import TrialResult
 from loadgen.report.attained import attained_words, kept_words
 from loadgen.report.capacity_found import Found, interval_words, start_words
@@ -80,7 +80,7 @@ def _outcomes(found: Sequence[Found], prices: Prices) -> Table:
                 input_text(point.load),
                 output_text(point.load),
                 slo_words(point.slo) if point.slo else "–",
-                f"{show_number(capacity)} {unit_of(outcome.search)}" if capacity else f"none: {outcome.why}",
+                f"{show_number(capacity)} {unit_of(outcome.search)}" if capacity else found_words(outcome),
                 interval_words(outcome),
                 outcome.binding or "–",
                 show_number(capacity / gpus) if capacity and gpus else "–",

@@ -36,14 +36,15 @@ class Report:
     background: tuple[Table, ...]
 
 
-def _broken(folder: Results, results: Sequence[TrialResult]) -> str:
-    """What is said of samples that cannot be read: the figures stand, what would be derived from samples lacks."""
+def _broken(folder: Results, results: Sequence[TrialResult]) -> list[str]:
+    """What is said of files that cannot be read: the figures stand, what would be derived from those lacks."""
     lacking = [
         each.trial.id for each in results if each.failure is None and not folder.has_samples(each.trial.id)
     ]
-    if not lacking or folder.left_out:
-        return ""
-    return f"{len(lacking)} trials lack readable samples (sweep --resume runs them again): {', '.join(lacking[:5])}"
+    for each in results:
+        folder.telemetry(each.trial.id)
+    told = f"{len(lacking)} trials lack readable samples (sweep --resume runs them again): {', '.join(lacking[:5])}"
+    return [told] * (bool(lacking) and not folder.left_out) + folder.broken[:5]
 
 
 def gather(results_dir: str | Path, prices: Prices | None = None) -> Report:
@@ -64,7 +65,7 @@ def gather(results_dir: str | Path, prices: Prices | None = None) -> Report:
         headline=sections.headline(results),
         fixed=tables.fixed_words([*planned, *(result.trial for result in results)]),
         missing="; ".join(
-            filter(None, [sections.missing_words(results, planned_ids, planned), _broken(folder, results)])
+            filter(None, [sections.missing_words(results, planned_ids, planned), *_broken(folder, results)])
         ),
         left_out=folder.left_out,
         tables=(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from loadgen.errors import StoreError
-from loadgen.input_files import read_input
+from loadgen.errors import NotResults, StoreError
+from loadgen.input_files import MARK, read_input
 from loadgen.results.record_json import from_json
 from loadgen.results.store import MOST_SWEEP
 from loadgen.results.writing import append_line, cut_torn_line
@@ -29,13 +29,15 @@ def read(path: Path, kind: type[T]) -> list[T]:
     whole = []
     if path.exists():
         try:
-            whole = read_input(path, MOST_SWEEP).split(b"\n")[:-1]
+            whole = read_input(path, MOST_SWEEP).removeprefix(MARK).split(b"\n")[:-1]
         except OSError as error:
             raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
     found = []
     for number, line in enumerate(whole, 1):
+        if not line.strip():
+            continue
         try:
             found.append(from_json(kind, line))
         except ValueError as error:
-            raise StoreError(f"{path}: line {number} is not a {kind.__name__}: {error}") from None
+            raise NotResults(f"{path}: line {number} is not a {kind.__name__}: {error}") from None
     return found

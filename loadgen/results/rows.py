@@ -114,13 +114,16 @@ def readable(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: not readable, cut short or none of loadgen's files ({words})") from None
 
 
-def shared_rows(path: Path) -> dict[str, Rows]:
-    """By trial: the rows of a file that holds several trials', read once. Raises StoreError."""
+def shared_rows(path: Path, columns: Sequence[str]) -> dict[str, Rows]:
+    """By trial: the rows of a file that holds several trials', read once. Raises StoreError, also for a file without
+    these columns."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     with readable(path):
         table = _sound(pq.read_table(path, **CHECKED))
+        if lacking := {TRIAL, *columns} - set(table.column_names):
+            raise StoreError(f"{path}: none of loadgen's files: it lacks {', '.join(sorted(lacking))}")
         found = {}
         for trial in pc.unique(table[TRIAL]).to_pylist():
             own = table.filter(pc.equal(table[TRIAL], trial)).drop_columns([TRIAL])

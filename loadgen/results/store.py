@@ -28,7 +28,7 @@ from typing import IO, Any, TypeVar
 import orjson
 
 from loadgen.errors import BadInput, NotResults, StoreError
-from loadgen.input_files import open_input, read_input
+from loadgen.input_files import MARK, open_input, read_input
 from loadgen.records import DEFINITIONS, SCHEMA_VERSION, Environment, Trial, TrialResult
 from loadgen.results.older import mended
 from loadgen.results.record_json import from_json, plain
@@ -54,7 +54,9 @@ class Results:
         self._looked_at: dict[Path, Rows | None] = {}
         self.broken: list[str] = []
         try:
-            self.sweep: dict[str, Any] = orjson.loads(read_input(path / "sweep.json", MOST_SWEEP))
+            self.sweep: dict[str, Any] = orjson.loads(
+                read_input(path / "sweep.json", MOST_SWEEP).removeprefix(MARK)
+            )
         except FileNotFoundError:
             raise NotResults(f"{path}: not a results folder (it has no sweep.json)") from None
         except ValueError as error:
@@ -101,7 +103,11 @@ class Results:
             return self._own(own)
         if kind not in self._shared:
             path = self.path / f"{kind}.parquet"
-            self._shared[kind] = shared_rows(path) if path.exists() else {}
+            try:
+                self._shared[kind] = shared_rows(path, COLUMNS[kind]) if path.exists() else {}
+            except StoreError as error:
+                self.broken.append(str(error))
+                self._shared[kind] = {}
         return self._shared[kind].get(trial_id)
 
     def _own(self, path: Path) -> Rows | None:
@@ -139,7 +145,7 @@ class Results:
         try:
             return from_json(kind, orjson.dumps(value))
         except ValueError as error:
-            raise StoreError(f"{self.path / 'sweep.json'}: {what} is none: {error}") from None
+            raise NotResults(f"{self.path / 'sweep.json'}: {what} is none: {error}") from None
 
     def results(self) -> list[TrialResult]:
         """The newest result of every trial, in the order they finished. A torn last line is left out.
@@ -153,11 +159,11 @@ class Results:
             except ValueError as error:
                 if not whole:
                     break
-                raise StoreError(
+                raise NotResults(
                     f"{self.trials_path}: line {number} is not a trial result: {error}"
                 ) from None
             if result.schema_version != SCHEMA_VERSION:
-                raise StoreError(
+                raise NotResults(
                     f"{self.trials_path}: line {number} is of schema version {result.schema_version}; this loadgen "
                     f"reads version {SCHEMA_VERSION}"
                 )
@@ -351,5 +357,6 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
     with file:
         for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, line, line.endswith(b"\n")
+            found = line.removeprefix(MARK) if number == 1 else line
+            if found.strip():
+                yield number, found, line.endswith(b"\n")

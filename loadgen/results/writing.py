@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from loadgen.errors import StoreError
+from loadgen.errors import BadInput, StoreError
 from loadgen.results.record_json import to_json
 
 
@@ -34,6 +34,23 @@ def written_whole(path: Path) -> Iterator[Path]:
         if beside != target:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raise BadInput where no file of that name can be written, while nothing is lost yet; ``option`` named it."""
+    why = (
+        "is a folder"
+        if path.is_dir()
+        else "its folder is none"
+        if not path.parent.is_dir()
+        else "cannot be written to"
+        if not os.access(path if path.exists() else path.parent, os.W_OK)
+        else None
+    )
+    if why is not None:
+        raise BadInput(
+            f"{option} {path}: {why} (accepted: a file's name, in a folder that can be written to)"
+        )
 
 
 def is_stream(path: Path) -> bool:

@@ -15,12 +15,12 @@ MIB = 1024.0**2
 DCGM_BLANK = 140737488355328.0  # DCGM's blank of doubles; its integer blanks are larger still
 # Name, labels, value; a time and an exemplar may follow.
 LINE = re.compile(
-    r"^([a-zA-Z_:][a-zA-Z0-9_:]*)"
-    r'(?:\{((?:[^"{}]|"(?:[^"\\]|\\.)*+")*+)\})?'
-    r"[ \t]+(\S+)(?:[ \t]+-?\d+(?:\.\d+)?)?(?:[ \t]+#.*)?\s*$"
+    r"^[ \t]*([a-zA-Z_:][a-zA-Z0-9_:]*+)"
+    r'(?:[ \t]*\{((?:[^"{}]|"(?:[^"\\]|\\.)*+")*+)\})?'
+    r"[ \t]*+(?<=[ \t}])(\S+)(?:[ \t]+-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)?(?:[ \t]+#.*)?\s*$"
 )
 # Without the word boundary and the possessive repeats, a line of one long word takes the square of its length.
-LABEL = re.compile(r'\b([a-zA-Z_]\w*+)="((?:[^"\\]|\\.)*)"')
+LABEL = re.compile(r'\b([a-zA-Z_]\w*+)[ \t]*+=[ \t]*+"((?:[^"\\]|\\.)*)"')
 TREE, HOST, ENGINE = "tree", "host", "engine"
 
 # The largest value that a reading of a metric can have; above it the source is wrong.
@@ -150,7 +150,7 @@ def read_page(text: str, rules: Mapping[str, Rule] = RULES) -> Page:
 
 def series_of(text: str, names: Container[str] | None = None) -> Iterator[Series]:
     """The series of a page: name, labels, value; those of ``names`` alone where they are given."""
-    for line in text.splitlines():
+    for line in text.removeprefix("\ufeff").splitlines():
         if line.startswith("#"):
             continue
         match = LINE.match(line)
@@ -166,30 +166,37 @@ def series_of(text: str, names: Container[str] | None = None) -> Iterator[Series
 def normalise(series: Iterable[Series], rules: Mapping[str, Rule] = RULES) -> Page:
     """Series under our names and units, doubtful ones refused.
 
-    A page of several engines has one series for each: they are summed, a share of a cache is averaged.
+    A page of several engines has one series for each: they are summed, a share of a cache is averaged; without one of
+    them there is no sum.
     """
     found: dict[tuple[str, str], float] = {}
     engines: dict[tuple[str, str], dict[tuple[tuple[str, str], ...], float]] = {}
     refused: list[str] = []
+    doubtful: set[str] = set()
     slices = False
-    for name, labels, value in series:
+    for name, every, value in series:
+        labels = {label.lower(): text for label, text in every.items()}
         if not 0 <= value <= MOST:
             refused.append(f"{name} = {value}")
+            doubtful.add(name)
             continue
         if value >= DCGM_BLANK and name.startswith("DCGM_"):
             continue  # DCGM's way to say that it does not know
-        if labels.get("GPU_I_ID"):
+        if labels.get("gpu_i_id"):
             slices = True
             continue  # a MIG slice under its parent's UUID
         for metric, subject, converted, adds in _readings(name, labels, value, rules):
             if converted > LIMITS.get(metric, MOST * MIB):
                 refused.append(f"{name} = {value}")
+                doubtful.add(name)
                 continue
             if subject == ENGINE:
                 engines.setdefault((metric, name), {})[tuple(sorted(labels.items()))] = converted
                 continue
             found[metric, subject] = converted + (found.get((metric, subject), 0.0) if adds else 0.0)
-    for (metric, _), each in engines.items():
+    for (metric, name), each in engines.items():
+        if name in doubtful:
+            continue
         found[metric, ENGINE] = sum(each.values()) / (len(each) if metric == "kv_usage" else 1)
     if slices and not any(metric.startswith("gpu_") for metric, _ in found):
         refused.append("figures of MIG slices alone (GPU_I_ID), which are no GPU's")
@@ -207,18 +214,19 @@ def _readings(
 ) -> Iterator[tuple[str, str, float, bool]]:
     if name == PROCESS_MEMORY:
         owner = labels.get("owner", "unseen")
-        yield f"gpu_{owner}_memory_bytes", labels.get("UUID", ""), value, True
-        yield f"gpu_{owner}_processes", labels.get("UUID", ""), 1.0, True
+        yield f"gpu_{owner}_memory_bytes", labels.get("uuid", ""), value, True
+        yield f"gpu_{owner}_processes", labels.get("uuid", ""), 1.0, True
         return
     if name == KV_CONFIG:
         try:
             tokens = float(int(labels["num_gpu_blocks"]) * int(labels["block_size"]))
         except (KeyError, ValueError, OverflowError):
             return
-        yield "kv_capacity_tokens", ENGINE, tokens, False
+        if tokens > 0:
+            yield "kv_capacity_tokens", ENGINE, tokens, False
         return
     rule = rules[name]
-    subject = rule.subject if rule.label is None else labels.get(rule.label) or labels.get(rule.label.lower())
+    subject = rule.subject if rule.label is None else labels.get(rule.label.lower())
     if subject:
         yield rule.metric, subject, value * rule.factor, False
 

@@ -16,7 +16,7 @@ import httpx
 import orjson
 
 from loadgen.errors import BadInput
-from loadgen.telemetry.prometheus_text import RULES, Rule, Series, names_of, normalise
+from loadgen.telemetry.prometheus_text import ENGINE, HOST, RULES, Page, Rule, Series, names_of, normalise
 from loadgen.telemetry.scrapes import Scrape
 from loadgen.units import NS_PER_S
 
@@ -135,19 +135,29 @@ def scrapes_of(
                 by_scrape.setdefault((target, _time_s(at_s)), []).append((name, labels, float(value)))
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PrometheusFault(f"an answer of another shape ({type(error).__name__}: {error})") from None
-    found = []
-    for (_, at_s), every in sorted(by_scrape.items(), key=lambda item: item[0][1]):
+    pages: list[tuple[str, int, Page]] = []
+    tellers: dict[tuple[str, str], set[str]] = {}
+    for (target, at_s), every in sorted(by_scrape.items(), key=lambda item: item[0][1]):
         at_ns = round((at_s - offset_s) * NS_PER_S)
         if start_ns <= at_ns <= end_ns:
             page = normalise(every, rules)
-            found.append(
-                Scrape(
-                    source=url,
-                    at_ns=at_ns,
-                    took_ns=0,
-                    readings=page.readings,
-                    refused=page.refused,
-                    blind=page.blind,
-                )
-            )
-    return found
+            pages.append((target, at_ns, page))
+            for metric, subject, _ in page.readings:
+                tellers.setdefault((metric, subject), set()).add(target)
+    # Of a GPU any target may tell; figures of two engines or hosts in turn would be neither's.
+    mixed = {
+        key: f"{key[0]} of {len(targets)} targets in turn (name one by the selector)"
+        for key, targets in tellers.items()
+        if len(targets) > 1 and key[1] in (ENGINE, HOST)
+    }
+    return [
+        Scrape(
+            source=url,
+            at_ns=at_ns,
+            took_ns=0,
+            readings=tuple(each for each in page.readings if each[:2] not in mixed),
+            refused=(*page.refused, *(mixed[each[:2]] for each in page.readings if each[:2] in mixed)),
+            blind=page.blind,
+        )
+        for _, at_ns, page in pages
+    ]

@@ -6,6 +6,8 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from loadgen.errors import BadInput
@@ -15,11 +17,11 @@ from loadgen.records import ModelSpec
 MOST_SIZE = 2**31 - 1  # of a tensor in one direction
 # What is walked through one by one; twenty times those of the largest llama.
 MOST = {"num_hidden_layers": 4096, "num_attention_heads": 4096}
+WHOLE = "model.safetensors"
 MOST_HEADER = 100_000_000  # bytes: the format's own limit
-LAYER = (
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
-    "mlp.down_proj", "input_layernorm", "post_attention_layernorm",
-)  # fmt: skip
+PLAIN = frozenset({"BF16", "F16", "F32", "F64"})
+
+Tensor = tuple[str, list[Any]]  # what its numbers are, and its shape
 
 
 def from_folder(folder: str) -> ModelSpec:
@@ -38,7 +40,10 @@ def from_folder(folder: str) -> ModelSpec:
     if not isinstance(rope, dict):
         raise BadInput(f"model {where}: rope_parameters = {rope!r} must be an object")
     theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-    return ModelSpec(
+    tied = config.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise BadInput(f"model {where}: tie_word_embeddings = {tied!r} must be true or false")
+    spec = ModelSpec(
         name=os.path.basename(folder),
         layers=get("num_hidden_layers"),
         hidden=hidden,
@@ -50,10 +55,37 @@ def from_folder(folder: str) -> ModelSpec:
         max_context=get("max_position_embeddings"),
         rope_theta=_positive(theta, "rope_theta", where),
         rms_eps=_positive(config.get("rms_norm_eps", 1e-6), "rms_norm_eps", where),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=tied,
         checkpoint=folder,
-        fingerprint=_fingerprint(folder, config),
     )
+    return replace(spec, fingerprint=_fingerprint(spec, folder, config))
+
+
+def shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The tensors of a llama of this shape, by their names without ``model.`` before them: rows and columns."""
+    queries, keys, hidden = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.hidden
+    layer = {
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "mlp.gate_proj": (spec.intermediate, hidden),
+        "mlp.up_proj": (spec.intermediate, hidden),
+        "mlp.down_proj": (hidden, spec.intermediate),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    whole: dict[str, tuple[int, ...]] = {
+        "embed_tokens.weight": (spec.vocab, hidden),
+        "norm.weight": (hidden,),
+    }
+    if not spec.tied:
+        whole["lm_head.weight"] = (spec.vocab, hidden)
+    return whole | {
+        f"layers.{place}.{part}.weight": shape
+        for place in range(spec.layers)
+        for part, shape in layer.items()
+    }
 
 
 def _read_config(folder: str) -> dict[str, Any]:
@@ -63,7 +95,7 @@ def _read_config(folder: str) -> dict[str, Any]:
             f"model {folder}: no such folder (accepted: a preset's name, or a folder with config.json and safetensors)"
         )
     try:
-        config = json.loads(read_input(path))
+        config = json.loads(read_input(path).decode())  # as engines read it: a byte order mark stops them
     except FileNotFoundError:
         raise BadInput(f"model {folder}: no config.json in it, so it is no Hugging Face checkpoint") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -94,7 +126,7 @@ def _positive(value: object, key: str, where: str) -> float:
     return float(str(value))
 
 
-def _fingerprint(folder: str, config: dict[str, Any]) -> str:
+def _fingerprint(spec: ModelSpec, folder: str, config: dict[str, Any]) -> str:
     """Identifies the content without reading all of it, and regardless of where and when it was copied.
 
     Hashed: the configuration, and of each weight file its name, size, header and a few blocks spread over its
@@ -104,7 +136,7 @@ def _fingerprint(folder: str, config: dict[str, Any]) -> str:
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     except RecursionError:
         raise BadInput(f"model {folder}: its config.json is nested too deeply") from None
-    names: set[str] = set()
+    found: dict[str, Tensor] = {}
     for name in _weight_files(folder):
         path = os.path.join(folder, name)
         try:
@@ -113,45 +145,54 @@ def _fingerprint(folder: str, config: dict[str, Any]) -> str:
                 digest.update(b"\n%b\n%d\n" % (os.fsencode(name), size))
                 header = file.read(_header_size(file.read(8), path, size))
                 digest.update(header)
-                names |= _tensors(header, size, path)
+                found |= _tensors(header, size, path)
                 for step in range(17):
                     file.seek(max(0, size - 4096) * step // 16)
                     digest.update(file.read(4096))
         except OSError as error:
             raise BadInput(f"model {path}: not readable: {error}") from None
-    _check_tensors(names, config, folder)
+    _check_tensors(spec, found, folder)
     return digest.hexdigest()[:16]
 
 
-def _tensors(header: bytes, size: int, path: str) -> set[str]:
-    """The names in a safetensors header, every tensor's bytes there. Raises BadInput for a file cut short."""
+def _tensors(header: bytes, size: int, path: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors header, whose bytes are all there. Raises BadInput for a file cut short."""
     try:
         table = json.loads(header)
-        found = {name: entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__"}
-        end = max(found.values(), default=0)
-        whole = 8 + len(header) + end <= size
+        table.pop("__metadata__", None)
+        found = {
+            name.removeprefix("model."): (str(entry["dtype"]), list(entry["shape"]))
+            for name, entry in table.items()
+        }
+        end = max((entry["data_offsets"][1] for entry in table.values()), default=0)
+        wanted = 8 + len(header) + end
+        short = wanted > size
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"model {path}: not a safetensors file: {error}") from None
-    if not whole:
-        raise BadInput(f"model {path}: cut short: {size} bytes of {8 + len(header) + end}")
-    return set(found)
-
-
-def _check_tensors(names: set[str], config: dict[str, Any], folder: str) -> None:
-    """Raises BadInput when a llama's tensor lacks: an engine would make one up, or end after minutes of loading."""
-    bare = {name.removeprefix("model.") for name in names}
-    wanted = ["embed_tokens.weight", "norm.weight"]
-    if not config.get("tie_word_embeddings", False):
-        wanted.append("lm_head.weight")
-    wanted += [
-        f"layers.{layer}.{part}.weight" for layer in range(config["num_hidden_layers"]) for part in LAYER
-    ]
-    missing = [name for name in wanted if name not in bare]
-    if missing:
-        packed = (
-            " (quantised checkpoints are not supported)" if any("qweight" in name for name in bare) else ""
+    if wanted != size:
+        raise BadInput(
+            f"model {path}: {'cut short' if short else 'longer than it says'}: {size} bytes of {wanted}"
         )
-        raise BadInput(f"model {folder}: {len(missing)} tensors lack, first {missing[0]}{packed}")
+    return found
+
+
+def _check_tensors(spec: ModelSpec, found: Mapping[str, Tensor], folder: str) -> None:
+    """Raises BadInput when a llama's tensor lacks, or is another: an engine would make one up, or end after minutes."""
+    wanted = shapes(spec)
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        packed = any("qweight" in name for name in found)
+        hint = " (quantised checkpoints are not supported)" if packed else ""
+        raise BadInput(f"model {folder}: {len(missing)} tensors lack, first {missing[0]}{hint}")
+    for name, shape in wanted.items():
+        kind, there = found[name]
+        if kind not in PLAIN:
+            raise BadInput(
+                f"model {folder}: {name} holds {kind}: quantised checkpoints are not supported (accepted: "
+                f"{', '.join(sorted(PLAIN))})"
+            )
+        if there != list(shape):
+            raise BadInput(f"model {folder}: {name} is {there}, and by config.json {list(shape)}")
 
 
 def _header_size(start: bytes, path: str, size: int) -> int:
@@ -165,7 +206,7 @@ def _weight_files(folder: str) -> list[str]:
     index = os.path.join(folder, "model.safetensors.index.json")
     if os.path.exists(index):
         try:
-            names = sorted(set(json.loads(read_input(index))["weight_map"].values()))
+            names = sorted(set(json.loads(read_input(index).decode())["weight_map"].values()))
         except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
             raise BadInput(f"model {index}: not a safetensors index: {error}") from None
         if not all(isinstance(name, str) and name == os.path.basename(name) for name in names):
@@ -175,7 +216,13 @@ def _weight_files(folder: str) -> list[str]:
             raise BadInput(
                 f"model {folder}: its index names {len(missing)} missing files, first {missing[0]}"
             )
+        if WHOLE not in names and os.path.exists(os.path.join(folder, WHOLE)):
+            raise BadInput(
+                f"model {folder}: both {WHOLE} and an index of other files; engines differ in which they take"
+            )
         return names
+    if os.path.exists(os.path.join(folder, WHOLE)):
+        return [WHOLE]  # what transformers takes, whatever lies beside it
     names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
     if any("-of-" in name for name in names):
         raise BadInput(

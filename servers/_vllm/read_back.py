@@ -48,7 +48,7 @@ class ReadBack:
         if isinstance(version, str):
             facts["version"] = version
         facts["engine"] = f"vllm {facts['version']}" if "version" in facts else "vllm"
-        facts |= cache_config(metrics_text(f"{self.base}/metrics"))
+        facts |= cache_config(metrics_text(f"{self.base}/metrics") or "")
         served = server_info(f"{self.base}/v1/models").get("data")
         entry = served[0] if isinstance(served, list) and served and isinstance(served[0], dict) else {}
         context = entry.get("max_model_len")

@@ -15,13 +15,14 @@ from scratch import scratch
 
 from loadgen.analysis.analyse import analyse, read_ceilings
 from loadgen.analysis.compare import compare
+from loadgen.records import ModelSpec
 from loadgen.report.markdown import gather
 from loadgen.request_records import Reply, Sample
 from loadgen.results import capacity_log, max_batch_log
 from loadgen.results.samples import SampleWriter, read_samples
 from loadgen.results.store import Results
 from loadgen.selfcheck import probe
-from loadgen.theory.checkpoint import LAYER, from_folder
+from loadgen.theory.checkpoint import from_folder, shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTREME = st.sampled_from([5e-324, 1e308, -1.0, 1e18, 2**31, 2**53, 10**12, -(2**63), 0.0, -0.0])
@@ -35,16 +36,16 @@ CONFIGS = st.dictionaries(
     st.sampled_from([*CONFIG, "rope_theta", "rms_norm_eps", "rope_parameters", "tie_word_embeddings", "head_dim", "num_key_value_heads", "quantization_config"]),
     VALUE, max_size=2,
 ).map(lambda odd: CONFIG | odd)  # fmt: skip
+SPEC = ModelSpec(
+    name="m", layers=1, hidden=64, intermediate=96, heads=4, kv_heads=4, head_dim=16, vocab=99, max_context=64
+)
 WHOLE = {
-    name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
-    for name in (
-        "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight",
-        *(f"model.layers.0.{part}.weight" for part in LAYER),
-    )
-}  # fmt: skip
+    name: {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 4]}
+    for name, shape in shapes(SPEC).items()
+}
 TENSORS = st.dictionaries(
     st.sampled_from([*WHOLE, "__metadata__"]) | st.text(max_size=4),
-    st.fixed_dictionaries({}, optional={"data_offsets": VALUE | st.lists(VALUE, max_size=3), "dtype": ODD}) | JSON,
+    st.fixed_dictionaries({}, optional={"data_offsets": VALUE | st.lists(VALUE, max_size=3), "dtype": ODD, "shape": VALUE}) | JSON,
     max_size=2,
 ).map(lambda odd: WHOLE | odd)  # fmt: skip
 HEADERS = st.one_of(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from synthetic import Point, failed, grid, roofline_world, sweep, write
 
+from loadgen.analysis.analyse import analyse
 from loadgen.analysis.compare import compare
 from loadgen.analysis.side import side_of
 from loadgen.cli import main
@@ -40,6 +42,15 @@ def test_a_folder_of_results_folders_is_all_their_starts(tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     with pytest.raises(StoreError, match="not a results folder"):
         compare(before, tmp_path / "empty")
+
+
+def test_a_copy_is_no_start_of_its_own(tmp_path: Path) -> None:
+    before, after = starts(tmp_path / "before", seed=1), starts(tmp_path / "after", seed=2)
+    shutil.copytree(before / "start0", before / "again")
+    for call in (lambda: compare(before, after), lambda: analyse([before / "start0", before / "again"])):
+        with pytest.raises(BadInput, match=r"(again|start0) and .*(again|start0) hold the same runs"):
+            call()
+    assert analyse([before / "start0", after / "start0"]).rows
 
 
 def test_one_server_of_several_is_compared(tmp_path: Path) -> None:

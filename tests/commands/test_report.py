@@ -33,3 +33,10 @@ def test_a_price_of_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"--price H100=…: no machine .* \(there are: NVIDIA H200\)"):
         report.run([folder], ["csv"], None, ["H100=2"])
     assert not list(folder.glob("report.*"))
+
+
+@pytest.mark.parametrize(("out", "why"), [("no/x.csv", "its folder is none"), ("d.csv", "is a folder")])
+def test_an_out_that_cannot_be_is_bad_input(tmp_path: Path, out: str, why: str) -> None:
+    (tmp_path / "d.csv").mkdir()
+    with pytest.raises(BadInput, match=rf"--out .*{out}: {why}"):
+        report.run([tmp_path], [], tmp_path / out)

@@ -287,7 +287,7 @@ def test_the_command_line_as_options_of_the_driver() -> None:
     [
         ((None, None, "{", (), ()), "--extra-body: not JSON"),
         ((None, None, "[]", (), ()), "not a JSON object"),
-        ((None, None, None, ("bearer",), ()), "--header bearer: not a header"),
+        ((None, None, None, ("bearer",), ()), "--header: one is not a header"),
         ((None, None, None, ("api-key: sesame",), ()), "read from the environment"),
         ((None, None, None, (), ("extras",)), "--option extras: not KEY=VALUE"),
         ((None, None, None, (), ("words=a",)), "--option words=a"),
@@ -332,10 +332,16 @@ def test_a_run_without_a_folder_can_be_exported(tmp_path: Path, capsys: pytest.C
     assert {path.name for path in tmp_path.iterdir()} == {"one.csv", "one-requests.csv"}
 
 
-def test_an_export_without_a_format_is_bad_input_before_anything_is_asked(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"--export .*one\.xls: .*accepted: .*\.csv"):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("one.xls", r"one\.xls: .*accepted: .*\.csv"), ("no/one.csv", r"no/one\.csv: its folder is none")],
+)
+def test_an_export_that_cannot_be_is_bad_input_before_anything_is_asked(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=f"--export .*{said}"):
         run(
-            argv=(), url="http://127.0.0.1:9", out=None, export=tmp_path / "one.xls", model=None, vocab=None,
+            argv=(), url="http://127.0.0.1:9", out=None, export=tmp_path / name, model=None, vocab=None,
             exact=False, live=False, strict=False, **SHAPE,
         )  # fmt: skip
 

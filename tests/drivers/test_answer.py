@@ -319,7 +319,10 @@ def test_what_is_no_count_is_not_counted(count: Any) -> None:
         event({"choices": [], "error": None}),
         event({"choices": [], "usage": {"cost": 0.1, "completion_tokens": None}}),
         event({"choices": [], "usage": "none"}),
+        event({"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}}),
+        event(None),
         b'event: ping\ndata: {"type": "ping"}\n\n',
+        b'event: keepalive\ndata: {"message": "still here"}\n\n',
         b"event: ping\ndata: still here\n\n",
         b": OPENROUTER PROCESSING\n\n",
         b"retry: 3000\nid: 7\n\n",
@@ -345,7 +348,7 @@ def test_usage_may_ride_on_an_event_without_choices() -> None:
 
 
 def test_a_text_that_nobody_reads_may_be_invalid() -> None:
-    texts = (b'"half \\ud83d"', b'"\xff\xfe"', b'"x", "logprobs": {"token_logprobs": [NaN, -Infinity]}')
+    texts = (b'"half \\ud83d"', b'"\xff\xfe\x01"', b'"x", "logprobs": {"token_logprobs": [NaN, -Infinity]}')
     blocks = [
         event(b'{"choices": [{"index": 0, "text": %s, "finish_reason": null}]}' % text) for text in texts
     ]
@@ -384,6 +387,12 @@ def test_tokens_behind_the_end_of_the_stream_are_another_answers(kind: type[Answ
         {"detail": [{"msg": "engine died"}]},
         {"status": 503, "reason": "engine died"},
         {"errors": ["engine died"]},
+        {"choices": [choice(ids=[2, 3], finish="stop")], "error": "engine died"},
+        {"choices": [choice(ids=[2, 3], finish="stop")], "errors": ["engine died"]},
+        {"choices": [choice(ids=[2, 3], finish="stop")], "code": 500, "message": "engine died"},
+        {"choices": [choice(ids=[2, 3], finish="stop") | {"error": {"message": "engine died"}}]},
+        {"choices": [choice(ids=[]) | {"error": {"message": "engine died"}}]},
+        {"choices": [], "object": "error", "message": "engine died"},
     ],
 )
 def test_an_error_in_mid_stream_is_one_in_whatever_shape(kind: type[Answer], told: dict[str, Any]) -> None:
@@ -397,15 +406,29 @@ def test_an_error_in_mid_stream_is_one_in_whatever_shape(kind: type[Answer], tol
     assert "engine died" in error
 
 
-@pytest.mark.parametrize("mark", [b"[DONE] ", b" [DONE]", b"[DONE]\t"])
+@pytest.mark.parametrize("mark", [b"[DONE] ", b" [DONE]", b"[DONE]\t", b'"[DONE]"'])
 def test_the_end_mark_may_have_blanks_around_it(mark: bytes) -> None:
-    reply = streamed(asked(), choices(choice(ids=[1, 2, 3])), event(mark))
+    piece = choices(choice(ids=[1, 2, 3]))
+    reply = streamed(asked(), piece, event(mark))
     assert (reply.error, reply.output_tokens) == (None, (3,))
+    assert streamed(asked(), piece + event(mark) + piece).error == "BadReply: tokens came behind [DONE]"
 
 
-def test_an_empty_finish_reason_is_none() -> None:
-    reply = streamed(asked(), choices(choice(ids=[1], finish="")))
-    assert reply.error == "BadReply: the stream ended without [DONE] and without a finish reason"
+@pytest.mark.parametrize("reason", ["", " ", "null", "None", False, {}])
+def test_a_finish_reason_that_says_nothing_is_none(reason: Any) -> None:
+    error = "BadReply: the stream ended without [DONE] and without a finish reason"
+    ended = choices(choice(ids=[2, 3], finish="length"))
+    for kind in (Answer, ChatAnswer):
+        for more, told in ((b"", error), (ended + choices(choice(ids=[], finish=reason)), None)):
+            answer = kind(asked(), 200, "OK", "text/event-stream")
+            answer.feed(choices(choice(ids=[1], finish=reason) | {"delta": {"content": "x"}}) + more, 100)
+            assert answer.reply(sent_ns=1, end_ns=9, reads=1, lag_ns=None, error=None).error == told
+
+
+def test_counts_may_be_whole_numbers_with_a_point() -> None:
+    told = event({"choices": [], "usage": {"prompt_tokens": 2.0, "completion_tokens": 3.0}})
+    reply = streamed(asked(), choices(choice(finish="length")) + told + DONE)
+    assert (reply.output_tokens, reply.usage_prompt_tokens) == ((3,), 2)
 
 
 def test_a_single_sequence_needs_no_index_and_a_whole_batch_has_its_order() -> None:
@@ -442,8 +465,9 @@ def test_an_end_mark_alone_is_no_answer() -> None:
 
 
 def test_an_answer_that_the_server_gave_up_is_no_short_one() -> None:
-    reply = streamed(asked(), choices(choice(ids=[1])), choices(choice(ids=[], finish="abort")) + DONE)
-    assert reply.error == "Refused: the server gave the answer up: finish_reason abort"
+    for reason in ("abort", "ERROR"):
+        reply = streamed(asked(), choices(choice(ids=[1])), choices(choice(ids=[], finish=reason)) + DONE)
+        assert reply.error == f"Refused: the server gave the answer up: finish_reason {reason}"
 
 
 @pytest.mark.parametrize(

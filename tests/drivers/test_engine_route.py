@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,12 @@ def sglang_event(
     return found if index is None else {**found, "index": index}
 
 
+TGI_END = {
+    "token": {"id": 3},
+    "details": {"finish_reason": "length", "generated_tokens": 3, "input_length": 3},
+}
+
+
 @pytest.mark.parametrize("increments", [False, True])
 def test_sglang_s_ids_are_cumulative_or_increments(send: Any, serve: Any, increments: bool) -> None:
     def answer(peer: Any, found: Any) -> None:
@@ -169,6 +176,7 @@ def test_sglang_s_whole_list_is_in_order(send: Any, serve: Any) -> None:
             [sglang_event(0, [1], 1, ended=True, reason="abort"), "[DONE]"],
             "Refused: the server gave the answer up",
         ),
+        ([sglang_event(0, [1], 1, ended=True, reason=""), "[DONE]"], "BadReply: the stream ended without"),
         ([{"text": "x"}, "[DONE]"], "BadReply: not this engine's answer (KeyError"),
         ([[1, 2], "[DONE]"], "BadReply: not this engine's answer (AttributeError"),
     ],
@@ -182,6 +190,23 @@ def test_what_is_wrong_with_an_answer_is_told(send: Any, serve: Any, events: Any
 
     (reply,) = send(serve(answer=answer).url, [request(prompts=((5, 6, 7),))], make=sglang.make_driver)
     assert (reply.error or "").startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "events"),
+    [
+        (sglang.Generated, [{**sglang_event(0, [1, 2, 3], 3, ended=True), "index": None}]),
+        (llamacpp.Completion, [{**llama_event(0, [1, 2, 3], ended=True), "index": None}]),
+        (tgi.Stream, [{"token": {"id": 1}}, {"token": {"id": 2}, "details": None}, TGI_END]),
+    ],
+)
+def test_what_holds_no_token_is_passed_over_on_every_route(kind: Any, events: Any) -> None:
+    answer = kind(request(prompts=((5, 6, 7),)), 200, "OK", "text/event-stream")
+    blocks = [b"data: " + json.dumps(event).encode().replace(b'""', b'"\x01"') + b"\n\n" for event in events]
+    for block in (b'event: ping\ndata: {"now": 1}\n\n', b"data: {}\n\n", *blocks, b"data: [DONE] \n\n"):
+        answer.feed(block, 100)
+    reply = answer.reply(sent_ns=1, end_ns=9, reads=9, lag_ns=None, error=None)
+    assert (reply.error, reply.output_tokens) == (None, (3,))
 
 
 def test_lmdeploy_takes_one_prompt_a_call_and_sends_increments(send: Any, serve: Any) -> None:

@@ -175,6 +175,7 @@ def test_an_answer_that_is_not_the_one_asked_for_is_an_error(
     ("steps", "error"),
     [
         ([sequence(1, "100", "none")], "BadReply: 0 of 1 sequences have a finish reason"),
+        ([sequence(1, "100", "")], "BadReply: 0 of 1 sequences have a finish reason"),
         ([sequence(2, "100 101", "none"), sequence(1, "")], "BadReply: generated_tokens fell from 2 to 1"),
         (
             [sequence(1, "100"), sequence(2, "101")],

@@ -56,6 +56,13 @@ def test_nothing_is_sent_above_the_smallest_vocabulary_and_context_that_pages_na
     assert chosen.facts["version"] == "b1-x"
 
 
+def test_pages_of_a_lenient_server_are_read_too() -> None:
+    odd = '\ufeff{"data": [{"id": "small", "owned_by": "v\\ud800", "max_model_len": 64, "x": [-Infinity, "\t"]}]}'
+    chosen = found(Manner(ids=True, pages={"/v1/models": odd}))
+    assert (chosen.model, chosen.context) == ("small", 64)
+    assert "engine" not in chosen.facts
+
+
 def test_fields_that_are_refused_by_name_are_left_out() -> None:
     chosen = found(Manner(fields=STANDARD | {"ignore_eos", "min_tokens"}, pages=VLLM))
     assert chosen.choice == {"extras": ["ignore_eos", "min_tokens"]}

@@ -125,3 +125,13 @@ def test_a_counter_that_is_no_figure_is_left_out(value: str) -> None:
     page = f"vllm:generation_tokens_total {value}\nnv_inference_request_success {value}\n"
     assert server_side_counts("", page) == {}
     assert server_side_times(page, page, {}) == {}
+
+
+def test_a_page_that_did_not_come_is_no_page_of_zeros() -> None:
+    later = vllm(232, 900, 1860)
+    endpoint = Endpoint(base_url="http://127.0.0.1:9")
+    assert engine_of(endpoint, None, later) == engine_of(endpoint, later, None) == {}
+    assert engine_of(endpoint, "", later)["server_side"]["output_tokens"] == 900
+    told = server_side_counts(vllm(7, 20, 100).replace(" 20.0", " NaN"), later)
+    assert "output_tokens" not in told
+    assert told["prompt_tokens"] == 1760

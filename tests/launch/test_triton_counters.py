@@ -58,3 +58,12 @@ def test_nothing_is_made_of_what_is_not_there() -> None:
     assert server_side_times(AFTER, BEFORE, {}) == {}  # the counters of another server
     idle = server_side_times(BEFORE, BEFORE, {})
     assert (idle["requests"], idle["queue_s"], idle["sequences_per_execution"]) == (0, None, None)
+
+
+def test_failures_are_those_of_this_trial_whichever_model_had_them() -> None:
+    before, after = (
+        scrape(n) + f'nv_inference_request_failure{{model="other",reason="OTHER",version="1"}} {failed}\n'
+        for n, failed in ((1, 5), (2, 6))
+    )
+    before = before.replace('model="fastertransformer",reason="OTHER"', 'model="z",reason="OTHER"')
+    assert server_side_times(before, after, {})["failures"] == {"OTHER": 1}

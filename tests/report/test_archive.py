@@ -299,4 +299,24 @@ def test_broken_samples_are_told_and_not_left_out_in_silence(tmp_path: Path) -> 
         keep([folder], tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
     torn.unlink()
+    with (folder / "trials.jsonl").open("ab") as file:
+        file.write(b'\n{"trial": NaN}\n')
+    with pytest.raises(BadInput, match=r"trials\.jsonl: line \d+ is not a trial"):
+        keep([folder], tmp_path / "kept")
+    path = folder / "trials.jsonl"
+    path.write_bytes(path.read_bytes().rpartition(b"{")[0])
     assert keep([folder], tmp_path / "kept") == [tmp_path / "kept"]
+
+
+@pytest.mark.parametrize("data", [b"", b"samples"])
+def test_a_kept_copy_with_a_broken_file_is_reported_without_it(tmp_path: Path, data: bytes) -> None:
+    folder = write(tmp_path / "world", sweep([Point()], roofline_world()))
+    (kept,) = keep([folder], tmp_path / "kept")
+    whole = (kept / "samples.parquet").read_bytes()
+    for name in ("samples.parquet", "telemetry.parquet"):
+        other = whole if data and name[0] == "t" else data
+        (kept / name).write_bytes(other)
+        run = CliRunner().invoke(main, ["report", str(kept)])
+        assert run.exit_code == 0
+        assert f"{name}: no" in run.output
+        (kept / name).unlink()

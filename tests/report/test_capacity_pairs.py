@@ -128,3 +128,26 @@ def test_capacities_of_other_work_tell_no_servers_apart(slow: dict[str, Any], wh
 def test_capacities_of_two_models_are_no_pair() -> None:
     small = served("ds", SLOW, model=PRESETS["llama-7b"])
     assert pairs_table([*served("vllm", FAST), *small]) is None
+
+
+def test_a_start_without_a_capacity_is_told_and_takes_the_interval() -> None:
+    fast, slow = starts("fast", [10.4, 11.2, 10.8]), starts("slow", [5.6, 5.0, 5.8])
+    lost = [
+        replace(
+            each, capacity=replace(each.capacity, ended=ended, why="x", capacity=None, low=None, high=None)
+        )
+        for each, ended in zip(fast, ("none", "failed", "failed"), strict=True)
+    ]
+    table = pairs_table([lost[0], *fast[1:], *slow])
+    assert table is not None
+    assert (*table.rows[0][3:5], table.rows[0][-1]) == (
+        "11 req/s over 2 starts (11.2, 10.8), and 1 without",
+        "5.46 req/s over 3 starts (5.6, 5, 5.8)",
+        "×2.02, a start has none: not told",
+    )
+    lines = dict(server_lines([lost[0], *fast[1:], *slow]))
+    assert not [name for name in lines if " against " in name]
+    broken = pairs_table([fast[0], fast[1], lost[2], *slow])
+    assert broken is not None
+    assert "and 1 without" in broken.rows[0][3]
+    assert "not told" not in broken.rows[0][-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,6 +28,7 @@ from loadgen.records import (
     TrialResult,
 )
 from loadgen.request_records import Reply, Sample
+from loadgen.results import capacity_log
 from loadgen.results.record_json import from_json, to_json
 from loadgen.results.rows import Rows, shared_rows
 from loadgen.results.store import SampleWriter, Store, open_results, read_samples
@@ -117,6 +119,20 @@ def test_a_broken_middle_line_is_an_error_with_its_number(tmp_path: Path) -> Non
         open_results(tmp_path).results()
 
 
+def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
+    with Store.create(tmp_path, {"name": "s"}) as store:
+        store.append(result("a"))
+    for name in ("sweep.json", "trials.jsonl"):
+        path = tmp_path / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\n")
+    shutil.copy(tmp_path / "trials.jsonl", tmp_path / "search.jsonl")
+    assert [each.trial.id for each in open_results(tmp_path).results()] == ["a"]
+    assert [each.trial.id for each in capacity_log.trials(tmp_path)] == ["a"]
+    (tmp_path / "capacity.jsonl").write_bytes(b"\n[]\n")
+    with pytest.raises(NotResults, match="line 2 is not a Capacity"):
+        capacity_log.outcomes(tmp_path)
+
+
 def test_two_writers_are_refused(tmp_path: Path) -> None:
     with Store.create(tmp_path, {}), pytest.raises(BadInput, match=f"process {os.getpid()} is writing to it"):
         Store.create(tmp_path, {})
@@ -163,8 +179,8 @@ def test_a_line_of_another_version_and_one_that_is_none_are_told_in_one_line(tmp
         StoreError, match=f"line 1 is of schema version {SCHEMA_VERSION + 1}; this loadgen reads"
     ):
         open_results(tmp_path / "r").results()
-    path.write_bytes(b"\xef\xbb\xbf{}\n")
-    with pytest.raises(StoreError, match=r"^[^\n]*line 1 is not a trial result: Invalid JSON[^\n]*$"):
+    path.write_bytes(b"\xff\xfe{}\n")
+    with pytest.raises(NotResults, match=r"^[^\n]*line 1 is not a trial result: Invalid JSON[^\n]*$"):
         open_results(tmp_path / "r").results()
     path.write_bytes(b'{"trial": {"id": 5}}\n')
     with pytest.raises(StoreError, match=r"^[^\n]*: trial.id: Input should be a valid string[^\n]*$"):
@@ -270,7 +286,7 @@ def test_text_in_a_parquet_that_is_no_utf_8_is_a_broken_file(tmp_path: Path) -> 
         lambda: list(read_samples(tmp_path / "own.parquet")),
         lambda: Rows(tmp_path / "own.parquet").table(["phase"]),
         lambda: Rows(tmp_path / "own.parquet").table(where=pc.field("sent_ns") > 0),
-        lambda: shared_rows(tmp_path / "shared.parquet"),
+        lambda: shared_rows(tmp_path / "shared.parquet", ["phase"]),
     ):
         with pytest.raises(StoreError, match="not readable"):
             read()

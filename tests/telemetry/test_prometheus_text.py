@@ -162,16 +162,26 @@ def test_engines_side_by_side_are_summed_and_their_cache_shares_averaged() -> No
         ("vllm:generation_tokens_total 100 1712345678 # {} 1 2.5", ("engine_output_tokens", "engine", 100.0)),
         ('DCGM_FI_DEV_GPU_UTIL{UUID="GPU-1"} 90 1712345678.123', ("gpu_utilization", "GPU-1", 0.9)),
         ('DCGM_FI_DEV_GPU_UTIL{UUID="GPU-1",pod="a}b"} 90', ("gpu_utilization", "GPU-1", 0.9)),
+        (' DCGM_FI_DEV_GPU_UTIL { Uuid = "GPU-1" , }90 1.712e+09', ("gpu_utilization", "GPU-1", 0.9)),
+        ("\ufeffvllm:num_requests_running 6", ("engine_running", "engine", 6.0)),
     ],
 )
 def test_other_spellings_of_a_line(line: str, reading: tuple[str, str, float]) -> None:
     assert read_page(line + "\n").readings == (reading,)
 
 
-def test_slices_of_a_gpu_alone_are_said_to_be_ones() -> None:
-    page = read_page('DCGM_FI_DEV_GPU_UTIL{UUID="GPU-1",GPU_I_ID="3"} 40\n')
+@pytest.mark.parametrize("label", ["GPU_I_ID", "gpu_i_id"])
+def test_slices_of_a_gpu_alone_are_said_to_be_ones(label: str) -> None:
+    page = read_page(f'DCGM_FI_DEV_GPU_UTIL{{UUID="GPU-1",{label}="3"}} 40\n')
     assert page.readings == ()
     assert "MIG slices alone" in page.refused[0]
+
+
+def test_without_a_figure_of_each_engine_there_is_no_sum() -> None:
+    running = 'vllm:num_requests_running{engine="0"} 6\nvllm:num_requests_running{engine="1"} '
+    assert read_page(f"{running}2\n").readings == (("engine_running", "engine", 8.0),)
+    page = read_page(f'{running}NaN\nvllm:cache_config_info{{num_gpu_blocks="-1",block_size="16"}} 1\n')
+    assert (page.readings, page.refused) == ((), ("vllm:num_requests_running = nan",))
 
 
 def test_figures_too_large_for_any_unit_are_refused_and_never_infinite() -> None:

@@ -25,6 +25,28 @@ def test_a_series_of_another_shape_is_a_fault_of_the_scrape(odd: dict[str, objec
         scrapes_of("u", [{**GOOD, **odd}], 0.0, 0, 10**10)
 
 
+def test_two_engines_under_one_prometheus_are_no_one_engine() -> None:
+    running = [
+        {
+            "metric": {
+                "__name__": "vllm:num_requests_running",
+                "job": "vllm",
+                "instance": host,
+                "engine": engine,
+            },
+            "values": [[at, number]],
+        }
+        for host, engine, at, number in (("a", "0", 5.0, "6"), ("a", "1", 5.0, "1"), ("b", "0", 5.5, "2"))
+    ]
+    (alone,) = scrapes_of("u", running[:2], 0.0, 0, 10**10)
+    assert alone.readings == (("engine_running", "engine", 7.0),)
+    both = scrapes_of("u", [*running, GOOD], 0.0, 0, 10**10)
+    assert [each.readings for each in both if each.readings] == [(("gpu_temperature_c", "a", 40.0),)]
+    assert {words for each in both for words in each.refused} == {
+        "engine_running of 2 targets in turn (name one by the selector)"
+    }
+
+
 @pytest.mark.parametrize("answer", [b"", b"[]", b"{}", b'{"status": "success", "data": {"result": 5}}'])
 def test_an_answer_without_a_result_is_a_fault(answer: bytes) -> None:
     with pytest.raises(PrometheusFault):

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from loadgen.errors import BadInput
+from loadgen.records import ModelSpec
 from loadgen.theory import models
-from loadgen.theory.checkpoint import LAYER
+from loadgen.theory.checkpoint import shapes
 from loadgen.theory.models import PRESETS, kv_bytes_per_token, parameters, resolve, weight_bytes
 
 
@@ -147,11 +148,21 @@ def checkpoint(folder: Path, seed: int = 0, **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
     config = {key: value for key, value in (CONFIG | changes).items() if value is not None}
     (folder / "config.json").write_text(json.dumps(config))
-    weights = np.random.default_rng(seed).standard_normal((256, 64)).astype(np.float32)
-    one = np.ones(1, np.float32)  # the names are looked at, and not the shapes
-    layers = range(CONFIG["num_hidden_layers"])
-    tensors = {f"model.layers.{layer}.{part}.weight": one for layer in layers for part in LAYER}
-    tensors |= {"model.embed_tokens.weight": weights, "model.norm.weight": one, "lm_head.weight": one}
+    random = np.random.default_rng(seed)
+
+    def told(key: str, usual: int) -> int:
+        return found if 0 < (found := config.get(key, usual)) < 100 else usual  # of a bad one none is made
+
+    spec = ModelSpec(
+        name="m", layers=2, hidden=64, intermediate=96, heads=4, vocab=256, max_context=128,
+        kv_heads=told("num_key_value_heads", 4), head_dim=told("head_dim", 16),
+    )  # fmt: skip
+    tensors = {
+        name if name.startswith("lm_head") else f"model.{name}": random.standard_normal(shape).astype(
+            np.float32
+        )
+        for name, shape in shapes(spec).items()
+    }
     save_file(tensors, folder / "model.safetensors")
     return folder
 
@@ -216,6 +227,7 @@ def test_sharded_checkpoint(tmp_path: Path) -> None:
         ({"vocab_size": 2**31}, "vocab_size is more than any model has"),
         ({"head_dim": 0}, "head_dim = 0 must be"),
         ({"hidden_size": 2, "head_dim": None}, "head_dim = 0 must be"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings = 'false' must be true or false"),
         ({"quantization_config": {"bits": 4}}, "quantised checkpoints are not supported"),
     ],
 )
@@ -264,6 +276,10 @@ def test_a_checkpoint_cut_short_or_in_parts_is_refused(tmp_path: Path) -> None:
     part.rename(part.with_name("model-00001-of-00002.safetensors"))
     with pytest.raises(BadInput, match="parts of a checkpoint"):
         models.resolve(str(part.parent))
+    long = checkpoint(tmp_path / "long") / "model.safetensors"
+    long.write_bytes(long.read_bytes() + b"x")
+    with pytest.raises(BadInput, match="longer than it says"):
+        models.resolve(str(long.parent))
 
 
 def test_the_length_of_a_header_is_no_reason_to_read_so_much(tmp_path: Path) -> None:
@@ -280,3 +296,40 @@ def test_a_checkpoint_that_lacks_tensors_is_refused(tmp_path: Path) -> None:
     save_file({"model.norm.weight": np.ones(1, np.float32)}, folder / "model.safetensors")
     with pytest.raises(BadInput, match="tensors lack"):
         models.resolve(str(folder))
+
+
+def test_a_checkpoint_is_what_every_engine_takes_for_it(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "m")
+    whole = folder / "model.safetensors"
+    tensors = load_file(whole)
+    up = "model.layers.1.mlp.up_proj.weight"
+    save_file({name: each for name, each in tensors.items() if name != up}, whole)
+    save_file({up: tensors[up]}, folder / "rest.safetensors")  # transformers does not look at it
+    with pytest.raises(BadInput, match=r"1 tensors lack, first layers\.1\.mlp\.up_proj\.weight"):
+        models.resolve(str(folder))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {up: "rest.safetensors"}}))
+    with pytest.raises(BadInput, match=r"both model\.safetensors and an index"):
+        models.resolve(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((256, 63), np.float32), r"lm_head\.weight is \[256, 63\], and by config\.json \[256, 64\]"),
+        (np.ones((256, 64), np.int8), r"lm_head\.weight holds I8: quantised"),
+    ],
+)
+def test_a_tensor_of_another_shape_or_kind_is_refused(tmp_path: Path, array: Any, message: str) -> None:
+    folder = checkpoint(tmp_path / "m")
+    save_file(
+        load_file(folder / "model.safetensors") | {"lm_head.weight": array}, folder / "model.safetensors"
+    )
+    with pytest.raises(BadInput, match=message):
+        models.resolve(str(folder))
+
+
+def test_a_config_that_engines_cannot_read_is_refused(tmp_path: Path) -> None:
+    config = checkpoint(tmp_path / "m") / "config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    with pytest.raises(BadInput, match=r"not readable as JSON: .*BOM"):
+        models.resolve(str(config.parent))
