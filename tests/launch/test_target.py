@@ -76,6 +76,7 @@ def test_a_grpc_protocol_is_not_spoken_over_http() -> None:
         ({"lists": "batch", "usage": False}, True),
         ({"lists": "first", "ids": True}, False),
         ({"lists": "first"}, False),  # llama.cpp's whole answer has the usage of the first prompt alone
+        ({"lists": "null", "ids": True}, True),  # an event of nothing before the others, as llama.cpp's
         ({"lists": "batch", "forms": ("completions text",)}, True),
         ({"lists": "batch", "stops": 5, "heeds": False}, True),
         ({"lists": "first", "stops": 5, "heeds": False}, False),
@@ -93,12 +94,6 @@ def test_a_batch_is_one_call_where_a_list_of_prompts_is_answered_as_one(
     assert place.driver_options.get("batches", True) is takes
     assert ("batches" in found.choice, "static_batches" in place.facts) == (not takes, not takes)
     assert ("released together" in found.line) is not takes
-
-
-def test_a_stream_that_begins_with_null_takes_no_lists() -> None:
-    with endpoint(Manner(lists="null", ids=True, pages=VLLM)) as url:
-        _, place = find_out(url, Asked())
-    assert place.driver_options["batches"] is False
 
 
 def test_a_load_without_batches_asks_for_none() -> None:
