@@ -18,7 +18,7 @@ from loadgen.api.share import asked_share
 from loadgen.drivers.openai import OPTIONS, check_options
 from loadgen.errors import BadInput, StoreError
 from loadgen.launch.target import TRITON_OPTIONS
-from loadgen.profile.schema import told_set
+from loadgen.profile.told import told_set
 from loadgen.records import TrialResult
 from loadgen.report import format_of, sections
 from loadgen.results.writing import check_place

@@ -20,8 +20,8 @@ from loadgen.profile.schema import (
     TargetTable,
     TimeoutsTable,
     together,
-    told_set,
 )
+from loadgen.profile.told import told_set
 from loadgen.profile.values import did_you_mean
 
 LISTS = {*Axes.model_fields, "gpus", "repeat", "starts"}

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from loadgen import urls
 from loadgen.errors import ProfileError
+from loadgen.profile.told import told_set, told_value
 from loadgen.profile.values import (
     Amount,
     AtOnce,
@@ -50,7 +50,6 @@ from loadgen.profile.workloads import NO_THINK
 from loadgen.telemetry_records import TelemetrySpec
 
 Path = tuple[str | int, ...]
-URLS = frozenset({"url", "sources", "prometheus"})  # keys whose values are some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,20 +72,6 @@ class Origins:
         value = told_value([str(part) for part in path], value)
         numbered = laid is None and not self.single_sweep  # a --set is laid over every block alike
         return ProfileError(file, _shown(path, numbered=numbered), value, why, accepted)
-
-
-def told_value(path: Sequence[str], value: object) -> object:
-    """A value that may be shown: none of a credential, and of a URL no password."""
-    if any(map(urls.names_secret, path)):
-        return None
-    return urls.masked(value) if isinstance(value, str) and not URLS.isdisjoint(path) else value
-
-
-def told_set(text: str) -> str:
-    """A ``--set`` that may be shown."""
-    key, equals, value = text.partition("=")
-    told = told_value(key.strip().split("."), value)
-    return f"{key}{equals}{'…' if told is None else told}"
 
 
 def _shown(path: Sequence[str | int], *, numbered: bool) -> str:

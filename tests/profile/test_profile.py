@@ -329,7 +329,8 @@ def test_quick_runs_on_the_cpu_in_both_modes() -> None:
 def test_pydantic_is_imported_only_to_read_a_profile() -> None:
     code = (
         "import sys, loadgen.profile.profile, loadgen.plan.plan, loadgen.theory.predict; "
-        "print(*{'pydantic', 'torch', 'numpy', 'httpx'} & set(sys.modules))"
+        "print(*{'pydantic', 'torch', 'numpy', 'httpx'} & set(sys.modules)); "
+        "import loadgen.commands.run; print(*{'pydantic', 'torch'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == ""
