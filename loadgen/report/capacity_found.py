@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loadgen.analysis.starts import server_of
 from loadgen.analysis.table import key_of, machine_of
+from loadgen.errors import BadInput
 from loadgen.identity import arrivals, canonical, deciding_options
 from loadgen.labels import again_label, place_label
 from loadgen.records import Environment, TrialResult
@@ -39,11 +40,19 @@ class Found:
 
 
 def found_in(folders: Sequence[Path]) -> list[Found]:
-    """Every search of results folders. Raises StoreError."""
+    """Every search of results folders. Raises StoreError, and BadInput for folders that hold the same trials."""
     found = []
+    ran: dict[Hashable, Path] = {}
     for folder in folders:
         outcomes = capacity_log.outcomes(folder)
         stored = {each.trial.id: each for each in capacity_log.trials(folder)} if outcomes else {}
+        for result in stored.values():
+            if ran.setdefault((result.trial.id, result.started, repr(result.summary)), folder) != folder:
+                other = ran[result.trial.id, result.started, repr(result.summary)]
+                raise BadInput(
+                    f"{other} and {folder} hold the same searches: a copy would count as more of them (accepted: each "
+                    "once)"
+                )
         environments = open_results(folder).environments() if outcomes else {}
         for outcome in outcomes:
             trials = tuple((role, stored[name]) for role, name in outcome.trials if name in stored)

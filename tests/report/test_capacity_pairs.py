@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loadgen.engine_facts import ITS_OWN
+from loadgen.errors import BadInput
 from loadgen.load_records import LoadSpec
 from loadgen.records import Caveat, ServerSpec, Trial, TrialResult
-from loadgen.report.capacity_found import Found
+from loadgen.report.capacity_found import Found, found_in
 from loadgen.report.capacity_pairs import pairs_table, server_lines
 from loadgen.search_records import Capacity, CapacitySearch
 from loadgen.theory.models import PRESETS
@@ -151,3 +154,11 @@ def test_a_start_without_a_capacity_is_told_and_takes_the_interval() -> None:
     assert broken is not None
     assert "and 1 without" in broken.rows[0][3]
     assert "not told" not in broken.rows[0][-1]
+
+
+def test_a_copied_search_is_no_search_of_its_own(tmp_path: Path) -> None:
+    kept = Path(__file__).parents[2] / "docs/results/h200-capacity"
+    copy = shutil.copytree(kept / "hf-continuous-tp1", tmp_path / "again")
+    assert len(found_in([kept / "hf-continuous-tp1", kept / "vllm-tp2"])) == 2
+    with pytest.raises(BadInput, match="again hold the same searches"):
+        found_in([kept / "hf-continuous-tp1", kept / "vllm-tp2", copy])
