@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -88,12 +88,15 @@ def checked(
     """The rows of several folders, flagged where no hardware can do it or where more work took less time; with the
     physics by run, and the ceilings by machine. Raises BadInput for folders that hold the same runs.
     """
-    for one, other in combinations(sources, 2):
-        if same_runs(one.rows, other.rows):
+    names: dict[Hashable, str] = {}
+    for source in sources:
+        runs = runs_of(source.rows)
+        if (twice := next((names[run] for run in runs if run in names), None)) is not None:
             raise BadInput(
-                f"{one.name} and {other.name} hold the same runs: a copy would count as more of them, and as starts of "
+                f"{twice} and {source.name} hold the same runs: a copy would count as more of them, and as starts of "
                 "its own (accepted: each run once)"
             )
+        names |= dict.fromkeys(runs, source.name)
     rows = set_apart([row for source in sources for row in source.rows])
     if with_failures:
         rows = [replace(row, with_failures=True) for row in rows]
@@ -113,13 +116,9 @@ def checked(
     return rows, physics, ceilings
 
 
-def same_runs(one: Sequence[Row], other: Sequence[Row]) -> bool:
-    """Whether runs of one are also among the other's: a trial on such a machine at that time, with the same figures."""
-    runs = [
-        {(row.id, row.key.machine, row.result.started, repr(row.summary)) for row in rows}
-        for rows in (one, other)
-    ]
-    return bool(runs[0] & runs[1])
+def runs_of(rows: Sequence[Row]) -> set[Hashable]:
+    """What tells runs from one another: a trial on such a machine at that time, with these figures."""
+    return {(row.id, row.key.machine, row.result.started, repr(row.summary)) for row in rows}
 
 
 def analyse_rows(sources: Sequence[Source], rules: Rules) -> Analysis:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadgen.analysis.analyse import same_runs
+from loadgen.analysis.analyse import runs_of
 from loadgen.analysis.cells import holm
 from loadgen.analysis.changes import changes
 from loadgen.analysis.claims import cell_figure, cell_ratios, mean_ratio
@@ -201,7 +201,7 @@ def compare_rows(
 
 def _refuse_same_starts(left: Side, right: Side) -> None:
     starts = [{(server_of(row.key), start_of(row)) for row in side.rows} for side in (left, right)]
-    if starts[0] & starts[1] or same_runs(left.rows, right.rows):
+    if starts[0] & starts[1] or runs_of(left.rows) & runs_of(right.rows):
         raise BadInput(
             f"{left.name} and {right.name} hold trials of the same server starts: what differs between them is no "
             "difference of systems (accepted: two folders with starts of their own)"

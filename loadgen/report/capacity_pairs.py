@@ -59,12 +59,12 @@ def pairs_table(found: Sequence[Found]) -> Table | None:
 
 
 def _ratio(a: Sequence[Found], b: Sequence[Found], unfound: Sequence[Found]) -> Ratio:
-    """A's capacity over B's; without an interval where they did not do the same, and where a start had no capacity: the
-    mean is of the others, and too high."""
+    """A's capacity over B's; without an interval where they did not do the same, and where a start found no capacity:
+    the mean is of those that did. That the client was the limit says nothing of a server."""
     found = capacity_ratio(
         *([each.capacity for each in side] for side in (a, b)), alike=a[0].engine == b[0].engine
     )
-    without = any(each.capacity.ended == "none" for each in unfound)
+    without = any(each.capacity.ended != "client" for each in unfound)
     why = _other_work(a, b) or ("a start has none" if without else "")
     return Ratio(value=found.value, starts=found.starts, source=f"{why}: not told") if why else found
 
